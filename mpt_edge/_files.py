@@ -1,0 +1,62 @@
+"""Reading and writing files so that nothing is half there and nothing is trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mpt_edge.errors import CorruptFileError
+
+_CHUNK = 1 << 20
+
+
+def sha256(path: Path) -> str:
+    """Return the hex SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """Return a file's bytes, refusing one larger than ``limit`` bytes before reading it.
+
+    Raises:
+        CorruptFileError: the file is missing, unreadable or too large.
+    """
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise CorruptFileError(
+                f"{path} has {size:,} bytes, more than the {limit:,} such a file may have; "
+                "replace it with the original."
+            )
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CorruptFileError(f"cannot read {path} ({reason}); restore the file.") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it when the block succeeds.
+
+    The bytes are on disk before the rename, so a crash leaves either the old file or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

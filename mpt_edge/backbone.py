@@ -1,0 +1,137 @@
+"""The exported backbone in ONNX Runtime: one session, three calls (docs/design.md)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from mpt_edge.bundle import Manifest
+from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.text import Batch
+
+Floats = NDArray[np.float32]
+
+#: Keys and values of a prompt, by graph input name; each ``(batch, heads, rows, head size)``.
+PromptCache = dict[str, Floats]
+
+
+class OnnxBackbone:
+    """A frozen encoder, shared by all tasks; safe under several threads."""
+
+    def __init__(self, path: Path, manifest: Manifest, *, threads: int = 0) -> None:
+        """Load the graph once.
+
+        Args:
+            path: the ``model.onnx`` file.
+            manifest: the bundle's manifest.
+            threads: threads of one request; 0 leaves it to ONNX Runtime.
+
+        Raises:
+            CorruptFileError: ONNX Runtime cannot load the file.
+            InputError: ``threads`` is negative.
+        """
+        if threads < 0:
+            raise InputError(f"{threads} threads are not possible; pass 0 (automatic) or more.")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises its own types, which share only Exception
+            raise CorruptFileError(f"ONNX Runtime cannot load {path}; export the bundle again.") from error
+        self._check(path, manifest)
+        self._token_types = manifest.token_types
+        self.width = manifest.hidden_size
+        empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
+        names = [f"{i}.{part}" for i in range(manifest.layers) for part in ("key", "value")]
+        self._past = [f"past_key_values.{name}" for name in names]
+        self._present = [f"present.{name}" for name in names]
+        self._no_past: PromptCache = dict.fromkeys(self._past, empty)
+
+    def encode_prompt(self, prompt: Floats) -> PromptCache:
+        """Return the keys and values of a prompt ``(l, d)`` whose rows see only each other."""
+        no_text = np.zeros((1, 0), np.int64)
+        mask = np.ones((1, len(prompt)), np.int64)
+        feeds = self._feeds(Batch(no_text, no_text, no_text), mask, prompt[None], self._no_past)
+        return dict(zip(self._past, self._session.run(self._present, feeds), strict=True))
+
+    def request(
+        self, batch: Batch, past: PromptCache | None = None, past_mask: NDArray[np.int64] | None = None
+    ) -> Floats:
+        """Read text under cached prompts.
+
+        Args:
+            batch: the tokens.
+            past: a cache of batch one for all rows, or of the batch's size; None for no prompt.
+            past_mask: which cached rows each text sees, ``(rows, l)``; None for all of them.
+
+        Returns:
+            The last hidden state of the text, ``(rows, tokens, d)``.
+        """
+        cached = self._no_past if past is None else past
+        rows = len(batch.input_ids)
+        if past_mask is None:
+            past_mask = np.ones((rows, cached[self._past[0]].shape[2]), np.int64)
+        mask = np.concatenate([past_mask, batch.attention_mask], axis=1)
+        prompt = np.zeros((rows, 0, self.width), np.float32)
+        return self._hidden(self._feeds(batch, mask, prompt, cached))
+
+    def joint_request(self, batch: Batch, prompt: Floats) -> Floats:
+        """Read text together with its prompt ``(l, d)``, each attending to the other.
+
+        Returns:
+            The last hidden state of the text, ``(rows, tokens, d)``.
+        """
+        rows, length = len(batch.input_ids), len(prompt)
+        mask = np.concatenate([np.ones((rows, length), np.int64), batch.attention_mask], axis=1)
+        prompts = np.ascontiguousarray(np.broadcast_to(prompt, (rows, *prompt.shape)))
+        return self._hidden(self._feeds(batch, mask, prompts, self._no_past))[:, length:]
+
+    def _check(self, path: Path, manifest: Manifest) -> None:
+        """Hold the graph's inputs against the manifest, so that a mix-up shows at load."""
+        inputs = {value.name: value.shape for value in self._session.get_inputs()}
+        cached = [shape for name, shape in inputs.items() if name.startswith("past_key_values.")]
+        fits = (
+            len(cached) == 2 * manifest.layers
+            and all((shape[1], shape[3]) == (manifest.heads, manifest.head_size) for shape in cached)
+            and inputs.get("prompt", [0])[-1] == manifest.hidden_size
+            and ("token_type_ids" in inputs) == manifest.token_types
+        )
+        if not fits:
+            raise CorruptFileError(f"{path} is not the graph that the manifest describes; export the bundle again.")
+
+    def _feeds(self, batch: Batch, mask: NDArray[np.int64], prompt: Floats, past: PromptCache) -> dict[str, Any]:
+        feeds: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask, "prompt": prompt, **past}
+        if self._token_types:
+            feeds["token_type_ids"] = batch.token_type_ids
+        return feeds
+
+    def _hidden(self, feeds: dict[str, Any]) -> Floats:
+        hidden: Floats = self._session.run(["last_hidden_state"], feeds)[0]
+        return hidden
+
+
+def stack(caches: list[PromptCache]) -> tuple[PromptCache, NDArray[np.int64]]:
+    """Join one cache a row into one batch; shorter prompts are padded and masked.
+
+    Returns:
+        The joined cache and its mask, ``(rows, longest prompt)``.
+    """
+    first = next(iter(caches[0]))
+    lengths = np.array([cache[first].shape[2] for cache in caches])
+    longest = int(lengths.max())
+    mask = (np.arange(longest)[None, :] < lengths[:, None]).astype(np.int64)
+    joined: PromptCache = {}
+    for name, example in caches[0].items():
+        _, heads, _, size = example.shape
+        array = np.zeros((len(caches), heads, longest, size), np.float32)
+        for i, cache in enumerate(caches):
+            array[i, :, : lengths[i]] = cache[name][0]
+        joined[name] = array
+    return joined, mask

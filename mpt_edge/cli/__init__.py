@@ -1,0 +1,5 @@
+"""The `mpt-edge` command: one file a command, heavy imports inside the commands that need them."""
+
+from mpt_edge.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,80 @@
+"""The command's frame: subcommands, and one clear sentence for every error a user can cause."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+import mpt_edge
+from mpt_edge.cli import bench, export, run, tasks, train
+from mpt_edge.errors import MptEdgeError
+
+# typer carries a click of its own in newer versions, so its base error is reached through typer.
+_UsageError: Any = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="mpt-edge",
+    help="Many language tasks on one frozen model: train, export and run multitask prompts.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run", epilog=run.EPILOG)(run.run)
+app.command("export")(export.export)
+app.command("bench")(bench.bench)
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(train.app, name="train")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(mpt_edge.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Many language tasks on one frozen model: train, export and run multitask prompts."""
+
+
+def main() -> None:
+    """Run the command; exit 1 on an error of ours, 2 on wrong usage, 130 on Ctrl-C."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        status = app(args=arguments, standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except typer.Abort:
+        _fail("interrupted.", 130, debug)
+    except _UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader went away (`| head`): no error, but Python must not flush into the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except MptEdgeError as error:
+        _fail(str(error), 1, debug)
+    except KeyboardInterrupt:
+        _fail("interrupted.", 130, debug)
+    except MemoryError:
+        _fail("out of memory; lower the batch size or the prompt length.", 1, debug)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}; check the path and its permissions.", 1, debug)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(f"mpt-edge: {message}", file=sys.stderr)
+    sys.exit(code)

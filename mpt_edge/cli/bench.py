@@ -1,0 +1,129 @@
+"""`mpt-edge bench`: what this bundle weighs and costs on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import onnxruntime
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mpt_edge.backbone import OnnxBackbone
+from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.errors import InputError
+from mpt_edge.locate import default_bundle
+from mpt_edge.model import Model
+from mpt_edge.text import Batch
+
+
+def bench(
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", "-b", help="The bundle's folder.", show_default=False)
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Length of the text, in tokens.")] = 16,
+    length: Annotated[int, typer.Option("--length", "-l", min=1, help="Prompt rows.")] = 100,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of one request; 0 is automatic.")] = 1,
+    repeats: Annotated[int, typer.Option(min=3, help="Timed runs of each call; the median is reported.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure size, load, selection, request and memory; the calls are timed in turn, in one run."""
+    opened = Bundle.open(bundle or default_bundle())
+    if tokens > opened.manifest.max_length:
+        raise InputError(f"this backbone reads {opened.manifest.max_length} tokens at most; lower --tokens.")
+    started = time.perf_counter()
+    model = Model(opened, threads=threads)
+    figures: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, ONNX Runtime {onnxruntime.__version__}",
+        "threads": threads,
+        "tokens": tokens,
+        "prompt_rows": length,
+        "load_ms": 1e3 * (time.perf_counter() - started),
+        "model_bytes": opened.manifest.files[MODEL]["size"],
+        "largest_task_bytes": max(
+            (entry["size"] for name, entry in opened.manifest.files.items() if name.startswith("tasks/")), default=0
+        ),
+    }
+    figures |= _selection(model, opened)
+    figures |= _requests(OnnxBackbone(opened.path(MODEL), opened.manifest, threads=threads), tokens, length, repeats)
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    figures["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1e6 if sys.platform == "darwin" else 1e3
+    )
+    if as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        _print(figures)
+
+
+def _selection(model: Model, bundle: Bundle) -> dict[str, float]:
+    """Time the first selection of each task (compose, encode, embed labels) and a later switch."""
+    if not bundle.task_names:
+        return {}
+    first = [_seconds(lambda name=name: model.task(name)) for name in bundle.task_names]  # type: ignore[misc]
+    again = [_seconds(lambda name=name: model.task(name)) for name in bundle.task_names * 20]  # type: ignore[misc]
+    return {"select_ms": 1e3 * median(first), "switch_us": 1e6 * median(again)}
+
+
+def _requests(backbone: OnnxBackbone, tokens: int, length: int, repeats: int) -> dict[str, float]:
+    """Time one text with no prompt, under a cached prompt and with a joint prompt, in turn."""
+    rng = np.random.default_rng(0)
+    prompt = rng.standard_normal((length, backbone.width)).astype(np.float32)
+    ids = rng.integers(0, 100, (1, tokens))  # every vocabulary has these; the time is the same for all
+    batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
+    cache = backbone.encode_prompt(prompt)
+    calls: dict[str, Callable[[], object]] = {
+        "none": lambda: backbone.request(batch),
+        "prefix": lambda: backbone.request(batch, cache),
+        "joint": lambda: backbone.joint_request(batch, prompt),
+    }
+    for call in calls.values():
+        for _ in range(3):
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(_seconds(call))
+    ratios = {name: median(a / b for a, b in zip(times[name], times["none"], strict=True)) for name in calls}
+    return {f"request_{name}_ms": 1e3 * median(values) for name, values in times.items()} | {
+        "prefix_ratio": ratios["prefix"],
+        "joint_ratio": ratios["joint"],
+    }
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _print(figures: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("model file", f"{figures['model_bytes'] / 1e6:.1f} MB")
+    table.add_row("largest task file", f"{figures['largest_task_bytes']:,} bytes")
+    table.add_row("load", f"{figures['load_ms']:.0f} ms")
+    if "select_ms" in figures:
+        table.add_row("select a task, first time", f"{figures['select_ms']:.1f} ms")
+        table.add_row("switch to a selected task", f"{figures['switch_us']:.1f} µs")
+    table.add_row("request, no prompt", f"{figures['request_none_ms']:.2f} ms")
+    table.add_row("request, prefix", f"{figures['request_prefix_ms']:.2f} ms  ({figures['prefix_ratio']:.2f} x)")
+    table.add_row("request, joint", f"{figures['request_joint_ms']:.2f} ms  ({figures['joint_ratio']:.2f} x)")
+    table.add_row("peak memory", f"{figures['peak_memory_mb']:.0f} MB")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"one text of {figures['tokens']} tokens, {figures['prompt_rows']} prompt rows, "
+        f"{figures['threads']} thread(s), medians; {figures['machine']}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,30 @@
+"""`mpt-edge export`: a backbone, prompts and tasks become one bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpt_edge._extras import require
+from mpt_edge.locate import cache_bundle
+
+
+def export(
+    backbone: Annotated[str, typer.Argument(help="minilm-l6, a local folder, or a hub id.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The bundle's folder.", show_default="the user's cache folder"),
+    ] = None,
+    vectors: Annotated[
+        list[Path] | None, typer.Option(help="Folder with prompts/ and tasks/, as training leaves it; repeatable.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
+) -> None:
+    """Bake a frozen backbone into ONNX once, with its shared prompts and tasks."""
+    require("export", "torch", "transformers", "onnx", "onnxscript", "onnx_ir", "optimum.exporters.tasks")
+    from mpt_edge_export.command import export_command
+
+    export_command(backbone, output or cache_bundle(), vectors or [], revision=revision, force=force)

@@ -1,0 +1,329 @@
+"""`mpt-edge run`: texts in, labels out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, BinaryIO, TextIO
+
+import typer
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+import mpt_edge
+from mpt_edge.cli.rows import BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
+from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
+from mpt_edge.locate import default_bundle
+from mpt_edge.model import Model, Prediction
+
+EPILOG = """
+Examples:
+
+mpt-edge run --task sst2 "a gorgeous, witty film"
+
+mpt-edge run --task mrpc "He left." --pair "He went away."
+
+mpt-edge run --task sst2 --input reviews.csv --text-column review --output labels.jsonl
+
+cat questions.txt | mpt-edge run --task trec --json
+
+Rows of a file may name their own task in a column "task". Standard input is answered each --batch-size rows.
+"""
+
+#: Rows read, answered and written at once.
+WINDOW = 512
+
+_STDIN = Path("-")
+_WIDEST_NAME = 32
+_NARROWEST_TEXT = 20
+
+Write = Callable[[Sequence[Row], Sequence[Prediction]], None]
+
+
+class OnError(str, Enum):
+    """What to do about a row that cannot be used."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+def run(
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Texts.", show_default=False)] = None,
+    *,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task of all rows that name none.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--input", "-i", help="Rows: .jsonl, .ndjson, .csv or .txt; - is standard input.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write JSON lines to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", "-b", help="Bundle folder.", show_default="$MPT_EDGE_BUNDLE, ...")
+    ] = None,
+    pair: Annotated[str | None, typer.Option(help="Second text of a single TEXT, for a task of pairs.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    pair_column: Annotated[
+        str | None, typer.Option(help="Column of the second text.", show_default="text_pair, if there")
+    ] = None,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Format of the rows.", show_default="by suffix; stdin: text")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most rows in one run of the model.")] = 32,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to ONNX Runtime.")] = 0,
+    on_error: Annotated[OnError, typer.Option(help="Stop at a row that cannot be used, or skip it.")] = OnError.STOP,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
+) -> None:
+    """Run tasks on texts given here, in a file, or on standard input."""
+    _check_usage(texts, source, pair)
+    with ExitStack() as stack:
+        columns = Columns(text_column, pair_column)
+        rows, stream = _open_source(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
+        model = mpt_edge.load(bundle or default_bundle(), threads=threads)
+        if task is not None:
+            model.task(task)
+        elif texts or _format(source, form) is Format.TEXT:
+            raise InputError("no task is named; pass --task NAME, and see `mpt-edge tasks list` for the names.")
+        write = _writer(model, output, as_json, stream, stack)
+        shown = not no_progress and _may_show_bar(source, stream, output)
+        advance = stack.enter_context(_bar(stream if shown else None))
+        window = _window(stream, batch_size)
+        _Runner(model, rows, task, batch_size, window, on_error, write, advance).run()
+
+
+@dataclass
+class _Runner:
+    """Reads, answers and writes rows, a window at a time."""
+
+    model: Model
+    source: Source
+    task: str | None
+    batch_size: int
+    window: int
+    on_error: OnError
+    write: Write
+    advance: Callable[[int], None]
+    rows: int = 0
+    skipped: int = 0
+    first: str = ""
+
+    def run(self) -> None:
+        """Answer all rows; what comes before a row that stops the run is written first."""
+        ready: list[Row] = []
+        for item in self.source.rows:
+            self.rows += 1
+            try:
+                ready.append(self._ready(item))
+            except MptEdgeError as error:
+                if isinstance(error, InputError) and self.on_error is OnError.SKIP:
+                    self._skip(str(error))
+                    continue
+                self._flush(ready)
+                if isinstance(error, InputError) and self.source.name:
+                    raise InputError(str(error).removesuffix(".") + ", or pass --on-error skip.") from error
+                raise
+            if len(ready) == self.window:
+                self._flush(ready)
+                ready = []
+        self._flush(ready)
+        if self.skipped:
+            _note(f"skipped {self.skipped:,} of {self.rows:,} rows; first: {self.first}")
+        if not self.rows:
+            _note(f"{self.source.name} holds no rows.")
+
+    def _ready(self, item: Row | BadRow) -> Row:
+        """Return the row with its task, checked."""
+        if isinstance(item, BadRow):
+            raise InputError(item.message)
+        place = self.source.place(item.number)
+        name = item.task or self.task
+        if name is None:
+            raise InputError(f'{place} names no task; pass --task NAME, or give the row a "task" entry.')
+        try:
+            kind = self.model.task(name).kind
+            if kind == "pair" and isinstance(item.text, str):
+                where = "name its column with --pair-column" if self.source.name else "pass it with --pair"
+                raise InputError(f"{name!r} reads pairs, but there is no second text; {where}.")
+            if kind != "pair" and not isinstance(item.text, str):
+                raise InputError(f"{name!r} reads single texts, but there is a second text; leave it out.")
+            return Row(self.model.check(item.text, name), name, item.number)
+        except (InputError, UnknownTaskError) as error:
+            raise InputError(f"{place}: {error}") from error
+
+    def _flush(self, ready: Sequence[Row]) -> None:
+        if ready:
+            tasks = [row.task or "" for row in ready]
+            self.write(ready, self.model.run([row.text for row in ready], tasks=tasks, batch_size=self.batch_size))
+        self.advance(self.source.position())
+
+    def _skip(self, message: str) -> None:
+        self.skipped += 1
+        if self.skipped == 1:
+            self.first = message
+            _note(f"skipping a row: {message}")
+
+
+def _check_usage(texts: list[str] | None, source: Path | None, pair: str | None) -> None:
+    if texts and source is not None:
+        raise InputError("there are both TEXT and --input; pass one of them.")
+    if pair is not None and not texts:
+        raise InputError("--pair goes with one TEXT; for rows of a file, name a column with --pair-column.")
+    if not texts and source is None and (sys.stdin is None or sys.stdin.isatty()):
+        raise InputError("there is nothing to read; pass a TEXT, or --input FILE, or pipe lines into the command.")
+
+
+def _format(source: Path | None, form: Format | None) -> Format:
+    if form is not None:
+        return form
+    return Format.TEXT if source in (None, _STDIN) else format_of(source or _STDIN)
+
+
+def _open_source(
+    texts: list[str] | None,
+    *,
+    pair: str | None,
+    path: Path | None,
+    form: Format | None,
+    columns: Columns,
+    stack: ExitStack,
+) -> tuple[Source, BinaryIO | None]:
+    if texts:
+        return from_arguments(texts, pair), None
+    found = _format(path, form)
+    if path is None or path == _STDIN:
+        return from_stream(sys.stdin.buffer, "standard input", found, columns), sys.stdin.buffer
+    stream = stack.enter_context(path.open("rb"))
+    return from_stream(stream, str(path), found, columns), stream
+
+
+def _status(stream: BinaryIO | None) -> os.stat_result | None:
+    """Return the status of the file behind a stream; None if it is no regular file."""
+    try:
+        status = os.fstat(stream.fileno()) if stream is not None else None
+    except OSError:  # a stream in memory has no file number
+        return None
+    return status if status is not None and stat.S_ISREG(status.st_mode) else None
+
+
+def _window(stream: BinaryIO | None, batch_size: int) -> int:
+    """Return how many rows are read before the first is answered: few if someone waits for them."""
+    if stream is None or _status(stream) is not None:
+        return max(WINDOW, batch_size)
+    return 1 if stream.isatty() else batch_size
+
+
+def _writer(model: Model, output: Path | None, as_json: bool, stream: BinaryIO | None, stack: ExitStack) -> Write:
+    if output is None:
+        return _json_writer(sys.stdout, stream is not None) if as_json else _Table(model, sys.stdout).write
+    status = _status(stream)
+    if status is not None and output.exists() and os.path.samestat(status, output.stat()):
+        raise InputError(f"{output} is the file that is read; name another with --output.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    file = stack.enter_context(output.open("w", encoding="utf-8", newline="\n"))
+    return _json_writer(file, stream is not None)
+
+
+def _json_writer(file: TextIO, numbered: bool) -> Write:
+    """Return a function that writes one JSON object a line, with line numbers where rows have them."""
+    ascii_only = not (file.encoding or "").lower().replace("-", "").startswith("utf8")
+
+    def write(rows: Sequence[Row], predictions: Sequence[Prediction]) -> None:
+        for row, found in zip(rows, predictions, strict=True):
+            first, second = (row.text, None) if isinstance(row.text, str) else row.text
+            entries = {
+                "task": found.task,
+                "label": found.label,
+                "score": round(found.score, 6),
+                "scores": {label: round(score, 6) for label, score in found.scores.items()},
+                "text": first,
+                "text_pair": second,
+                "line": row.number if numbered else None,
+                "truncated": found.truncated or None,
+            }
+            kept = {key: value for key, value in entries.items() if value is not None}
+            file.write(json.dumps(kept, ensure_ascii=ascii_only) + "\n")
+        file.flush()
+
+    return write
+
+
+class _Table:
+    """Aligned columns for people; the header comes again where wider or further columns are needed."""
+
+    def __init__(self, model: Model, file: TextIO) -> None:
+        self._model = model
+        self._file = file
+        self._encoding = file.encoding or "utf-8"
+        self._seen: set[str] = set()
+        self._widths: tuple[int, int] | None = None
+
+    def write(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> None:
+        """Print a window of rows."""
+        self._lay_out({found.task for found in predictions})
+        for row, found in zip(rows, predictions, strict=True):
+            parts = (row.text,) if isinstance(row.text, str) else row.text
+            limit = self._model.task(found.task).max_length
+            note = f" (truncated to {limit} tokens)" if found.truncated else ""
+            self._line(found.label, f"{found.score:.4f}", found.task, " | ".join(parts), note)
+        self._file.flush()
+
+    def _lay_out(self, tasks: set[str]) -> None:
+        if tasks <= self._seen:
+            return
+        self._seen |= tasks
+        labels = [label for task in self._seen for label in self._model.task(task).labels]
+        label = min(_WIDEST_NAME, max(cell_len(name) for name in [*labels, "label"]))
+        names = min(_WIDEST_NAME, max(cell_len(name) for name in [*self._seen, "task"]))
+        widths = (label, names if len(self._seen) > 1 else 0)
+        if widths != self._widths:
+            if self._widths is not None:
+                self._file.write("\n")
+            self._widths = widths
+            self._line("label", "score", "task", "text", "")
+
+    def _line(self, label: str, score: str, task: str, text: str, note: str) -> None:
+        label_width, task_width = self._widths or (0, 0)
+        cells = [_fit(label, label_width), f"{score:<6}"] + ([_fit(task, task_width)] if task_width else [])
+        start = "  ".join(cells) + "  "
+        room = shutil.get_terminal_size((100, 24)).columns - cell_len(start) - len(note)
+        line = start + _fit(text, max(room, _NARROWEST_TEXT)).rstrip() + note
+        self._file.write(line.encode(self._encoding, "replace").decode(self._encoding) + "\n")
+
+
+def _fit(text: str, width: int) -> str:
+    """Return text on one line without control characters, cut or padded to a width in cells."""
+    words = " ".join(text[: width * 8].split())
+    plain = "".join(char if char.isprintable() else "\ufffd" for char in words)
+    if cell_len(plain) <= width and len(text) <= width * 8:
+        return set_cell_size(plain, width)
+    return set_cell_size(plain, width - 1).rstrip() + "…"
+
+
+def _may_show_bar(path: Path | None, stream: BinaryIO | None, output: Path | None) -> bool:
+    if path is None or path == _STDIN or _status(stream) is None or not sys.stderr.isatty():
+        return False
+    return output is not None or not sys.stdout.isatty()
+
+
+@contextmanager
+def _bar(stream: BinaryIO | None) -> Iterator[Callable[[int], None]]:
+    """Show how much of a file has been read; show nothing where there is none."""
+    status = _status(stream)
+    if status is None:
+        yield lambda _: None
+        return
+    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        row = bar.add_task("reading", total=status.st_size)
+        yield lambda position: bar.update(row, completed=position)
+
+
+def _note(message: str) -> None:
+    print(f"mpt-edge: {message}", file=sys.stderr)

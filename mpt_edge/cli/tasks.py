@@ -1,0 +1,127 @@
+"""`mpt-edge tasks`: look at, install, verify and remove the tasks of a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mpt_edge.bundle import Bundle
+from mpt_edge.errors import CorruptFileError
+from mpt_edge.locate import default_bundle
+from mpt_edge.model import Model
+from mpt_edge.taskfile import TaskFile
+
+app = typer.Typer(help="Look at, install, verify and remove the tasks of a bundle.", no_args_is_help=True)
+
+Folder = Annotated[Path | None, typer.Option("--bundle", "-b", help="The bundle's folder.", show_default=False)]
+
+#: How far a golden example's score may lie from the trained one; quantised backbones differ by more than rounding.
+_GOLDEN_TOLERANCE = 0.02
+
+
+def _open(folder: Path | None) -> Bundle:
+    return Bundle.open(folder or default_bundle())
+
+
+@app.command("list")
+def list_(
+    bundle: Folder = None, as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False
+) -> None:
+    """List the tasks with their size and measured accuracy."""
+    opened = _open(bundle)
+    rows = [_summary(opened, opened.task(name)) for name in opened.task_names]
+    if as_json:
+        for row in rows:
+            typer.echo(json.dumps(row, ensure_ascii=False))
+        return
+    table = Table("task", "kind", "labels", "bytes", "vectors", "test accuracy", box=None, pad_edge=False)
+    for row in rows:
+        accuracy = row["test_accuracy"]
+        table.add_row(
+            str(row["task"]),
+            str(row["kind"]),
+            str(row["labels"]),
+            f"{row['bytes']:,}",
+            str(row["vectors"]),
+            "-" if accuracy is None else f"{accuracy:.3f}",
+        )
+    Console().print(table)
+
+
+@app.command()
+def show(task: str, bundle: Folder = None) -> None:
+    """Print everything a task file says, as JSON."""
+    opened = _open(bundle)
+    file = opened.task(task)
+    facts = {key: value for key, value in file.__dict__.items() if key not in ("u", "v", "own_prompt")}
+    facts |= {"u": list(file.u.shape), "v": list(file.v.shape), "dtype": file.u.dtype.name}
+    typer.echo(json.dumps(_summary(opened, file) | facts, indent=2, ensure_ascii=False))
+
+
+@app.command()
+def install(
+    file: Annotated[Path, typer.Argument(help="A task file, as training leaves it.")], bundle: Folder = None
+) -> None:
+    """Add a task file to the bundle, after checking that it belongs there."""
+    opened = _open(bundle)
+    task = opened.install(file)
+    size = opened.manifest.files[f"tasks/{task.name}.safetensors"]["size"]
+    typer.echo(f"installed {task.name} ({size:,} bytes) in {opened.folder}")
+
+
+@app.command()
+def remove(task: str, bundle: Folder = None) -> None:
+    """Take a task out of the bundle."""
+    opened = _open(bundle)
+    opened.remove(task)
+    typer.echo(f"removed {task} from {opened.folder}")
+
+
+@app.command()
+def verify(
+    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks to verify; all where none is named.")] = None,
+    bundle: Folder = None,
+) -> None:
+    """Check every file's hash, and every task's golden example on this machine."""
+    opened = _open(bundle)
+    for name in opened.manifest.files:
+        opened.verify(name)
+    model = Model(opened, verify=False)
+    names = tasks or opened.task_names
+    for name in names:
+        _verify_golden(model, model.task(name).file)
+    typer.echo(f"{len(opened.manifest.files)} files and {len(names)} tasks are as they were made.")
+
+
+def _verify_golden(model: Model, file: TaskFile) -> None:
+    golden = file.golden
+    if not golden:
+        return
+    try:
+        text, label, score = golden["text"], str(golden["label"]), float(golden["score"])
+        found = model.run([tuple(text) if isinstance(text, list) else text], file.name)[0]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptFileError(f"the golden example of {file.name} cannot be used; install the task again.") from error
+    if found.label != label or abs(found.score - score) > _GOLDEN_TOLERANCE:
+        raise CorruptFileError(
+            f"{file.name} answers its golden example with {found.label} ({found.score:.3f}) instead of "
+            f"{label} ({score:.3f}); install the task again or export the bundle again."
+        )
+
+
+def _summary(bundle: Bundle, file: TaskFile) -> dict[str, object]:
+    test = file.metrics.get("test", {})
+    return {
+        "task": file.name,
+        "kind": file.kind,
+        "labels": len(file.labels),
+        "bytes": bundle.manifest.files[f"tasks/{file.name}.safetensors"]["size"],
+        "vectors": "u, v" if file.two_vectors else "u, v and its own prompt",
+        "test_accuracy": test.get("accuracy"),
+        "version": file.version,
+    }

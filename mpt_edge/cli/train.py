@@ -1,0 +1,198 @@
+"""`mpt-edge train source` and `mpt-edge train target`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from mpt_edge._extras import require
+from mpt_edge.errors import InputError
+from mpt_edge.taskfile import TaskFile
+
+if TYPE_CHECKING:
+    from mpt_edge.training.stages import Plan
+    from mpt_edge.training.trainer import Progress
+
+app = typer.Typer(help="Learn a shared prompt and tasks on a frozen backbone.", no_args_is_help=True)
+
+Recipes = Annotated[list[Path], typer.Argument(help="Task recipes, one TOML file each.", show_default=False)]
+Data = Annotated[Path, typer.Option(help="Folder that the recipes' paths start from.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for vectors, checkpoint and log.")]
+Backbone = Annotated[str, typer.Option(help="minilm-l6, a local folder, or a hub id.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the mixture.")]
+Batch = Annotated[int, typer.Option(min=1, help="Rows a batch.")]
+TasksPerStep = Annotated[int, typer.Option(min=1, help="Batches, each of one task, a step.")]
+RowsPerEpoch = Annotated[int, typer.Option(min=1, help="Most rows of one task in an epoch.")]
+TaskRate = Annotated[float, typer.Option(min=0.0, help="Learning rate of u and v.")]
+Seed = Annotated[int, typer.Option(min=0, help="Fixes start, order and sampling.")]
+Test = Annotated[bool, typer.Option("--test", help="Measure the test split, once, at the end.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")]
+
+
+@app.command()
+def source(
+    recipes: Recipes,
+    output: Output,
+    data: Data = Path(),
+    backbone: Backbone = "minilm-l6",
+    name: Annotated[str, typer.Option(help="Name of the shared prompt.")] = "mpt",
+    length: Annotated[int, typer.Option("--length", "-l", min=1, help="Rows of the shared prompt.")] = 100,
+    epochs: Epochs = 5,
+    batch_size: Batch = 32,
+    tasks_per_step: TasksPerStep = 2,
+    rows_per_epoch: RowsPerEpoch = 5000,
+    prompt_rate: Annotated[float, typer.Option(min=0.0, help="Learning rate of the shared prompt.")] = 0.01,
+    task_rate: TaskRate = 0.03,
+    seed: Seed = 0,
+    test: Test = False,
+    threads: Threads = 0,
+) -> None:
+    """Learn one shared prompt over many tasks, and each task's u and v."""
+    plan = _plan(recipes, data, output, test, threads)
+    from mpt_edge.training.backbones import load_backbone
+    from mpt_edge.training.stages import replace_settings, train_source
+
+    plan = replace_settings(
+        plan,
+        epochs=epochs,
+        batch_size=batch_size,
+        tasks_per_step=tasks_per_step,
+        rows_per_epoch=rows_per_epoch,
+        prompt_rate=prompt_rate,
+        task_rate=task_rate,
+        seed=seed,
+    )
+    with _bar() as observe:
+        tasks = train_source(load_backbone(backbone), plan, name, length, observe)
+    _report(tasks, output)
+
+
+@app.command()
+def target(
+    recipes: Recipes,
+    output: Output,
+    source: Annotated[
+        Path, typer.Option("--from", help="Bundle, or folder of a source run, that holds the shared prompt.")
+    ],
+    data: Data = Path(),
+    backbone: Backbone = "minilm-l6",
+    prompt: Annotated[str, typer.Option(help="Which shared prompt, where there are several.")] = "",
+    start: Annotated[str, typer.Option(help="Task whose u and v to start from; none starts from ones.")] = "",
+    epochs: Epochs = 5,
+    batch_size: Batch = 32,
+    tasks_per_step: TasksPerStep = 1,
+    rows_per_epoch: RowsPerEpoch = 20000,
+    task_rate: TaskRate = 0.03,
+    seed: Seed = 0,
+    test: Test = False,
+    threads: Threads = 0,
+) -> None:
+    """Learn further tasks' u and v alone; the shared prompt stays frozen."""
+    plan = _plan(recipes, data, output, test, threads)
+    from mpt_edge.prompts import SharedPrompt
+    from mpt_edge.training.backbones import load_backbone
+    from mpt_edge.training.stages import replace_settings, train_target
+
+    plan = replace_settings(
+        plan,
+        epochs=epochs,
+        batch_size=batch_size,
+        tasks_per_step=tasks_per_step,
+        rows_per_epoch=rows_per_epoch,
+        prompt_rate=0.0,
+        task_rate=task_rate,
+        seed=seed,
+    )
+    shared = SharedPrompt.load(_prompt_file(source, prompt))
+    first = TaskFile.load(source / "tasks" / f"{start}.safetensors") if start else None
+    with _bar() as observe:
+        tasks = train_target(load_backbone(backbone), plan, shared, first, observe)
+    _report(tasks, output)
+
+
+@app.command()
+def probe(
+    recipes: Recipes,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A run's folder; its task files get the figures.")],
+    data: Data = Path(),
+    backbone: Backbone = "minilm-l6",
+    test: Test = False,
+    threads: Threads = 0,
+) -> None:
+    """Fit the logistic-regression baseline on the same rows, and record it in a run's task files."""
+    plan = _plan(recipes, data, output, test, threads)
+    from mpt_edge.training.backbones import load_backbone
+    from mpt_edge.training.stages import add_probe
+
+    _report(add_probe(load_backbone(backbone), plan), output)
+
+
+def _plan(recipes: list[Path], data: Path, output: Path, test: bool, threads: int) -> Plan:
+    require("train", "torch", "transformers", "datasets", "sklearn")
+    import torch
+
+    from mpt_edge.training.recipes import load_recipe
+    from mpt_edge.training.stages import Plan
+    from mpt_edge.training.trainer import Settings
+
+    if threads:
+        torch.set_num_threads(threads)
+    return Plan([load_recipe(path) for path in recipes], data, output, Settings(), test)
+
+
+def _prompt_file(folder: Path, name: str) -> Path:
+    found = sorted((folder / "prompts").glob(f"{name or '*'}.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(
+            f"{folder} holds no shared prompt {name}".rstrip() + "; pass a bundle or a source run's folder."
+        )
+    raise InputError(
+        f"{folder} holds several shared prompts; name one with --prompt: {', '.join(p.stem for p in found)}."
+    )
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    """Show a progress bar with loss and validation score on the terminal's error stream."""
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]}  validation {task.fields[score]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        row = bar.add_task("training", total=None, loss="-", score="-")
+
+        def observe(progress: Progress) -> None:
+            score = "-" if progress.score is None else f"{progress.score:.4f}"
+            bar.update(row, completed=progress.step, total=progress.steps, loss=f"{progress.loss:.3f}", score=score)
+
+        yield observe
+
+
+def _report(tasks: list[TaskFile], output: Path) -> None:
+    table = Table("task", "labels", "validation", "test", "probe (test)", "bytes", box=None, pad_edge=False)
+    for task in tasks:
+        size = (output / "tasks" / f"{task.name}.safetensors").stat().st_size
+        probe = task.metrics.get("probe", {})
+        figures = [_accuracy(part) for part in (task.metrics.get("validation"), task.metrics.get("test"))]
+        table.add_row(task.name, str(len(task.labels)), *figures, _accuracy(probe.get("test")), f"{size:,}")
+    console = Console()
+    console.print(table)
+    console.print(f"written to {output}", highlight=False)
+
+
+def _accuracy(figures: dict[str, float] | None) -> str:
+    return f"{figures['accuracy']:.4f}" if figures else "-"

@@ -1,0 +1,77 @@
+"""Every error a user can cause, each with one sentence that names the fix.
+
+::
+
+    MptEdgeError
+    ├── BundleNotFoundError   (FileNotFoundError)   no bundle where one was looked for
+    ├── CorruptFileError      (ValueError)          a file is missing, damaged or malformed
+    ├── MismatchError         (ValueError)          made for another backbone, tokenizer or prompt
+    ├── UnknownTaskError      (LookupError)         no such task in the bundle
+    ├── InputError            (ValueError)          text, rows or options that cannot be used
+    ├── UnsupportedModelError (ValueError)          an architecture that cannot carry a prompt
+    ├── ParityError           (ValueError)          the exported graph disagrees with PyTorch
+    ├── TrainingError         (RuntimeError)        training went wrong and says where
+    └── MissingExtraError     (ImportError)         an optional dependency is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MptEdgeError(Exception):
+    """Base of all errors raised on purpose by mpt-edge."""
+
+
+class BundleNotFoundError(MptEdgeError, FileNotFoundError):
+    """No bundle lies where one was looked for."""
+
+
+class CorruptFileError(MptEdgeError, ValueError):
+    """A file is missing, damaged, or not in the format it should have."""
+
+
+class MismatchError(MptEdgeError, ValueError):
+    """Two artefacts do not belong together, by fingerprint or by shape."""
+
+
+class UnknownTaskError(MptEdgeError, LookupError):
+    """The bundle holds no task of that name."""
+
+    def __init__(self, name: str, known: Iterable[str], where: str) -> None:
+        """Name the nearest known task, or list what there is."""
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        if near:
+            hint = f"did you mean {near[0]!r}?"
+        elif names:
+            hint = "it has " + ", ".join(names) + "."
+        else:
+            hint = "it has no tasks; add one with `mpt-edge tasks install FILE`."
+        super().__init__(f"no task {name!r} in {where}; {hint}")
+        self.name = name
+
+
+class InputError(MptEdgeError, ValueError):
+    """Texts, rows or options that cannot be used as given."""
+
+
+class UnsupportedModelError(MptEdgeError, ValueError):
+    """The architecture cannot carry a prompt here."""
+
+
+class ParityError(MptEdgeError, ValueError):
+    """ONNX Runtime and PyTorch disagree about the exported graph."""
+
+
+class TrainingError(MptEdgeError, RuntimeError):
+    """Training went wrong; the message says at which step and task."""
+
+
+class MissingExtraError(MptEdgeError, ImportError):
+    """An optional dependency is missing; the message is the command that brings it."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        """Build the `pip install` line from the extra's name."""
+        super().__init__(f"{module} is not installed; run: pip install 'mpt-edge[{extra}]'")

@@ -1,0 +1,308 @@
+"""What an app uses: a model that holds the backbone once, and tasks that compose its prompt."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from mpt_edge.backbone import Floats, OnnxBackbone, PromptCache, stack
+from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
+from mpt_edge.locate import default_bundle
+from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.readout import label_embeddings, pool, softmax
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.text import Encoded, Text, TextEncoder, checked, render
+
+#: Padded tokens of one run of the graph; more rows than fit are run in several batches.
+_TOKENS_PER_RUN = 4096
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one text.
+
+    Attributes:
+        task: the task that answered.
+        label: the likeliest label.
+        score: its probability.
+        scores: the probability of every label; they sum to one.
+        similarities: cosine similarity of the text to every label, -1 to 1.
+        truncated: whether the text was longer than the task reads.
+    """
+
+    task: str
+    label: str
+    score: float
+    scores: Mapping[str, float] = field(repr=False)
+    similarities: Mapping[str, float] = field(repr=False)
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class _Selected:
+    """What selecting a task computes once: its prompt, cached, and its labels' embeddings."""
+
+    file: TaskFile
+    layout: str
+    prompt: Floats
+    cache: PromptCache
+    labels: Floats
+
+
+class Task:
+    """One selected task; call it with a text, a pair of texts, or a list of either."""
+
+    def __init__(self, model: Model, selected: _Selected) -> None:
+        """Tasks are made by `Model.task` and `Model.add_task`."""
+        self._model = model
+        self._selected = selected
+        self.file = selected.file
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.file.name
+
+    @property
+    def kind(self) -> str:
+        """``"classification"`` for single texts, ``"pair"`` for pairs."""
+        return self.file.kind
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What predictions can be."""
+        return self.file.labels
+
+    @property
+    def max_length(self) -> int:
+        """Longest text in tokens; longer ones are truncated."""
+        return self.file.max_length
+
+    @property
+    def prompt(self) -> Floats:
+        """The composed prompt, ``(l, d)``, float32."""
+        return self._selected.prompt
+
+    @overload
+    def __call__(self, text: Text) -> Prediction: ...
+    @overload
+    def __call__(self, text: list[Text] | list[str] | list[tuple[str, str]]) -> list[Prediction]: ...
+    def __call__(self, text: Text | list[Text] | list[str] | list[tuple[str, str]]) -> Prediction | list[Prediction]:
+        """Answer one text, or each of a list of texts, in order.
+
+        Raises:
+            InputError: a text is empty or not of the task's kind.
+        """
+        if isinstance(text, list):
+            return self._model._answer(text, [self._selected] * len(text), 32)
+        return self._model._answer([text], [self._selected], 32)[0]
+
+    def __repr__(self) -> str:
+        """Show name and labels."""
+        return f"Task({self.name!r}, {len(self.labels)} labels)"
+
+
+class Model:
+    """A bundle, loaded: one copy of the backbone for all tasks. Safe under several threads."""
+
+    def __init__(self, bundle: Bundle, *, threads: int = 0, verify: bool = True) -> None:
+        """Use `mpt_edge.load` instead."""
+        self.bundle = bundle
+        manifest = bundle.manifest
+        path = bundle.verify(MODEL) if verify else bundle.path(MODEL)
+        self._texts = TextEncoder(
+            bundle.tokenizer(), pad_id=manifest.pad_id, source=str(bundle.folder / "tokenizer.json")
+        )
+        self._backbone = OnnxBackbone(path, manifest, threads=threads)
+        self._prompts: dict[str, SharedPrompt] = {}
+        self._selected: dict[str, _Selected] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of all tasks, of the bundle and added since, sorted."""
+        return sorted({*self.bundle.task_names, *self._selected})
+
+    def task(self, name: str) -> Task:
+        """Select a task: compose its prompt, cache its keys and values, embed its labels.
+
+        Later calls return what the first computed.
+
+        Raises:
+            UnknownTaskError: the bundle has no such task.
+            CorruptFileError: its file is damaged.
+            MismatchError: it was made for another backbone, tokenizer or prompt.
+        """
+        return Task(self, self._select(name))
+
+    def add_task(self, path: str | os.PathLike[str]) -> Task:
+        """Add a task file to the running model, without touching the bundle on disk.
+
+        A task of the same name is replaced; requests under way finish with the old one.
+
+        Raises:
+            CorruptFileError: it is no task file.
+            MismatchError: it was made for another backbone, tokenizer or prompt.
+        """
+        file = TaskFile.load(Path(path))
+        self.bundle.check_fit(file)
+        with self._lock:
+            self._selected[file.name] = self._compose(file)
+            return Task(self, self._selected[file.name])
+
+    def run(self, texts: Sequence[Text], tasks: str | Sequence[str], *, batch_size: int = 32) -> list[Prediction]:
+        """Answer texts of several tasks; row i is read under its own task.
+
+        Args:
+            texts: texts, or pairs of texts.
+            tasks: one task for all, or one a text.
+            batch_size: most rows in one run of the graph.
+
+        Raises:
+            InputError: the lengths differ, or a text cannot be used.
+            UnknownTaskError: a task is not in the bundle.
+        """
+        names = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
+        if len(names) != len(texts):
+            raise InputError(f"{len(texts)} texts but {len(names)} tasks; pass one task, or one for each text.")
+        if batch_size < 1:
+            raise InputError(f"a batch size of {batch_size} is not possible; pass 1 or more.")
+        return self._answer(texts, [self._select(name) for name in names], batch_size)
+
+    def check(self, text: object, task: str) -> Text:
+        """Return the text if the task can read it. Raises InputError or UnknownTaskError."""
+        return checked(text, self._select(task).file.kind)
+
+    def _select(self, name: str) -> _Selected:
+        selected = self._selected.get(name)
+        if selected is not None:
+            return selected
+        with self._lock:
+            if name not in self._selected:
+                self.bundle.reload()  # it may have been installed, replaced or removed since
+                if name not in self.bundle.task_names:
+                    raise UnknownTaskError(name, self.tasks, str(self.bundle.folder))
+                self._selected[name] = self._compose(self.bundle.task(name))
+            return self._selected[name]
+
+    def _compose(self, file: TaskFile) -> _Selected:
+        shared, layout = file.own_prompt, self.bundle.manifest.layout
+        if shared is None:
+            prompt = self._shared(file.prompt)
+            shared, layout = prompt.values, prompt.layout
+        composed = compose(shared, file.u, file.v)
+        if not np.isfinite(composed).all():
+            raise MismatchError(f"the prompt of {file.name!r} overflows; install the task's original file.")
+        cache = self._backbone.encode_prompt(composed) if layout == "prefix" else {}
+        selected = _Selected(file, layout, composed, cache, np.empty((0, 0), np.float32))
+        owners = [i for i, group in enumerate(file.label_texts) for _ in group]
+        flat = [text for group in file.label_texts for text in group]
+        length = min(file.max_length, self.bundle.manifest.max_length)
+        embedded = self._embed(self._texts.encode(flat, length), [selected] * len(flat), 64)
+        labels = label_embeddings(embedded, owners, len(file.labels))
+        return _Selected(file, layout, composed, cache, labels)
+
+    def _shared(self, name: str) -> SharedPrompt:
+        if name not in self._prompts:
+            self._prompts[name] = self.bundle.prompt(name)
+        return self._prompts[name]
+
+    def _answer(self, texts: Sequence[object], tasks: Sequence[_Selected], batch_size: int) -> list[Prediction]:
+        rows = [self._encode(text, task, i) for i, (text, task) in enumerate(zip(texts, tasks, strict=True))]
+        embedded = self._embed(rows, tasks, batch_size)
+        return [_predict(*item) for item in zip(embedded, rows, tasks, strict=True)]
+
+    def _encode(self, text: object, task: _Selected, index: int) -> Encoded:
+        try:
+            usable = render(task.file.template, checked(text, task.file.kind))
+        except InputError as error:
+            raise InputError(f"text {index + 1}: {error}") from error
+        return self._texts.encode([usable], min(task.file.max_length, self.bundle.manifest.max_length))[0]
+
+    def _embed(self, rows: Sequence[Encoded], tasks: Sequence[_Selected], batch_size: int) -> Floats:
+        """Embed rows, each under its task, in runs of similar length; the order is kept."""
+        out = np.empty((len(rows), self.bundle.manifest.hidden_size), np.float32)
+        for chosen in _runs(rows, tasks, batch_size):
+            batch = self._texts.pad([rows[i] for i in chosen])
+            selected = [tasks[i] for i in chosen]
+            first = selected[0]
+            if first.layout == "joint":
+                hidden = self._backbone.joint_request(batch, first.prompt)
+            elif all(task is first for task in selected):
+                hidden = self._backbone.request(batch, first.cache)
+            else:
+                hidden = self._backbone.request(batch, *stack([task.cache for task in selected]))
+            out[chosen] = pool(hidden, batch.attention_mask, self.bundle.manifest.pooling)
+        return out
+
+
+def load(path: str | os.PathLike[str] | None = None, *, threads: int = 0, verify: bool = True) -> Model:
+    """Load a bundle.
+
+    Args:
+        path: the bundle's folder; None for ``$MPT_EDGE_BUNDLE``, else ``models/minilm-l6`` in the
+            current folder, else the one in the user's cache folder.
+        threads: CPU threads of one request; 0 leaves it to ONNX Runtime.
+        verify: check the model file's SHA-256 too, not only its size. Prompts, tasks and the
+            tokenizer are always checked.
+
+    Raises:
+        BundleNotFoundError: there is no bundle.
+        CorruptFileError: a file is missing or damaged.
+    """
+    return Model(Bundle.open(default_bundle() if path is None else path), threads=threads, verify=verify)
+
+
+def _predict(embedding: Floats, row: Encoded, task: _Selected) -> Prediction:
+    file = task.file
+    found = task.labels @ embedding
+    chances = softmax(found * file.scale)
+    best = int(found.argmax())
+    return Prediction(
+        task=file.name,
+        label=file.labels[best],
+        score=float(chances[best]),
+        scores=dict(zip(file.labels, map(float, chances), strict=True)),
+        similarities=dict(zip(file.labels, map(float, found), strict=True)),
+        truncated=row.truncated,
+    )
+
+
+def _runs(rows: Sequence[Encoded], tasks: Sequence[_Selected], batch_size: int) -> Iterator[list[int]]:
+    """Group rows into runs of one layout and similar length.
+
+    Joint rows of different tasks do not share a run, since each needs its own prompt rows. Many
+    rows of one task run by themselves, because a shared cache is broadcast without a copy; what is
+    left of all tasks is mixed.
+    """
+    by_task: dict[int, list[int]] = {}
+    for i, task in enumerate(tasks):
+        by_task.setdefault(id(task), []).append(i)
+    mixed: list[int] = []
+    groups: list[list[int]] = []
+    for members in by_task.values():
+        alone = tasks[members[0]].layout == "joint" or len(members) >= batch_size or len(by_task) == 1
+        if alone:
+            groups.append(members)
+        else:
+            mixed += members
+    for group in [*groups, mixed]:
+        ordered = sorted(group, key=lambda i: len(rows[i].ids))
+        start = 0
+        while start < len(ordered):
+            stop = start + 1
+            while (
+                stop < len(ordered)
+                and stop - start < batch_size
+                and len(rows[ordered[stop]].ids) * (stop + 1 - start) <= _TOKENS_PER_RUN
+            ):
+                stop += 1
+            yield ordered[start:stop]
+            start = stop

@@ -1,0 +1,163 @@
+"""From texts to token arrays, the same way in training and on the device.
+
+Text is cut to a number of characters before it is tokenised, since tokenising a very long text
+costs far more than the tokens that are kept, and is truncated to ``max_length`` tokens; both are
+reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from mpt_edge.errors import CorruptFileError, InputError
+
+#: A text, or a pair of texts.
+Text = str | tuple[str, str]
+
+#: Characters kept per token of ``max_length``; ordinary text has four to six.
+CHARACTERS_PER_TOKEN = 32
+
+_PLACEHOLDER = re.compile(r"\{(text|text_pair)\}")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one input.
+
+    Attributes:
+        ids: token ids, special tokens included.
+        types: 0 for the first text, 1 for the second.
+        truncated: whether some of the input was cut off.
+    """
+
+    ids: list[int]
+    types: list[int]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded token arrays, each int64 of shape ``(rows, tokens)``."""
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64]
+
+
+class TextEncoder:
+    """Tokenises texts and pairs of texts; safe under several threads."""
+
+    def __init__(self, tokenizer_json: bytes, *, pad_id: int = 0, source: str = "tokenizer.json") -> None:
+        """Load a tokenizer from the bytes of a ``tokenizer.json``.
+
+        Raises:
+            CorruptFileError: the bytes are no tokenizer.
+        """
+        self._json = tokenizer_json
+        self._source = source
+        self._pad_id = pad_id
+        self._by_length: dict[int, Tokenizer] = {}
+        self._lock = threading.Lock()
+        self._load()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokenizer file."""
+        return hashlib.sha256(self._json).hexdigest()
+
+    def encode(self, texts: Sequence[Text], max_length: int) -> list[Encoded]:
+        """Tokenise texts, each to at most ``max_length`` tokens.
+
+        Raises:
+            InputError: a text is empty or not text.
+        """
+        limit = max_length * CHARACTERS_PER_TOKEN
+        tokenizer = self._for(max_length)
+        encodings = tokenizer.encode_batch([_cut(text, limit) for text in texts])
+        return [
+            Encoded(e.ids, e.type_ids, bool(e.overflowing) or _length(text) > limit)
+            for e, text in zip(encodings, texts, strict=True)
+        ]
+
+    def pad(self, rows: Sequence[Encoded]) -> Batch:
+        """Pad rows on the right to the longest of them."""
+        width = max(len(row.ids) for row in rows)
+        shape = (len(rows), width)
+        ids = np.full(shape, self._pad_id, np.int64)
+        mask, types = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for i, row in enumerate(rows):
+            length = len(row.ids)
+            ids[i, :length] = row.ids
+            types[i, :length] = row.types
+            mask[i, :length] = 1
+        return Batch(ids, mask, types)
+
+    def _for(self, max_length: int) -> Tokenizer:
+        # Truncation is a setting of the tokenizer object, so each length has an object of its own.
+        with self._lock:
+            if max_length not in self._by_length:
+                tokenizer = self._load()
+                tokenizer.enable_truncation(max_length)
+                self._by_length[max_length] = tokenizer
+            return self._by_length[max_length]
+
+    def _load(self) -> Tokenizer:
+        try:
+            tokenizer = Tokenizer.from_buffer(self._json)
+        except Exception as error:  # the library raises bare Exception for any malformed file
+            raise CorruptFileError(f"{self._source} is not a tokenizer file; export the bundle again.") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+
+def render(template: str, text: Text) -> Text:
+    """Fill a task's template; an empty template leaves the input as it is.
+
+    Only ``{text}`` and ``{text_pair}`` are replaced, so braces in a text are harmless.
+    """
+    if not template:
+        return text
+    first, second = text if isinstance(text, tuple) else (text, "")
+    values = {"text": first, "text_pair": second}
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def checked(text: object, kind: str) -> Text:
+    """Return ``text`` if a task of this kind can read it.
+
+    Raises:
+        InputError: it is empty, no text, or a single text where a pair is needed.
+    """
+    parts = text if isinstance(text, tuple | list) else (text,)
+    if not all(isinstance(part, str) for part in parts) or len(parts) > 2:
+        raise InputError(
+            f"expected a text or a pair of texts, got {type(text).__name__}; pass a str or a tuple of two."
+        )
+    if kind == "pair" and len(parts) != 2:
+        raise InputError("this task reads pairs of texts; pass a tuple (text, text_pair).")
+    if kind != "pair" and len(parts) != 1:
+        raise InputError("this task reads single texts; pass a str, not a pair.")
+    if not all(part.strip() for part in parts):
+        raise InputError("the text is empty; pass at least one word.")
+    try:
+        "".join(parts).encode()
+    except UnicodeEncodeError as error:
+        raise InputError("the text holds half a character (a lone surrogate); decode it as UTF-8.") from error
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+def _cut(text: Text, limit: int) -> Text:
+    return text[:limit] if isinstance(text, str) else (text[0][:limit], text[1][:limit])
+
+
+def _length(text: Text) -> int:
+    return len(text) if isinstance(text, str) else max(len(text[0]), len(text[1]))

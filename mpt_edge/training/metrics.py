@@ -1,0 +1,42 @@
+"""Figures of a classification: accuracy, macro F1, and a scale that makes scores probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+from mpt_edge.training.data import Rows
+
+
+def classification_metrics(predicted: NDArray[np.int64], rows: Rows) -> dict[str, Any]:
+    """Return accuracy and macro F1 with the number of rows they were measured on."""
+    return {
+        "accuracy": round(float(accuracy_score(rows.labels, predicted)), 4),
+        "macro_f1": round(float(f1_score(rows.labels, predicted, average="macro", zero_division=0)), 4),
+        "rows": len(rows),
+    }
+
+
+def calibrated_scale(similarities: NDArray[np.float32], rows: Rows) -> float:
+    """Return the factor on cosine similarities with the least log loss (temperature scaling).
+
+    It changes no prediction; it is fitted on validation rows so that scores mean probabilities.
+    """
+
+    def loss(log_scale: float) -> float:
+        return float(
+            log_loss(rows.labels, softmax(similarities * np.exp(log_scale)), labels=range(similarities.shape[1]))
+        )
+
+    found = minimize_scalar(loss, bounds=(np.log(1.0), np.log(200.0)), method="bounded")
+    return round(float(np.exp(found.x)), 3)
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Return row-wise probabilities, in float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)  # type: ignore[no-any-return]

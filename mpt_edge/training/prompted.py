@@ -1,0 +1,190 @@
+"""A frozen Hugging Face encoder that carries a prompt: one definition for training and export.
+
+The prompt enters as the first layer's input, behind the embeddings' LayerNorm, so what ``u``
+scales is not normalised away (docs/design.md). One forward serves three calls:
+
+- *encode prompt*: prompt rows alone, giving each layer's keys and values;
+- *request*: text under those cached keys and values (prefix layout);
+- *joint request*: prompt and text together, attending to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from mpt_edge.errors import UnsupportedModelError
+
+#: Name under which our attention is registered with transformers.
+ATTENTION = "mpt_edge"
+
+#: Keys and values of one layer, each ``(batch, heads, rows, head size)``.
+KeyValue = tuple[Tensor, Tensor]
+
+# Large and negative, and finite in float16, so that fully masked rows stay free of NaN.
+_MASKED = -3e4
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where an encoder keeps its parts, by attribute path.
+
+    Attributes:
+        stack: the module that runs the layers.
+        layers: the list of layers.
+        token_types: whether the embeddings take segment ids.
+    """
+
+    stack: str = "encoder"
+    layers: str = "encoder.layer"
+    token_types: bool = True
+
+
+#: Encoders that send attention through transformers' attention interface, by ``model_type``.
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": Architecture(),
+    "camembert": Architecture(),
+    "distilbert": Architecture("transformer", "transformer.layer", token_types=False),
+    "electra": Architecture(),
+    "roberta": Architecture(),
+    "xlm-roberta": Architecture(),
+}
+
+
+@dataclass
+class _Attending:
+    """What one forward hands to every attention layer, and collects from it."""
+
+    past: Sequence[KeyValue] | None
+    present: dict[int, KeyValue] = field(default_factory=dict)
+
+
+def _prompted_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    attending: _Attending,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend to the cached prompt and to the rows at hand, without copying the cache per row.
+
+    The cache has batch one or the batch's size; scores against it and against the rows are joined
+    before the softmax, so a cache of batch one is broadcast by the matrix product alone.
+    """
+    layer = int(module.mpt_edge_layer)  # type: ignore[arg-type]
+    attending.present[layer] = (key, value)
+    query = query * scaling
+    scores = query @ key.transpose(-1, -2)
+    if attending.past is None:
+        output = torch.softmax(scores + attention_mask, dim=-1) @ value
+    else:
+        past_key, past_value = attending.past[layer]
+        rows = past_key.shape[2]
+        scores = torch.cat([query @ past_key.transpose(-1, -2), scores], dim=-1)
+        weights = torch.softmax(scores + attention_mask, dim=-1)
+        output = weights[..., :rows] @ past_value + weights[..., rows:] @ value
+    return output.transpose(1, 2), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _prompted_attention)
+
+
+class PromptedEncoder(nn.Module):
+    """A frozen encoder that reads text under a prompt.
+
+    Attributes:
+        model: the base model, without gradient, in evaluation mode.
+        layer_count: number of layers, and of key/value pairs.
+        hidden_size: width d of prompt rows and hidden states.
+        token_types: whether segment ids are read.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Freeze ``model`` and route its attention through the prompt.
+
+        Raises:
+            UnsupportedModelError: the architecture is none of `ARCHITECTURES`.
+        """
+        super().__init__()
+        kind = model.config.model_type
+        if kind not in ARCHITECTURES:
+            raise UnsupportedModelError(
+                f"{kind!r} models cannot carry a prompt yet; use one of {', '.join(sorted(ARCHITECTURES))}."
+            )
+        self.architecture = ARCHITECTURES[kind]
+        self.model = model.eval().requires_grad_(requires_grad=False)
+        self.model.set_attn_implementation(ATTENTION)
+        layers = model.get_submodule(self.architecture.layers)
+        for index, layer in enumerate(layers.children()):
+            for module in layer.modules():
+                module.mpt_edge_layer = index
+        self.layer_count = len(list(layers.children()))
+        self.hidden_size = int(model.config.hidden_size)
+        self.token_types = self.architecture.token_types and getattr(model.config, "type_vocab_size", 1) > 1
+        # RoBERTa and its kin count positions from behind the padding index.
+        table = model.get_submodule("embeddings.position_embeddings")
+        self.first_position = 0 if table.padding_idx is None else int(table.padding_idx) + 1
+        self.max_positions = int(table.num_embeddings) - self.first_position
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        prompt: Tensor | None = None,
+        past: Sequence[KeyValue] | None = None,
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Run prompt rows and text through the layers.
+
+        Args:
+            input_ids: token ids, ``(batch, tokens)``.
+            attention_mask: 1 for keys that may be seen, ``(batch, cached + prompt + tokens)``.
+            token_type_ids: segment ids, ``(batch, tokens)``, where the model reads them.
+            prompt: prompt rows that are part of this call, ``(batch, l, d)``.
+            past: keys and values of a prompt encoded before, batch one or ``batch``.
+
+        Returns:
+            The last hidden state, ``(batch, prompt + tokens, d)``, and each layer's new keys and
+            values.
+        """
+        text_mask = attention_mask[:, attention_mask.shape[1] - input_ids.shape[1] :]
+        hidden = self.embed(input_ids, text_mask, token_type_ids)
+        if prompt is not None:
+            hidden = torch.cat([prompt.to(hidden.dtype), hidden], dim=1)
+        return self._run(hidden, attention_mask, past)
+
+    def encode_prompt(self, prompt: Tensor) -> list[KeyValue]:
+        """Return every layer's keys and values of prompts ``(batch, l, d)``, which see only themselves."""
+        mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+        return self._run(prompt, mask, None)[1]
+
+    def embed(self, input_ids: Tensor, text_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Return the first layer's input for tokens, ``(batch, tokens, d)``.
+
+        Positions count visible tokens, so padding on either side changes nothing.
+        """
+        positions = (text_mask.cumsum(1) - 1).clamp(min=0) + self.first_position
+        inputs: dict[str, Tensor] = {"input_ids": input_ids, "position_ids": positions}
+        if self.token_types:
+            inputs["token_type_ids"] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        hidden = self.model.get_submodule("embeddings")(**inputs)
+        if hasattr(self.model, "embeddings_project"):
+            hidden = self.model.embeddings_project(hidden)
+        return hidden  # type: ignore[no-any-return]
+
+    def _run(self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None) -> tuple[Tensor, list[KeyValue]]:
+        bias = (1 - mask[:, None, None, :].to(hidden.dtype)) * _MASKED
+        attending = _Attending(past)
+        stack = self.model.get_submodule(self.architecture.stack)
+        output = stack(hidden, attention_mask=bias, attending=attending)
+        present = [attending.present[layer] for layer in range(self.layer_count)]
+        return output.last_hidden_state, present

@@ -1,0 +1,121 @@
+"""Task recipes: one small TOML file says what a task reads, from where, and what it answers.
+
+.. code-block:: toml
+
+    name = "sst2"
+    train = "sst2/train.jsonl"          # JSONL, CSV or Parquet, below the data folder
+    validation = "sst2/validation.jsonl"
+    test = "sst2/test.jsonl"
+    licence = "unstated"
+
+    [labels]                            # optional: label -> the text (or texts) that stand for it
+    negative = "a negative review"
+    positive = "a positive review"
+
+With ``hub = "owner/name"`` the three entries name splits of a hub data set instead of files.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mpt_edge.errors import InputError
+from mpt_edge.taskfile import NAME
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A task as its TOML file states it.
+
+    Attributes:
+        name: the task's name.
+        train: file below the data folder, or split of ``hub``.
+        validation: likewise.
+        test: likewise; may be empty.
+        kind: ``"classification"`` or ``"pair"``.
+        hub: hub id of a data set, or empty.
+        config: configuration of the hub data set, or empty.
+        text: column of the text.
+        text_pair: column of the second text of a pair.
+        label: column of the label.
+        template: text with ``{text}`` and ``{text_pair}``, or empty.
+        max_length: longest input in tokens.
+        label_examples: typical training texts of each label that join its label texts.
+        labels: label -> its texts; empty to take the labels from the training split.
+        licence: licence of the data.
+        source: where the data comes from.
+    """
+
+    name: str
+    train: str
+    validation: str
+    test: str = ""
+    kind: str = "classification"
+    hub: str = ""
+    config: str = ""
+    text: str = "text"
+    text_pair: str = "text_pair"
+    label: str = "label"
+    template: str = ""
+    max_length: int = 64
+    label_examples: int = 0
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    licence: str = ""
+    source: str = ""
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read one recipe.
+
+    Raises:
+        InputError: the file is missing, no TOML, or has an unknown, missing or unusable entry.
+    """
+    try:
+        with path.open("rb") as file:
+            entries = tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}; correct the file.") from error
+    return _checked(entries, path)
+
+
+def _checked(entries: dict[str, Any], path: Path) -> Recipe:
+    known = {f.name: f for f in fields(Recipe)}
+    unknown = sorted(set(entries) - set(known))
+    if unknown:
+        raise InputError(f"{path}: unknown entry {unknown[0]!r}; known are {', '.join(known)}.")
+    missing = [name for name in ("name", "train", "validation") if not entries.get(name)]
+    if missing:
+        raise InputError(f"{path}: the entry {missing[0]!r} is missing; add it.")
+    for name, value in entries.items():
+        expected = {"labels": dict, "max_length": int, "label_examples": int}.get(name, str)
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise InputError(f"{path}: {name!r} must be a {expected.__name__}, not {value!r}; correct it.")
+    labels = entries.get("labels", {})
+    recipe = Recipe(**(entries | {"labels": {k: _texts(k, v, path) for k, v in labels.items()}}))
+    if NAME.fullmatch(recipe.name) is None:
+        raise InputError(f"{path}: the name {recipe.name!r} is not allowed; use letters, digits, '.', '_' and '-'.")
+    if recipe.kind not in ("classification", "pair"):
+        raise InputError(f"{path}: kind {recipe.kind!r} is unknown; use 'classification' or 'pair'.")
+    if len(labels) == 1:
+        raise InputError(f"{path}: one label is no choice; list at least two, or none to take them from the data.")
+    if recipe.max_length < 3 or recipe.label_examples < 0:
+        raise InputError(f"{path}: max_length must be at least 3 and label_examples at least 0; correct it.")
+    return recipe
+
+
+def _texts(label: str, value: object, path: Path) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise InputError(f"{path}: label {label!r} needs a text or a list of texts; correct it.")
+    return tuple(str(text) for text in texts)

@@ -1,0 +1,79 @@
+"""Which rows of which tasks each training step sees, fixed by the seed alone.
+
+The whole schedule is drawn before the first step, so a resumed run continues with exactly the
+batches that an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Batches whose rows are sorted by length together: long enough to fill, short enough to stay random.
+_BUCKET = 16
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """Rows of one task, by index into its training split."""
+
+    task: int
+    rows: NDArray[np.int64]
+
+
+def multitask_schedule(
+    lengths: Sequence[NDArray[np.int64]],
+    *,
+    epochs: int,
+    batch_size: int,
+    rows_per_epoch: int,
+    tasks_per_step: int,
+    seed: int,
+) -> list[list[TaskBatch]]:
+    """Draw a run: per step a few batches, each of one task and of texts of similar length.
+
+    Tasks are mixed in proportion to their rows, capped at ``rows_per_epoch`` (paper section 4.1).
+    A task with more rows than the cap goes on where the epoch before stopped, so that all rows are
+    seen in turn.
+
+    Args:
+        lengths: for each task the token counts of its training rows.
+        epochs: passes over the capped mixture.
+        batch_size: rows of one batch.
+        rows_per_epoch: most rows of a task in one epoch.
+        tasks_per_step: batches whose gradients are averaged in one step.
+        seed: fixes the draw.
+    """
+    rng = np.random.default_rng(seed)
+    queues = [_queue(len(tokens), min(len(tokens), rows_per_epoch) * epochs, rng) for tokens in lengths]
+    steps: list[list[TaskBatch]] = []
+    for epoch in range(epochs):
+        batches: list[TaskBatch] = []
+        for task, tokens in enumerate(lengths):
+            count = min(len(tokens), rows_per_epoch)
+            rows = queues[task][epoch * count : (epoch + 1) * count]
+            batches += [TaskBatch(task, chosen) for chosen in _bucketed(rows, tokens, batch_size, rng)]
+        order = rng.permutation(len(batches))
+        shuffled = [batches[i] for i in order]
+        steps += [shuffled[i : i + tasks_per_step] for i in range(0, len(shuffled), tasks_per_step)]
+    return steps
+
+
+def _queue(rows: int, wanted: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    rounds = -(-wanted // rows)
+    return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:wanted]
+
+
+def _bucketed(
+    rows: NDArray[np.int64], tokens: NDArray[np.int64], size: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    batches: list[NDArray[np.int64]] = []
+    for start in range(0, len(rows), size * _BUCKET):
+        chunk = rows[start : start + size * _BUCKET]
+        # A random second key keeps rows of equal length in random order.
+        chunk = chunk[np.lexsort((rng.random(len(chunk)), tokens[chunk]))]
+        batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
+    return batches

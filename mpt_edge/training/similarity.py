@@ -1,0 +1,141 @@
+"""The similarity readout in PyTorch: pooled text against the label texts' embeddings.
+
+Text and label texts are read under the same prompt, so the task stays u and v, with no head. A
+label with several texts is represented by the mean of their unit embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mpt_edge.text import Encoded, Text
+from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.data import Rows
+from mpt_edge.training.prompted import KeyValue
+
+#: Cosine similarities are multiplied by this before the softmax while training.
+TRAINING_SCALE = 20.0
+
+#: Label texts read per training step; tasks with more labels sample the others.
+_LABELS_PER_STEP = 48
+
+_TOKENS_PER_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class LabelTexts:
+    """The tokenised texts of every label: ``rows[i]`` stands for label ``owner[i]``."""
+
+    rows: list[Encoded]
+    owner: NDArray[np.int64]
+    count: int
+
+    @classmethod
+    def encode(cls, backbone: Backbone, texts: Sequence[Sequence[str]], max_length: int) -> LabelTexts:
+        """Tokenise each label's texts."""
+        flat = [text for group in texts for text in group]
+        owner = np.repeat(np.arange(len(texts)), [len(group) for group in texts])
+        return cls(backbone.texts.encode(flat, max_length), owner, len(texts))
+
+    def sample(self, gold: NDArray[np.int64], rng: np.random.Generator) -> tuple[list[Encoded], NDArray[np.int64]]:
+        """Draw one text a label for a step: all labels, or the gold ones and some others.
+
+        Returns:
+            The texts, and which labels they stand for.
+        """
+        labels = np.arange(self.count)
+        if self.count > _LABELS_PER_STEP:
+            present = np.unique(gold)
+            others = rng.permutation(np.setdiff1d(labels, present))
+            labels = np.concatenate([present, others[: max(0, _LABELS_PER_STEP - len(present))]])
+        chosen = [int(rng.choice(np.flatnonzero(self.owner == label))) for label in labels]
+        return [self.rows[i] for i in chosen], labels
+
+
+def embed(backbone: Backbone, rows: Sequence[Encoded], past: Sequence[KeyValue] | None) -> Tensor:
+    """Return unit embeddings of texts, ``(rows, d)``, under a cached prompt or under none."""
+    batch = backbone.texts.pad(rows)
+    device = next(backbone.model.parameters()).device
+    ids, mask, types = (
+        torch.from_numpy(array).to(device) for array in (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    )
+    keys = mask if past is None else functional.pad(mask, (past[0][0].shape[2], 0), value=1)
+    hidden, _ = backbone.model(ids, keys, types, past=past)
+    return functional.normalize(pool(hidden, mask, backbone.pooling), dim=-1)
+
+
+def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
+    """Pool hidden states ``(rows, tokens, d)`` over visible tokens by ``mean``, ``cls`` or ``max``."""
+    visible = mask[..., None].to(hidden.dtype)
+    if how == "mean":
+        return (hidden * visible).sum(1) / visible.sum(1)
+    if how == "max":
+        return hidden.masked_fill(visible == 0, -torch.inf).amax(1)
+    first = mask.argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), first]
+
+
+@torch.no_grad()
+def embed_all(backbone: Backbone, rows: Sequence[Encoded], past: Sequence[KeyValue] | None) -> Tensor:
+    """Embed any number of texts in batches of similar length; the order is kept."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    pieces: list[Tensor] = []
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and len(rows[order[stop]].ids) * (stop + 1 - start) <= _TOKENS_PER_BATCH:
+            stop += 1
+        pieces.append(embed(backbone, [rows[i] for i in order[start:stop]], past))
+        start = stop
+    stacked = torch.cat(pieces)
+    return stacked[torch.argsort(torch.tensor(order, device=stacked.device))]
+
+
+@torch.no_grad()
+def similarities(
+    backbone: Backbone, prompt: Tensor | None, rows: Sequence[Encoded], labels: LabelTexts
+) -> NDArray[np.float32]:
+    """Return cosine similarities ``(rows, labels)`` under a composed prompt ``(l, d)``, or under none."""
+    past = None if prompt is None else backbone.model.encode_prompt(prompt[None])
+    one_hot = functional.one_hot(torch.from_numpy(labels.owner), labels.count).float()
+    embedded = embed_all(backbone, labels.rows, past)
+    means = functional.normalize(one_hot.T.to(embedded.device) @ embedded, dim=-1)
+    return (embed_all(backbone, rows, past) @ means.T).cpu().numpy().astype(np.float32)
+
+
+def typical_examples(
+    backbone: Backbone, rows: Rows, labels: int, count: int, *, longest: int = 80, pool_size: int = 200
+) -> list[list[Text]]:
+    """Pick ``count`` training texts a label that together lie nearest to all of that label's texts.
+
+    Greedy facility location on the frozen backbone's embeddings: the first pick is the medoid,
+    each further one covers best what the picks before leave out. Texts of more than ``longest``
+    characters stay in the count but are not picked, to keep task files small.
+    """
+    picks: list[list[Text]] = []
+    gold = np.array(rows.labels)
+    for label in range(labels):
+        texts = [rows.texts[i] for i in np.flatnonzero(gold == label)[:pool_size]]
+        if not texts:
+            picks.append([])
+            continue
+        embedded = embed_all(backbone, backbone.texts.encode(texts, backbone.max_length), None).cpu().numpy()
+        near = embedded @ embedded.T
+        short = np.array([isinstance(text, str) and len(text) <= longest for text in texts], bool)
+        covered = np.full(len(texts), -1.0, np.float32)
+        chosen: list[int] = []
+        while len(chosen) < count and short.any():
+            gain = np.where(short, np.maximum(near, covered[:, None]).sum(0), -np.inf)
+            best = int(gain.argmax())
+            chosen.append(best)
+            short[best] = False
+            covered = np.maximum(covered, near[:, best])
+        picks.append([texts[i] for i in chosen])
+    return picks
