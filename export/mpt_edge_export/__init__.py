@@ -1,0 +1,8 @@
+"""From PyTorch to a bundle: the exported graph, its proof against PyTorch, and the folder.
+
+Needs ``pip install 'mpt-edge[export]'``.
+"""
+
+from mpt_edge_export.bundle import ExportPlan, export_bundle
+
+__all__ = ["ExportPlan", "export_bundle"]

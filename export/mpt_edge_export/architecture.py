@@ -1,0 +1,41 @@
+"""What Optimum knows about a backbone: its task, and its dimensions under normalised names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optimum.exporters.tasks import TasksManager
+from optimum.utils.normalized_config import NormalizedConfigManager
+
+from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.training.backbones import Backbone
+
+#: Optimum's tasks that a bundle serves, and the family each belongs to.
+FAMILIES = {"feature-extraction": "encoder", "sentence-similarity": "encoder", "fill-mask": "encoder"}
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Family and sizes of a backbone, whatever its configuration calls them."""
+
+    family: str
+    layers: int
+    heads: int
+    head_size: int
+    hidden_size: int
+
+
+def dimensions(backbone: Backbone) -> Dimensions:
+    """Infer family and sizes.
+
+    Raises:
+        UnsupportedModelError: the model is of no family that a bundle serves.
+    """
+    model = backbone.model.model
+    task = TasksManager.infer_task_from_model(type(model))
+    family = FAMILIES.get(TasksManager.map_from_synonym(task))
+    if family is None:
+        raise UnsupportedModelError(f"{backbone.id} is a {task} model; export one for {', '.join(FAMILIES)}.")
+    config = NormalizedConfigManager.get_normalized_config_class(model.config.model_type)(model.config)
+    heads, width = int(config.num_attention_heads), int(config.hidden_size)
+    return Dimensions(family, int(config.num_layers), heads, width // heads, width)

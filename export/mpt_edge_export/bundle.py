@@ -1,0 +1,200 @@
+"""Writing a bundle: everything is made in a hidden folder that becomes the bundle at the end."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mpt_edge
+from mpt_edge._files import sha256
+from mpt_edge.backbone import OnnxBackbone
+from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, Manifest
+from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.training.backbones import Backbone
+from mpt_edge_export.architecture import Dimensions, dimensions
+from mpt_edge_export.card import write_card
+from mpt_edge_export.graph import export_graph
+from mpt_edge_export.parity import check_parity
+
+#: What a bundle's folder may hold.
+_PARTS = {MANIFEST, TOKENIZER, "onnx", "prompts", "tasks", "README.md"}
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What goes into a bundle.
+
+    Attributes:
+        backbone: the frozen model.
+        vectors: folders with ``prompts/`` and ``tasks/``, later ones replacing earlier ones.
+        output: the bundle's folder.
+        force: replace a bundle that is already there.
+    """
+
+    backbone: Backbone
+    vectors: Sequence[Path]
+    output: Path
+    force: bool = False
+
+
+def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: None) -> Manifest:
+    """Export the backbone once and write it with its prompts and tasks as one folder.
+
+    Args:
+        plan: what goes in, and where it goes.
+        observe: told the name of each stage as it begins.
+
+    Returns:
+        The manifest written.
+
+    Raises:
+        InputError: the output is in use.
+        MismatchError: a prompt or task belongs to another backbone.
+        ParityError: the exported graph disagrees with PyTorch; nothing is written.
+    """
+    if (plan.output / MANIFEST).exists() and not plan.force:
+        raise InputError(f"{plan.output} already holds a bundle; pass --force to replace it.")
+    _check_output(plan.output)
+    observe("reading prompts and tasks")
+    prompts, tasks = _collect(plan)
+    size = dimensions(plan.backbone)
+    with _replacing_folder(plan.output) as folder:
+        observe("exporting the graph")
+        (folder / "onnx").mkdir()
+        export_graph(plan.backbone.model, size.heads, size.head_size, folder / MODEL)
+        (folder / TOKENIZER).write_bytes(plan.backbone.tokenizer_json)
+        _copy_vectors(plan, folder)
+        manifest = _manifest(plan, size, prompts)
+        observe("comparing with PyTorch")
+        session = OnnxBackbone(folder / MODEL, manifest)
+        parity = check_parity(plan.backbone, session, _composed(prompts, tasks, size))
+        observe("writing the manifest")
+        write_card(folder / "README.md", manifest, tasks, folder)
+        files = {
+            path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size}
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        manifest = Manifest(**(manifest.__dict__ | {"files": files, "parity": parity}))
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a folder with anything in it that is no part of a bundle, since it is replaced whole."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"{output} is a file; pass a folder.")
+    foreign = sorted(path.name for path in output.iterdir() if path.name not in _PARTS)
+    if foreign:
+        raise InputError(f"{output} holds {foreign[0]!r}, which is no part of a bundle; pass a new or empty folder.")
+
+
+def _collect(plan: ExportPlan) -> tuple[dict[str, SharedPrompt], dict[str, TaskFile]]:
+    """Read all vectors and check that they belong to the backbone and to each other."""
+    prompts: dict[str, SharedPrompt] = {}
+    tasks: dict[str, TaskFile] = {}
+    for folder in plan.vectors:
+        prompts |= {p.stem: SharedPrompt.load(p) for p in sorted((folder / "prompts").glob("*.safetensors"))}
+        tasks |= {p.stem: TaskFile.load(p) for p in sorted((folder / "tasks").glob("*.safetensors"))}
+    fingerprint, id_ = plan.backbone.fingerprint, plan.backbone.id
+    for kind, items in (("prompt", prompts), ("task", tasks)):
+        for name, item in items.items():
+            if item.backbone != fingerprint:
+                raise MismatchError(f"the {kind} {name!r} was made for another backbone than {id_}; leave it out.")
+    for name, task in tasks.items():
+        if task.tokenizer != plan.backbone.texts.fingerprint:
+            raise MismatchError(f"the task {name!r} was made for another tokenizer than {id_}'s; leave it out.")
+        shared = prompts.get(task.prompt)
+        if task.two_vectors and (shared is None or shared.fingerprint != task.prompt_sha256):
+            raise MismatchError(
+                f"the task {name!r} scales a shared prompt {task.prompt!r} that is not here; pass its folder too."
+            )
+    return prompts, tasks
+
+
+def _copy_vectors(plan: ExportPlan, folder: Path) -> None:
+    for source in plan.vectors:
+        for kind in ("prompts", "tasks"):
+            for path in sorted((source / kind).glob("*.safetensors")):
+                (folder / kind).mkdir(exist_ok=True)
+                shutil.copyfile(path, folder / kind / path.name)
+
+
+def _composed(
+    prompts: dict[str, SharedPrompt], tasks: dict[str, TaskFile], size: Dimensions
+) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    """Return the prompts of all tasks; a random one where the bundle has none."""
+    found = [
+        compose(prompts[task.prompt].values if task.own_prompt is None else task.own_prompt, task.u, task.v)
+        for task in tasks.values()
+    ]
+    return found or [np.random.default_rng(0).standard_normal((10, size.hidden_size)).astype(np.float32)]
+
+
+def _manifest(plan: ExportPlan, size: Dimensions, prompts: dict[str, SharedPrompt]) -> Manifest:
+    backbone = plan.backbone
+    first = next(iter(prompts.values()), None)
+    return Manifest(
+        name=plan.output.resolve().name,
+        family=size.family,
+        readout="similarity",
+        layout=first.layout if first else "prefix",
+        entry="first_layer",
+        prompt_length=len(first.values) if first else 0,
+        hidden_size=size.hidden_size,
+        layers=size.layers,
+        heads=size.heads,
+        head_size=size.head_size,
+        pooling=backbone.pooling,
+        token_types=backbone.model.token_types,
+        max_length=backbone.max_length,
+        pad_id=backbone.pad_id,
+        backbone={
+            "id": backbone.id,
+            "revision": backbone.revision,
+            "licence": backbone.licence,
+            "fingerprint": backbone.fingerprint,
+        },
+        tokenizer=backbone.texts.fingerprint,
+        prompts={
+            name: {"fingerprint": p.fingerprint, "layout": p.layout, "length": len(p.values)}
+            for name, p in prompts.items()
+        },
+        parity={},
+        files={},
+        made_by=f"mpt-edge {mpt_edge.__version__}",
+    )
+
+
+@contextmanager
+def _replacing_folder(output: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``output`` that takes its place when the block succeeds."""
+    output = output.resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.new-"))
+    retired = staging.with_name(staging.name.replace(".new-", ".old-"))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        if output.exists():
+            output.rename(retired)
+        try:
+            staging.rename(output)
+        except OSError:
+            if retired.exists():
+                retired.rename(output)
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)

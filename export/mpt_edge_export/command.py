@@ -1,0 +1,59 @@
+"""What `mpt-edge export` and `optimum-cli export mpt-edge` both do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from rich.console import Console
+
+from mpt_edge.bundle import MANIFEST, MODEL
+from mpt_edge.errors import InputError
+from mpt_edge.training.backbones import PACKAGED, load_backbone
+from mpt_edge_export.bundle import ExportPlan, export_bundle
+
+
+def export_command(
+    source: str, output: Path, vectors: Sequence[Path], *, revision: str | None = None, force: bool = False
+) -> None:
+    """Export a backbone with its vectors, telling each stage on the error stream.
+
+    Without ``vectors``, those that already lie in ``output`` are kept; the packaged backbone
+    otherwise gets the vectors that this package ships.
+
+    Raises:
+        InputError: a vectors folder holds nothing.
+    """
+    if (output / MANIFEST).exists() and not force:
+        raise InputError(f"{output} already holds a bundle; pass --force to replace it.")
+    console = Console(stderr=True)
+    with console.status("loading the backbone") as status:
+
+        def observe(stage: str) -> None:
+            status.update(stage)
+            if not console.is_terminal:
+                console.print(f"{stage} …", highlight=False)
+
+        backbone = load_backbone(source, revision)
+        plan = ExportPlan(backbone, _vectors(source, output, vectors), output, force)
+        manifest = export_bundle(plan, observe)
+    size = manifest.files[MODEL]["size"]
+    tasks = sum(name.startswith("tasks/") for name in manifest.files)
+    Console().print(
+        f"{output}: {manifest.backbone['id']}, {size / 1e6:.1f} MB, {tasks} tasks; ONNX Runtime agrees with PyTorch "
+        f"to {manifest.parity['max_abs_difference']:.1e} over {manifest.parity['cases']} cases.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _vectors(source: str, output: Path, given: Sequence[Path]) -> list[Path]:
+    for folder in given:
+        if not any(folder.glob("prompts/*.safetensors")) and not any(folder.glob("tasks/*.safetensors")):
+            raise InputError(f"{folder} holds neither prompts/ nor tasks/; pass the output folder of a training run.")
+    kept = [output] if any(output.glob("prompts/*.safetensors")) else []
+    if kept or given:
+        return [*kept, *given]
+    shipped = Path(str(files("mpt_edge_export"))) / "vectors" / source
+    return [shipped] if source in PACKAGED and shipped.is_dir() else []

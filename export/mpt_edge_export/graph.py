@@ -1,0 +1,109 @@
+"""The exported graph: one copy of the weights that serves three calls (docs/design.md).
+
+Inputs: ``input_ids``, ``attention_mask`` over cached prompt, prompt and text, ``token_type_ids``
+where the model reads them, ``prompt`` rows, and ``past_key_values.i.key`` / ``.value``. Outputs:
+``last_hidden_state`` over prompt and text, and ``present.i.key`` / ``.value`` of those rows. An axis
+that a call does not use has length zero.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+import onnx_ir
+import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from torch import Tensor, nn
+
+from mpt_edge.training.prompted import PromptedEncoder
+
+#: ONNX operator set of the graph.
+OPSET = 20
+
+
+class BackboneGraph(nn.Module):
+    """`PromptedEncoder` with the flat inputs and outputs of the ONNX graph."""
+
+    def __init__(self, encoder: PromptedEncoder) -> None:
+        """Wrap an encoder; weights are shared."""
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, prompt: Tensor, *past: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the last hidden state, then each layer's new key and value."""
+        pairs = list(zip(past[::2], past[1::2], strict=True))
+        hidden, present = self.encoder(input_ids, attention_mask, token_type_ids, prompt=prompt, past=pairs)
+        return (hidden, *(tensor for pair in present for tensor in pair))
+
+
+def layer_names(layers: int) -> list[str]:
+    """Return ``0.key, 0.value, 1.key, …`` as Hugging Face and Optimum name them."""
+    return [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
+
+
+def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, path: Path) -> None:
+    """Export the frozen encoder to one ONNX file.
+
+    Args:
+        encoder: the model, frozen and in evaluation mode.
+        heads: attention heads of a layer.
+        head_size: channels of a head.
+        path: the file to write.
+    """
+    names = layer_names(encoder.layer_count)
+    tokens, prompt_rows, cached = 5, 3, 4
+    ids = torch.ones(2, tokens, dtype=torch.long)
+    mask = torch.ones(2, cached + prompt_rows + tokens, dtype=torch.long)
+    types = torch.zeros_like(ids) if encoder.token_types else None
+    prompt = torch.zeros(2, prompt_rows, encoder.hidden_size)
+    past = tuple(torch.zeros(1, heads, cached, head_size) for _ in names)
+    auto = torch.export.Dim.AUTO
+    text_axes = {0: auto, 1: auto}
+    shapes = (text_axes, text_axes, text_axes if encoder.token_types else None, text_axes, ({2: auto},) * len(names))
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if encoder.token_types else []), "prompt"]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            BackboneGraph(encoder).eval(),
+            (ids, mask, types, prompt, *past),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            input_names=[*inputs, *(f"past_key_values.{name}" for name in names)],
+            output_names=["last_hidden_state", *(f"present.{name}" for name in names)],
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    _name_axes(model, encoder.token_types)
+    RemoveUnusedNodesPass()(model)
+    model.producer_name = "mpt-edge"
+    onnx_ir.save(model, path)
+
+
+def _name_axes(model: onnx_ir.Model, token_types: bool) -> None:
+    """Give every axis its name, and let the cache's batch be one or the batch's size.
+
+    The matrix products against the cache broadcast by themselves, so the graph holds no trace of
+    the batch of one that it was exported with; only the declared shape does.
+    """
+    batch_axes = {
+        "input_ids": ("batch", "tokens"),
+        "attention_mask": ("batch", "keys"),
+        "prompt": ("batch", "prompt_rows", None),
+        "last_hidden_state": ("batch", "rows", None),
+    }
+    if token_types:
+        batch_axes["token_type_ids"] = ("batch", "tokens")
+    for value in [*model.graph.inputs, *model.graph.outputs]:
+        name = value.name or ""
+        axes = batch_axes.get(name)
+        if axes is None:
+            axes = ("cache_batch", None, "cached", None) if name.startswith("past") else ("batch", None, "rows", None)
+        assert value.shape is not None
+        value.shape = onnx_ir.Shape([axis or size for axis, size in zip(axes, value.shape, strict=True)])

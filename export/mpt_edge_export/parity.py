@@ -1,0 +1,106 @@
+"""The proof: ONNX Runtime against PyTorch on the three calls, before a bundle is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpt_edge.backbone import OnnxBackbone, stack
+from mpt_edge.errors import ParityError
+from mpt_edge.text import Batch
+from mpt_edge.training.backbones import Backbone
+
+#: Largest difference of any hidden state, key or value that a bundle may have.
+TOLERANCE = 1e-4
+
+_BATCHES = (1, 3, 8)
+_LENGTHS = (1, 7, 33)
+
+
+def check_parity(
+    backbone: Backbone, session: OnnxBackbone, prompts: Sequence[np.ndarray[Any, np.dtype[np.float32]]]
+) -> dict[str, Any]:
+    """Compare all calls over batch sizes, lengths and prompts.
+
+    Args:
+        backbone: the PyTorch side.
+        session: the exported graph in ONNX Runtime.
+        prompts: composed prompts ``(l, d)`` of the tasks, or a random one where there are none.
+
+    Returns:
+        The largest difference and how many cases it was taken over.
+
+    Raises:
+        ParityError: the difference is above `TOLERANCE`.
+    """
+    rng = np.random.default_rng(0)
+    largest, cases = 0.0, 0
+    for number, prompt in enumerate(prompts):
+        cache = session.encode_prompt(prompt)
+        with torch.no_grad():
+            past = backbone.model.encode_prompt(torch.from_numpy(prompt)[None])
+        expected = [tensor.numpy() for pair in past for tensor in pair]
+        largest = max(largest, *(_difference(*pair) for pair in zip(cache.values(), expected, strict=True)))
+        for rows, tokens in _shapes(number):
+            batch = _random_batch(backbone, rng, rows, tokens)
+            text = batch.attention_mask == 1
+            pairs = [
+                (session.request(batch), _torch(backbone, batch)),
+                (session.request(batch, cache), _torch(backbone, batch, past=past, seen=len(prompt))),
+                (session.joint_request(batch, prompt), _torch(backbone, batch, prompt=prompt)),
+            ]
+            joined, mask = stack([cache] * rows)
+            pairs.append((session.request(batch, joined, mask), pairs[1][1]))
+            largest = max(largest, *(_difference(a[text], b[text]) for a, b in pairs))
+            cases += len(pairs)
+    if not largest <= TOLERANCE:
+        raise ParityError(
+            f"ONNX Runtime differs from PyTorch by {largest:.2e}, more than {TOLERANCE:.0e}; no bundle was written. "
+            "Try other versions of torch or onnxruntime."
+        )
+    return {"max_abs_difference": float(f"{largest:.3e}"), "cases": cases, "tolerance": TOLERANCE}
+
+
+def _shapes(number: int) -> list[tuple[int, int]]:
+    """Every batch size and length for the first prompt, one of each for the others."""
+    every = [(rows, tokens) for rows in _BATCHES for tokens in _LENGTHS]
+    return every if number == 0 else [every[number % len(every)]]
+
+
+def _random_batch(backbone: Backbone, rng: np.random.Generator, rows: int, tokens: int) -> Batch:
+    vocabulary = int(backbone.model.model.config.vocab_size)
+    ids = rng.integers(0, vocabulary, (rows, tokens))
+    lengths = rng.integers(1, tokens + 1, rows)
+    mask = (np.arange(tokens)[None, :] < lengths[:, None]).astype(np.int64)
+    ids = np.where(mask == 1, ids, backbone.pad_id)
+    types = (rng.random((rows, tokens)) < 0.3).astype(np.int64) if backbone.model.token_types else np.zeros_like(mask)
+    return Batch(ids, mask, types)
+
+
+@torch.no_grad()
+def _torch(
+    backbone: Backbone,
+    batch: Batch,
+    *,
+    past: list[tuple[Tensor, Tensor]] | None = None,
+    seen: int = 0,
+    prompt: np.ndarray[Any, np.dtype[np.float32]] | None = None,
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    rows = len(batch.input_ids)
+    length = seen if prompt is None else len(prompt)
+    mask = torch.from_numpy(np.pad(batch.attention_mask, ((0, 0), (length, 0)), constant_values=1))
+    prompts = None if prompt is None else torch.from_numpy(prompt).expand(rows, -1, -1)
+    ids, types = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.token_type_ids)
+    hidden, _ = backbone.model(ids, mask, types, prompt=prompts, past=past)
+    found: np.ndarray[Any, np.dtype[np.float32]] = hidden[:, 0 if prompt is None else length :].numpy()
+    return found
+
+
+def _difference(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    # A NaN on either side must fail the comparison, so it is not allowed to vanish in a maximum.
+    difference = float(np.abs(a - b).max())
+    return difference if np.isfinite(difference) else float("inf")

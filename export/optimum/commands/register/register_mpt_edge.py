@@ -1,0 +1,42 @@
+"""Offers the export as `optimum-cli export mpt-edge`, through Optimum's registration namespace."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+from optimum.commands.export.base import ExportCommand
+
+
+class MptEdgeExportCommand(BaseOptimumCLICommand):
+    """Export a frozen backbone with prompts and tasks as an mpt-edge bundle."""
+
+    COMMAND = CommandInfo(name="mpt-edge", help="Export a backbone with soft prompts as an mpt-edge bundle.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the options, named as Optimum's other exporters name them."""
+        parser.add_argument("-m", "--model", required=True, help="minilm-l6, a local folder, or a hub id.")
+        parser.add_argument("--revision", default=None, help="Revision of a hub model.")
+        parser.add_argument(
+            "--vectors", type=Path, action="append", default=[], help="Folder with prompts/ and tasks/."
+        )
+        parser.add_argument("--force", action="store_true", help="Replace a bundle that is already there.")
+        parser.add_argument("output", type=Path, help="The bundle's folder.")
+
+    def run(self) -> None:
+        """Export; an error is one sentence and exit code 1."""
+        from mpt_edge.errors import MptEdgeError
+        from mpt_edge_export.command import export_command
+
+        a = self.args
+        try:
+            export_command(a.model, a.output, a.vectors, revision=a.revision, force=a.force)
+        except MptEdgeError as error:
+            print(f"optimum-cli: {error}", file=sys.stderr)
+            sys.exit(1)
+
+
+REGISTER_COMMANDS = [(MptEdgeExportCommand, ExportCommand)]
