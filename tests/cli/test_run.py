@@ -1,0 +1,452 @@
+"""`mpt-edge run` as a user calls it: what it prints and writes, and the sentence for every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mpt_edge
+from mpt_edge import Model
+from mpt_edge._files import sha256
+
+Result = subprocess.CompletedProcess[str]
+Command = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bundle: Path) -> Model:
+    return mpt_edge.load(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def run(mpt_edge_command: Command, tiny_bundle: Path) -> Command:
+    return lambda *arguments, **options: mpt_edge_command("run", "--bundle", tiny_bundle, *arguments, **options)
+
+
+@pytest.fixture
+def copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
+
+
+def rows_of(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def answered(result: Result) -> list[dict]:
+    assert (result.returncode, result.stderr) == (0, "")
+    return rows_of(result.stdout)
+
+
+def refused(result: Result) -> str:
+    """Return the one sentence on the error stream."""
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("mpt-edge: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def agree(rows: list[dict], model: Model, texts: list, tasks: list[str] | str) -> None:
+    """Check rows against the Python API."""
+    expected = model.run(texts, tasks)
+    assert [(row["task"], row["label"]) for row in rows] == [(found.task, found.label) for found in expected]
+    for row, found in zip(rows, expected, strict=True):
+        assert row["score"] == pytest.approx(found.score, abs=1e-4)
+        assert row["scores"] == pytest.approx(dict(found.scores), abs=1e-4)
+
+
+def write(path: Path, *rows: object) -> Path:
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+def change_manifest(bundle: Path, **entries: object) -> None:
+    file = bundle / "bundle.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+# What is printed and written.
+
+
+def test_table_of_one_text(run: Command, model: Model) -> None:
+    result = run("--task", "sentiment", "a witty film")
+    assert (result.returncode, result.stderr) == (0, "")
+    header, row = result.stdout.splitlines()
+    found = model.task("sentiment")("a witty film")
+    assert header.split() == ["label", "score", "text"]
+    assert row.split(maxsplit=2) == [found.label, f"{found.score:.4f}", "a witty film"]
+    assert row.index("a witty") == header.index("text")
+
+
+def test_json_of_several_texts(run: Command, model: Model) -> None:
+    texts = ["a witty film", "a dull movie", "the ball game"]
+    rows = answered(run("--json", "--task", "topic", *texts))
+    assert [list(row) for row in rows] == [["task", "label", "score", "scores", "text"]] * 3
+    assert [row["text"] for row in rows] == texts
+    agree(rows, model, texts, "topic")
+
+
+def test_lines_of_standard_input(run: Command, model: Model) -> None:
+    rows = answered(run("--json", "--task", "sentiment", input="a witty film\na dull movie\n"))
+    assert [(row["line"], row["text"]) for row in rows] == [(1, "a witty film"), (2, "a dull movie")]
+    agree(rows, model, ["a witty film", "a dull movie"], "sentiment")
+
+
+def test_dash_is_standard_input_in_a_named_format(run: Command) -> None:
+    (row,) = answered(run("--json", "--input", "-", "--format", "jsonl", input='{"text": "atom", "task": "topic"}\n'))
+    assert (row["task"], row["text"]) == ("topic", "atom")
+
+
+def test_jsonl_of_mixed_tasks(run: Command, model: Model, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "rows.jsonl",
+        {"text": "a witty film", "task": "sentiment"},
+        {"text": "atom and cell", "task": "topic"},
+        {"text": "good", "text_pair": "great", "task": "same"},
+        {"text": "a dull film"},
+    )
+    rows = answered(run("--json", "--input", path, "--task", "sentiment"))
+    assert [row["line"] for row in rows] == [1, 2, 3, 4]
+    assert [row.get("text_pair") for row in rows] == [None, None, "great", None]
+    texts = ["a witty film", "atom and cell", ("good", "great"), "a dull film"]
+    agree(rows, model, texts, ["sentiment", "topic", "same", "sentiment"])
+    header, *lines = run("--input", path, "--task", "sentiment").stdout.splitlines()
+    assert header.split() == ["label", "score", "task", "text"]
+    assert [line.split()[2] for line in lines] == ["sentiment", "topic", "same", "sentiment"]
+
+
+def test_csv_with_other_columns(run: Command, model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('id,first,second\n7,"good, great",good\n8,bad,"the ""dull"" film"\n')
+    columns = ("--text-column", "first", "--pair-column", "second")
+    rows = answered(run("--json", "--task", "same", "--input", path, *columns))
+    pairs = [("good, great", "good"), ("bad", 'the "dull" film')]
+    assert [(row["text"], row["text_pair"]) for row in rows] == pairs
+    agree(rows, model, pairs, "same")
+
+
+def test_pair(run: Command, model: Model) -> None:
+    (row,) = answered(run("--json", "--task", "same", "good film", "--pair", "great film"))
+    assert list(row) == ["task", "label", "score", "scores", "text", "text_pair"]
+    agree([row], model, [("good film", "great film")], "same")
+    assert "good film | great film" in run("--task", "same", "good film", "--pair", "great film").stdout
+
+
+def test_output_file(run: Command, model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "rows.jsonl"
+    result = run("--task", "sentiment", "--output", path, "a witty film", "ein süßer Film")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    rows = rows_of(path.read_text(encoding="utf-8"))
+    assert [row["text"] for row in rows] == ["a witty film", "ein süßer Film"]
+    agree(rows, model, ["a witty film", "ein süßer Film"], "sentiment")
+
+
+def test_bundle_of_the_environment(mpt_edge_command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"MPT_EDGE_BUNDLE": str(tiny_bundle)}
+    rows = answered(mpt_edge_command("run", "--json", "--task", "topic", "atom", env=environment, cwd=tmp_path))
+    assert [row["task"] for row in rows] == ["topic"]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of 2,000 rows of two tasks and many lengths."""
+    rows = [
+        {"text": f"film {'good ' * (i * 7 % 11)}{i}", "task": "topic" if i % 3 else "sentiment"} for i in range(2000)
+    ]
+    return write(tmp_path_factory.mktemp("many") / "rows.jsonl", *rows)
+
+
+def test_two_thousand_rows_keep_their_order(run: Command, model: Model, many: Path) -> None:
+    given = rows_of(many.read_text())
+    rows = answered(run("--json", "--input", many))
+    assert [row["line"] for row in rows] == list(range(1, 2001))
+    assert [(row["text"], row["task"]) for row in rows] == [(row["text"], row["task"]) for row in given]
+    agree(rows, model, [row["text"] for row in given], [row["task"] for row in given])
+
+
+def test_reader_that_goes_away(tiny_bundle: Path, many: Path) -> None:
+    command = [Path(sys.executable).with_name("mpt-edge"), "run", "--bundle", tiny_bundle, "--input", many, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert json.loads(process.stdout.readline())["line"] == 1
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) in {0, 1}  # typer ends a command whose reader has gone with 1
+
+
+def test_answers_before_standard_input_ends(tiny_bundle: Path) -> None:
+    command = [Path(sys.executable).with_name("mpt-edge"), "run", "--bundle", tiny_bundle, "--task", "topic", "--json"]
+    with subprocess.Popen([*command, "--batch-size", "1"], stdin=-1, stdout=-1, text=True, bufsize=1) as process:
+        for text in ("atom", "ball game"):
+            process.stdin.write(text + "\n")
+            assert json.loads(process.stdout.readline())["text"] == text
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+def test_long_text_is_truncated_and_says_so(run: Command, model: Model) -> None:
+    texts = ["a witty film", "good " * 40]
+    short, long = answered(run("--json", "--task", "sentiment", *texts))
+    assert "truncated" not in short
+    assert long["truncated"] is True
+    assert long["text"] == texts[1]
+    agree([short, long], model, texts, "sentiment")
+    first, second = run("--task", "sentiment", *texts).stdout.splitlines()[1:]
+    assert "truncated" not in first
+    assert second.endswith(" (truncated to 16 tokens)")
+
+
+def test_control_characters_do_not_reach_the_terminal(run: Command) -> None:
+    result = run("--task", "sentiment", "a\x1b[31m witty\nfilm")
+    assert "\x1b" not in result.stdout
+    assert len(result.stdout.splitlines()) == 2
+
+
+def test_needs_no_torch(tiny_bundle: Path) -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, transformers=None, onnx=None, optimum=None);"
+        "from mpt_edge.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "run", "--bundle", tiny_bundle, "--task", "topic", "--json", "atom"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert [row["text"] for row in answered(result)] == ["atom"]
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--task", "sentimant", "a film"], "no task 'sentimant' in .*; did you mean 'sentiment'?"),
+        (["--task", "zzz", "a film"], "; it has same, sentiment, topic."),
+        (["a film"], "no task is named; pass --task NAME, and see `mpt-edge tasks list`"),
+        (["--task", "sentiment", ""], "text 1 has an empty text; write at least one word."),
+        (["--task", "sentiment", "a film", " \t"], "text 2 has an empty text; write at least one word."),
+        (["--task", "same", "good"], "'same' reads pairs, but there is no second text; pass it with --pair."),
+        (["--task", "topic", "a", "--pair", "b"], "'topic' reads single texts, but there is a second text; leave it"),
+        (["--task", "same", "a", "b", "--pair", "c"], "--pair goes with one TEXT, but there are 2; put pairs in a"),
+        (["--task", "same", "--pair", "c"], "--pair goes with one TEXT; for rows of a file, name a column with"),
+        (["--task", "topic", "a", "--input", "f.txt"], "both TEXT and --input; pass one of them."),
+        (["--task", "topic", "--input", "f.parquet"], "pass --format jsonl, csv or text."),
+        (["--task", "topic", "--input", "no-such.txt"], "no-such.txt: No such file or directory; check the path"),
+    ],
+)
+def test_bad_arguments(run: Command, tmp_path: Path, arguments: list[str], says: str) -> None:
+    before, _, after = says.partition(".*")
+    message = refused(run(*arguments, cwd=tmp_path))
+    assert before in message
+    assert after in message
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-option"], ["--batch-size", "0", "a"], ["--format", "xml", "a"]])
+def test_wrong_usage(run: Command, arguments: list[str]) -> None:
+    result = run("--task", "topic", *arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "Usage: mpt-edge run" in result.stderr
+    assert arguments[0] in result.stderr
+
+
+def test_unknown_command(mpt_edge_command: Command) -> None:
+    result = mpt_edge_command("rum")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "No such command 'rum'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("f.csv", b"review,stars\na,1\n", "has no column 'text', it has 'review', 'stars'; name the right one with"),
+        ("f.csv", b"", "does not start with a CSV header; write the column names on line 1."),
+        ("f.csv", b"text,stars\na, b,1\n", "line 2 has 3 cells, but the header has 2; put quotes around texts"),
+        ("f.txt", b"a caf\xe9\n", "f.txt line 1 is not UTF-8; convert the file with iconv, or pass --on-error skip."),
+        ("f.txt", b"\n", "f.txt line 1 has an empty text; write at least one word, or pass --on-error skip."),
+        ("f.jsonl", b'{"text": 5}\n', "f.jsonl line 1 has 5 where a text belongs; write it as a string"),
+        ("f.jsonl", b'{"text": "a", "text_pair": "b"}\n', "line 1: 'topic' reads single texts"),
+        ("f.jsonl", b'{"text": "a", "task": "same"}\n', "'same' reads pairs, but there is no second text; name its"),
+        ("f.jsonl", b'{"text": "a", "task": "topik"}\n', "line 1: no task 'topik' in"),
+    ],
+)
+def test_bad_file(run: Command, tmp_path: Path, name: str, data: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    message = refused(run("--task", "topic", "--input", tmp_path / name))
+    assert says in message
+
+
+def test_row_without_a_task(run: Command, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"text": "atom", "task": "topic"}, {"text": "atom"})
+    result = run("--json", "--input", path)
+    assert 'line 2 names no task; pass --task NAME, or give the row a "task" entry' in refused(result)
+    assert [row["line"] for row in rows_of(result.stdout)] == [1]
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Path:
+    """Return a file whose rows 4 and 6 of 7 cannot be used."""
+    good = [{"text": f"film {i}"} for i in range(5)]
+    return write(tmp_path / "rows.jsonl", *good[:3], b'{"text": "fi', good[3], b'{"text": "caf\xe9"}', good[4])
+
+
+def test_wrong_json_names_its_line_and_keeps_what_came_before(run: Command, faulty: Path) -> None:
+    result = run("--json", "--task", "topic", "--input", faulty)
+    message = refused(result)
+    assert f"{faulty} line 4 is not JSON (" in message
+    assert message.endswith("or pass --on-error skip.\n")
+    assert [(row["line"], row["text"]) for row in rows_of(result.stdout)] == [
+        (1, "film 0"),
+        (2, "film 1"),
+        (3, "film 2"),
+    ]
+
+
+def test_skipped_rows_are_counted(run: Command, faulty: Path) -> None:
+    result = run("--json", "--task", "topic", "--input", faulty, "--on-error", "skip")
+    assert result.returncode == 0
+    assert [row["line"] for row in rows_of(result.stdout)] == [1, 2, 3, 5, 7]
+    first, last = result.stderr.splitlines()
+    assert first.startswith(f"mpt-edge: skipping a row: {faulty} line 4 is not JSON")
+    assert last.startswith(f"mpt-edge: skipped 2 of 7 rows; first: {faulty} line 4 is not JSON")
+
+
+@pytest.mark.parametrize("name", ["rows", "rows.jsonl"])
+def test_directory_as_input(run: Command, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    message = refused(run("--task", "topic", "--input", tmp_path / name))
+    assert name in message
+    assert ("Is a directory; check the path" in message) if "." in name else ("pass --format" in message)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_output_is_the_input(run: Command, tmp_path: Path, linked: bool) -> None:
+    path = write(tmp_path / "rows.jsonl", {"text": "atom"})
+    output = tmp_path / "link.jsonl" if linked else path
+    if linked:
+        output.symlink_to(path)
+    message = refused(run("--task", "topic", "--input", path, "--output", output))
+    assert f"{output} is the file that is read; name another with --output." in message
+    assert rows_of(path.read_text()) == [{"text": "atom"}]
+
+
+def test_debug_shows_the_traceback(run: Command) -> None:
+    result = run("--task", "zzz", "a film", "--debug")
+    assert result.returncode == 1
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("mpt-edge: no task 'zzz'")
+
+
+# Bad bundles.
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [(False, "build it with `mpt-edge export minilm-l6 --output "), (True, "pass the folder that holds")],
+)
+def test_missing_bundle(mpt_edge_command: Command, tmp_path: Path, make: bool, says: str) -> None:
+    folder = tmp_path / "empty"
+    if make:
+        folder.mkdir()
+    message = refused(mpt_edge_command("run", "--bundle", folder, "--task", "topic", "atom"))
+    assert f"no bundle in {folder}; {says}" in message
+    assert "or name another with --bundle" in message
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "onnx/model.onnx", "prompts/mpt.safetensors", "tasks/topic.safetensors"]
+)
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (None, "is missing; export the bundle again or restore the file."),
+        (
+            lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+            "is damaged (its SHA-256 is not the manifest's); restore it or",
+        ),
+        (lambda data: data[:-9], " bytes instead of "),
+    ],
+)
+def test_damaged_file(
+    mpt_edge_command: Command, copy: Path, name: str, damage: Callable[[bytes], bytes] | None, says: str
+) -> None:
+    file = copy / name
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    message = refused(mpt_edge_command("run", "--bundle", copy, "--task", "topic", "atom"))
+    assert message.startswith(f"mpt-edge: {file} ")
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("tokenizer.json", "is not a tokenizer file; export the bundle again."),
+        ("onnx/model.onnx", "ONNX Runtime cannot load {}; export the bundle again."),
+        ("prompts/mpt.safetensors", "is not a readable safetensors file; restore it from where it came."),
+        ("tasks/topic.safetensors", "is not a readable safetensors file; restore it from where it came."),
+    ],
+)
+def test_nonsense_that_the_manifest_vouches_for(mpt_edge_command: Command, copy: Path, name: str, says: str) -> None:
+    (copy / name).write_bytes(b"nonsense" * 9)
+    files = json.loads((copy / "bundle.json").read_text())["files"]
+    change_manifest(copy, files=files | {name: {"size": 72, "sha256": sha256(copy / name)}})
+    message = refused(mpt_edge_command("run", "--bundle", copy, "--task", "topic", "atom"))
+    assert says.format(copy / name) in message
+    assert str(copy / name) in message
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "is not a bundle manifest; export the bundle again."),
+        (b"[]", "is not a bundle manifest; export the bundle again."),
+        (b'{"schema": 1', "is not a bundle manifest; export the bundle again."),
+        (b"\xff\xfe{}", "is not a bundle manifest; export the bundle again."),
+        (b'{"name": "x"}', "is not a bundle manifest; export the bundle again."),
+        (b'{"schema": 99}', "was written by a newer mpt-edge (schema 99; this one reads 1); upgrade it."),
+        (b'{"schema": 1, "name": "x"}', "lacks the entry 'family'; export the bundle again."),
+    ],
+)
+def test_corrupt_manifest(mpt_edge_command: Command, copy: Path, data: bytes, says: str) -> None:
+    (copy / "bundle.json").write_bytes(data)
+    message = refused(mpt_edge_command("run", "--bundle", copy, "--task", "topic", "atom"))
+    assert f"{copy / 'bundle.json'} {says}" in message
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"files": {"tokenizer.json": "x"}},
+        {"files": {"onnx/model.onnx": {"sha256": "x"}}},
+        {"prompts": {"mpt": 1}},
+        {"files": 5},
+        {"hidden_size": "x"},
+        {"max_length": "9"},
+        {"pad_id": "a"},
+        {"heads": 3},
+        {"layers": 1},
+        {"layers": 9},
+        {"token_types": False},
+        {"pooling": "sum"},
+    ],
+    ids=str,
+)
+def test_manifest_with_an_unusable_entry(mpt_edge_command: Command, copy: Path, entries: dict) -> None:
+    change_manifest(copy, **entries)
+    message = refused(mpt_edge_command("run", "--bundle", copy, "--task", "topic", "atom"))
+    assert "again" in message or "made for this bundle" in message
+
+
+def test_manifest_that_leads_out_of_the_folder(mpt_edge_command: Command, copy: Path) -> None:
+    change_manifest(copy, files={"../secret": {"size": 1, "sha256": ""}})
+    message = refused(mpt_edge_command("run", "--bundle", copy, "--task", "topic", "atom"))
+    assert "lists the path '../secret', which is not allowed" in message

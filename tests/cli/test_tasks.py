@@ -1,0 +1,213 @@
+"""`mpt-edge tasks`: list, show, install, remove and verify, on copies of a small bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mpt_edge
+from mpt_edge.taskfile import TaskFile
+
+Result = subprocess.CompletedProcess[str]
+Command = Callable[..., Result]
+NAMES = ["same", "sentiment", "topic"]
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def tasks(mpt_edge_command: Command, bundle: Path) -> Command:
+    return lambda command, *arguments: mpt_edge_command("tasks", command, "--bundle", bundle, *arguments)
+
+
+@pytest.fixture
+def make(tiny_vectors: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a changed copy of the task `sentiment`."""
+
+    def write(**changes: object) -> Path:
+        task = replace(TaskFile.load(tiny_vectors / "tasks" / "sentiment.safetensors"), **changes)
+        path = tmp_path / "made.safetensors"
+        task.save(path)
+        return path
+
+    return write
+
+
+def done(result: Result) -> str:
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+def refused(result: Result) -> str:
+    """Return the one sentence on the error stream."""
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("mpt-edge: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def listed(tasks: Command) -> dict[str, dict]:
+    rows = [json.loads(line) for line in done(tasks("list", "--json")).splitlines()]
+    return {row["task"]: row for row in rows}
+
+
+def test_list(tasks: Command, bundle: Path) -> None:
+    rows = listed(tasks)
+    assert list(rows) == NAMES
+    assert list(rows["topic"]) == ["task", "kind", "labels", "bytes", "vectors", "test_accuracy", "version"]
+    assert (rows["same"]["kind"], rows["topic"]["labels"], rows["topic"]["vectors"]) == ("pair", 3, "u, v")
+    for name in NAMES:
+        assert rows[name]["bytes"] == (bundle / "tasks" / f"{name}.safetensors").stat().st_size
+    table = done(tasks("list")).splitlines()
+    assert table[0].startswith("task")
+    assert [line.split()[0] for line in table[1:]] == NAMES
+
+
+def test_list_shows_accuracy_and_own_prompts(tasks: Command, make: Callable[..., Path], tiny_bundle: Path) -> None:
+    own = np.zeros((6, 32), np.float16)
+    done(tasks("install", make(name="own", own_prompt=own, metrics={"test": {"accuracy": 0.875}})))
+    row = listed(tasks)["own"]
+    assert (row["vectors"], row["test_accuracy"]) == ("u, v and its own prompt", 0.875)
+    assert "0.875" in done(tasks("list"))
+
+
+def test_show(tasks: Command) -> None:
+    facts = json.loads(done(tasks("show", "topic")))
+    assert (facts["name"], facts["labels"]) == ("topic", ["sport", "law", "science"])
+    assert facts["label_texts"] == [["ball game"], ["vote party"], ["atom cell"]]
+    assert (facts["u"], facts["v"], facts["dtype"], facts["max_length"]) == ([6], [32], "float16", 16)
+
+
+@pytest.mark.parametrize("command", ["show", "remove", "verify"])
+def test_unknown_task(tasks: Command, command: str) -> None:
+    message = refused(tasks(command, "topik"))
+    assert "no task 'topik'" in message
+    assert "did you mean 'topic'?" in message
+
+
+def test_install_and_run(tasks: Command, bundle: Path, make: Callable[..., Path], mpt_edge_command: Command) -> None:
+    path = make(name="fresh", labels=("no", "yes"))
+    said = done(tasks("install", path))
+    assert said == f"installed fresh ({path.stat().st_size:,} bytes) in {bundle}\n"
+    assert list(listed(tasks)) == ["fresh", *NAMES]
+    assert (bundle / "tasks" / "fresh.safetensors").read_bytes() == path.read_bytes()
+    row = json.loads(done(mpt_edge_command("run", "-b", bundle, "--json", "--task", "fresh", "a witty film")))
+    assert row["label"] in {"no", "yes"}
+    assert row["score"] == pytest.approx(mpt_edge.load(bundle).task("sentiment")("a witty film").score, abs=1e-4)
+    assert done(tasks("verify")).endswith(" and 4 tasks are as they were made.\n")
+
+
+def test_install_replaces_an_older_version_only(tasks: Command, make: Callable[..., Path]) -> None:
+    done(tasks("install", make(version=3)))
+    assert listed(tasks)["sentiment"]["version"] == 3
+    assert "installed in a newer version than 2; remove it first to go back." in refused(
+        tasks("install", make(version=2))
+    )
+    assert listed(tasks)["sentiment"]["version"] == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"backbone": "0" * 64}, "backbone than tiny-bert"),
+        ({"tokenizer": "0" * 64}, "tokenizer"),
+        ({"prompt_sha256": "0" * 64}, "shared prompt than this bundle's mpt"),
+        ({"v": np.ones(16, np.float16)}, "width than 32"),
+    ],
+)
+def test_install_of_a_stranger(
+    tasks: Command, bundle: Path, make: Callable[..., Path], changes: dict, says: str
+) -> None:
+    before = (bundle / "bundle.json").read_bytes()
+    message = refused(tasks("install", make(name="stranger", **changes)))
+    assert f"the task 'stranger' was made for another {says}; install the task file made for this bundle." in message
+    assert (bundle / "bundle.json").read_bytes() == before
+    assert not (bundle / "tasks" / "stranger.safetensors").exists()
+
+
+def test_task_with_vectors_longer_than_the_prompt(tasks: Command, make: Callable[..., Path]) -> None:
+    refused(tasks("install", make(u=np.ones(9, np.float16))))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.unlink(), "cannot read {} (No such file or directory); restore the file."),
+        (lambda path: path.write_bytes(b"x" * 99), "{} is not a readable safetensors file; restore it"),
+        (lambda path: path.write_bytes(path.read_bytes()[:300]), "{} is not a readable safetensors file; restore it"),
+    ],
+)
+def test_install_of_no_task_file(
+    tasks: Command, make: Callable[..., Path], damage: Callable[[Path], object], says: str
+) -> None:
+    path = make(name="fresh")
+    damage(path)
+    assert says.format(path) in refused(tasks("install", path))
+    assert list(listed(tasks)) == NAMES
+
+
+def test_install_of_a_prompt_file(tasks: Command, bundle: Path) -> None:
+    assert "is not a task file this version reads" in refused(tasks("install", bundle / "prompts" / "mpt.safetensors"))
+
+
+def test_install_while_another_process_writes(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
+    lock = bundle / ".lock"
+    lock.touch()
+    assert f"wait, or delete {lock} if none is." in refused(tasks("install", make(name="fresh")))
+    assert lock.exists()
+
+
+def test_remove(tasks: Command, bundle: Path) -> None:
+    assert done(tasks("remove", "topic")) == f"removed topic from {bundle}\n"
+    assert list(listed(tasks)) == ["same", "sentiment"]
+    assert not (bundle / "tasks" / "topic.safetensors").exists()
+    assert not (bundle / ".lock").exists()
+
+
+def golden(bundle: Path, text: str) -> dict:
+    found = mpt_edge.load(bundle).task("sentiment")(text)
+    return {"text": text, "label": found.label, "score": found.score}
+
+
+def test_verify(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
+    done(tasks("install", make(golden=golden(bundle, "a witty film"))))
+    count = len(json.loads((bundle / "bundle.json").read_text())["files"])
+    assert done(tasks("verify")) == f"{count} files and 3 tasks are as they were made.\n"
+    assert done(tasks("verify", "sentiment")) == f"{count} files and 1 tasks are as they were made.\n"
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "tasks/topic.safetensors", "README.md"])
+def test_verify_finds_a_tampered_file(tasks: Command, bundle: Path, name: str) -> None:
+    data = bytearray((bundle / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / name).write_bytes(data)
+    message = refused(tasks("verify"))
+    assert f"{bundle / name} is damaged (its SHA-256 is not the manifest's); restore it or export again." in message
+
+
+@pytest.mark.parametrize("change", ["label", "score"])
+def test_verify_finds_a_changed_golden(tasks: Command, bundle: Path, make: Callable[..., Path], change: str) -> None:
+    right = golden(bundle, "a witty film")
+    other = {"label": {"good": "bad", "bad": "good"}[right["label"]], "score": right["score"] - 0.05}
+    done(tasks("install", make(golden=right | {change: other[change]})))
+    message = refused(tasks("verify"))
+    assert f"sentiment answers its golden example with {right['label']} ({right['score']:.3f}) instead of" in message
+    assert "install the task again or export the bundle again." in message
+    assert done(tasks("verify", "topic"))
+
+
+@pytest.mark.parametrize("bad", [{"text": "a film"}, {"text": "", "label": "good", "score": 0.5}, {"label": 1}])
+def test_verify_of_an_unusable_golden(tasks: Command, make: Callable[..., Path], bad: dict) -> None:
+    result = tasks("install", make(golden=bad))
+    assert "sentiment" in refused(tasks("verify") if result.returncode == 0 else result)

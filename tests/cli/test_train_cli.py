@@ -1,0 +1,209 @@
+"""`mpt-edge train` with a small backbone: from data files to a task that a bundle runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mpt_edge import tensors
+from mpt_edge.prompts import SharedPrompt
+from mpt_edge.taskfile import TaskFile
+
+Result = subprocess.CompletedProcess[str]
+Command = Callable[..., Result]
+OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1"}
+WORDS = {
+    "mood": {"good": "great witty gorgeous", "bad": "dull bad"},
+    "topic": {"sport": "sport ball game", "law": "vote law party", "science": "atom cell star"},
+    "pairs": {"same": "good great", "other": "bad dull"},
+}
+SIZES = ("--epochs", 2, "--batch-size", 8, "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with three recipes and their rows."""
+    folder = tmp_path_factory.mktemp("data")
+    for task, labels in WORDS.items():
+        rows = [
+            {"text": f"the {word} film {i}", "label": label} | ({"text_pair": f"a {word}"} if task == "pairs" else {})
+            for i in range(8)
+            for label, words in labels.items()
+            for word in words.split()
+        ]
+        for split, part in (("train", rows), ("validation", rows[:12]), ("test", rows[-12:])):
+            path = folder / task / f"{split}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in part))
+        kind = "pair" if task == "pairs" else "classification"
+        splits = "".join(f'{split} = "{task}/{split}.jsonl"\n' for split in ("train", "validation", "test"))
+        (folder / f"{task}.toml").write_text(f'name = "{task}"\nkind = "{kind}"\nmax_length = 16\n{splits}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(mpt_edge_command: Command, tiny_folder: Path, data: Path) -> Command:
+    def call(stage: str, names: list[str], output: Path, *arguments: object, **options: object) -> Result:
+        recipes = [data / f"{name}.toml" for name in names]
+        places = ("--output", output, "--data", data, "--backbone", tiny_folder)
+        return mpt_edge_command("train", stage, *recipes, *places, *SIZES, *arguments, **{"env": OFFLINE} | options)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def source(train: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """Return the folder of a source run and what the command said."""
+    output = tmp_path_factory.mktemp("source") / "run"
+    result = train("source", ["mood", "topic"], output, "--length", 4, "--test")
+    assert result.returncode == 0, result.stderr
+    return output, result
+
+
+@pytest.fixture(scope="module")
+def target(train: Command, source: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a target run."""
+    output = tmp_path_factory.mktemp("target") / "run"
+    result = train("target", ["pairs"], output, "--from", source[0])
+    assert result.returncode == 0, result.stderr
+    return output
+
+
+def refused(result: Result) -> str:
+    """Return the one sentence on the error stream; a bar may stand before it."""
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("mpt-edge: ")]
+    assert lines == result.stderr.splitlines()[-1:]
+    return lines[0]
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """Return what each file holds; safetensors writes metadata in no fixed order, so its files are parsed."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: parsed(path) if path.suffix == ".safetensors" else path.read_bytes() for name, path in files.items()}
+
+
+def parsed(path: Path) -> tuple[dict[str, bytes], dict[str, str]]:
+    arrays, metadata = tensors.parse(path.read_bytes(), str(path))
+    return {name: array.tobytes() for name, array in arrays.items()}, metadata
+
+
+def test_source(source: tuple[Path, Result]) -> None:
+    output, result = source
+    assert set(contents(output)) == {
+        "prompts/mpt.safetensors",
+        "tasks/mood.safetensors",
+        "tasks/topic.safetensors",
+        "checkpoint.pt",
+        "log.jsonl",
+    }
+    prompt = SharedPrompt.load(output / "prompts" / "mpt.safetensors")
+    task = TaskFile.load(output / "tasks" / "topic.safetensors")
+    assert prompt.values.shape == (4, 32)
+    assert (task.u.shape, task.v.shape, task.labels) == ((4,), (32,), ("law", "science", "sport"))
+    assert task.prompt_sha256 == prompt.fingerprint
+    assert {"validation", "test"} == set(task.metrics)
+    header, mood, topic, written = result.stdout.splitlines()
+    assert header.split()[:4] == ["task", "labels", "validation", "test"]
+    assert mood.split()[:2] == ["mood", "2"]
+    assert topic.split()[:4] == [
+        "topic",
+        "3",
+        f"{task.metrics['validation']['accuracy']:.4f}",
+        f"{task.metrics['test']['accuracy']:.4f}",
+    ]
+    assert written == f"written to {output}"
+
+
+def test_target_keeps_the_prompt(source: tuple[Path, Result], target: Path) -> None:
+    before, after = (SharedPrompt.load(run / "prompts" / "mpt.safetensors") for run in (source[0], target))
+    task = TaskFile.load(target / "tasks" / "pairs.safetensors")
+    assert before.fingerprint == after.fingerprint == task.prompt_sha256
+    assert (task.kind, task.training["stage"]) == ("pair", "target")
+    assert abs(task.u - 1).max() > 0.01
+    assert abs(task.v - 1).max() > 0.01
+
+
+@pytest.mark.parametrize("stage", ["source", "target"])
+def test_a_finished_run_is_not_trained_again(
+    train: Command, source: tuple[Path, Result], target: Path, stage: str
+) -> None:
+    output = source[0] if stage == "source" else target
+    before, made = contents(output), (output / "checkpoint.pt").stat().st_mtime_ns
+    extra = ("--length", 4, "--test") if stage == "source" else ("--from", source[0])
+    result = train(stage, ["mood", "topic"] if stage == "source" else ["pairs"], output, *extra)
+    assert result.returncode == 0, result.stderr
+    assert contents(output) == before
+    assert (output / "checkpoint.pt").stat().st_mtime_ns == made
+
+
+def test_other_settings_in_the_same_folder(train: Command, source: tuple[Path, Result]) -> None:
+    before = contents(source[0])
+    message = refused(train("source", ["mood", "topic"], source[0], "--length", 5))
+    assert "other data, settings or backbone; choose another --output, or delete its checkpoint.pt" in message
+    assert contents(source[0]) == before
+
+
+def test_from_training_to_an_installed_task(
+    mpt_edge_command: Command, tiny_folder: Path, source: tuple[Path, Result], target: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    made = mpt_edge_command("export", tiny_folder, "--vectors", source[0], "--output", bundle, env=OFFLINE)
+    assert made.returncode == 0, made.stderr
+    task = target / "tasks" / "pairs.safetensors"
+    assert mpt_edge_command("tasks", "install", task, "--bundle", bundle).returncode == 0
+    # Each golden example was answered by PyTorch; here ONNX Runtime answers it.
+    assert all(TaskFile.load(path).golden for path in (bundle / "tasks").iterdir())
+    verified = mpt_edge_command("tasks", "verify", "--bundle", bundle)
+    assert verified.returncode == 0, verified.stderr
+    assert "3 tasks are as they were made." in verified.stdout
+    row = mpt_edge_command("run", "-b", bundle, "--json", "-t", "pairs", "a good film", "--pair", "a great")
+    assert json.loads(row.stdout)["label"] in {"same", "other"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (
+            'name = "x"\ntrain = "mood/train.jsonl"\nvalidatoin = "v"\n',
+            "unknown entry 'validatoin'; known are name, tr",
+        ),
+        (
+            'name = "x"\ntrain = "mood/no.jsonl"\nvalidation = "v"\n',
+            "check the recipe, or pass the folder with --data.",
+        ),
+        (
+            'name = "x"\ntrain = "mood/train.jsonl"\nvalidation = "mood/validation.jsonl"\ntext = "review"\n',
+            "x: the train split has no column 'review' (it has text, label); name the right one in the recipe.",
+        ),
+        (
+            'name = "x"\ntrain = "mood/train.jsonl"\nvalidation = "topic/validation.jsonl"\n',
+            "which the recipe does not list; add it under [labels] or mend the data.",
+        ),
+    ],
+)
+def test_bad_recipe(train: Command, data: Path, tmp_path: Path, recipe: str, says: str) -> None:
+    (data / "x.toml").write_text(recipe)
+    assert says in refused(train("source", ["x"], tmp_path / "out"))
+    assert not (tmp_path / "out" / "tasks").exists()
+
+
+def test_missing_recipe(train: Command, data: Path, tmp_path: Path) -> None:
+    message = refused(train("source", ["none"], tmp_path / "out"))
+    assert f"cannot read the recipe {data / 'none.toml'} (No such file or directory); check the path." in message
+
+
+def test_target_of_a_folder_without_a_prompt(train: Command, tmp_path: Path) -> None:
+    message = refused(train("target", ["pairs"], tmp_path / "out", "--from", tmp_path))
+    assert f"{tmp_path} holds no shared prompt; pass a bundle or a source run's folder." in message
+
+
+def test_target_from_a_task_that_is_not_there(train: Command, source: tuple[Path, Result], tmp_path: Path) -> None:
+    message = refused(train("target", ["pairs"], tmp_path / "out", "--from", source[0], "--start", "none"))
+    assert "none.safetensors" in message

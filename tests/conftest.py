@@ -1,0 +1,141 @@
+"""A tiny backbone with a tokenizer and two tasks, exported once a session: real code, no network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from mpt_edge.prompts import SharedPrompt
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge_export import ExportPlan, export_bundle
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+WORDS = "a the film movie witty gorgeous dull bad good great sport ball game vote law party atom cell star text"
+LENGTH = 6
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Write a WordPiece tokenizer over a few words and all letters."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *(f"##{c}" for c in letters),
+        *WORDS.split()[1:],
+    ]
+    tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a Hugging Face folder of a small random BERT."""
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-bert"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=100,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=48,
+        initializer_range=0.4,
+    )
+    BertModel(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Backbone:
+    """Return the small backbone, loaded."""
+    return load_backbone(str(tiny_folder))
+
+
+def make_task(
+    backbone: Backbone, shared: SharedPrompt, name: str, labels: dict[str, str], **changes: object
+) -> TaskFile:
+    """Return a task with random vectors."""
+    rng = np.random.default_rng(len(name))
+    values = {
+        "name": name,
+        "kind": "classification",
+        "labels": tuple(labels),
+        "label_texts": tuple((text,) for text in labels.values()),
+        "u": rng.normal(1, 0.3, shared.values.shape[0]).astype(np.float16),
+        "v": rng.normal(1, 0.3, shared.values.shape[1]).astype(np.float16),
+        "prompt": shared.name,
+        "prompt_sha256": shared.fingerprint,
+        "backbone": backbone.fingerprint,
+        "tokenizer": backbone.texts.fingerprint,
+        "max_length": 16,
+    }
+    return TaskFile(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def shared_prompt(tiny: Backbone) -> SharedPrompt:
+    """Return a shared prompt for the small backbone."""
+    values = np.random.default_rng(0).standard_normal((LENGTH, tiny.model.hidden_size)).astype(np.float16)
+    return SharedPrompt("mpt", values, "prefix", tiny.fingerprint)
+
+
+@pytest.fixture(scope="session")
+def tiny_vectors(tiny: Backbone, shared_prompt: SharedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the prompt and three tasks: sentiment, topic, and pairs."""
+    folder = tmp_path_factory.mktemp("vectors")
+    shared_prompt.save(folder / "prompts" / "mpt.safetensors")
+    tasks = [
+        make_task(tiny, shared_prompt, "sentiment", {"bad": "bad dull film", "good": "great witty film"}),
+        make_task(tiny, shared_prompt, "topic", {"sport": "ball game", "law": "vote party", "science": "atom cell"}),
+        make_task(tiny, shared_prompt, "same", {"no": "bad", "yes": "good"}, kind="pair"),
+    ]
+    for task in tasks:
+        task.save(folder / "tasks" / f"{task.name}.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny: Backbone, tiny_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of the small backbone. Do not change it; copy it."""
+    output = tmp_path_factory.mktemp("bundles") / "tiny"
+    export_bundle(ExportPlan(tiny, [tiny_vectors], output))
+    return output
+
+
+@pytest.fixture(scope="session")
+def mpt_edge_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs the real command and captures what it prints."""
+
+    def call(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("mpt-edge")), *map(str, arguments)]
+        options = {"stdin": subprocess.DEVNULL, **options} if "input" not in options else options
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+    return call

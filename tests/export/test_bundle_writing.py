@@ -1,0 +1,254 @@
+"""Writing a bundle: whole or not at all, and only of parts that belong together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mpt_edge
+import mpt_edge_export.bundle as writing
+from mpt_edge.bundle import MODEL
+from mpt_edge.errors import InputError, MismatchError, ParityError
+from mpt_edge.prompts import SharedPrompt
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.training.backbones import Backbone
+from mpt_edge_export import ExportPlan, export_bundle, parity
+
+
+@pytest.fixture
+def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the graph that was exported already; the rest of the writing is real."""
+    monkeypatch.setattr(writing, "export_graph", lambda *arguments: shutil.copyfile(tiny_bundle / MODEL, arguments[-1]))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def old(tiny_bundle: Path, tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
+    """Return a bundle that is already there, and what it holds."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "out" / "old"))
+    (folder / "tasks" / "retired.safetensors").write_text("only in the old bundle")
+    return folder, contents(folder)
+
+
+def test_manifest_hashes_and_parity(tiny_bundle: Path, tiny: Backbone, shared_prompt: SharedPrompt) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    found = contents(tiny_bundle)
+    assert set(manifest["files"]) == set(found) - {"bundle.json"}
+    for name, entry in manifest["files"].items():
+        assert entry == {"sha256": hashlib.sha256(found[name]).hexdigest(), "size": len(found[name])}
+    assert {"onnx/model.onnx", "tokenizer.json", "README.md", "prompts/mpt.safetensors"} < set(found)
+    assert 0 < manifest["parity"]["max_abs_difference"] < 1e-4
+    assert manifest["parity"]["cases"] == 4 * (9 + 1 + 1)
+    assert manifest["backbone"]["fingerprint"] == tiny.fingerprint
+    assert manifest["tokenizer"] == hashlib.sha256(found["tokenizer.json"]).hexdigest()
+    assert manifest["prompts"] == {"mpt": {"fingerprint": shared_prompt.fingerprint, "layout": "prefix"}}
+    sizes = [manifest[key] for key in ("prompt_length", "hidden_size", "layers", "heads", "head_size", "max_length")]
+    assert sizes == [6, 32, 2, 4, 8, 48]
+    assert (manifest["family"], manifest["pooling"], manifest["token_types"]) == ("encoder", "mean", True)
+    assert (manifest["layout"], manifest["entry"], manifest["readout"]) == ("prefix", "first_layer", "similarity")
+
+
+def test_vectors_are_copied_unchanged(tiny_bundle: Path, tiny_vectors: Path) -> None:
+    given, found = contents(tiny_vectors), contents(tiny_bundle)
+    assert {name: found[name] for name in given} == given
+
+
+def test_nothing_is_left_beside_the_bundle(tiny_bundle: Path) -> None:
+    assert [path.name for path in tiny_bundle.parent.iterdir()] == [tiny_bundle.name]
+    assert tiny_bundle.stat().st_mode & 0o777 == 0o755
+
+
+def test_card_lists_every_task(tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None) -> None:
+    vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
+    path = vectors / "tasks/topic.safetensors"
+    metrics = {"test": {"accuracy": 0.912, "macro_f1": 0.9, "rows": 500}, "probe": {"test": {"accuracy": 0.9}}}
+    licence, source = "CC-BY-4.0", {"source": "a made-up set"}
+    replace(TaskFile.load(path), metrics=metrics, licence=licence, training=source).save(path)
+    export_bundle(ExportPlan(tiny, [vectors], tmp_path / "b"))
+    card = (tmp_path / "b/README.md").read_text()
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("| ")]
+    by_name = {row[0]: row for row in rows}
+    assert {"sentiment", "topic", "same"} <= set(by_name)
+    assert by_name["topic"][1:] == ["3", "91.2", "90.0", "+1.2", "500", f"{path.stat().st_size:,}", licence]
+    assert by_name["same"][1:6] == ["2", "-", "-", "-", "-"]
+    assert "- topic: a made-up set" in card
+    assert "base_model: tiny-bert" in card
+
+
+def test_existing_bundle_is_refused(tiny: Backbone, tiny_vectors: Path, old: tuple[Path, dict[str, bytes]]) -> None:
+    folder, before = old
+    with pytest.raises(InputError, match="already holds a bundle; pass --force"):
+        export_bundle(ExportPlan(tiny, [tiny_vectors], folder))
+    assert contents(folder) == before
+
+
+def test_output_that_is_a_file(tiny: Backbone, tiny_vectors: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(InputError, match="is a file"):
+        export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "out", force=True))
+
+
+def test_folder_with_other_things_in_it_is_refused(
+    tiny: Backbone, tiny_vectors: Path, old: tuple[Path, dict[str, bytes]]
+) -> None:
+    folder, before = old
+    (folder / "mine.txt").write_text("put here by hand")
+    with pytest.raises(InputError, match=r"holds 'mine.txt', which is no part of a bundle"):
+        export_bundle(ExportPlan(tiny, [tiny_vectors], folder, force=True))
+    assert contents(folder) == before | {"mine.txt": b"put here by hand"}
+
+
+def test_force_replaces(
+    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, old: tuple[Path, dict[str, bytes]], quick: None
+) -> None:
+    folder, _ = old
+    vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
+    (vectors / "tasks/same.safetensors").unlink()
+    stages: list[str] = []
+    export_bundle(ExportPlan(tiny, [vectors], folder, force=True), stages.append)
+    assert mpt_edge.load(folder, threads=1).tasks == ["sentiment", "topic"]
+    assert not (folder / "tasks" / "retired.safetensors").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["old"]
+    assert len(stages) == 4
+
+
+def test_later_vectors_replace_earlier_ones(tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None) -> None:
+    newer = tmp_path / "newer"
+    task = TaskFile.load(tiny_vectors / "tasks/topic.safetensors")
+    replace(task, version=7).save(newer / "tasks/topic.safetensors")
+    export_bundle(ExportPlan(tiny, [tiny_vectors, newer], tmp_path / "b"))
+    model = mpt_edge.load(tmp_path / "b", threads=1)
+    assert model.task("topic").file.version == 7
+    assert model.tasks == ["same", "sentiment", "topic"]
+
+
+def off_by_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "TOLERANCE", 0.0)
+
+
+def not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = writing.OnnxBackbone._hidden
+    monkeypatch.setattr(writing.OnnxBackbone, "_hidden", lambda *arguments: hidden(*arguments) * np.float32("nan"))
+
+
+@pytest.mark.parametrize("wrong", [off_by_some, not_a_number])
+def test_disagreement_leaves_nothing_behind(
+    tiny: Backbone,
+    tiny_vectors: Path,
+    tmp_path: Path,
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    wrong(monkeypatch)
+    with pytest.raises(ParityError, match="no bundle was written"):
+        export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "out" / "b"))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_graph_with_other_weights_is_caught(
+    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = pytest.importorskip("onnx")
+
+    def damaged(*arguments: object) -> None:
+        model = onnx.load(tiny_bundle / MODEL)
+        tensor = next(t for t in model.graph.initializer if list(t.dims) in ([32, 64], [64, 32]))
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        values[3, 5] += 0.5
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        onnx.save(model, arguments[-1])
+
+    monkeypatch.setattr(writing, "export_graph", damaged)
+    with pytest.raises(ParityError, match="differs from PyTorch"):
+        export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "out" / "b"))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("at", ["check_parity", "write_card", "export_graph", "_copy_vectors", "sha256"])
+def test_crash_in_the_middle_keeps_the_old_bundle(
+    tiny: Backbone,
+    tiny_vectors: Path,
+    old: tuple[Path, dict[str, bytes]],
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+) -> None:
+    folder, before = old
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, at, crash)
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(ExportPlan(tiny, [tiny_vectors], folder, force=True))
+    assert contents(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["old"]
+
+
+def test_failing_last_rename_puts_the_old_bundle_back(
+    tiny: Backbone,
+    tiny_vectors: Path,
+    old: tuple[Path, dict[str, bytes]],
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, before = old
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if ".new-" in self.name and target == folder:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="No space left"):
+        export_bundle(ExportPlan(tiny, [tiny_vectors], folder, force=True))
+    assert contents(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("kind", ["prompt", "task"])
+def test_vectors_of_another_backbone_are_refused(tiny: Backbone, tiny_vectors: Path, tmp_path: Path, kind: str) -> None:
+    vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
+    if kind == "prompt":
+        path = vectors / "prompts/mpt.safetensors"
+        replace(SharedPrompt.load(path), backbone="0" * 64).save(path)
+    else:
+        path = vectors / "tasks/topic.safetensors"
+        replace(TaskFile.load(path), backbone="0" * 64).save(path)
+    with pytest.raises(MismatchError) as caught:
+        export_bundle(ExportPlan(tiny, [vectors], tmp_path / "out" / "b"))
+    assert f"the {kind} {path.stem!r} was made for another backbone than tiny-bert" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_task_without_its_shared_prompt_is_refused(tiny: Backbone, tiny_vectors: Path, tmp_path: Path) -> None:
+    vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
+    shutil.rmtree(vectors / "prompts")
+    with pytest.raises(MismatchError, match=r"scales a shared prompt 'mpt' that is not here"):
+        export_bundle(ExportPlan(tiny, [vectors], tmp_path / "b"))
+    changed = SharedPrompt.load(tiny_vectors / "prompts/mpt.safetensors")
+    replace(changed, values=changed.values + np.float16(1)).save(vectors / "prompts/mpt.safetensors")
+    with pytest.raises(MismatchError, match="'mpt'"):
+        export_bundle(ExportPlan(tiny, [vectors], tmp_path / "b"))
+
+
+def test_task_made_with_another_tokenizer_is_refused(
+    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None
+) -> None:
+    vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
+    path = vectors / "tasks/topic.safetensors"
+    replace(TaskFile.load(path), tokenizer="0" * 64).save(path)
+    with pytest.raises(MismatchError, match="tokenizer"):
+        export_bundle(ExportPlan(tiny, [vectors], tmp_path / "out" / "b"))

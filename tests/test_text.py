@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.text import CHARACTERS_PER_TOKEN, Encoded, TextEncoder, checked, render
+from mpt_edge.training.backbones import Backbone
+
+CLS, SEP = 2, 3
+
+
+@pytest.fixture(scope="module")
+def texts(tiny: Backbone) -> TextEncoder:
+    return TextEncoder(tiny.tokenizer_json, pad_id=9)
+
+
+@pytest.fixture(scope="module")
+def word(tiny: Backbone) -> dict[str, int]:
+    return Tokenizer.from_buffer(tiny.tokenizer_json).get_vocab()
+
+
+def test_single_text(texts: TextEncoder, word: dict[str, int]) -> None:
+    assert texts.encode(["The witty film"], 16) == [
+        Encoded([CLS, word["the"], word["witty"], word["film"], SEP], [0] * 5, truncated=False)
+    ]
+
+
+def test_pair_has_segments(texts: TextEncoder, word: dict[str, int]) -> None:
+    (row,) = texts.encode([("good film", "bad")], 16)
+    assert row.ids == [CLS, word["good"], word["film"], SEP, word["bad"], SEP]
+    assert row.types == [0, 0, 0, 0, 1, 1]
+    assert not row.truncated
+
+
+def test_empty_text_is_special_tokens_alone(texts: TextEncoder) -> None:
+    assert texts.encode([""], 16) == [Encoded([CLS, SEP], [0, 0], truncated=False)]
+
+
+@pytest.mark.parametrize("words", [5, 6, 7, 60])
+def test_truncation_is_reported_exactly(texts: TextEncoder, word: dict[str, int], words: int) -> None:
+    (row,) = texts.encode([" ".join(["film"] * words)], 8)
+    assert row.ids == [CLS, *[word["film"]] * min(words, 6), SEP]
+    assert row.truncated == (words > 6)
+
+
+@pytest.mark.parametrize("pair", [("film " * 30, "bad"), ("bad", "film " * 30), ("film " * 30, "game " * 30)])
+def test_truncation_of_a_pair(texts: TextEncoder, pair: tuple[str, str]) -> None:
+    (row,) = texts.encode([pair], 10)
+    assert len(row.ids) == len(row.types) == 10
+    assert row.truncated
+    assert row.ids.count(SEP) == 2
+    assert 1 in row.types
+
+
+def test_shortest_length(texts: TextEncoder) -> None:
+    assert texts.encode(["film game"], 3)[0].truncated
+    (pair,) = texts.encode([("film", "game")], 3)
+    assert pair.ids == [CLS, SEP, SEP]
+    assert pair.truncated
+
+
+def test_lengths_do_not_disturb_each_other(texts: TextEncoder) -> None:
+    text = "film " * 30
+    assert [len(texts.encode([text], n)[0].ids) for n in (8, 16, 8, 64, 16)] == [8, 16, 8, 32, 16]
+
+
+def test_characters_cut_off_are_reported(texts: TextEncoder) -> None:
+    limit = 16 * CHARACTERS_PER_TOKEN
+    rows = texts.encode(["film" + " " * (limit - 4), "film" + " " * (limit - 4) + "x"], 16)
+    assert [row.truncated for row in rows] == [False, True]
+    assert rows[0].ids == rows[1].ids
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_huge_text_is_quick_and_reported(texts: TextEncoder, pair: bool) -> None:
+    huge = "gorgeous film " * 750_000
+    assert len(huge) > 10_000_000
+    began = time.perf_counter()
+    (row,) = texts.encode([("film", huge) if pair else huge], 16)
+    assert time.perf_counter() - began < 1
+    assert row.truncated
+    assert len(row.ids) == 16
+
+
+def test_pad(texts: TextEncoder) -> None:
+    rows = [Encoded([2, 5, 3], [0, 0, 1], truncated=False), Encoded([2, 3], [0, 1], truncated=False)]
+    batch = texts.pad(rows)
+    np.testing.assert_array_equal(batch.input_ids, [[2, 5, 3], [2, 3, 9]])
+    np.testing.assert_array_equal(batch.attention_mask, [[1, 1, 1], [1, 1, 0]])
+    np.testing.assert_array_equal(batch.token_type_ids, [[0, 0, 1], [0, 1, 0]])
+    assert {a.dtype.name for a in (batch.input_ids, batch.attention_mask, batch.token_type_ids)} == {"int64"}
+
+
+def test_own_padding_and_truncation_of_the_file_are_off(tiny: Backbone) -> None:
+    tokenizer = Tokenizer.from_buffer(tiny.tokenizer_json)
+    tokenizer.enable_padding(length=40)
+    tokenizer.enable_truncation(4)
+    rows = TextEncoder(tokenizer.to_str().encode()).encode(["film", "film " * 20], 30)
+    assert [len(row.ids) for row in rows] == [3, 22]
+    assert not any(row.truncated for row in rows)
+
+
+def test_threads(texts: TextEncoder) -> None:
+    jobs = [("film game " * n, 4 + n % 7) for n in range(1, 60)]
+    expected = [texts.encode([text], length) for text, length in jobs]
+    fresh = TextEncoder(texts._json, pad_id=9)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda job: fresh.encode([job[0]], job[1]), jobs)) == expected
+
+
+def test_fingerprint(tiny: Backbone, texts: TextEncoder) -> None:
+    assert texts.fingerprint == tiny.texts.fingerprint
+    assert TextEncoder(tiny.tokenizer_json + b" ").fingerprint != texts.fingerprint
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"not json", b"\xff\x00\x01", b'{"version": "1.0"}'])
+def test_no_tokenizer(data: bytes) -> None:
+    with pytest.raises(CorruptFileError, match=r"here\.json is not a tokenizer file"):
+        TextEncoder(data, source="here.json")
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "expected"),
+    [
+        ("", "as it is {text}", "as it is {text}"),
+        ("", ("a", "b"), ("a", "b")),
+        ("Review: {text}", "fine", "Review: fine"),
+        ("{text} or {text}", "a", "a or a"),
+        ("{text} / {text_pair}", ("a", "b"), "a / b"),
+        ("{text_pair}|{text}", ("{text_pair}", "{text}"), "{text}|{text_pair}"),
+        ("Say: {text}", "{0} {} {text} {text_pair} %s \\1 \\g<0>", "Say: {0} {} {text} {text_pair} %s \\1 \\g<0>"),
+        ("{other} {{text}} {text", "x", "{other} {x} {text"),
+    ],
+)
+def test_render(template: str, text: object, expected: object) -> None:
+    assert render(template, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "expected"),
+    [
+        ("a", "classification", "a"),
+        (" {} ", "classification", " {} "),
+        (("a", "b"), "pair", ("a", "b")),
+        (["a", "b"], "pair", ("a", "b")),
+    ],
+)
+def test_checked(text: object, kind: str, expected: object) -> None:
+    assert checked(text, kind) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "says"),
+    [
+        ("", "classification", "the text is empty; pass at least one word"),
+        (" \n\t", "classification", "the text is empty"),
+        (("a", ""), "pair", "the text is empty"),
+        (("", "b"), "pair", "the text is empty"),
+        ("a", "pair", "this task reads pairs"),
+        (("a",), "pair", "this task reads pairs"),
+        ((), "pair", "this task reads pairs"),
+        (("a", "b"), "classification", "this task reads single texts"),
+        ((), "classification", "this task reads single texts"),
+        (("a", "b", "c"), "pair", "expected a text or a pair of texts, got tuple"),
+        (("a", 3), "pair", "expected a text or a pair"),
+        (None, "classification", "got NoneType"),
+        (b"a", "classification", "got bytes"),
+        (3.5, "pair", "got float"),
+        ({"text": "a"}, "classification", "got dict"),
+    ],
+)
+def test_text_that_cannot_be_read(text: object, kind: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        checked(text, kind)
+
+
+def test_text_that_is_no_unicode() -> None:
+    with pytest.raises(InputError):
+        checked("half \ud800 surrogate", "classification")

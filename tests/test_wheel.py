@@ -1,0 +1,115 @@
+"""The wheel on a device: installed without extras, it runs a bundle and brings none of the workshop."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "transformers", "onnx", "onnxscript", "optimum", "datasets", "scikit-learn"}
+UNREACHABLE = ("Could not fetch URL", "NewConnectionError", "Temporary failure in name resolution", "ConnectTimeout")
+
+
+def call(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    hidden = ("PYTHONPATH", "VIRTUAL_ENV", "MPT_EDGE_BUNDLE")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    arguments = list(map(str, command))
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=900, check=False, cwd=cwd, env=environment)
+
+
+def pip(python: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    result = call(python, "-m", "pip", *arguments, cwd=python.parent)
+    if result.returncode and any(sign in result.stderr for sign in UNREACHABLE):
+        pytest.skip("pip cannot reach the package index")
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of a new environment."""
+    folder = tmp_path_factory.mktemp("device") / "venv"
+    made = call(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    assert made.returncode == 0, made.stderr
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def wheel(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a wheel of this repository."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip(python, "wheel", "--no-deps", "--wheel-dir", folder, ROOT)
+    (found,) = folder.glob("mpt_edge-*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def device(python: Path, wheel: Path) -> Path:
+    """Return the `bin` folder of an environment that holds the wheel without extras."""
+    pip(python, "install", wheel)
+    return python.parent
+
+
+def test_wheel_holds_the_packages_and_the_shipped_vectors(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"mpt_edge/cli/app.py", "mpt_edge_export/graph.py"} <= names
+    for kind in ("prompts", "tasks"):
+        shipped = {path.name for path in (ROOT / "models" / "minilm-l6" / kind).glob("*.safetensors")}
+        assert shipped
+        assert {f"mpt_edge_export/vectors/minilm-l6/{kind}/{name}" for name in shipped} <= names
+    # Optimum's own files would be overwritten by ours of the same name.
+    assert [name for name in names if name.startswith("optimum/")] == ["optimum/commands/register/register_mpt_edge.py"]
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"mpt_edge", "mpt_edge_export", "optimum"}
+
+
+def test_nothing_heavy_is_installed(device: Path) -> None:
+    lines = pip(device / "python", "list", "--format", "freeze").stdout.lower().splitlines()
+    names = {line.split("==")[0].split(" @")[0].replace("_", "-") for line in lines}
+    assert {"mpt-edge", "onnxruntime", "tokenizers"} <= names
+    assert not names & HEAVY
+
+
+def test_import(device: Path, tmp_path: Path) -> None:
+    result = call(device / "python", "-c", "import mpt_edge; print(mpt_edge.__file__)", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(str(device.parent))
+
+
+def test_version(device: Path, wheel: Path, tmp_path: Path) -> None:
+    result = call(device / "mpt-edge", "--version", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.strip() == wheel.name.split("-")[1]
+
+
+def test_run(device: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    arguments = ("run", "--bundle", tiny_bundle, "--task", "sentiment", "a witty film")
+    here = call(Path(sys.executable).with_name("mpt-edge"), *arguments, cwd=tmp_path)
+    there = call(device / "mpt-edge", *arguments, cwd=tmp_path)
+    assert (there.returncode, there.stderr) == (0, "")
+    label, score, text = there.stdout.splitlines()[1].split(maxsplit=2)
+    expected = here.stdout.splitlines()[1].split(maxsplit=2)
+    assert [label, text] == [expected[0], "a witty film"]
+    assert float(score) == pytest.approx(float(expected[1]), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [(["export", "minilm-l6"], "export"), (["train", "source", "r.toml", "--output", "out"], "train")],
+)
+def test_workshop_commands_name_their_extra(device: Path, tmp_path: Path, arguments: list[str], extra: str) -> None:
+    result = call(device / "mpt-edge", *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == f"mpt-edge: torch is not installed; run: pip install 'mpt-edge[{extra}]'\n"
+
+
+def test_wrong_usage(device: Path, tmp_path: Path) -> None:
+    result = call(device / "mpt-edge", "run", "--no-such-option", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "--no-such-option" in result.stderr

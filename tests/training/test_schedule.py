@@ -1,0 +1,105 @@
+"""The schedule: fixed by the seed, capped, fair, and each batch of one task."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from mpt_edge.training.schedule import TaskBatch, multitask_schedule
+
+SIZES = (50, 7, 23)
+
+
+def lengths(sizes: tuple[int, ...] = SIZES) -> list[np.ndarray]:
+    rng = np.random.default_rng(3)
+    return [rng.integers(3, 30, size) for size in sizes]
+
+
+def draw(**changes: object) -> list[list[TaskBatch]]:
+    options = {"epochs": 4, "batch_size": 4, "rows_per_epoch": 20, "tasks_per_step": 2, "seed": 5}
+    return multitask_schedule(lengths(), **(options | changes))
+
+
+def flat(schedule: list[list[TaskBatch]]) -> list[tuple[int, tuple[int, ...]]]:
+    return [(batch.task, tuple(map(int, batch.rows))) for step in schedule for batch in step]
+
+
+def test_the_seed_alone_fixes_the_draw() -> None:
+    np.random.seed(1)  # noqa: NPY002 - the global generator must not matter
+    first = draw()
+    np.random.seed(2)  # noqa: NPY002
+    assert flat(first) == flat(draw())
+    assert [len(step) for step in first] == [len(step) for step in draw()]
+    assert flat(first) != flat(draw(seed=6))
+
+
+def test_each_epoch_holds_each_task_up_to_the_cap() -> None:
+    rows = Counter()
+    for task, chosen in flat(draw()):
+        rows[task] += len(chosen)
+    assert rows == {0: 4 * 20, 1: 4 * 7, 2: 4 * 20}
+
+
+def test_the_cap_holds_in_each_epoch_by_itself() -> None:
+    schedule = draw()
+    steps = len(schedule) // 4
+    assert steps * 4 == len(schedule)
+    for epoch in range(4):
+        counted = Counter()
+        for task, chosen in flat(schedule[epoch * steps : (epoch + 1) * steps]):
+            counted[task] += len(chosen)
+        assert counted == {0: 20, 1: 7, 2: 20}
+
+
+def test_all_rows_are_seen_in_turn() -> None:
+    schedule = draw(epochs=5)
+    seen = Counter()
+    for task, chosen in flat(schedule):
+        seen.update((task, row) for row in chosen)
+    # 5 epochs of 20 rows go through 50 rows exactly twice, and through 23 rows four or five times.
+    assert {seen[0, row] for row in range(50)} == {2}
+    assert {seen[1, row] for row in range(7)} == {5}
+    assert {seen[2, row] for row in range(23)} == {4, 5}
+    assert len(seen) == sum(SIZES)
+
+
+def test_no_row_twice_before_all_were_seen() -> None:
+    schedule = draw(epochs=2)
+    steps = len(schedule) // 2
+    first = {row for task, rows in flat(schedule[:steps]) if task == 0 for row in rows}
+    second = {row for task, rows in flat(schedule[steps:]) if task == 0 for row in rows}
+    assert len(first) == len(second) == 20
+    assert not first & second
+
+
+def test_batches_are_of_one_task_and_no_larger_than_asked() -> None:
+    tokens = lengths()
+    for task, rows in flat(draw()):
+        assert 1 <= len(rows) <= 4
+        assert 0 <= min(rows) <= max(rows) < len(tokens[task])
+
+
+def test_steps_hold_as_many_batches_as_asked() -> None:
+    schedule = draw(epochs=1, tasks_per_step=3)
+    # ceil(20/4) + ceil(7/4) + ceil(20/4) batches
+    assert [len(step) for step in schedule] == [3, 3, 3, 3]
+    assert {len(step) for step in draw(tasks_per_step=1)} == {1}
+
+
+def test_texts_of_a_batch_are_of_similar_length() -> None:
+    tokens = np.random.default_rng(0).permutation(np.arange(64))
+    options = {"epochs": 1, "rows_per_epoch": 64, "tasks_per_step": 1, "seed": 0}
+    schedule = multitask_schedule([tokens], batch_size=8, **options)
+    spread = [np.ptp(tokens[batch.rows]) for (batch,) in schedule]
+    assert spread == [7] * 8
+
+
+@pytest.mark.parametrize("sizes", [(1,), (1, 1), (3, 200)])
+def test_odd_sizes(sizes: tuple[int, ...]) -> None:
+    options = {"epochs": 3, "batch_size": 32, "rows_per_epoch": 1000, "tasks_per_step": 2, "seed": 0}
+    seen = Counter()
+    for task, rows in flat(multitask_schedule(lengths(sizes), **options)):
+        seen.update((task, row) for row in rows)
+    assert seen == {(task, row): 3 for task, size in enumerate(sizes) for row in range(size)}

@@ -1,0 +1,254 @@
+"""The trainer: resumes bit for bit, stops at NaN, keeps what is frozen, and learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mpt_edge.errors import InputError, TrainingError
+from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.multitask import MultitaskPrompt, sampled_vocabulary
+from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.trainer import Progress, Settings, Trainer
+
+SETTINGS = Settings(
+    epochs=3, batch_size=4, tasks_per_step=2, rows_per_epoch=40, prompt_rate=0.01, task_rate=0.03, validation_rows=8
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tensors this small are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+THINGS = ("film", "movie", "ball", "game", "vote", "law", "party", "atom", "cell", "star", "sport", "text")
+
+
+def toy(name: str, low: tuple[str, ...], high: tuple[str, ...], rows: int = 24) -> TaskData:
+    """Return a separable task: one of two groups of words decides the label."""
+    texts, labels = [], []
+    for i in range(rows):
+        words = (low, high)[i % 2]
+        texts.append(f"the {words[i // 2 % len(words)]} {THINGS[i * 5 % len(THINGS)]}")
+        labels.append(i % 2)
+    half = Rows(texts[: rows // 2], labels[: rows // 2])
+    return TaskData(Recipe(name, "t", "v", max_length=16), ("low", "high"), Rows(texts, labels), half, None)
+
+
+def trainer(backbone: Backbone, folder: Path, settings: Settings = SETTINGS, **changes: object) -> Trainer:
+    tasks = [toy("mood", ("dull", "bad"), ("witty", "gorgeous")), toy("size", ("a",), ("great",), rows=16)]
+    values = {
+        "tasks": tasks,
+        "label_texts": [[["sport"], ["vote"]]] * len(tasks),
+        "prompt": MultitaskPrompt(sampled_vocabulary(backbone, 5, 0), len(tasks)),
+    } | changes
+    return Trainer(backbone, settings=settings, folder=folder, **values)
+
+
+def state(run: Trainer) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in run.prompt.state_dict().items()}
+
+
+def silent(_: Progress) -> None:
+    """Observe nothing."""
+
+
+def killed(run: Trainer, save_at: int, stop_at: int) -> Callable[[Progress], None]:
+    def observe(progress: Progress) -> None:
+        if progress.step == save_at:
+            run.save()
+        if progress.step == stop_at:
+            raise KeyboardInterrupt
+
+    return observe
+
+
+@pytest.mark.parametrize(("save_at", "stop_at"), [(1, 1), (4, 7)])
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(
+    tiny: Backbone, tmp_path: Path, save_at: int, stop_at: int
+) -> None:
+    whole = trainer(tiny, tmp_path / "whole")
+    start = state(whole)
+    whole.train(silent)
+    assert len(whole.schedule) == 15
+
+    first = trainer(tiny, tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        first.train(killed(first, save_at, stop_at))
+    torch.manual_seed(stop_at)  # the global generator must not matter
+    second = trainer(tiny, tmp_path / "parts")
+    assert second.step == save_at
+    second.train(silent)
+
+    expected, found = state(whole), state(second)
+    assert set(expected) == set(found) == set(start)
+    for key, value in expected.items():
+        assert torch.equal(value, found[key]), key
+        assert not torch.equal(value, start[key]), key
+    assert whole.best_score == second.best_score
+    assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
+
+
+def test_log_holds_each_entry_once_after_a_kill_behind_the_checkpoint(tiny: Backbone, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=5)
+    whole = trainer(tiny, tmp_path / "whole", settings)
+    whole.train(silent)
+    first = trainer(tiny, tmp_path / "parts", settings)
+    with pytest.raises(KeyboardInterrupt):
+        first.train(killed(first, 20, 22))
+    trainer(tiny, tmp_path / "parts", settings).train(silent)
+    assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
+
+
+def test_finished_run_is_not_trained_again(tiny: Backbone, tmp_path: Path) -> None:
+    first = trainer(tiny, tmp_path)
+    first.train(silent)
+    seen: list[Progress] = []
+    again = trainer(tiny, tmp_path)
+    again.train(seen.append)
+    assert seen == []
+    assert all(torch.equal(value, state(again)[key]) for key, value in state(first).items())
+
+
+def test_the_best_validated_values_are_kept(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(tiny, tmp_path)
+    scores = iter([0.5, 0.9, 0.9, 0.9, 0.1, 0.2])  # two tasks an epoch: means 0.7, 0.9, 0.15
+    monkeypatch.setattr(run, "accuracy", lambda *_: next(scores))
+    after: dict[int, dict[str, torch.Tensor]] = {}
+    run.train(lambda progress: after.update({progress.step: state(run)}))
+    assert run.best_score == pytest.approx(0.9)
+    assert all(torch.equal(value, state(run)[key]) for key, value in after[10].items())
+    assert not torch.equal(after[10]["shared"], after[15]["shared"])
+
+
+def test_nan_names_step_task_and_rates_and_keeps_the_checkpoint(tiny: Backbone, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(SETTINGS, tasks_per_step=1, prompt_rate=0.0125, task_rate=0.0375))
+    saved: list[bytes] = []
+
+    def poison(progress: Progress) -> None:
+        if progress.step == 3:
+            run.save()
+            saved.append((tmp_path / "checkpoint.pt").read_bytes())
+            with torch.no_grad():
+                run.prompt.v[1].fill_(torch.nan)
+
+    hit = next(i for i, step in enumerate(run.schedule) if i >= 3 and step[0].task == 1) + 1
+    with pytest.raises(TrainingError) as caught:
+        run.train(poison)
+    for part in (f"step {hit} ", "'size'", "0.0125", "0.0375", "lower rates", "nan"):
+        assert part in str(caught.value)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == saved[0]
+
+
+def test_a_huge_rate_ends_in_the_same_error(tiny: Backbone, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_rate=1e30, task_rate=1e30))
+    with pytest.raises(TrainingError, match=r"1e\+30 \(prompt\) and 1e\+30 \(u, v\)"):
+        run.train(silent)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"task_rate": 0.01}, {"epochs": 4}, {"batch_size": 5}, {"prompt_rate": 0.0}]
+)
+def test_other_settings_in_the_same_folder(tiny: Backbone, tmp_path: Path, change: dict[str, float]) -> None:
+    trainer(tiny, tmp_path).save()
+    with pytest.raises(InputError) as caught:
+        trainer(tiny, tmp_path, replace(SETTINGS, **change))
+    assert str(tmp_path) in str(caught.value)
+    assert "--output" in str(caught.value)
+
+
+def test_other_backbone_labels_or_length_in_the_same_folder(tiny: Backbone, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path).save()
+    changes = [
+        {"label_texts": [[["sport"], ["law"]]] * 2},
+        {"prompt": MultitaskPrompt(sampled_vocabulary(tiny, 6, 0), 2)},
+        {"tasks": [toy("mood", ("dull",), ("witty",)), toy("other", ("a",), ("great",), rows=16)]},
+    ]
+    for change in changes:
+        with pytest.raises(InputError, match="other data, settings or backbone"):
+            trainer(tiny, tmp_path, **change)
+    with pytest.raises(InputError, match="other data, settings or backbone"):
+        trainer(replace(tiny, fingerprint="0" * 64), tmp_path)
+
+
+def test_other_texts_in_the_same_folder(tiny: Backbone, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path).save()
+    tasks = [toy("mood", ("atom", "cell"), ("star", "law")), toy("size", ("a",), ("great",), rows=16)]
+    with pytest.raises(InputError, match="other data"):
+        trainer(tiny, tmp_path, tasks=tasks)
+
+
+@pytest.mark.parametrize("data", [b"", b"nothing that torch wrote", None])
+def test_damaged_checkpoint(tiny: Backbone, tmp_path: Path, data: bytes | None) -> None:
+    trainer(tiny, tmp_path).save()
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:400] if data is None else data)
+    with pytest.raises(InputError, match=r"checkpoint\.pt; delete it"):
+        trainer(tiny, tmp_path)
+
+
+def test_prompt_rate_zero_leaves_the_shared_prompt_alone(tiny: Backbone, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_rate=0.0))
+    start = state(run)
+    weights = {key: value.clone() for key, value in tiny.model.state_dict().items()}
+    run.train(silent)
+    end = state(run)
+    assert torch.equal(start["shared"], end["shared"])
+    assert not torch.equal(start["u.0"], end["u.0"])
+    assert not torch.equal(start["v.1"], end["v.1"])
+    assert all(torch.equal(value, tiny.model.state_dict()[key]) for key, value in weights.items())
+
+
+def test_a_task_outside_a_step_does_not_move(tiny: Backbone, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(SETTINGS, tasks_per_step=1))
+    states = [state(run)]
+    run.train(lambda _: states.append(state(run)))
+    for step, before, after in zip(run.schedule[:8], states, states[1:], strict=False):
+        other = 1 - step[0].task
+        moved = [not torch.equal(before[f"u.{task}"], after[f"u.{task}"]) for task in (step[0].task, other)]
+        assert moved == [True, False]
+
+
+def test_progress_counts_to_the_end_and_scores_each_epoch(tiny: Backbone, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    trainer(tiny, tmp_path).train(seen.append)
+    assert [p.step for p in seen] == list(range(1, 16))
+    assert {p.steps for p in seen} == {15}
+    assert all(p.score is None for p in seen[:4])
+    assert all(p.score is not None for p in seen[4:])
+
+
+def test_composed_prompt_scales_rows_by_u_and_channels_by_v() -> None:
+    shared = torch.arange(6.0).reshape(2, 3)
+    prompt = MultitaskPrompt(shared, 2)
+    assert torch.equal(prompt(1), shared)
+    with torch.no_grad():
+        prompt.u[1].copy_(torch.tensor([2.0, 3.0]))
+        prompt.v[1].copy_(torch.tensor([1.0, 10.0, 100.0]))
+    expected = torch.diag(prompt.u[1]) @ shared @ torch.diag(prompt.v[1])
+    assert torch.equal(prompt(1), expected)
+    assert torch.equal(prompt(0), shared)
+
+
+def test_training_raises_the_accuracy_of_a_separable_task(tiny: Backbone, tmp_path: Path) -> None:
+    task = toy("mood", ("dull", "bad"), ("witty", "gorgeous"), rows=48)
+    settings = Settings(epochs=10, batch_size=8, tasks_per_step=1, prompt_rate=0.05, task_rate=0.1, validation_rows=48)
+    prompt = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 1)
+    run = trainer(tiny, tmp_path, settings, tasks=[task], label_texts=[[["sport"], ["vote"]]], prompt=prompt)
+    before = run.accuracy(0, slice(None))
+    losses: list[float] = []
+    run.train(lambda progress: losses.append(progress.loss))
+    after = run.accuracy(0, slice(None))
+    assert after == run.best_score
+    assert after >= 0.9
+    assert after >= before + 0.2
+    assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
