@@ -51,7 +51,8 @@ def test_manifest_hashes_and_parity(tiny_bundle: Path, tiny: Backbone, shared_pr
     assert manifest["parity"]["cases"] == 4 * (9 + 1 + 1)
     assert manifest["backbone"]["fingerprint"] == tiny.fingerprint
     assert manifest["tokenizer"] == hashlib.sha256(found["tokenizer.json"]).hexdigest()
-    assert manifest["prompts"] == {"mpt": {"fingerprint": shared_prompt.fingerprint, "layout": "prefix"}}
+    entry = {"fingerprint": shared_prompt.fingerprint, "layout": "prefix", "length": 6}
+    assert manifest["prompts"] == {"mpt": entry}
     sizes = [manifest[key] for key in ("prompt_length", "hidden_size", "layers", "heads", "head_size", "max_length")]
     assert sizes == [6, 32, 2, 4, 8, 48]
     assert (manifest["family"], manifest["pooling"], manifest["token_types"]) == ("encoder", "mean", True)
