@@ -106,7 +106,9 @@ class Manifest:
             schema = entries.pop("schema")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptFileError(f"{source} is not a bundle manifest; export the bundle again.") from error
-        if type(schema) is not int or not 1 <= schema <= SCHEMA:
+        if type(schema) is not int or schema < 1:
+            raise CorruptFileError(f"{source} states the schema {schema!r}, which never was; export the bundle again.")
+        if schema > SCHEMA:
             raise CorruptFileError(
                 f"{source} was written by a newer mpt-edge (schema {schema}; this one reads {SCHEMA}); upgrade it."
             )
@@ -130,7 +132,7 @@ class Manifest:
         good = {name: isinstance(value, str) for name, value in texts.items()}
         good |= {name: type(value) is int and value >= 0 for name, value in counts.items()}
         good |= {name: type(value) is int and value > 0 for name, value in sizes.items()}
-        good |= {name: getattr(self, name) in allowed for name, allowed in _ALLOWED.items()}
+        good |= {name: _is_one_of(getattr(self, name), allowed) for name, allowed in _ALLOWED.items()}
         good["backbone"] = isinstance(self.backbone, dict)
         good["parity"] = isinstance(self.parity, dict)
         good["prompts"] = isinstance(self.prompts, dict) and all(
@@ -241,8 +243,10 @@ class Bundle:
         """
         if name not in self.task_names:
             raise UnknownTaskError(name, self.task_names, str(self.folder))
-        file = f"tasks/{name}.safetensors"
+        file = _task_path(name)
         task = TaskFile.parse(self.read(file, MAX_TASK_BYTES), str(self.folder / file))
+        if task.name != name:
+            raise CorruptFileError(f"{self.folder / file} holds the task {task.name!r}; install both tasks again.")
         self.check_fit(task)
         return task
 
@@ -271,6 +275,8 @@ class Bundle:
     def install(self, source: Path) -> TaskFile:
         """Add a task file to the bundle, or replace one of the same name.
 
+        A replaced task that could be used is kept, for `rollback`.
+
         Raises:
             CorruptFileError: it is no task file.
             MismatchError: it belongs to another bundle, or is older than the installed version.
@@ -278,32 +284,63 @@ class Bundle:
         task = TaskFile.load(source)
         self.check_fit(task)
         with self._changing():
-            if self._installed_version(task.name) > task.version:
+            installed = self._installed(task.name)
+            if installed is not None and installed.version > task.version:
                 raise MismatchError(
                     f"{task.name!r} is installed in a newer version than {task.version}; remove it first to go back."
                 )
-            name = f"tasks/{task.name}.safetensors"
-            data = read_small(source, MAX_TASK_BYTES)
-            with replacing(self.folder / name) as temporary:
-                temporary.write_bytes(data)
-            self._write({**self.manifest.files, name: {"sha256": _digest(data), "size": len(data)}})
+            files = {_task_path(task.name): read_small(source, MAX_TASK_BYTES)}
+            if installed is not None:
+                old = self.read(_task_path(task.name), MAX_TASK_BYTES)
+                if old != files[_task_path(task.name)]:
+                    files[_previous_path(task.name)] = old
+            self._put(files)
         return task
 
+    def rollback(self, task: str) -> TaskFile:
+        """Put back the task file that the last `install` replaced; a second call undoes the first.
+
+        Raises:
+            UnknownTaskError: there is no such task.
+            InputError: it was never replaced.
+            CorruptFileError: the file that was kept is damaged.
+        """
+        with self._changing():
+            now, before = _task_path(task), _previous_path(task)
+            if task not in self.task_names:
+                raise UnknownTaskError(task, self.task_names, str(self.folder))
+            if before not in self.manifest.files:
+                raise InputError(f"{task!r} has no earlier version in {self.folder}; install the file you want.")
+            old = self.read(before, MAX_TASK_BYTES)
+            found = TaskFile.parse(old, str(self.folder / before))
+            self.check_fit(found)
+            self._put({now: old, before: read_small(self.folder / now, MAX_TASK_BYTES)})
+        return found
+
     def remove(self, task: str) -> None:
-        """Take a task out of the bundle. Raises UnknownTaskError."""
+        """Take a task, and what it replaced, out of the bundle. Raises UnknownTaskError."""
         with self._changing():
             if task not in self.task_names:
                 raise UnknownTaskError(task, self.task_names, str(self.folder))
-            name = f"tasks/{task}.safetensors"
-            self._write({path: entry for path, entry in self.manifest.files.items() if path != name})
-            (self.folder / name).unlink(missing_ok=True)
+            gone = (_task_path(task), _previous_path(task))
+            self._write({path: entry for path, entry in self.manifest.files.items() if path not in gone})
+            for name in gone:
+                (self.folder / name).unlink(missing_ok=True)
 
-    def _installed_version(self, name: str) -> int:
-        """Return the version of an installed task; 0 where there is none, or one that needs repair."""
+    def _installed(self, name: str) -> TaskFile | None:
+        """Return the installed task of that name; None where there is none, or one that needs repair."""
         try:
-            return self.task(name).version
+            return self.task(name)
         except (UnknownTaskError, CorruptFileError, MismatchError):
-            return 0
+            return None
+
+    def _put(self, contents: Mapping[str, bytes]) -> None:
+        """Write small files, then the manifest that lists them."""
+        for name, data in contents.items():
+            with replacing(self.folder / name) as temporary:
+                temporary.write_bytes(data)
+        entries = {name: {"sha256": _digest(data), "size": len(data)} for name, data in contents.items()}
+        self._write({**self.manifest.files, **entries})
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -333,6 +370,18 @@ class Bundle:
             raise CorruptFileError(
                 f"{self.folder / name} is damaged (its SHA-256 is not the manifest's); restore it or export again."
             )
+
+
+def _is_one_of(value: object, allowed: tuple[str | bool, ...]) -> bool:
+    return any(type(value) is type(choice) and value == choice for choice in allowed)
+
+
+def _task_path(task: str) -> str:
+    return f"tasks/{task}.safetensors"
+
+
+def _previous_path(task: str) -> str:
+    return f"previous/{task}.safetensors"
 
 
 def _digest(data: bytes) -> str:

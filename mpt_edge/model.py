@@ -110,7 +110,12 @@ class Task:
 
 
 class Model:
-    """A bundle, loaded: one copy of the backbone for all tasks. Safe under several threads."""
+    """A bundle, loaded: one copy of the backbone for all tasks. Safe under several threads.
+
+    Attributes:
+        bundle: the folder it was loaded from.
+        backbone: the exported graph's calls, beneath tasks.
+    """
 
     def __init__(self, bundle: Bundle, *, threads: int = 0, verify: bool = True) -> None:
         """Use `mpt_edge.load` instead."""
@@ -120,7 +125,7 @@ class Model:
         self._texts = TextEncoder(
             bundle.tokenizer(), pad_id=manifest.pad_id, source=str(bundle.folder / "tokenizer.json")
         )
-        self._backbone = OnnxBackbone(path, manifest, threads=threads)
+        self.backbone = OnnxBackbone(path, manifest, threads=threads)
         self._prompts: dict[str, SharedPrompt] = {}
         self._selected: dict[str, _Selected] = {}
         self._lock = threading.RLock()
@@ -200,12 +205,11 @@ class Model:
         composed = compose(shared, file.u, file.v)
         if not np.isfinite(composed).all():
             raise MismatchError(f"the prompt of {file.name!r} overflows; install the task's original file.")
-        cache = self._backbone.encode_prompt(composed) if layout == "prefix" else {}
+        cache = self.backbone.encode_prompt(composed) if layout == "prefix" else {}
         selected = _Selected(file, layout, composed, cache, np.empty((0, 0), np.float32))
         owners = [i for i, group in enumerate(file.label_texts) for _ in group]
         flat = [text for group in file.label_texts for text in group]
-        length = min(file.max_length, self.bundle.manifest.max_length)
-        embedded = self._embed(self._texts.encode(flat, length), [selected] * len(flat), 64)
+        embedded = self._embed(self._texts.encode(flat, self._limit(file)), [selected] * len(flat), 64)
         labels = label_embeddings(embedded, owners, len(file.labels))
         return _Selected(file, layout, composed, cache, labels)
 
@@ -215,16 +219,22 @@ class Model:
         return self._prompts[name]
 
     def _answer(self, texts: Sequence[object], tasks: Sequence[_Selected], batch_size: int) -> list[Prediction]:
-        rows = [self._encode(text, task, i) for i, (text, task) in enumerate(zip(texts, tasks, strict=True))]
+        rows = self._encode(texts, tasks)
         embedded = self._embed(rows, tasks, batch_size)
         return [_predict(*item) for item in zip(embedded, rows, tasks, strict=True)]
 
-    def _encode(self, text: object, task: _Selected, index: int) -> Encoded:
-        try:
-            usable = render(task.file.template, checked(text, task.file.kind))
-        except InputError as error:
-            raise InputError(f"text {index + 1}: {error}") from error
-        return self._texts.encode([usable], min(task.file.max_length, self.bundle.manifest.max_length))[0]
+    def _encode(self, texts: Sequence[object], tasks: Sequence[_Selected]) -> list[Encoded]:
+        """Check and tokenise texts, in one call of the tokenizer for each length limit."""
+        usable = [_usable(text, task.file, i) for i, (text, task) in enumerate(zip(texts, tasks, strict=True))]
+        limits = np.array([self._limit(task.file) for task in tasks], np.int64)
+        rows: dict[int, Encoded] = {}
+        for limit in np.unique(limits):
+            places = np.flatnonzero(limits == limit).tolist()
+            rows |= zip(places, self._texts.encode([usable[i] for i in places], int(limit)), strict=True)
+        return [rows[i] for i in range(len(usable))]
+
+    def _limit(self, file: TaskFile) -> int:
+        return min(file.max_length, self.bundle.manifest.max_length)
 
     def _embed(self, rows: Sequence[Encoded], tasks: Sequence[_Selected], batch_size: int) -> Floats:
         """Embed rows, each under its task, in runs of similar length; the order is kept."""
@@ -234,11 +244,11 @@ class Model:
             selected = [tasks[i] for i in chosen]
             first = selected[0]
             if first.layout == "joint":
-                hidden = self._backbone.joint_request(batch, first.prompt)
+                hidden = self.backbone.joint_request(batch, first.prompt)
             elif all(task is first for task in selected):
-                hidden = self._backbone.request(batch, first.cache)
+                hidden = self.backbone.request(batch, first.cache)
             else:
-                hidden = self._backbone.request(batch, *stack([task.cache for task in selected]))
+                hidden = self.backbone.request(batch, *stack([task.cache for task in selected]))
             out[chosen] = pool(hidden, batch.attention_mask, self.bundle.manifest.pooling)
         return out
 
@@ -258,6 +268,13 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 0, verify
         CorruptFileError: a file is missing or damaged.
     """
     return Model(Bundle.open(default_bundle() if path is None else path), threads=threads, verify=verify)
+
+
+def _usable(text: object, task: TaskFile, index: int) -> Text:
+    try:
+        return render(task.template, checked(text, task.kind))
+    except InputError as error:
+        raise InputError(f"text {index + 1}: {error}") from error
 
 
 def _predict(embedding: Floats, row: Encoded, task: _Selected) -> Prediction:

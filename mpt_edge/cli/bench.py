@@ -55,7 +55,7 @@ def bench(
         ),
     }
     figures |= _selection(model, opened)
-    figures |= _requests(OnnxBackbone(opened.path(MODEL), opened.manifest, threads=threads), tokens, length, repeats)
+    figures |= _requests(model.backbone, tokens, length, repeats)
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
     figures["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         1e6 if sys.platform == "darwin" else 1e3

@@ -1,4 +1,4 @@
-"""`mpt-edge tasks`: look at, install, verify and remove the tasks of a bundle."""
+"""`mpt-edge tasks`: look at, install, verify, remove and roll back the tasks of a bundle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model
 from mpt_edge.taskfile import TaskFile
 
-app = typer.Typer(help="Look at, install, verify and remove the tasks of a bundle.", no_args_is_help=True)
+app = typer.Typer(help="Look at, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
 
 Folder = Annotated[Path | None, typer.Option("--bundle", "-b", help="The bundle's folder.", show_default=False)]
 
@@ -80,6 +80,14 @@ def remove(task: str, bundle: Folder = None) -> None:
     opened = _open(bundle)
     opened.remove(task)
     typer.echo(f"removed {task} from {opened.folder}")
+
+
+@app.command()
+def rollback(task: str, bundle: Folder = None) -> None:
+    """Put back the version that the last install replaced."""
+    opened = _open(bundle)
+    found = opened.rollback(task)
+    typer.echo(f"rolled {task} back to version {found.version} in {opened.folder}")
 
 
 @app.command()

@@ -137,15 +137,17 @@ def probe(
 
 def _plan(recipes: list[Path], data: Path, output: Path, test: bool, threads: int) -> Plan:
     require("train", "torch", "transformers", "datasets", "sklearn")
+    from mpt_edge.training.recipes import load_recipe
+
+    loaded = [load_recipe(path) for path in recipes]  # before PyTorch, whose import takes seconds
     import torch
 
-    from mpt_edge.training.recipes import load_recipe
     from mpt_edge.training.stages import Plan
     from mpt_edge.training.trainer import Settings
 
     if threads:
         torch.set_num_threads(threads)
-    return Plan([load_recipe(path) for path in recipes], data, output, Settings(), test)
+    return Plan(loaded, data, output, Settings(), test)
 
 
 def _prompt_file(folder: Path, name: str) -> Path:

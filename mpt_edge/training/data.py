@@ -112,8 +112,9 @@ def _table(recipe: Recipe, place: str, root: Path) -> datasets.Dataset:
     except Exception as error:  # the many builders of datasets raise many kinds of error
         cause = error.__cause__ or error
         where = recipe.hub or root / place
+        reason = (str(cause).splitlines() or ["it is empty"])[0].removesuffix(".")
         raise InputError(
-            f"{recipe.name}: cannot read {where}: {(str(cause).splitlines() or ['it is empty'])[0]}"
+            f"{recipe.name}: cannot read {where} ({reason}); mend it, or point the recipe elsewhere."
         ) from error
 
 

@@ -107,6 +107,10 @@ def _checked(entries: dict[str, Any], path: Path) -> Recipe:
         raise InputError(f"{path}: the name {recipe.name!r} is not allowed; use letters, digits, '.', '_' and '-'.")
     if recipe.kind not in ("classification", "pair"):
         raise InputError(f"{path}: kind {recipe.kind!r} is unknown; use 'classification' or 'pair'.")
+    wanted = [part for part in ("text", "text_pair") if recipe.kind == "pair" or part == "text"]
+    if recipe.template and any(f"{{{part}}}" not in recipe.template for part in wanted):
+        needed = " and ".join(f"{{{part}}}" for part in wanted)
+        raise InputError(f"{path}: the template {recipe.template!r} lacks {needed}; put it where the text goes.")
     if len(labels) == 1:
         raise InputError(f"{path}: one label is no choice; list at least two, or none to take them from the data.")
     if recipe.max_length < 3 or recipe.label_examples < 0:

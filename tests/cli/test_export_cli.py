@@ -8,23 +8,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import outcomes
 import pytest
 from transformers import GPT2Config, GPT2Model
 
+refused = partial(outcomes.refused, before=True)  # bars and warnings may stand before the sentence
 Result = subprocess.CompletedProcess[str]
 Command = Callable[..., Result]
 OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1"}
-
-
-def refused(result: Result) -> str:
-    """Return the one sentence on the error stream; stages and warnings may stand before it."""
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("mpt-edge: ")]
-    assert lines == result.stderr.splitlines()[-1:]
-    return lines[0]
 
 
 def test_export(mpt_edge_command: Command, tiny_folder: Path, tiny_vectors: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from outcomes import refused
 
 import mpt_edge
 from mpt_edge import Model
@@ -42,15 +43,6 @@ def rows_of(text: str) -> list[dict]:
 def answered(result: Result) -> list[dict]:
     assert (result.returncode, result.stderr) == (0, "")
     return rows_of(result.stdout)
-
-
-def refused(result: Result) -> str:
-    """Return the one sentence on the error stream."""
-    assert result.returncode != 0
-    assert "Traceback" not in result.stderr
-    assert result.stderr.startswith("mpt-edge: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
 
 
 def agree(rows: list[dict], model: Model, texts: list, tasks: list[str] | str) -> None:
@@ -300,7 +292,7 @@ def test_wrong_json_names_its_line_and_keeps_what_came_before(run: Command, faul
     result = run("--json", "--task", "topic", "--input", faulty)
     message = refused(result)
     assert f"{faulty} line 4 is not JSON (" in message
-    assert message.endswith("or pass --on-error skip.\n")
+    assert message.endswith("or pass --on-error skip.")
     assert [(row["line"], row["text"]) for row in rows_of(result.stdout)] == [
         (1, "film 0"),
         (2, "film 1"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from outcomes import done, refused
 
 import mpt_edge
 from mpt_edge.taskfile import TaskFile
@@ -41,20 +42,6 @@ def make(tiny_vectors: Path, tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def done(result: Result) -> str:
-    assert (result.returncode, result.stderr) == (0, "")
-    return result.stdout
-
-
-def refused(result: Result) -> str:
-    """Return the one sentence on the error stream."""
-    assert result.returncode != 0
-    assert "Traceback" not in result.stderr
-    assert result.stderr.startswith("mpt-edge: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
 
 
 def listed(tasks: Command) -> dict[str, dict]:
@@ -115,6 +102,41 @@ def test_install_replaces_an_older_version_only(tasks: Command, make: Callable[.
         tasks("install", make(version=2))
     )
     assert listed(tasks)["sentiment"]["version"] == 3
+
+
+def test_rollback_puts_back_what_was_replaced(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
+    first = (bundle / "tasks" / "sentiment.safetensors").read_bytes()
+    done(tasks("install", make(version=2)))
+    second = (bundle / "tasks" / "sentiment.safetensors").read_bytes()
+    assert done(tasks("rollback", "sentiment")) == f"rolled sentiment back to version 1 in {bundle}\n"
+    assert (bundle / "tasks" / "sentiment.safetensors").read_bytes() == first
+    done(tasks("verify"))
+    done(tasks("rollback", "sentiment"))
+    assert (bundle / "tasks" / "sentiment.safetensors").read_bytes() == second
+    done(tasks("remove", "sentiment"))
+    assert not (bundle / "previous" / "sentiment.safetensors").exists()
+    done(tasks("verify"))
+
+
+def test_installing_the_same_file_again_keeps_the_earlier_one(tasks: Command, make: Callable[..., Path]) -> None:
+    path = make(version=2)
+    done(tasks("install", path))
+    done(tasks("install", path))
+    done(tasks("rollback", "sentiment"))
+    assert listed(tasks)["sentiment"]["version"] == 1
+
+
+def test_rollback_without_an_earlier_version(tasks: Command) -> None:
+    assert "'topic' has no earlier version" in refused(tasks("rollback", "topic"))
+    assert "did you mean 'topic'?" in refused(tasks("rollback", "topik"))
+
+
+def test_rollback_to_a_damaged_file_changes_nothing(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
+    done(tasks("install", make(version=2)))
+    kept = bundle / "previous" / "sentiment.safetensors"
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    assert "is damaged" in refused(tasks("rollback", "sentiment"))
+    assert listed(tasks)["sentiment"]["version"] == 2
 
 
 @pytest.mark.parametrize(

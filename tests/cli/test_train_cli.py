@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import outcomes
 import pytest
 
 from mpt_edge import tensors
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 
+refused = partial(outcomes.refused, before=True)  # bars and warnings may stand before the sentence
 Result = subprocess.CompletedProcess[str]
 Command = Callable[..., Result]
 OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1"}
@@ -72,15 +75,6 @@ def target(train: Command, source: tuple[Path, Result], tmp_path_factory: pytest
     result = train("target", ["pairs"], output, "--from", source[0])
     assert result.returncode == 0, result.stderr
     return output
-
-
-def refused(result: Result) -> str:
-    """Return the one sentence on the error stream; a bar may stand before it."""
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("mpt-edge: ")]
-    assert lines == result.stderr.splitlines()[-1:]
-    return lines[0]
 
 
 def contents(folder: Path) -> dict[str, object]:
