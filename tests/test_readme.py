@@ -16,7 +16,7 @@ from mpt_edge.taskfile import TaskFile
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHORT = "--epochs 1 --rows-per-epoch 32 --length 4"
+SHORT = "--epochs 1 --teacher-epochs 1 --rows-per-epoch 32 --length 4"
 
 
 def blocks(language: str) -> list[str]:

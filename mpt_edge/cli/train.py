@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mpt_edge._extras import require
 from mpt_edge.errors import InputError
 from mpt_edge.taskfile import TaskFile
+from mpt_edge.training.settings import Settings, Trained
 
 if TYPE_CHECKING:
     from mpt_edge.training.stages import Plan
@@ -30,8 +32,13 @@ Backbone = Annotated[str, typer.Option(help="minilm-l6, a local folder, or a hub
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the mixture.")]
 Batch = Annotated[int, typer.Option(min=1, help="Rows a batch.")]
 TasksPerStep = Annotated[int, typer.Option(min=1, help="Batches, each of one task, a step.")]
+MostTasks = Annotated[
+    int,
+    typer.Option(min=0, help="Split a step's rows over 2 to this many tasks, at random; 0 takes one task a batch."),
+]
 RowsPerEpoch = Annotated[int, typer.Option(min=1, help="Most rows of one task in an epoch.")]
-TaskRate = Annotated[float, typer.Option(min=0.0, help="Learning rate of u and v.")]
+PromptRate = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of the shared prompt.")]
+TaskRate = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of u and v.")]
 Seed = Annotated[int, typer.Option(min=0, help="Fixes start, order and sampling.")]
 Test = Annotated[bool, typer.Option("--test", help="Measure the test split, once, at the end.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")]
@@ -48,30 +55,43 @@ def source(
     epochs: Epochs = 5,
     batch_size: Batch = 32,
     tasks_per_step: TasksPerStep = 2,
+    most_tasks: MostTasks = 4,
     rows_per_epoch: RowsPerEpoch = 5000,
-    prompt_rate: Annotated[float, typer.Option(min=0.0, help="Learning rate of the shared prompt.")] = 0.01,
+    prompt_rate: PromptRate = 0.02,
     task_rate: TaskRate = 0.03,
+    distil: Annotated[float, typer.Option(min=0.0, help="Weight λ of the teachers' losses; 0 trains none.")] = 0.9,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Temperature T of the distilled answers.")] = 2.0,
+    hidden: Annotated[bool, typer.Option(help="Distil hidden states as well as answers.")] = True,
+    teachers: Annotated[
+        Path | None, typer.Option(help="Folder of teachers, to share between runs.", show_default="OUTPUT/teachers")
+    ] = None,
+    teacher_epochs: Annotated[int, typer.Option(min=1, help="Passes over a teacher's rows.")] = 3,
+    teacher_rate: Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of a teacher.")] = 0.02,
     seed: Seed = 0,
     test: Test = False,
     threads: Threads = 0,
 ) -> None:
-    """Learn one shared prompt over many tasks, and each task's u and v."""
+    """Learn one shared prompt over many tasks, and each task's u and v, from a teacher a task."""
     plan = _plan(recipes, data, output, test, threads)
     from mpt_edge.training.backbones import load_backbone
     from mpt_edge.training.stages import replace_settings, train_source
+    from mpt_edge.training.teachers import TeacherPlan
 
     plan = replace_settings(
         plan,
         epochs=epochs,
         batch_size=batch_size,
         tasks_per_step=tasks_per_step,
+        most_tasks=most_tasks,
         rows_per_epoch=rows_per_epoch,
         prompt_rate=prompt_rate,
         task_rate=task_rate,
         seed=seed,
     )
+    folder = teachers or output / "teachers"
+    taught = TeacherPlan(folder, teacher_epochs, teacher_rate, distil, temperature, hidden) if distil else None
     with _bar() as observe:
-        tasks = train_source(load_backbone(backbone), plan, name, length, observe)
+        tasks = train_source(load_backbone(backbone), plan, name, length, observe, taught)
     _report(tasks, output)
 
 
@@ -85,36 +105,44 @@ def target(
     data: Data = Path(),
     backbone: Backbone = "minilm-l6",
     prompt: Annotated[str, typer.Option(help="Which shared prompt, where there are several.")] = "",
-    start: Annotated[str, typer.Option(help="Task whose u and v to start from; none starts from ones.")] = "",
+    train: Annotated[
+        Trained, typer.Option(help="u and v alone, a copy of the prompt too, or one copy for a group of tasks.")
+    ] = Trained.VECTORS,
+    name: Annotated[str, typer.Option(help="Name of a group's shared prompt.")] = "group",
+    start: Annotated[
+        str, typer.Option(help="Start of u and v: average or nearest of the source tasks, ones, or a task's name.")
+    ] = "average",
+    shots: Annotated[int, typer.Option(min=0, help="Rows a label for few-shot training; 0 takes all.")] = 0,
+    subset_seed: Annotated[int, typer.Option(min=0, help="Fixes which rows those are.")] = 0,
     epochs: Epochs = 5,
     batch_size: Batch = 32,
     tasks_per_step: TasksPerStep = 1,
     rows_per_epoch: RowsPerEpoch = 20000,
+    prompt_rate: PromptRate = 0.02,
     task_rate: TaskRate = 0.03,
     seed: Seed = 0,
     test: Test = False,
     threads: Threads = 0,
 ) -> None:
-    """Learn further tasks' u and v alone; the shared prompt stays frozen."""
+    """Learn further tasks on a shared prompt: u and v alone, or with a copy of the prompt."""
     plan = _plan(recipes, data, output, test, threads)
     from mpt_edge.prompts import SharedPrompt
     from mpt_edge.training.backbones import load_backbone
-    from mpt_edge.training.stages import replace_settings, train_target
+    from mpt_edge.training.stages import Origin, replace_settings, train_target
 
     plan = replace_settings(
-        plan,
+        replace(plan, shots=shots, subset_seed=subset_seed),
         epochs=epochs,
         batch_size=batch_size,
         tasks_per_step=tasks_per_step,
         rows_per_epoch=rows_per_epoch,
-        prompt_rate=0.0,
+        prompt_rate=prompt_rate,
         task_rate=task_rate,
         seed=seed,
     )
-    shared = SharedPrompt.load(_prompt_file(source, prompt))
-    first = TaskFile.load(source / "tasks" / f"{start}.safetensors") if start else None
+    origin = Origin(source, SharedPrompt.load(_prompt_file(source, prompt)), start, train, name)
     with _bar() as observe:
-        tasks = train_target(load_backbone(backbone), plan, shared, first, observe)
+        tasks = train_target(load_backbone(backbone), plan, origin, observe)
     _report(tasks, output)
 
 
@@ -143,7 +171,6 @@ def _plan(recipes: list[Path], data: Path, output: Path, test: bool, threads: in
     import torch
 
     from mpt_edge.training.stages import Plan
-    from mpt_edge.training.trainer import Settings
 
     if threads:
         torch.set_num_threads(threads)
@@ -165,9 +192,9 @@ def _prompt_file(folder: Path, name: str) -> Path:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[Progress], None]]:
-    """Show a progress bar with loss and validation score on the terminal's error stream."""
+    """Show a progress bar with the parts of the loss and the validation score on the error stream."""
     columns = (
-        TextColumn("training"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -175,11 +202,17 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         TextColumn("loss {task.fields[loss]}  validation {task.fields[score]}"),
     )
     with Bar(*columns, console=Console(stderr=True)) as bar:
-        row = bar.add_task("training", total=None, loss="-", score="-")
+        rows: dict[str, TaskID] = {}
 
         def observe(progress: Progress) -> None:
+            if progress.stage not in rows:
+                rows[progress.stage] = bar.add_task(progress.stage, total=progress.steps, loss="-", score="-")
             score = "-" if progress.score is None else f"{progress.score:.4f}"
-            bar.update(row, completed=progress.step, total=progress.steps, loss=f"{progress.loss:.3f}", score=score)
+            parts = {name: value for name, value in progress.loss.items() if value}
+            loss = f"{parts.pop('total', 0.0):.3f}"
+            if len(parts) > 1:
+                loss += " (" + ", ".join(f"{name} {value:.3f}" for name, value in parts.items()) + ")"
+            bar.update(rows[progress.stage], completed=progress.step, loss=loss, score=score)
 
         yield observe
 

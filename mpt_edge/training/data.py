@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
+import numpy as np
 
 from mpt_edge.errors import InputError
 from mpt_edge.text import Encoded, Text, TextEncoder, checked, render
@@ -25,6 +26,10 @@ class Rows:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.texts)
+
+    def head(self, count: int) -> Rows:
+        """Return the first rows."""
+        return Rows(self.texts[:count], self.labels[:count])
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,38 @@ def load_task(recipe: Recipe, root: Path, *, test: bool = False) -> TaskData:
         validation=_indexed(_column_rows(recipe, "validation", root), labels, recipe, "validation"),
         test=_indexed(_column_rows(recipe, "test", root), labels, recipe, "test") if test and recipe.test else None,
     )
+
+
+def few_shot(data: TaskData, shots: int, seed: int) -> TaskData:
+    """Return a task with ``shots`` training rows a label, and as many validation rows at most.
+
+    A label with fewer validation rows keeps all it has; the test split is left whole.
+
+    Args:
+        data: the task with all its rows.
+        shots: rows a label.
+        seed: fixes which rows.
+
+    Raises:
+        InputError: a label has fewer training rows than ``shots``.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.bincount(data.train.labels, minlength=len(data.labels))
+    if counts.min() < shots:
+        label = data.labels[int(counts.argmin())]
+        raise InputError(
+            f"{data.recipe.name}: the label {label!r} has {counts.min()} training rows, fewer than {shots}; "
+            "lower --shots or add rows."
+        )
+    return replace(data, train=_some(data.train, shots, rng), validation=_some(data.validation, shots, rng))
+
+
+def _some(rows: Rows, count: int, rng: np.random.Generator) -> Rows:
+    """Draw up to ``count`` rows of each label."""
+    gold = np.array(rows.labels)
+    drawn = [rng.permutation(np.flatnonzero(gold == label))[:count] for label in np.unique(gold)]
+    kept = np.sort(np.concatenate(drawn)).tolist()
+    return Rows([rows.texts[i] for i in kept], [rows.labels[i] for i in kept])
 
 
 def _column_rows(recipe: Recipe, split: str, root: Path) -> list[tuple[Text, str]]:

@@ -1,11 +1,34 @@
-"""The trainable multitask prompt: one shared matrix, two vectors a task (paper section 3.1)."""
+"""What is trained: one shared prompt with two vectors a task, or a whole prompt a task.
+
+Both are modules that give a task's prompt by its index, so one trainer serves plain prompt tuning
+and multitask prompt tuning (paper section 3.1).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mpt_edge.training.backbones import Backbone
+
+
+class Prompts(Protocol):
+    """What the trainer needs of a set of prompts."""
+
+    def __call__(self, task: int) -> Tensor:
+        """Return the prompt ``(l, d)`` of one task."""
+
+    def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:
+        """Return the optimiser's parameter groups; what has the rate zero is frozen."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all values by name."""
+
+    def load_state_dict(self, values: dict[str, Tensor]) -> object:
+        """Take up values by name."""
 
 
 class MultitaskPrompt(nn.Module):
@@ -34,11 +57,64 @@ class MultitaskPrompt(nn.Module):
         composed: Tensor = self.shared * self.u[task][:, None] * self.v[task][None, :]
         return composed
 
+    def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:
+        """Return u and v with their rate, and P* with its own unless that is zero."""
+        self.shared.requires_grad_(prompt_rate > 0)
+        found: list[dict[str, object]] = [{"params": [*self.u, *self.v], "lr": task_rate}]
+        return found + ([{"params": [self.shared], "lr": prompt_rate}] if prompt_rate > 0 else [])
+
+    @torch.no_grad()
+    def start(self, task: int, u: Tensor, v: Tensor) -> None:
+        """Set one task's vectors."""
+        self.u[task].copy_(u)
+        self.v[task].copy_(v)
+
+    @torch.no_grad()
+    def balance(self) -> None:
+        """Fix the sign and scale of every pair without changing a composed prompt; see `balanced`."""
+        for task, (u, v) in enumerate(zip(self.u, self.v, strict=True)):
+            self.start(task, *balanced(u, v))
+
     @torch.no_grad()
     def round_to_half(self) -> None:
         """Round all values to what float16 holds, so that measured figures are the shipped file's."""
         for parameter in self.parameters():
             parameter.copy_(parameter.half().float())
+
+
+class PlainPrompts(nn.Module):
+    """A prompt of its own for each task: plain prompt tuning, as teachers and as a baseline.
+
+    Attributes:
+        prompts: one ``(l, d)`` a task.
+    """
+
+    def __init__(self, starts: Sequence[Tensor]) -> None:
+        """Start each task's prompt from values ``(l, d)``."""
+        super().__init__()
+        self.prompts = nn.ParameterList([start.clone().float() for start in starts])
+
+    def forward(self, task: int) -> Tensor:
+        """Return the prompt of one task, ``(l, d)``."""
+        prompt: Tensor = self.prompts[task]
+        return prompt
+
+    def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:  # noqa: ARG002
+        """Return all prompts with the prompt's rate; there are no vectors."""
+        return [{"params": list(self.prompts), "lr": prompt_rate}]
+
+
+def balanced(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``u`` and ``v`` with their sign and scale fixed; ``u vᵀ`` stays the same.
+
+    ``(u, v)`` and ``(c u, v / c)`` compose the same prompt for every c, also a negative one, so an
+    average over tasks would depend on accidents. Here both get the same root mean square, and the
+    entries of ``u`` sum to no less than zero.
+    """
+    small = 1e-12
+    ratio = v.square().mean().sqrt().clamp(min=small) / u.square().mean().sqrt().clamp(min=small)
+    factor = ratio.sqrt() * (-1.0 if u.sum() < 0 else 1.0)
+    return u * factor, v / factor
 
 
 @torch.no_grad()

@@ -62,6 +62,69 @@ def multitask_schedule(
     return steps
 
 
+def stochastic_schedule(
+    lengths: Sequence[NDArray[np.int64]],
+    *,
+    epochs: int,
+    rows_per_step: int,
+    rows_per_epoch: int,
+    most_tasks: int,
+    seed: int,
+) -> list[list[TaskBatch]]:
+    """Draw a run by stochastic task sampling (paper section 3.2): a random number of tasks a step.
+
+    Each step draws K uniformly from [2, ``most_tasks``], then K different tasks with odds in
+    proportion to their capped rows, and splits its rows evenly over them, the first few taking what
+    is left over. An epoch has as many steps as the capped mixture fills.
+
+    Args:
+        lengths: for each task the token counts of its training rows.
+        epochs: passes over the capped mixture.
+        rows_per_step: rows of one step, over all its tasks.
+        rows_per_epoch: most rows of a task in one epoch.
+        most_tasks: κ; no more than there are tasks are drawn.
+        seed: fixes the draw.
+    """
+    rng = np.random.default_rng(seed)
+    capped = np.array([min(len(tokens), rows_per_epoch) for tokens in lengths])
+    odds = capped / capped.sum()
+    decks = [_Deck(tokens, rows_per_step, rng) for tokens in lengths]
+    steps = []
+    for _ in range(epochs * max(1, int(capped.sum()) // rows_per_step)):
+        most = min(most_tasks, len(lengths), rows_per_step)
+        count = int(rng.integers(min(2, most), most + 1))
+        tasks = rng.choice(len(lengths), count, replace=False, p=odds)
+        shares = [rows_per_step // count + (i < rows_per_step % count) for i in range(count)]
+        steps.append([TaskBatch(int(k), decks[k].deal(share)) for k, share in zip(tasks, shares, strict=True)])
+    return steps
+
+
+class _Deck:
+    """A task's rows, dealt in random batches of similar length; shuffled anew when all were dealt."""
+
+    def __init__(self, tokens: NDArray[np.int64], largest: int, rng: np.random.Generator) -> None:
+        self._tokens, self._rng = tokens, rng
+        self._chunk = min(len(tokens), largest * _BUCKET)
+        self._queue = np.empty(0, np.int64)
+        self._sorted = np.empty(0, np.int64)
+
+    def deal(self, count: int) -> NDArray[np.int64]:
+        """Take neighbours by length from a random place of the sorted chunk."""
+        if not len(self._sorted):
+            self._refill()
+        count = min(count, len(self._sorted))
+        start = int(self._rng.integers(len(self._sorted) - count + 1))
+        dealt = self._sorted[start : start + count]
+        self._sorted = np.delete(self._sorted, slice(start, start + count))
+        return dealt
+
+    def _refill(self) -> None:
+        if not len(self._queue):
+            self._queue = self._rng.permutation(len(self._tokens))
+        chunk, self._queue = self._queue[: self._chunk], self._queue[self._chunk :]
+        self._sorted = chunk[np.lexsort((self._rng.random(len(chunk)), self._tokens[chunk]))]
+
+
 def _queue(rows: int, wanted: int, rng: np.random.Generator) -> NDArray[np.int64]:
     rounds = -(-wanted // rows)
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:wanted]

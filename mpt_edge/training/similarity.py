@@ -59,8 +59,23 @@ class LabelTexts:
         return [self.rows[i] for i in chosen], labels
 
 
-def embed(backbone: Backbone, rows: Sequence[Encoded], past: Sequence[KeyValue] | None) -> Tensor:
-    """Return unit embeddings of texts, ``(rows, d)``, under a cached prompt or under none."""
+@dataclass(frozen=True)
+class Reading:
+    """What the backbone makes of a batch of texts.
+
+    Attributes:
+        embeddings: unit embeddings, ``(rows, d)``.
+        hidden: last hidden states, ``(rows, tokens, d)``.
+        mask: 1 for visible tokens, ``(rows, tokens)``.
+    """
+
+    embeddings: Tensor
+    hidden: Tensor
+    mask: Tensor
+
+
+def read(backbone: Backbone, rows: Sequence[Encoded], past: Sequence[KeyValue] | None) -> Reading:
+    """Read texts under a cached prompt or under none."""
     batch = backbone.texts.pad(rows)
     device = next(backbone.model.parameters()).device
     ids, mask, types = (
@@ -68,7 +83,7 @@ def embed(backbone: Backbone, rows: Sequence[Encoded], past: Sequence[KeyValue] 
     )
     keys = mask if past is None else functional.pad(mask, (past[0][0].shape[2], 0), value=1)
     hidden, _ = backbone.model(ids, keys, types, past=past)
-    return functional.normalize(pool(hidden, mask, backbone.pooling), dim=-1)
+    return Reading(functional.normalize(pool(hidden, mask, backbone.pooling), dim=-1), hidden, mask)
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
@@ -92,7 +107,7 @@ def embed_all(backbone: Backbone, rows: Sequence[Encoded], past: Sequence[KeyVal
         stop = start + 1
         while stop < len(order) and len(rows[order[stop]].ids) * (stop + 1 - start) <= _TOKENS_PER_BATCH:
             stop += 1
-        pieces.append(embed(backbone, [rows[i] for i in order[start:stop]], past))
+        pieces.append(read(backbone, [rows[i] for i in order[start:stop]], past).embeddings)
         start = stop
     stacked = torch.cat(pieces)
     return stacked[torch.argsort(torch.tensor(order, device=stacked.device))]

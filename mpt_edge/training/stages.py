@@ -1,6 +1,6 @@
-"""The two stages that users run: a shared prompt over many tasks, then a further task's vectors.
+"""The stages that users run: a shared prompt over many tasks, then further tasks on it.
 
-Both leave the same folder behind: ``prompts/<name>.safetensors`` and ``tasks/<task>.safetensors``,
+All leave the same folder behind: ``prompts/<name>.safetensors`` and ``tasks/<task>.safetensors``,
 which `mpt-edge export` bakes into a bundle and `mpt-edge tasks install` adds to one.
 """
 
@@ -18,13 +18,19 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
-from mpt_edge.training.data import Rows, TaskData, load_task
-from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
+from mpt_edge.training.data import TaskData, few_shot, load_task
 from mpt_edge.training.multitask import MultitaskPrompt, sampled_vocabulary
+from mpt_edge.training.objective import Objective
 from mpt_edge.training.probe import probe
 from mpt_edge.training.recipes import Recipe
-from mpt_edge.training.similarity import similarities, typical_examples
-from mpt_edge.training.trainer import Progress, Settings, Trainer
+from mpt_edge.training.results import shared_prompt, write_tasks
+from mpt_edge.training.settings import Settings, Trained
+from mpt_edge.training.similarity import typical_examples
+from mpt_edge.training.starts import AVERAGE, start_vectors
+from mpt_edge.training.teachers import TeacherPlan, distillation, train_teachers
+from mpt_edge.training.trainer import Progress, Trainer
+
+Observer = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Plan:
         output: folder for vectors, checkpoint and log.
         settings: rates, sizes, seed.
         test: whether to measure the test split, once, at the end.
+        shots: training and validation rows a label; 0 for all rows.
+        subset_seed: which rows these are.
     """
 
     recipes: Sequence[Recipe]
@@ -44,12 +52,41 @@ class Plan:
     output: Path
     settings: Settings
     test: bool = False
+    shots: int = 0
+    subset_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a target task comes from.
+
+    Attributes:
+        folder: a bundle, or the folder of a source run, whose tasks are possible starts.
+        shared: its shared prompt.
+        start: ``"average"``, ``"nearest"``, ``"ones"`` or a task of the folder.
+        trained: what is trained.
+        name: name of a group's new shared prompt.
+    """
+
+    folder: Path
+    shared: SharedPrompt
+    start: str = AVERAGE
+    trained: Trained = Trained.VECTORS
+    name: str = "group"
 
 
 def train_source(
-    backbone: Backbone, plan: Plan, name: str, length: int, observe: Callable[[Progress], None]
+    backbone: Backbone, plan: Plan, name: str, length: int, observe: Observer, teachers: TeacherPlan | None = None
 ) -> list[TaskFile]:
-    """Learn a shared prompt of ``length`` rows together with every task's vectors.
+    """Learn a shared prompt of ``length`` rows together with every task's vectors (paper section 3.2).
+
+    Args:
+        backbone: the frozen model.
+        plan: the source tasks.
+        name: what to call the shared prompt.
+        length: its rows l.
+        observe: called after every step.
+        teachers: how teachers are trained and distilled, or None for plain multitask training.
 
     Returns:
         The tasks written, with their figures.
@@ -61,57 +98,58 @@ def train_source(
     if length < 1:
         raise InputError("a prompt needs at least one row; pass --length 1 or more.")
     tasks = _load(plan)
+    texts = [label_texts(backbone, data) for data in tasks]
     start = sampled_vocabulary(backbone, length, plan.settings.seed)
-    trainer = _trainer(backbone, plan, tasks, MultitaskPrompt(start, len(tasks)))
-    trainer.train(observe)
-    trainer.prompt.round_to_half()
-    shared = SharedPrompt(
-        name=name,
-        values=trainer.prompt.shared.detach().numpy().astype(np.float16),
-        layout="prefix",
-        backbone=backbone.fingerprint,
-        training={"stage": "source", "tasks": [r.name for r in plan.recipes], **asdict(plan.settings)},
-        licence="; ".join(sorted({r.licence for r in plan.recipes if r.licence})),
-    )
+    facts: dict[str, Any] = {"stage": "source", "tasks": [r.name for r in plan.recipes], **asdict(plan.settings)}
+    taught = None
+    if teachers is not None:
+        trained = train_teachers(backbone, tasks, texts, start, teachers, plan.settings, observe)
+        taught = distillation(trained, teachers)
+        facts["distillation"] = {key: value for key, value in asdict(teachers).items() if key != "folder"} | {
+            "teachers": {r.name: round(t.accuracy, 4) for r, t in zip(plan.recipes, trained, strict=True)}
+        }
+    objective = Objective(backbone, tasks, texts, taught)
+    prompts = MultitaskPrompt(start, len(tasks))
+    Trainer(objective, prompts, plan.settings, plan.output, stage="student" if taught else "training").train(observe)
+    prompts.balance()
+    prompts.round_to_half()
+    shared = shared_prompt(name, prompts, objective, facts)
     shared.save(plan.output / "prompts" / f"{name}.safetensors")
-    return _write_tasks(trainer, plan, shared)
+    return write_tasks(objective, prompts, shared, plan.output, [_facts(plan, "source")] * len(tasks))
 
 
-def train_target(
-    backbone: Backbone, plan: Plan, shared: SharedPrompt, start: TaskFile | None, observe: Callable[[Progress], None]
-) -> list[TaskFile]:
-    """Learn the vectors of further tasks with the shared prompt frozen.
+def train_target(backbone: Backbone, plan: Plan, origin: Origin, observe: Observer) -> list[TaskFile]:
+    """Learn further tasks on a shared prompt.
 
     Args:
         backbone: the model that the shared prompt was trained on.
-        plan: the tasks; its prompt rate is ignored.
-        shared: the frozen shared prompt.
-        start: a task whose vectors are the starting point, or None for ones.
+        plan: the tasks; its prompt rate is that of a task's or group's own copy.
+        origin: the shared prompt, the start, and what is trained.
         observe: called after every step.
 
     Raises:
+        InputError: unusable recipes, data or options.
         MismatchError: the shared prompt was trained on another backbone.
+        TrainingError: the loss became NaN.
     """
+    shared = origin.shared
     if shared.backbone != backbone.fingerprint:
         raise MismatchError(
             f"the shared prompt {shared.name!r} was trained on another backbone than {backbone.id}; "
             "pass the backbone it was made for with --backbone."
         )
-    if start is not None and start.prompt_sha256 != shared.fingerprint:
-        raise MismatchError(f"the task {start.name!r} scales another shared prompt; start from one of {shared.name!r}.")
-    plan = replace(plan, settings=replace(plan.settings, prompt_rate=0.0))
+    if origin.trained is Trained.VECTORS:
+        plan = replace(plan, settings=replace(plan.settings, prompt_rate=0.0))
+    elif not plan.settings.prompt_rate:
+        raise InputError(f"--train {origin.trained.value} changes the prompt; pass a --prompt-rate above 0.")
     tasks = _load(plan)
-    prompt = MultitaskPrompt(torch.from_numpy(shared.values.astype(np.float32)), len(tasks))
-    if start is not None:
-        with torch.no_grad():
-            for u, v in zip(prompt.u, prompt.v, strict=True):
-                u.copy_(torch.from_numpy(start.u.astype(np.float32)))
-                v.copy_(torch.from_numpy(start.v.astype(np.float32)))
-    trainer = _trainer(backbone, plan, tasks, prompt)
-    trainer.train(observe)
-    trainer.prompt.round_to_half()
+    if origin.trained is Trained.GROUP:
+        return _train_group(backbone, plan, origin, tasks, observe)
+    found = []
+    for task in tasks:
+        found += _train_alone(backbone, plan, origin, task, observe)
     shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
-    return _write_tasks(trainer, plan, shared)
+    return found
 
 
 def add_probe(backbone: Backbone, plan: Plan) -> list[TaskFile]:
@@ -141,69 +179,61 @@ def label_texts(backbone: Backbone, data: TaskData) -> list[list[str]]:
     return texts
 
 
+def replace_settings(plan: Plan, **values: Any) -> Plan:
+    """Return the plan with other settings; the names are those of `Settings`."""
+    return replace(plan, settings=replace(plan.settings, **values))
+
+
+def _train_alone(backbone: Backbone, plan: Plan, origin: Origin, task: TaskData, observe: Observer) -> list[TaskFile]:
+    """Train one target: its vectors, and its copy of the prompt where that is asked for."""
+    objective = Objective(backbone, [task], [label_texts(backbone, task)])
+    prompts, starts = _started(objective, origin)
+    name = task.recipe.name
+    Trainer(objective, prompts, plan.settings, plan.output / "runs" / name, stage=name).train(observe)
+    prompts.balance()
+    prompts.round_to_half()
+    own = origin.trained is Trained.PROMPT
+    facts = _facts(plan, "target") | {"start": starts[0]}
+    return write_tasks(objective, prompts, origin.shared, plan.output, [facts], own_prompt=own)
+
+
+def _train_group(
+    backbone: Backbone, plan: Plan, origin: Origin, tasks: list[TaskData], observe: Observer
+) -> list[TaskFile]:
+    """Train several targets on one new shared prompt."""
+    objective = Objective(backbone, tasks, [label_texts(backbone, task) for task in tasks])
+    prompts, starts = _started(objective, origin)
+    folder = plan.output / "runs" / origin.name
+    Trainer(objective, prompts, plan.settings, folder, stage=origin.name).train(observe)
+    prompts.balance()
+    prompts.round_to_half()
+    facts = {"stage": "group", "tasks": [r.name for r in plan.recipes], "from": origin.shared.fingerprint}
+    shared = shared_prompt(origin.name, prompts, objective, facts | asdict(plan.settings))
+    shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
+    training = [_facts(plan, "group") | {"start": start} for start in starts]
+    return write_tasks(objective, prompts, shared, plan.output, training)
+
+
+def _started(objective: Objective, origin: Origin) -> tuple[MultitaskPrompt, list[str]]:
+    """Return prompts that start where the origin says, and what each start is called."""
+    prompts = MultitaskPrompt(torch.from_numpy(origin.shared.values.astype(np.float32)), len(objective.tasks))
+    names = []
+    for index in range(len(objective.tasks)):
+        name, vectors = start_vectors(origin.start, origin.folder, origin.shared, objective, index)
+        prompts.start(index, *vectors)
+        names.append(name)
+    return prompts, names
+
+
 def _load(plan: Plan) -> list[TaskData]:
     names = [recipe.name for recipe in plan.recipes]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"two recipes are named {twice!r}; give each task its own name.")
-    return [load_task(recipe, plan.data, test=plan.test) for recipe in plan.recipes]
+    tasks = [load_task(recipe, plan.data, test=plan.test) for recipe in plan.recipes]
+    return [few_shot(task, plan.shots, plan.subset_seed) for task in tasks] if plan.shots else tasks
 
 
-def _trainer(backbone: Backbone, plan: Plan, tasks: list[TaskData], prompt: MultitaskPrompt) -> Trainer:
-    texts = [label_texts(backbone, data) for data in tasks]
-    return Trainer(backbone, tasks, texts, prompt, plan.settings, plan.output)
-
-
-def _write_tasks(trainer: Trainer, plan: Plan, shared: SharedPrompt) -> list[TaskFile]:
-    written = []
-    for index, data in enumerate(trainer.tasks):
-        task = _task_file(trainer, plan, shared, index)
-        task.save(plan.output / "tasks" / f"{data.recipe.name}.safetensors")
-        written.append(task)
-    return written
-
-
-def _task_file(trainer: Trainer, plan: Plan, shared: SharedPrompt, index: int) -> TaskFile:
-    """Measure one task with its rounded vectors and describe it completely."""
-    data, recipe, backbone = trainer.tasks[index], trainer.tasks[index].recipe, trainer.backbone
-    found = _similarities(trainer, index, data.validation)
-    scale = calibrated_scale(found, data.validation)
-    metrics: dict[str, Any] = {"validation": classification_metrics(found.argmax(1), data.validation)}
-    if data.test is not None:
-        metrics["test"] = classification_metrics(_similarities(trainer, index, data.test).argmax(1), data.test)
-    scores = softmax(found[:1] * scale)[0]
-    first = data.validation.texts[0]
-    return TaskFile(
-        name=recipe.name,
-        kind=recipe.kind,
-        labels=data.labels,
-        label_texts=tuple(map(tuple, trainer.label_texts[index])),
-        u=trainer.prompt.u[index].detach().numpy().astype(np.float16),
-        v=trainer.prompt.v[index].detach().numpy().astype(np.float16),
-        prompt=shared.name,
-        prompt_sha256=shared.fingerprint,
-        backbone=backbone.fingerprint,
-        tokenizer=backbone.texts.fingerprint,
-        max_length=trainer.max_lengths[index],
-        scale=scale,
-        golden={"text": first, "label": data.labels[int(scores.argmax())], "score": round(float(scores.max()), 5)},
-        metrics=metrics,
-        training={
-            "stage": "source" if plan.settings.prompt_rate else "target",
-            "rows": len(data.train),
-            "seed": plan.settings.seed,
-            "source": recipe.source,
-        },
-        licence=recipe.licence,
-    )
-
-
-def _similarities(trainer: Trainer, index: int, rows: Rows) -> np.ndarray[Any, np.dtype[np.float32]]:
-    encoded = trainer.encode(index, rows.texts)
-    with torch.no_grad():
-        return similarities(trainer.backbone, trainer.prompt(index), encoded, trainer.labels[index])
-
-
-def replace_settings(plan: Plan, **values: Any) -> Plan:
-    """Return the plan with other settings; the names are those of `Settings`."""
-    return replace(plan, settings=replace(plan.settings, **values))
+def _facts(plan: Plan, stage: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {"stage": stage, "seed": plan.settings.seed}
+    return facts | ({"shots": plan.shots, "subset_seed": plan.subset_seed} if plan.shots else {})

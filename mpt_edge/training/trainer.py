@@ -1,8 +1,7 @@
-"""Plain multitask training of a shared prompt and its tasks' vectors, in the prefix layout.
+"""The loop that trains prompts: steps, validation, checkpoint, log.
 
-The prompt of a task runs once a step, not once an example. A run can be killed at any moment and
-resumed: the schedule is fixed by the seed, randomness within a step by seed and step, and
-everything else is in the checkpoint.
+A run can be killed at any moment and resumed with the same result: the schedule is fixed by the
+seed, randomness within a step by seed and step, and everything else is in the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,43 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mpt_edge._files import replacing
 from mpt_edge.errors import InputError, TrainingError
-from mpt_edge.text import Encoded, Text
-from mpt_edge.training.backbones import Backbone
-from mpt_edge.training.data import TaskData, encode
-from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.schedule import TaskBatch, multitask_schedule
-from mpt_edge.training.similarity import TRAINING_SCALE, LabelTexts, embed, similarities
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run depends on, besides its data.
-
-    Attributes:
-        epochs: passes over the capped mixture.
-        batch_size: rows of one batch.
-        tasks_per_step: batches, each of one task, whose gradients are averaged in a step.
-        rows_per_epoch: most rows of one task in an epoch.
-        prompt_rate: learning rate of the shared prompt; 0 freezes it.
-        task_rate: learning rate of u and v.
-        warmup: share of the steps over which the rates rise from zero; then they fall linearly.
-        validation_rows: most validation rows a task that are scored after each epoch.
-        seed: fixes start, schedule and sampling.
-    """
-
-    epochs: int = 5
-    batch_size: int = 32
-    tasks_per_step: int = 2
-    rows_per_epoch: int = 5000
-    prompt_rate: float = 0.01
-    task_rate: float = 0.03
-    warmup: float = 0.06
-    validation_rows: int = 500
-    seed: int = 0
+from mpt_edge.training.multitask import Prompts
+from mpt_edge.training.objective import Objective
+from mpt_edge.training.schedule import TaskBatch, multitask_schedule, stochastic_schedule
+from mpt_edge.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -64,65 +33,43 @@ class Progress:
 
     step: int
     steps: int
-    loss: float
+    loss: dict[str, float]
     score: float | None
+    stage: str = "training"
 
 
 class Trainer:
-    """One run: tasks, prompt, optimiser, and the folder that holds its checkpoint and log."""
+    """One run: an objective, prompts, an optimiser, and the folder that holds its checkpoint and log."""
 
     def __init__(
-        self,
-        backbone: Backbone,
-        tasks: Sequence[TaskData],
-        label_texts: Sequence[Sequence[Sequence[str]]],
-        prompt: MultitaskPrompt,
-        settings: Settings,
-        folder: Path,
+        self, objective: Objective, prompts: Prompts, settings: Settings, folder: Path, *, stage: str = "training"
     ) -> None:
-        """Tokenise everything, draw the schedule, and take up a checkpoint where there is one.
+        """Draw the schedule, and take up a checkpoint where there is one.
 
         Args:
-            backbone: the frozen encoder.
-            tasks: the tasks, in the order of the prompt's u and v.
-            label_texts: for each task, each label's texts.
-            prompt: what is trained; its shared matrix is frozen where the prompt rate is zero.
+            objective: tasks and loss.
+            prompts: what is trained, in the order of the objective's tasks.
             settings: rates, sizes and seed.
             folder: where ``checkpoint.pt`` and ``log.jsonl`` go.
+            stage: what to call the run in its progress.
 
         Raises:
             InputError: the folder holds a run with other data or settings.
         """
-        self.backbone, self.tasks, self.prompt = backbone, tasks, prompt
-        self.settings, self.folder = settings, folder
-        self.max_lengths = [min(task.recipe.max_length, backbone.max_length) for task in tasks]
-        self.train_rows = [self.encode(i, task.train.texts) for i, task in enumerate(tasks)]
-        self.label_texts = label_texts
-        self.labels = [
-            LabelTexts.encode(backbone, texts, n) for texts, n in zip(label_texts, self.max_lengths, strict=True)
-        ]
-        self.schedule = multitask_schedule(
-            [np.array([len(row.ids) for row in rows]) for rows in self.train_rows],
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            rows_per_epoch=settings.rows_per_epoch,
-            tasks_per_step=settings.tasks_per_step,
-            seed=settings.seed,
-        )
-        prompt.shared.requires_grad_(settings.prompt_rate > 0)
-        groups = [{"params": [*prompt.u, *prompt.v], "lr": settings.task_rate}]
-        if settings.prompt_rate > 0:
-            groups.append({"params": [prompt.shared], "lr": settings.prompt_rate})
+        self.objective, self.prompts, self.settings, self.folder = objective, prompts, settings, folder
+        self.stage = stage
+        self.schedule = _schedule(objective, settings)
+        groups = prompts.groups(settings.prompt_rate, settings.task_rate)
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step = 0
         self.best_score = -1.0
         self.best: dict[str, Tensor] = {}
-        self.identity = self._identity(label_texts)
+        self.identity = self._identity()
         self._resume()
 
     def train(self, observe: Callable[[Progress], None], checkpoint_seconds: float = 120.0) -> None:
-        """Run to the end of the schedule, then put the best validated values into the prompt.
+        """Run to the end of the schedule, then put the best validated values into the prompts.
 
         Raises:
             TrainingError: the loss became NaN; the last checkpoint is kept.
@@ -138,27 +85,15 @@ class Trainer:
             if self.step == len(self.schedule) or time.monotonic() - saved > checkpoint_seconds:
                 self.save()
                 saved = time.monotonic()
-            observe(Progress(self.step, len(self.schedule), loss, score))
-        self.prompt.load_state_dict(self.best)
-
-    def encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
-        """Tokenise texts as one of the tasks reads them."""
-        return encode(self.backbone.texts, self.tasks[index].recipe, texts, self.max_lengths[index])
-
-    def accuracy(self, index: int, rows: slice) -> float:
-        """Return the accuracy of one task on some of its validation rows."""
-        data = self.tasks[index].validation
-        encoded = self.encode(index, data.texts[rows])
-        with torch.no_grad():
-            found = similarities(self.backbone, self.prompt(index), encoded, self.labels[index])
-        return float(np.mean(found.argmax(1) == np.array(data.labels[rows])))
+            observe(Progress(self.step, len(self.schedule), loss, score, self.stage))
+        self.prompts.load_state_dict(self.best)
 
     def save(self) -> None:
         """Write the checkpoint, atomically."""
         state = {
             "identity": self.identity,
             "step": self.step,
-            "prompt": self.prompt.state_dict(),
+            "prompts": self.prompts.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "best_score": self.best_score,
@@ -167,47 +102,39 @@ class Trainer:
         with replacing(self.folder / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
 
-    def _train_step(self, batches: Sequence[TaskBatch]) -> float:
+    def _train_step(self, batches: Sequence[TaskBatch]) -> dict[str, float]:
         self.optimizer.zero_grad(set_to_none=True)
         rng = np.random.default_rng([self.settings.seed, self.step])
-        total = 0.0
+        parts: dict[str, float] = {}
         for batch in batches:
-            loss = self._loss(batch, rng) / len(batches)
-            if not torch.isfinite(loss):
+            loss = self.objective.loss(self.prompts(batch.task), batch, rng)
+            if not torch.isfinite(loss.total):
                 raise TrainingError(
-                    f"the loss became {loss.item()} at step {self.step + 1} on task "
-                    f"{self.tasks[batch.task].recipe.name!r} with rates {self.settings.prompt_rate} (prompt) and "
-                    f"{self.settings.task_rate} (u, v); start again with lower rates."
+                    f"the loss became {loss.total.item()} at step {self.step + 1} on task "
+                    f"{self.objective.tasks[batch.task].recipe.name!r} with rates {self.settings.prompt_rate} (prompt) "
+                    f"and {self.settings.task_rate} (u, v); start again with lower rates."
                 )
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            (loss.total / len(batches)).backward()  # type: ignore[no-untyped-call]
+            for name, value in loss.parts().items():
+                parts[name] = parts.get(name, 0.0) + value / len(batches)
         self.optimizer.step()
         self.scheduler.step()
         if self.step % 20 == 0:
-            self._log({"step": self.step + 1, "loss": round(total, 5), "tasks": [b.task for b in batches]})
-        return total
-
-    def _loss(self, batch: TaskBatch, rng: np.random.Generator) -> Tensor:
-        """Cross entropy of one task's batch, over all labels or a sample of them."""
-        rows = self.train_rows[batch.task]
-        gold = np.array([self.tasks[batch.task].train.labels[i] for i in batch.rows])
-        past = self.backbone.model.encode_prompt(self.prompt(batch.task)[None])
-        texts = embed(self.backbone, [rows[i] for i in batch.rows], past)
-        label_rows, present = self.labels[batch.task].sample(gold, rng)
-        logits = TRAINING_SCALE * texts @ embed(self.backbone, label_rows, past).T
-        targets = torch.from_numpy(np.searchsorted(np.sort(present), gold)).to(logits.device)
-        order = torch.from_numpy(np.argsort(present)).to(logits.device)
-        return functional.cross_entropy(logits[:, order], targets)
+            rounded = {name: round(value, 5) for name, value in parts.items()}
+            self._log({"step": self.step + 1, "loss": rounded, "tasks": [b.task for b in batches]})
+        return parts
 
     def _validate(self) -> float:
-        rows = slice(0, self.settings.validation_rows)
-        scores = [self.accuracy(i, rows) for i in range(len(self.tasks))]
-        mean = float(np.mean(scores))
-        names = [task.recipe.name for task in self.tasks]
-        self._log({"step": self.step, "mean": round(mean, 4), "validation": dict(zip(names, scores, strict=True))})
+        scores = {}
+        with torch.no_grad():
+            for index, task in enumerate(self.objective.tasks):
+                rows = task.validation.head(self.settings.validation_rows)
+                scores[task.recipe.name] = self.objective.accuracy(index, self.prompts(index), rows)
+        mean = float(np.mean(list(scores.values())))
+        self._log({"step": self.step, "mean": round(mean, 4), "validation": scores})
         if mean > self.best_score:
             self.best_score = mean
-            self.best = {key: value.detach().clone() for key, value in self.prompt.state_dict().items()}
+            self.best = {key: value.detach().clone() for key, value in self.prompts.state_dict().items()}
         return mean
 
     def _rate(self, step: int) -> float:
@@ -219,16 +146,11 @@ class Trainer:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def _identity(self, label_texts: Sequence[Sequence[Sequence[str]]]) -> str:
+    def _identity(self) -> str:
         """Hash all that a checkpoint depends on, so that it is not continued with something else."""
-        parts = [
-            json.dumps(asdict(self.settings), sort_keys=True),
-            self.backbone.fingerprint,
-            repr([(task.recipe, task.labels, task.train, task.validation) for task in self.tasks]),
-            json.dumps(label_texts),
-            str(tuple(self.prompt.shared.shape)),
-        ]
-        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+        shapes = {key: list(value.shape) for key, value in self.prompts.state_dict().items()}
+        parts = json.dumps([asdict(self.settings), self.objective.identity(), shapes], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.pt"
@@ -239,12 +161,12 @@ class Trainer:
             state = torch.load(path, weights_only=True)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             raise InputError(f"cannot read {path}; delete it to start the run again.") from error
-        if state["identity"] != self.identity:
+        if state.get("identity") != self.identity:
             raise InputError(
-                f"{self.folder} holds a run with other data, settings or backbone; choose another --output, "
+                f"{self.folder} holds a run with other data, settings or backbone; choose another folder, "
                 "or delete its checkpoint.pt to start again."
             )
-        self.prompt.load_state_dict(state["prompt"])
+        self.prompts.load_state_dict(state["prompts"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.best_score, self.best = state["step"], state["best_score"], state["best"]
@@ -257,3 +179,12 @@ class Trainer:
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
             with replacing(path) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _schedule(objective: Objective, settings: Settings) -> list[list[TaskBatch]]:
+    lengths = [np.array([len(row.ids) for row in rows]) for rows in objective.train_rows]
+    sizes = {"epochs": settings.epochs, "rows_per_epoch": settings.rows_per_epoch, "seed": settings.seed}
+    if settings.most_tasks:
+        rows = settings.batch_size * settings.tasks_per_step
+        return stochastic_schedule(lengths, rows_per_step=rows, most_tasks=settings.most_tasks, **sizes)
+    return multitask_schedule(lengths, batch_size=settings.batch_size, tasks_per_step=settings.tasks_per_step, **sizes)

@@ -63,7 +63,7 @@ def train(mpt_edge_command: Command, tiny_folder: Path, data: Path) -> Command:
 def source(train: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """Return the folder of a source run and what the command said."""
     output = tmp_path_factory.mktemp("source") / "run"
-    result = train("source", ["mood", "topic"], output, "--length", 4, "--test")
+    result = train("source", ["mood", "topic"], output, "--length", 4, "--teacher-epochs", 1, "--test")
     assert result.returncode == 0, result.stderr
     return output, result
 
@@ -96,6 +96,7 @@ def test_source(source: tuple[Path, Result]) -> None:
         "tasks/topic.safetensors",
         "checkpoint.pt",
         "log.jsonl",
+        *(f"teachers/{name}/{file}" for name in ("mood", "topic") for file in ("checkpoint.pt", "log.jsonl")),
     }
     prompt = SharedPrompt.load(output / "prompts" / "mpt.safetensors")
     task = TaskFile.load(output / "tasks" / "topic.safetensors")
@@ -129,18 +130,19 @@ def test_a_finished_run_is_not_trained_again(
     train: Command, source: tuple[Path, Result], target: Path, stage: str
 ) -> None:
     output = source[0] if stage == "source" else target
-    before, made = contents(output), (output / "checkpoint.pt").stat().st_mtime_ns
-    extra = ("--length", 4, "--test") if stage == "source" else ("--from", source[0])
+    checkpoint = output / "checkpoint.pt" if stage == "source" else output / "runs" / "pairs" / "checkpoint.pt"
+    before, made = contents(output), checkpoint.stat().st_mtime_ns
+    extra = ("--length", 4, "--teacher-epochs", 1, "--test") if stage == "source" else ("--from", source[0])
     result = train(stage, ["mood", "topic"] if stage == "source" else ["pairs"], output, *extra)
     assert result.returncode == 0, result.stderr
     assert contents(output) == before
-    assert (output / "checkpoint.pt").stat().st_mtime_ns == made
+    assert checkpoint.stat().st_mtime_ns == made
 
 
 def test_other_settings_in_the_same_folder(train: Command, source: tuple[Path, Result]) -> None:
     before = contents(source[0])
     message = refused(train("source", ["mood", "topic"], source[0], "--length", 5))
-    assert "other data, settings or backbone; choose another --output, or delete its checkpoint.pt" in message
+    assert "other data, settings or backbone; choose another folder, or delete its checkpoint.pt" in message
     assert contents(source[0]) == before
 
 
@@ -200,4 +202,4 @@ def test_target_of_a_folder_without_a_prompt(train: Command, tmp_path: Path) -> 
 
 def test_target_from_a_task_that_is_not_there(train: Command, source: tuple[Path, Result], tmp_path: Path) -> None:
     message = refused(train("target", ["pairs"], tmp_path / "out", "--from", source[0], "--start", "none"))
-    assert "none.safetensors" in message
+    assert "holds no task 'none' to start from (it has mood, topic)" in message

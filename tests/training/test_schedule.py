@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mpt_edge.training.schedule import TaskBatch, multitask_schedule
+from mpt_edge.training.schedule import TaskBatch, multitask_schedule, stochastic_schedule
 
 SIZES = (50, 7, 23)
 
@@ -103,3 +103,59 @@ def test_odd_sizes(sizes: tuple[int, ...]) -> None:
     for task, rows in flat(multitask_schedule(lengths(sizes), **options)):
         seen.update((task, row) for row in rows)
     assert seen == {(task, row): 3 for task, size in enumerate(sizes) for row in range(size)}
+
+
+def sample(sizes: tuple[int, ...] = (300, 100, 200, 40), **changes: object) -> list[list[TaskBatch]]:
+    options = {"epochs": 60, "rows_per_step": 32, "rows_per_epoch": 150, "most_tasks": 3, "seed": 5}
+    return stochastic_schedule(lengths(sizes), **(options | changes))
+
+
+def test_sampled_steps_hold_two_to_most_different_tasks_and_all_rows() -> None:
+    schedule = sample()
+    counts = Counter(len(step) for step in schedule)
+    assert set(counts) == {2, 3}
+    assert counts[2] == pytest.approx(counts[3], rel=0.15)  # K is uniform
+    for step in schedule:
+        assert len({batch.task for batch in step}) == len(step)
+    full = [sum(len(batch.rows) for batch in step) for step in schedule]
+    assert max(full) == 32
+    assert np.mean(np.array(full) == 32) > 0.7  # the last of a task's rows come in smaller batches
+
+
+def test_sampled_tasks_come_in_proportion_to_their_capped_rows() -> None:
+    drawn = Counter(batch.task for step in sample(most_tasks=2, epochs=200) for batch in step)
+    capped = np.array([150, 100, 150, 40])
+    # Two of four without replacement: the odds of each pair are those of drawing one after the other.
+    odds = capped / capped.sum()
+    expected = [odds[k] + sum(odds[j] * odds[k] / (1 - odds[j]) for j in range(4) if j != k) for k in range(4)]
+    found = np.array([drawn[k] for k in range(4)]) / sum(drawn.values()) * 2
+    assert found == pytest.approx(expected, abs=0.03)
+
+
+def test_sampled_rows_come_in_turn_and_of_similar_length() -> None:
+    schedule = sample((64, 64), epochs=40, most_tasks=2, rows_per_epoch=64)
+    tokens = lengths((64, 64))
+    seen = Counter((batch.task, int(row)) for step in schedule for batch in step for row in batch.rows)
+    assert set(seen) == {(task, row) for task in range(2) for row in range(64)}
+    for task in range(2):
+        counts = [seen[task, row] for row in range(64)]
+        assert max(counts) - min(counts) <= 1
+    within = np.mean([np.ptp(tokens[b.task][b.rows]) for step in schedule for b in step])
+    rng = np.random.default_rng(0)
+    anyhow = np.mean([np.ptp(rng.choice(tokens[0], 16, replace=False)) for _ in range(200)])
+    assert within < 0.7 * anyhow
+
+
+def test_sampling_is_fixed_by_the_seed_alone() -> None:
+    assert flat(sample()) == flat(sample())
+    assert flat(sample()) != flat(sample(seed=6))
+
+
+@pytest.mark.parametrize(("sizes", "most"), [((1,), 4), ((3, 2), 5), ((500, 1, 1), 3)])
+def test_sampling_with_few_tasks_or_rows(sizes: tuple[int, ...], most: int) -> None:
+    schedule = sample(sizes, most_tasks=most, epochs=2)
+    assert schedule
+    for step in schedule:
+        assert 1 <= len(step) <= min(most, len(sizes))
+        for batch in step:
+            assert 1 <= len(batch.rows) <= min(32, sizes[batch.task])

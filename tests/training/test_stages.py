@@ -17,8 +17,10 @@ from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import load_task
 from mpt_edge.training.recipes import Recipe
-from mpt_edge.training.stages import Plan, label_texts, replace_settings, train_source, train_target
-from mpt_edge.training.trainer import Progress, Settings
+from mpt_edge.training.settings import Settings, Trained
+from mpt_edge.training.stages import Origin, Plan, label_texts, replace_settings, train_source, train_target
+from mpt_edge.training.teachers import TeacherPlan
+from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
 
 SETTINGS = Settings(epochs=2, batch_size=8, tasks_per_step=2, prompt_rate=0.02, task_rate=0.05, seed=3)
@@ -71,7 +73,7 @@ def stages(
         source = train_source(tiny, plan, "shared", LENGTH, silent)
         shared = SharedPrompt.load(output / "source/prompts/shared.safetensors")
         plan = Plan([recipes["match"]], folder, output / "target", SETTINGS)
-        target = train_target(tiny, plan, shared, source[0], silent)
+        target = train_target(tiny, plan, Origin(output / "source", shared, "mood"), silent)
     return output / "source", source, output / "target", target
 
 
@@ -118,21 +120,129 @@ def test_target_stage_keeps_the_shared_prompt_and_starts_from_a_task(
     assert "test" not in task.metrics
 
 
-def test_start_is_taken_over(
+def test_starts(
     tiny: Backbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
 ) -> None:
-    source, (start, _), _, _ = stages
+    source, (mood, field), _, _ = stages
     shared = SharedPrompt.load(source / "prompts/shared.safetensors")
     frozen = replace(SETTINGS, epochs=1, task_rate=0.0)
-    plan = Plan([data[1]["field"]], data[0], tmp_path / "a", frozen)
-    (found,) = train_target(tiny, plan, shared, start, silent)
-    assert np.array_equal(found.u, start.u)
-    assert np.array_equal(found.v, start.v)
-    (plain,) = train_target(tiny, replace(plan, output=tmp_path / "b"), shared, None, silent)
-    assert np.array_equal(plain.u, np.ones(LENGTH, np.float16))
+
+    def start(how: str, task: str = "match") -> TaskFile:
+        plan = Plan([data[1][task]], data[0], tmp_path / f"{how}-{task}", frozen)
+        (found,) = train_target(tiny, plan, Origin(source, shared, how), silent)
+        return found
+
+    for name in ("mood", "field"):
+        given, found = (mood if name == "mood" else field), start(name)
+        assert np.allclose(found.u, given.u, atol=2e-3)
+        assert np.allclose(found.v, given.v, atol=2e-3)
+        assert found.training["start"] == name
+    average = start("average")
+    assert np.allclose(average.u, (mood.u.astype(float) + field.u) / 2, atol=5e-3)
+    assert np.allclose(average.v, (mood.v.astype(float) + field.v) / 2, atol=5e-3)
+    assert np.array_equal(start("ones").u, np.ones(LENGTH, np.float16))
+    nearest = start("nearest")
+    assert nearest.training["start"] in {"nearest: mood", "nearest: field"}
+    chosen = mood if nearest.training["start"].endswith("mood") else field
+    assert np.allclose(nearest.v, chosen.v, atol=2e-3)
+    # A task is no start for itself unless it is named.
+    assert start("nearest", "field").training["start"] == "nearest: mood"
+    assert np.allclose(start("average", "field").u, mood.u, atol=2e-3)
+
+
+def test_own_prompt_and_group(
+    tiny: Backbone,
+    data: tuple[Path, dict[str, Recipe]],
+    stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
+    tmp_path: Path,
+) -> None:
+    source = stages[0]
+    shared = SharedPrompt.load(source / "prompts/shared.safetensors")
+    plan = Plan([data[1]["match"], data[1]["field"]], data[0], tmp_path / "own", SETTINGS)
+    own = train_target(tiny, plan, Origin(source, shared, trained=Trained.PROMPT), silent)
+    for task in own:
+        assert task.own_prompt is not None
+        assert not task.two_vectors
+        assert not np.array_equal(task.own_prompt, shared.values)
+    assert not np.array_equal(own[0].own_prompt, own[1].own_prompt)
+    plan = replace(plan, output=tmp_path / "group")
+    group = train_target(tiny, plan, Origin(source, shared, trained=Trained.GROUP, name="both"), silent)
+    both = SharedPrompt.load(tmp_path / "group/prompts/both.safetensors")
+    assert not np.array_equal(both.values, shared.values)
+    assert both.training["from"] == shared.fingerprint
+    assert {task.prompt_sha256 for task in group} == {both.fingerprint}
+    assert all(task.two_vectors for task in group)
+    export_bundle(ExportPlan(tiny, [source, tmp_path / "own"], tmp_path / "bundle"))
+    model = mpt_edge.load(tmp_path / "bundle", threads=1)
+    found = model.task("match")(("a good film", "the ball"))
+    assert found.label in {"no", "yes"}
+
+
+def test_training_the_prompt_needs_a_rate_for_it(
+    tiny: Backbone,
+    data: tuple[Path, dict[str, Recipe]],
+    stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
+    tmp_path: Path,
+) -> None:
+    shared = SharedPrompt.load(stages[0] / "prompts/shared.safetensors")
+    plan = Plan([data[1]["match"]], data[0], tmp_path, replace(SETTINGS, prompt_rate=0.0))
+    with pytest.raises(InputError, match=r"--train group changes the prompt; pass a --prompt-rate above 0"):
+        train_target(tiny, plan, Origin(stages[0], shared, trained=Trained.GROUP), silent)
+
+
+def test_few_shots_are_counted_and_recorded(
+    tiny: Backbone,
+    data: tuple[Path, dict[str, Recipe]],
+    stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
+    tmp_path: Path,
+) -> None:
+    shared = SharedPrompt.load(stages[0] / "prompts/shared.safetensors")
+    plan = Plan([data[1]["match"]], data[0], tmp_path, SETTINGS, test=True, shots=3, subset_seed=7)
+    (task,) = train_target(tiny, plan, Origin(stages[0], shared), silent)
+    assert (task.training["rows"], task.training["shots"], task.training["subset_seed"]) == (6, 3, 7)
+    assert (task.metrics["validation"]["rows"], task.metrics["test"]["rows"]) == (6, 6)
+    with pytest.raises(InputError, match="fewer than 13; lower --shots"):
+        train_target(tiny, replace(plan, shots=13), Origin(stages[0], shared), silent)
+
+
+def test_teachers_are_trained_once_and_recorded(
+    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
+    recipes = [data[1]["mood"], data[1]["field"]]
+    teachers = TeacherPlan(tmp_path / "teachers", epochs=2, rate=0.05)
+    seen: list[Progress] = []
+    plan = Plan(recipes, data[0], tmp_path / "one", SETTINGS)
+    train_source(tiny, plan, "shared", LENGTH, seen.append, teachers)
+    assert list(dict.fromkeys(p.stage for p in seen)) == [
+        "teacher mood (1/2)",
+        "teacher field (2/2)",
+        "student",
+    ]
+    assert all(p.loss["logits"] > 0 and p.loss["hidden"] > 0 for p in seen if p.stage == "student")
+    for p in seen:
+        weight = teachers.weight * (p.stage == "student")
+        assert p.loss["total"] == pytest.approx(
+            p.loss["task"] + weight * (p.loss["logits"] + p.loss["hidden"]), rel=1e-5
+        )
+    facts = SharedPrompt.load(tmp_path / "one/prompts/shared.safetensors").training["distillation"]
+    assert (facts["weight"], facts["temperature"], facts["hidden"]) == (0.9, 2.0, True)
+    assert set(facts["teachers"]) == {"mood", "field"}
+    again: list[Progress] = []
+    other = replace(plan, output=tmp_path / "two", settings=replace(SETTINGS, task_rate=0.01))
+    train_source(tiny, other, "shared", LENGTH, again.append, teachers)
+    assert {p.stage for p in again} == {"student"}
+
+
+def test_a_template_travels_to_the_device(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
+    recipe = replace(data[1]["match"], template="{text_pair} ball {text}")
+    (task,) = train_source(tiny, Plan([recipe], data[0], tmp_path / "run", SETTINGS), "shared", LENGTH, silent)
+    assert task.template == recipe.template
+    export_bundle(ExportPlan(tiny, [tmp_path / "run"], tmp_path / "bundle"))
+    found = mpt_edge.load(tmp_path / "bundle", threads=1).task("match")(tuple(task.golden["text"]))
+    assert found.score == pytest.approx(task.golden["score"], abs=1e-4)
 
 
 def test_golden_and_metrics_hold_in_an_exported_bundle(
@@ -165,7 +275,7 @@ def test_target_on_another_backbone(
     shared = SharedPrompt.load(stages[0] / "prompts/shared.safetensors")
     other = replace(tiny, fingerprint="0" * 64, id="someone/other")
     with pytest.raises(MismatchError, match=r"'shared'.*someone/other; .*--backbone"):
-        train_target(other, Plan([data[1]["match"]], data[0], tmp_path, SETTINGS), shared, None, silent)
+        train_target(other, Plan([data[1]["match"]], data[0], tmp_path, SETTINGS), Origin(stages[0], shared), silent)
     assert not list(tmp_path.glob("tasks/*"))
 
 
@@ -176,9 +286,14 @@ def test_start_of_another_shared_prompt(
     tmp_path: Path,
 ) -> None:
     shared = SharedPrompt.load(stages[0] / "prompts/shared.safetensors")
-    start = replace(stages[1][0], prompt_sha256="0" * 64)
+    replace(stages[1][0], prompt_sha256="0" * 64).save(tmp_path / "other/tasks/mood.safetensors")
+    plan = Plan([data[1]["match"]], data[0], tmp_path, SETTINGS)
     with pytest.raises(MismatchError, match="'mood' scales another shared prompt"):
-        train_target(tiny, Plan([data[1]["match"]], data[0], tmp_path, SETTINGS), shared, start, silent)
+        train_target(tiny, plan, Origin(tmp_path / "other", shared, "mood"), silent)
+    with pytest.raises(InputError, match="holds no task on 'shared' to start 'match' from; pass --start ones"):
+        train_target(tiny, plan, Origin(tmp_path / "other", shared), silent)
+    with pytest.raises(InputError, match=r"holds no task 'moos' to start from \(it has none\)"):
+        train_target(tiny, plan, Origin(tmp_path / "other", shared, "moos"), silent)
 
 
 def test_two_recipes_of_one_name(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from mpt_edge.errors import InputError, TrainingError
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.multitask import MultitaskPrompt, sampled_vocabulary
+from mpt_edge.training.objective import Distillation, Objective
 from mpt_edge.training.recipes import Recipe
-from mpt_edge.training.trainer import Progress, Settings, Trainer
+from mpt_edge.training.settings import Settings
+from mpt_edge.training.trainer import Progress, Trainer
 
 SETTINGS = Settings(
     epochs=3, batch_size=4, tasks_per_step=2, rows_per_epoch=40, prompt_rate=0.01, task_rate=0.03, validation_rows=8
@@ -49,13 +51,15 @@ def trainer(backbone: Backbone, folder: Path, settings: Settings = SETTINGS, **c
     values = {
         "tasks": tasks,
         "label_texts": [[["sport"], ["vote"]]] * len(tasks),
-        "prompt": MultitaskPrompt(sampled_vocabulary(backbone, 5, 0), len(tasks)),
+        "prompts": MultitaskPrompt(sampled_vocabulary(backbone, 5, 0), len(tasks)),
+        "distillation": None,
     } | changes
-    return Trainer(backbone, settings=settings, folder=folder, **values)
+    objective = Objective(backbone, values["tasks"], values["label_texts"], values["distillation"])
+    return Trainer(objective, values["prompts"], settings, folder)
 
 
 def state(run: Trainer) -> dict[str, torch.Tensor]:
-    return {key: value.detach().clone() for key, value in run.prompt.state_dict().items()}
+    return {key: value.detach().clone() for key, value in run.prompts.state_dict().items()}
 
 
 def silent(_: Progress) -> None:
@@ -122,7 +126,7 @@ def test_finished_run_is_not_trained_again(tiny: Backbone, tmp_path: Path) -> No
 def test_the_best_validated_values_are_kept(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trainer(tiny, tmp_path)
     scores = iter([0.5, 0.9, 0.9, 0.9, 0.1, 0.2])  # two tasks an epoch: means 0.7, 0.9, 0.15
-    monkeypatch.setattr(run, "accuracy", lambda *_: next(scores))
+    monkeypatch.setattr(run.objective, "accuracy", lambda *_: next(scores))
     after: dict[int, dict[str, torch.Tensor]] = {}
     run.train(lambda progress: after.update({progress.step: state(run)}))
     assert run.best_score == pytest.approx(0.9)
@@ -139,7 +143,7 @@ def test_nan_names_step_task_and_rates_and_keeps_the_checkpoint(tiny: Backbone, 
             run.save()
             saved.append((tmp_path / "checkpoint.pt").read_bytes())
             with torch.no_grad():
-                run.prompt.v[1].fill_(torch.nan)
+                run.prompts.v[1].fill_(torch.nan)
 
     hit = next(i for i, step in enumerate(run.schedule) if i >= 3 and step[0].task == 1) + 1
     with pytest.raises(TrainingError) as caught:
@@ -163,14 +167,14 @@ def test_other_settings_in_the_same_folder(tiny: Backbone, tmp_path: Path, chang
     with pytest.raises(InputError) as caught:
         trainer(tiny, tmp_path, replace(SETTINGS, **change))
     assert str(tmp_path) in str(caught.value)
-    assert "--output" in str(caught.value)
+    assert "choose another folder" in str(caught.value)
 
 
 def test_other_backbone_labels_or_length_in_the_same_folder(tiny: Backbone, tmp_path: Path) -> None:
     trainer(tiny, tmp_path).save()
     changes = [
         {"label_texts": [[["sport"], ["law"]]] * 2},
-        {"prompt": MultitaskPrompt(sampled_vocabulary(tiny, 6, 0), 2)},
+        {"prompts": MultitaskPrompt(sampled_vocabulary(tiny, 6, 0), 2)},
         {"tasks": [toy("mood", ("dull",), ("witty",)), toy("other", ("a",), ("great",), rows=16)]},
     ]
     for change in changes:
@@ -227,28 +231,44 @@ def test_progress_counts_to_the_end_and_scores_each_epoch(tiny: Backbone, tmp_pa
     assert all(p.score is not None for p in seen[4:])
 
 
-def test_composed_prompt_scales_rows_by_u_and_channels_by_v() -> None:
-    shared = torch.arange(6.0).reshape(2, 3)
-    prompt = MultitaskPrompt(shared, 2)
-    assert torch.equal(prompt(1), shared)
-    with torch.no_grad():
-        prompt.u[1].copy_(torch.tensor([2.0, 3.0]))
-        prompt.v[1].copy_(torch.tensor([1.0, 10.0, 100.0]))
-    expected = torch.diag(prompt.u[1]) @ shared @ torch.diag(prompt.v[1])
-    assert torch.equal(prompt(1), expected)
-    assert torch.equal(prompt(0), shared)
-
-
 def test_training_raises_the_accuracy_of_a_separable_task(tiny: Backbone, tmp_path: Path) -> None:
     task = toy("mood", ("dull", "bad"), ("witty", "gorgeous"), rows=48)
     settings = Settings(epochs=10, batch_size=8, tasks_per_step=1, prompt_rate=0.05, task_rate=0.1, validation_rows=48)
-    prompt = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 1)
-    run = trainer(tiny, tmp_path, settings, tasks=[task], label_texts=[[["sport"], ["vote"]]], prompt=prompt)
-    before = run.accuracy(0, slice(None))
+    prompts = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 1)
+    run = trainer(tiny, tmp_path, settings, tasks=[task], label_texts=[[["sport"], ["vote"]]], prompts=prompts)
+    before = run.objective.accuracy(0, run.prompts(0), task.validation)
     losses: list[float] = []
-    run.train(lambda progress: losses.append(progress.loss))
-    after = run.accuracy(0, slice(None))
+    run.train(lambda progress: losses.append(progress.loss["total"]))
+    after = run.objective.accuracy(0, run.prompts(0), task.validation)
     assert after == run.best_score
     assert after >= 0.9
     assert after >= before + 0.2
     assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
+
+
+def test_teachers_are_part_of_what_a_checkpoint_depends_on(tiny: Backbone, tmp_path: Path) -> None:
+    teachers = [torch.zeros(5, 32), torch.ones(5, 32)]
+    trainer(tiny, tmp_path, distillation=Distillation(teachers)).save()
+    for other in (
+        None,
+        Distillation(teachers[::-1]),
+        Distillation(teachers, weight=0.5),
+        Distillation(teachers, temperature=1.0),
+        Distillation(teachers, hidden=False),
+    ):
+        with pytest.raises(InputError, match="other data, settings or backbone"):
+            trainer(tiny, tmp_path, distillation=other)
+
+
+@pytest.mark.parametrize("most_tasks", [0, 2])
+def test_a_distilled_run_resumes_like_any_other(tiny: Backbone, tmp_path: Path, most_tasks: int) -> None:
+    settings = replace(SETTINGS, most_tasks=most_tasks)
+    teachers = Distillation([torch.randn(5, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    whole = trainer(tiny, tmp_path / "whole", settings, distillation=teachers)
+    whole.train(silent)
+    first = trainer(tiny, tmp_path / "parts", settings, distillation=teachers)
+    with pytest.raises(KeyboardInterrupt):
+        first.train(killed(first, 3, 5))
+    second = trainer(tiny, tmp_path / "parts", settings, distillation=teachers)
+    second.train(silent)
+    assert all(torch.equal(value, state(second)[key]) for key, value in state(whole).items())

@@ -1,0 +1,50 @@
+"""What a training run can be told; free of PyTorch, so that the command line starts fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on, besides its data.
+
+    Attributes:
+        epochs: passes over the capped mixture.
+        batch_size: rows of one task's batch.
+        tasks_per_step: batches, each of one task, whose gradients are averaged in a step.
+        most_tasks: κ of stochastic task sampling: the rows of a step are split over K tasks, K
+            drawn uniformly from [2, κ]; 0 takes `tasks_per_step` batches instead.
+        rows_per_epoch: most rows of one task in an epoch.
+        prompt_rate: learning rate of the shared prompt; 0 freezes it.
+        task_rate: learning rate of u and v.
+        warmup: share of the steps over which the rates rise from zero; then they fall linearly.
+        validation_rows: most validation rows a task that are scored after each epoch.
+        seed: fixes start, schedule and sampling.
+    """
+
+    epochs: int = 5
+    batch_size: int = 32
+    tasks_per_step: int = 2
+    most_tasks: int = 0
+    rows_per_epoch: int = 5000
+    prompt_rate: float = 0.01
+    task_rate: float = 0.03
+    warmup: float = 0.06
+    validation_rows: int = 500
+    seed: int = 0
+
+
+class Trained(str, Enum):
+    """What the target stage trains.
+
+    Attributes:
+        VECTORS: u and v on the frozen shared prompt: the two-vector task.
+        PROMPT: u, v and a copy of the shared prompt a task, as published; the task carries it.
+        GROUP: u and v a task and one copy of the shared prompt for all of them (MPT*).
+    """
+
+    VECTORS = "vectors"
+    PROMPT = "prompt"
+    GROUP = "group"

@@ -1,0 +1,94 @@
+"""Where a new task's u and v start: averaged, nearest, a named task's, or ones (paper section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.prompts import SharedPrompt
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.training.multitask import balanced
+from mpt_edge.training.objective import Objective
+from mpt_edge.training.schedule import TaskBatch
+
+#: Starts that are computed; any other word is a task's name.
+AVERAGE, NEAREST, ONES = "average", "nearest", "ones"
+
+#: Training rows on which source tasks are tried for the nearest start.
+_TRIED_ROWS = 256
+
+Vectors = tuple[Tensor, Tensor]
+
+
+def source_tasks(folder: Path, shared: SharedPrompt) -> dict[str, Vectors]:
+    """Return the vectors of all tasks in ``folder/tasks`` that scale ``shared``, balanced, by name."""
+    files = [TaskFile.load(path) for path in sorted((folder / "tasks").glob("*.safetensors"))]
+    return {file.name: _vectors(file) for file in files if file.prompt_sha256 == shared.fingerprint}
+
+
+def start_vectors(
+    how: str, folder: Path, shared: SharedPrompt, objective: Objective, index: int
+) -> tuple[str, Vectors]:
+    """Return the start of one task, and what to call it in the task's file.
+
+    The task itself, where the folder holds it, counts only if it is named.
+
+    Args:
+        how: ``"average"``, ``"nearest"``, ``"ones"``, or the name of a task in ``folder``.
+        folder: a bundle, or the folder of a source run.
+        shared: the prompt that the vectors scale.
+        objective: the target tasks.
+        index: which of them.
+
+    Raises:
+        InputError: there is no source task to start from, or none of that name.
+        MismatchError: the named task scales another prompt.
+    """
+    length, width = shared.values.shape
+    if how == ONES:
+        return ONES, (torch.ones(length), torch.ones(width))
+    if how not in (AVERAGE, NEAREST):
+        return how, _named(how, folder, shared)
+    own = objective.tasks[index].recipe.name
+    sources = {name: vectors for name, vectors in source_tasks(folder, shared).items() if name != own}
+    if not sources:
+        raise InputError(f"{folder} holds no task on {shared.name!r} to start {own!r} from; pass --start ones.")
+    if how == AVERAGE:
+        u, v = (torch.stack(parts).mean(0) for parts in zip(*sources.values(), strict=True))
+        return AVERAGE, (u, v)
+    values = torch.from_numpy(shared.values.astype(np.float32))
+    losses = {name: _loss(objective, index, values * u[:, None] * v) for name, (u, v) in sources.items()}
+    best = min(losses, key=losses.__getitem__)
+    return f"{NEAREST}: {best}", sources[best]
+
+
+def _named(name: str, folder: Path, shared: SharedPrompt) -> Vectors:
+    path = folder / "tasks" / f"{name}.safetensors"
+    if not path.is_file():
+        known = ", ".join(sorted(source_tasks(folder, shared))) or "none"
+        raise InputError(
+            f"{folder} holds no task {name!r} to start from (it has {known}); name one of them, or pass --start "
+            f"{AVERAGE}, {NEAREST} or {ONES}."
+        )
+    file = TaskFile.load(path)
+    if file.prompt_sha256 != shared.fingerprint:
+        raise MismatchError(f"the task {name!r} scales another shared prompt; start from one of {shared.name!r}.")
+    return _vectors(file)
+
+
+def _vectors(file: TaskFile) -> Vectors:
+    return balanced(torch.from_numpy(file.u.astype(np.float32)), torch.from_numpy(file.v.astype(np.float32)))
+
+
+@torch.no_grad()
+def _loss(objective: Objective, index: int, prompt: Tensor) -> float:
+    """Return the mean training loss under a prompt, on rows and labels that are the same for every prompt."""
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(len(objective.train_rows[index]))[:_TRIED_ROWS]
+    batches: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]] = np.array_split(rows, max(1, len(rows) // 32))
+    return float(np.mean([float(objective.loss(prompt, TaskBatch(index, part), rng).task) for part in batches]))

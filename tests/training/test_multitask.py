@@ -1,0 +1,61 @@
+"""The prompt algebra that is trained, against plain tensor products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, balanced
+
+
+def test_composed_prompt_scales_rows_by_u_and_channels_by_v() -> None:
+    shared = torch.arange(6.0).reshape(2, 3)
+    prompt = MultitaskPrompt(shared, 2)
+    assert torch.equal(prompt(1), shared)
+    with torch.no_grad():
+        prompt.u[1].copy_(torch.tensor([2.0, 3.0]))
+        prompt.v[1].copy_(torch.tensor([1.0, 10.0, 100.0]))
+    expected = torch.diag(prompt.u[1]) @ shared @ torch.diag(prompt.v[1])
+    assert torch.equal(prompt(1), expected)
+    assert torch.equal(prompt(0), shared)
+
+
+@pytest.mark.parametrize(("factor", "sign"), [(1.0, 1.0), (250.0, 1.0), (0.01, -1.0), (3.0, -1.0)])
+def test_balanced_vectors_compose_the_same_prompt_however_they_were_scaled(factor: float, sign: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    u, v = torch.randn(7, generator=generator) + 1, torch.randn(5, generator=generator)
+    expected = torch.outer(u, v)
+    found_u, found_v = balanced(u * factor * sign, v / factor / sign)
+    assert torch.allclose(torch.outer(found_u, found_v), expected, rtol=1e-4, atol=1e-5)
+    assert found_u.square().mean() == pytest.approx(float(found_v.square().mean()), rel=1e-4)
+    assert float(found_u.sum()) >= 0
+    plain_u, plain_v = balanced(u, v)
+    assert torch.allclose(found_u, plain_u, rtol=1e-4)
+    assert torch.allclose(found_v, plain_v, rtol=1e-4)
+
+
+def test_zero_vectors_stay_finite() -> None:
+    u, v = balanced(torch.zeros(3), torch.ones(4))
+    assert torch.isfinite(u).all()
+    assert torch.isfinite(v).all()
+    assert torch.equal(torch.outer(u, v), torch.zeros(3, 4))
+
+
+def test_balance_leaves_every_composed_prompt_as_it_was() -> None:
+    prompts = MultitaskPrompt(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), 2)
+    prompts.start(1, -3.0 * torch.arange(1.0, 7.0), torch.tensor([1.0, -2.0, 0.5, 4.0]))
+    before = [prompts(task).detach().clone() for task in range(2)]
+    prompts.balance()
+    for task in range(2):
+        assert torch.allclose(prompts(task), before[task], rtol=1e-5)
+        assert prompts.u[task].sum() >= 0
+
+
+def test_plain_prompts_are_trained_at_the_prompts_rate() -> None:
+    starts = [torch.zeros(2, 3), torch.ones(4, 3)]
+    prompts = PlainPrompts(starts)
+    assert torch.equal(prompts(0), starts[0])
+    assert torch.equal(prompts(1), starts[1])
+    (group,) = prompts.groups(0.25, 0.5)
+    assert group["lr"] == 0.25
+    assert [tuple(parameter.shape) for parameter in group["params"]] == [(2, 3), (4, 3)]
