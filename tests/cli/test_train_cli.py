@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,7 @@ def target(train: Command, source: tuple[Path, Result], tmp_path_factory: pytest
 def contents(folder: Path) -> dict[str, object]:
     """Return what each file holds; safetensors writes metadata in no fixed order, so its files are parsed."""
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    files = {name: path for name, path in files.items() if "tensorboard/" not in name}
     return {name: parsed(path) if path.suffix == ".safetensors" else path.read_bytes() for name, path in files.items()}
 
 
@@ -203,3 +205,25 @@ def test_target_of_a_folder_without_a_prompt(train: Command, tmp_path: Path) -> 
 def test_target_from_a_task_that_is_not_there(train: Command, source: tuple[Path, Result], tmp_path: Path) -> None:
     message = refused(train("target", ["pairs"], tmp_path / "out", "--from", source[0], "--start", "none"))
     assert "holds no task 'none' to start from (it has mood, topic)" in message
+
+
+def test_report(source: tuple[Path, Result], mpt_edge_command: Command, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = mpt_edge_command("train", "report", source[0], "--output", page)
+    assert (result.returncode, result.stdout) == (0, f"written to {page}\n")
+    text = page.read_text(encoding="utf-8")
+    for part in ("<h2>Training</h2>", "<h2>teachers/mood</h2>", "validation accuracy", "<td>topic</td>", "</html>"):
+        assert part in text
+
+
+def test_report_of_no_run(mpt_edge_command: Command, tmp_path: Path) -> None:
+    message = refused(mpt_edge_command("train", "report", tmp_path))
+    assert f"{tmp_path} holds no run (no log.jsonl); pass the folder of a training run." in message
+
+
+def test_a_typo_in_a_recipe_shows_before_pytorch_is_imported(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('name = "r"\ntrian = "t.jsonl"\n')
+    code = "import sys; sys.modules['torch'] = None; from mpt_edge.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", "source", "r.toml", "--output", "out"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "unknown entry 'trian'" in refused(result)

@@ -1,0 +1,154 @@
+"""A page about a run: learning curves, a table of its tasks, and a map of their vectors."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from mpt_edge._files import replacing
+from mpt_edge.errors import InputError
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.training.runlog import LOG, read_log
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; } th, td { padding: .25rem .75rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; } tr:nth-child(even) { background: #f4f4f4; }
+svg { max-width: 100%; height: auto; }
+"""
+_FRONT, _BACK = "#1f5fa8", "#b9bec6"
+
+
+def write_report(folder: Path, output: Path) -> None:
+    """Write one HTML file, complete by itself.
+
+    Args:
+        folder: the folder of a source or target run.
+        output: the page.
+
+    Raises:
+        InputError: the folder holds no run.
+    """
+    runs = sorted(path.parent for path in folder.rglob(LOG))
+    if not runs:
+        raise InputError(f"{folder} holds no run (no {LOG}); pass the folder of a training run.")
+    tasks = [TaskFile.load(path) for path in sorted((folder / "tasks").glob("*.safetensors"))]
+    parts = [f"<h1>{html.escape(folder.resolve().name)}</h1>"]
+    for run in runs:
+        entries = read_log(run)
+        if entries:
+            title = "Training" if run == folder else str(run.relative_to(folder))
+            parts += [f"<h2>{html.escape(title)}</h2>", _svg(_curves(entries))]
+    if tasks:
+        parts += ["<h2>Tasks</h2>", _table(tasks)]
+    for prompt in sorted({task.prompt_sha256 for task in tasks if task.two_vectors}):
+        group = [task for task in tasks if task.prompt_sha256 == prompt and task.two_vectors]
+        if len(group) >= 3:
+            parts += [f"<h2>Map of the tasks on {html.escape(group[0].prompt)}</h2>", _svg(_map(group)), _MAP_TEXT]
+    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Run</title><style>{_STYLE}</style>'
+    with replacing(output) as temporary:
+        temporary.write_text(page + "\n".join(parts) + "</html>\n", encoding="utf-8")
+
+
+_MAP_TEXT = (
+    "<p>Distance is that of the scalings u vᵀ, in the plane that keeps most of it; tasks that lie together scale the "
+    "shared prompt alike.</p>"
+)
+
+
+def scaling_map(tasks: Sequence[TaskFile]) -> NDArray[np.float64]:
+    """Return a place in the plane for each task, ``(tasks, 2)``: principal components of the ``u vᵀ``.
+
+    The inner product of two scalings is ``(u_j·u_k)(v_j·v_k)``, so no l x d matrix is formed.
+    """
+    u, v = (np.stack([getattr(task, name).astype(np.float64) for task in tasks]) for name in ("u", "v"))
+    gram = (u @ u.T) * (v @ v.T)
+    centre = np.eye(len(tasks)) - 1 / len(tasks)
+    values, vectors = np.linalg.eigh(centre @ gram @ centre)
+    top = np.argsort(values)[::-1][:2]
+    places: NDArray[np.float64] = vectors[:, top] * np.sqrt(np.maximum(values[top], 0))
+    return places
+
+
+def _curves(entries: Sequence[dict[str, Any]]) -> Figure:
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    losses = [entry for entry in entries if "loss" in entry]
+    if losses:
+        names = [name for name in losses[0]["loss"] if any(entry["loss"][name] for entry in losses)]
+        names = names if len(names) > 2 else ["total"]
+        for name in names:
+            steps, values = [e["step"] for e in losses], [e["loss"][name] for e in losses]
+            _line(left, steps, _smooth(values), name, front=name == "total")
+    scored = [entry for entry in entries if "validation" in entry]
+    if scored:
+        steps = [entry["step"] for entry in scored]
+        for name in scored[0]["validation"]:
+            _line(right, steps, [entry["validation"][name] for entry in scored], name, front=False)
+        if len(scored[0]["validation"]) > 1:
+            _line(right, steps, [entry["mean"] for entry in scored], "mean", front=True)
+    for axes, what in ((left, "loss, smoothed"), (right, "validation accuracy")):
+        axes.set_title(what, loc="left")
+        axes.set_xlabel("step")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _line(axes: Axes, steps: Sequence[int], values: Sequence[float], name: str, *, front: bool) -> None:
+    colour = _FRONT if front else _BACK
+    axes.plot(steps, values, color=colour, linewidth=2 if front else 1, marker="o" if len(steps) < 3 else None)
+    place = (steps[-1], values[-1])
+    axes.annotate(name, place, (4, 0), textcoords="offset points", va="center", fontsize=8, color="#444")
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Average each value with those before it, older ones less; the start is not biased."""
+    found, average = [], 0.0
+    for i, value in enumerate(values, start=1):
+        average = 0.8 * average + 0.2 * value
+        found.append(average / (1 - 0.8**i))
+    return found
+
+
+def _map(tasks: Sequence[TaskFile]) -> Figure:
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    places = scaling_map(tasks)
+    axes.scatter(places[:, 0], places[:, 1], color=_FRONT)
+    for task, place in zip(tasks, places, strict=True):
+        axes.annotate(task.name, (place[0], place[1]), (5, 3), textcoords="offset points", fontsize=9)
+    axes.set_aspect("equal", "datalim")
+    axes.margins(0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return re.sub(r"\A.*?(?=<svg)", "", buffer.getvalue(), count=1, flags=re.DOTALL)
+
+
+def _table(tasks: Sequence[TaskFile]) -> str:
+    head = ["task", "labels", "rows", "validation", "test", "probe (test)", "vectors"]
+    rows = []
+    for task in tasks:
+        figures = [task.metrics.get("validation"), task.metrics.get("test"), task.metrics.get("probe", {}).get("test")]
+        cells = [task.name, len(task.labels), f"{task.training.get('rows', 0):,}"]
+        cells += [f"{100 * figure['accuracy']:.1f}" if figure else "-" for figure in figures]
+        rows.append([*cells, "u, v" if task.two_vectors else "u, v and its own prompt"])
+    lines = [_row("th", head), *(_row("td", row) for row in rows)]
+    return "<table>" + "\n".join(lines) + "</table>"
+
+
+def _row(cell: str, values: Sequence[object]) -> str:
+    return "<tr>" + "".join(f"<{cell}>{html.escape(str(value))}</{cell}>" for value in values) + "</tr>"

@@ -1,0 +1,61 @@
+"""The log: each entry once after a resume, and the same figures for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from mpt_edge.training.runlog import RunLog, read_log
+
+
+def events(folder: Path) -> list[tuple[str, int, float]]:
+    """Read TensorBoard's record files: length, its checksum, event, its checksum."""
+    found = []
+    for path in sorted(folder.glob("events.*")):
+        data = path.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            record, crc = data[12 : 12 + size], int.from_bytes(data[12 + size : 16 + size], "little")
+            assert crc == masked_crc32c(record)
+            event = Event.FromString(record)
+            found += [(value.tag, event.step, round(value.simple_value, 5)) for value in event.summary.value]
+            data = data[16 + size :]
+    return found
+
+
+def test_entries_reach_both_files(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, 0)
+    log.write({"step": 1, "loss": {"task": 0.5, "total": 0.75}, "tasks": [0, 1]})
+    log.write({"step": 2, "mean": 0.25, "validation": {"sst2": 0.5}})
+    log.close()
+    assert read_log(tmp_path) == [
+        {"step": 1, "loss": {"task": 0.5, "total": 0.75}, "tasks": [0, 1]},
+        {"step": 2, "mean": 0.25, "validation": {"sst2": 0.5}},
+    ]
+    assert events(tmp_path / "tensorboard") == [
+        ("loss/task", 1, 0.5),
+        ("loss/total", 1, 0.75),
+        ("mean", 2, 0.25),
+        ("validation/sst2", 2, 0.5),
+    ]
+
+
+def test_entries_behind_the_checkpoint_go(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.write({"step": step, "mean": step / 4})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "me')  # killed while writing
+    RunLog(tmp_path, 2).write({"step": 3, "mean": 0.5})
+    assert [entry["mean"] for entry in read_log(tmp_path)] == [0.25, 0.5, 0.5]
+    RunLog(tmp_path, 0)
+    assert (tmp_path / "log.jsonl").read_text() == ""
+
+
+def test_a_log_that_is_only_opened_adds_no_file(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "mean": 0.5}) + "\n")
+    RunLog(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
