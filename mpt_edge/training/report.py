@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +86,14 @@ def _curves(entries: Sequence[dict[str, Any]]) -> Figure:
     if losses:
         names = [name for name in losses[0]["loss"] if any(entry["loss"][name] for entry in losses)]
         names = names if len(names) > 2 else ["total"]
-        for name in names:
-            steps, values = [e["step"] for e in losses], [e["loss"][name] for e in losses]
-            _line(left, steps, _smooth(values), name, front=name == "total")
+        lines = {name: _smooth([entry["loss"][name] for entry in losses]) for name in names}
+        _lines(left, [entry["step"] for entry in losses], lines, front="total")
     scored = [entry for entry in entries if "validation" in entry]
     if scored:
-        steps = [entry["step"] for entry in scored]
-        for name in scored[0]["validation"]:
-            _line(right, steps, [entry["validation"][name] for entry in scored], name, front=False)
-        if len(scored[0]["validation"]) > 1:
-            _line(right, steps, [entry["mean"] for entry in scored], "mean", front=True)
+        lines = {name: [entry["validation"][name] for entry in scored] for name in scored[0]["validation"]}
+        if len(lines) > 1:
+            lines["mean"] = [entry["mean"] for entry in scored]
+        _lines(right, [entry["step"] for entry in scored], lines, front="mean")
     for axes, what in ((left, "loss, smoothed"), (right, "validation accuracy")):
         axes.set_title(what, loc="left")
         axes.set_xlabel("step")
@@ -103,11 +101,25 @@ def _curves(entries: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _line(axes: Axes, steps: Sequence[int], values: Sequence[float], name: str, *, front: bool) -> None:
-    colour = _FRONT if front else _BACK
-    axes.plot(steps, values, color=colour, linewidth=2 if front else 1, marker="o" if len(steps) < 3 else None)
-    place = (steps[-1], values[-1])
-    axes.annotate(name, place, (4, 0), textcoords="offset points", va="center", fontsize=8, color="#444")
+def _lines(axes: Axes, steps: Sequence[int], lines: Mapping[str, Sequence[float]], *, front: str) -> None:
+    """Draw lines with their names at the right end; one stands in front."""
+    for name, values in lines.items():
+        chosen = name == front
+        style = {"color": _FRONT, "linewidth": 2, "zorder": 3} if chosen else {"color": _BACK, "linewidth": 1}
+        axes.plot(steps, values, marker="o" if len(steps) < 3 else None, **style)
+    low, high = axes.get_ylim()
+    for name, height in _spread({name: values[-1] for name, values in lines.items()}, 0.05 * (high - low)).items():
+        axes.annotate(name, (steps[-1], height), (4, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def _spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Move labels up where they would lie closer than ``gap`` to the one below."""
+    found: dict[str, float] = {}
+    last = -np.inf
+    for name in sorted(heights, key=heights.__getitem__):
+        last = max(heights[name], last + gap)
+        found[name] = last
+    return found
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
