@@ -104,8 +104,9 @@ def _curves(entries: Sequence[dict[str, Any]]) -> Figure:
 def _lines(axes: Axes, steps: Sequence[int], lines: Mapping[str, Sequence[float]], *, front: str) -> None:
     """Draw lines with their names at the right end; one stands in front."""
     for name, values in lines.items():
-        chosen = name == front
-        style: dict[str, Any] = {"color": _FRONT, "linewidth": 2, "zorder": 3} if chosen else {"color": _BACK, "linewidth": 1}
+        style: dict[str, Any] = {"color": _BACK, "linewidth": 1}
+        if name == front:
+            style = {"color": _FRONT, "linewidth": 2, "zorder": 3}
         axes.plot(steps, values, marker="o" if len(steps) < 3 else None, **style)
     low, high = axes.get_ylim()
     for name, height in _spread({name: values[-1] for name, values in lines.items()}, 0.05 * (high - low)).items():
