@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The bytes are on disk before the rename, so a crash leaves either the old file or the new one.
     """
+    import tempfile  # here, since the device side hardly ever writes
+
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -41,6 +40,8 @@ class UnknownTaskError(MptEdgeError, LookupError):
 
     def __init__(self, name: str, known: Iterable[str], where: str) -> None:
         """Name the nearest known task, or list what there is."""
+        import difflib  # here, since it takes longer to import than the whole rest of this module
+
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         if near:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 #: Name of the default bundle.
 DEFAULT = "minilm-l6"
 
@@ -25,4 +23,6 @@ def default_bundle() -> Path:
 
 def cache_bundle() -> Path:
     """Return the default bundle's place in the user's cache folder."""
+    from platformdirs import user_cache_path  # here, since apps name their bundle
+
     return user_cache_path("mpt-edge") / DEFAULT

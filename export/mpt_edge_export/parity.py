@@ -18,7 +18,7 @@ from mpt_edge.training.backbones import Backbone
 TOLERANCE = 1e-4
 
 _BATCHES = (1, 3, 8)
-_LENGTHS = (1, 7, 33)
+_LENGTHS = (3, 7, 33)
 
 
 def check_parity(
@@ -72,9 +72,13 @@ def _shapes(number: int) -> list[tuple[int, int]]:
 
 
 def _random_batch(backbone: Backbone, rng: np.random.Generator, rows: int, tokens: int) -> Batch:
+    """Return random tokens between the special tokens that every text has at its ends, padded."""
+    first, *_, last = backbone.texts.encode(["a"], 3)[0].ids
     vocabulary = int(backbone.model.model.config.vocab_size)
     ids = rng.integers(0, vocabulary, (rows, tokens))
-    lengths = rng.integers(1, tokens + 1, rows)
+    lengths = rng.integers(3, tokens + 1, rows)
+    ids[:, 0] = first
+    ids[np.arange(rows), lengths - 1] = last
     mask = (np.arange(tokens)[None, :] < lengths[:, None]).astype(np.int64)
     ids = np.where(mask == 1, ids, backbone.pad_id)
     types = (rng.random((rows, tokens)) < 0.3).astype(np.int64) if backbone.model.token_types else np.zeros_like(mask)
