@@ -1,36 +1,106 @@
-"""Accuracy of a bundle's tasks on their test splits, through the runtime that apps use.
+"""Multitask prompt tuning beside its alternatives: the same rows, budget and seeds for each.
 
-python benchmarks/accuracy.py --data ../shared/data [--bundle models/minilm-l6] [--tasks sst2 --tasks trec]
+python benchmarks/accuracy.py models/recipes/minilm-l6/{sst2,trec}.toml --data ../shared/data --output runs/accuracy
+
+A figure that is there already is not measured again, and a run that was killed goes on from its checkpoint, so the
+table can be made in pieces: `--methods` and `--seeds` take a part. With nothing left to measure it just prints.
 """
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from statistics import mean, stdev
+from typing import Annotated, Any
 
+import torch
 import typer
+from methods import METHODS, TOGETHER, Budget, limited
+from rich.console import Console
+from rich.table import Table
 
-import mpt_edge
+from mpt_edge.training.data import TaskData, load_task
+from mpt_edge.training.recipes import load_recipe
+from mpt_edge.training.trainer import Progress
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder with <task>/test.jsonl.")],
-    bundle: Path = Path("models/minilm-l6"),
-    tasks: Annotated[list[str] | None, typer.Option(help="Only these tasks; repeatable.")] = None,
+    recipes: Annotated[list[Path], typer.Argument(help="Task recipes, each with a test split.")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipes' paths start from.")],
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints and results.jsonl.")],
+    methods: Annotated[list[str] | None, typer.Option(help=f"Only these; of {', '.join(METHODS)}.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds 0 to this number less one.")] = 3,
+    rows: Annotated[int, typer.Option(help="Most training rows a task.")] = 2000,
+    epochs: int = 5,
+    length: Annotated[int, typer.Option("--length", "-l", help="Rows of a prompt.")] = 100,
+    threads: int = 2,
 ) -> None:
-    """Print accuracy here beside the accuracy and the probe's figure that the task file states."""
-    model = mpt_edge.load(bundle)
-    print(f"{'task':18}{'here':>8}{'stated':>8}{'probe':>8}{'rows':>8}")
-    for name in tasks or model.tasks:
-        task = model.task(name)
-        lines = (data / name / "test.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        found = task([row["text"] for row in rows])
-        right = sum(prediction.label == row["label"] for prediction, row in zip(found, rows, strict=True))
-        stated, probe = task.file.metrics.get("test", {}), task.file.metrics.get("probe", {}).get("test", {})
-        figures = [right / len(rows), stated.get("accuracy", float("nan")), probe.get("accuracy", float("nan"))]
-        print(f"{name:18}" + "".join(f"{figure:8.4f}" for figure in figures) + f"{len(rows):8}")
+    """Measure what is missing, then print the table: mean and deviation over seeds, in percent."""
+    torch.set_num_threads(threads)
+    tasks = [limited(load_task(load_recipe(path), data, test=True), rows) for path in recipes]
+    chosen = methods or list(METHODS)
+    for name in chosen:
+        if name not in METHODS:
+            raise typer.BadParameter(f"no method {name!r}; choose from {', '.join(METHODS)}.")
+    output.mkdir(parents=True, exist_ok=True)
+    results = output / "results.jsonl"
+    budget = {"rows": rows, "epochs": epochs, "length": length}
+    for seed in range(seeds):
+        for name in chosen:
+            measure(name, tasks, seed, budget, results)
+    show(results, [task.recipe.name for task in tasks], budget)
+
+
+def measure(name: str, tasks: Sequence[TaskData], seed: int, budget: dict[str, int], results: Path) -> None:
+    """Run one method on the tasks whose figures are missing, and append them."""
+    group = "+".join(sorted(task.recipe.name for task in tasks)) if name in TOGETHER else ""
+    key = {"method": name, "seed": seed, "with": group} | budget
+    there = {line["task"] for line in _lines(results) if all(line.get(k) == v for k, v in key.items())}
+    missing = [task for task in tasks if task.recipe.name not in there]
+    if not missing:
+        return
+    parts = [tasks] if name in TOGETHER else [[task] for task in missing]
+    for part in parts:
+        started = time.monotonic()
+        place = "-".join([name, str(seed), *(str(value) for value in budget.values())])
+        found = METHODS[name](part, Budget(seed=seed, folder=results.parent / place, **budget), _report)
+        seconds = round(time.monotonic() - started, 1)
+        with results.open("a", encoding="utf-8") as file:
+            for task, accuracy in found.items():
+                file.write(json.dumps(key | {"task": task, "accuracy": accuracy, "seconds": seconds}) + "\n")
+        print(f"{name} (seed {seed}): " + ", ".join(f"{task} {100 * value:.1f}" for task, value in found.items()))
+
+
+def show(results: Path, tasks: Sequence[str], budget: dict[str, int]) -> None:
+    """Print a row a method and a column a task."""
+    table = Table("method", *tasks, "mean", box=None, pad_edge=False)
+    lines = [line for line in _lines(results) if all(line[key] == value for key, value in budget.items())]
+    for name in METHODS:
+        group = "+".join(sorted(tasks)) if name in TOGETHER else ""
+        own = [line for line in lines if line["method"] == name and line["with"] == group]
+        figures = {task: [100 * line["accuracy"] for line in own if line["task"] == task] for task in tasks}
+        if all(figures.values()):
+            average = f"{mean(mean(values) for values in figures.values()):.1f}"
+            table.add_row(name, *(_figure(values) for values in figures.values()), average)
+    Console(width=200).print(table)
+    print(f"test accuracy in percent; {budget['rows']} rows a task, {budget['epochs']} epochs, l = {budget['length']}")
+
+
+def _figure(values: Sequence[float]) -> str:
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _report(progress: Progress) -> None:
+    if progress.step % 50 == 0:
+        print(
+            f"  {progress.stage}: step {progress.step}/{progress.steps}, loss {progress.loss['total']:.3f}", flush=True
+        )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,27 @@ def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def write_few_rows(task: str, folder: Path) -> None:
+    """Write the first two training rows of each label, and the first rows of the other splits."""
+    folder.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        lines = (DATA / task / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        kept, seen = [], Counter()
+        for line in lines:
+            label = json.loads(line)["label"]
+            seen[label] += 1
+            if seen[label] <= 2 if split == "train" else len(kept) < 24:
+                kept.append(line)
+        (folder / f"{split}.jsonl").write_text("\n".join(kept), encoding="utf-8")
+
+
+def shortened(script: str) -> str:
+    """Return a script whose training runs take seconds; an option given twice counts the last time."""
+    script = script.replace("\\\n", " ")
+    script = re.sub(r"(train source .*)", rf"\1 {SHORT}", script)
+    return re.sub(r"(train target .*)", r"\1 --epochs 1 --rows-per-epoch 32", script)
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder as a clone looks after `make demo`, with the default bundle built."""
@@ -45,8 +68,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in ("prompts", "tasks"):
         shutil.copytree(ROOT / "models" / "minilm-l6" / kind, folder / "models" / "minilm-l6" / kind)
     if DATA.is_dir():
-        (folder.parent / "shared").mkdir()
-        (folder.parent / "shared" / "data").symlink_to(DATA)
+        for task in [path.stem for path in (ROOT / "models" / "recipes" / "minilm-l6").glob("*.toml")]:
+            write_few_rows(task, folder.parent / "shared" / "data" / task)
     (folder / "questions.txt").write_text("How many moons has Mars?\nWho wrote Faust?\n")
     shutil.copyfile(ROOT / "models" / "recipes" / "demo.jsonl", folder / "rows.jsonl")
     done = shell("mpt-edge export minilm-l6 --output models/minilm-l6", folder)
@@ -72,12 +95,18 @@ def test_python_example(workplace):
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the data sets in ../shared/data")
 def test_train_commands(workplace):
-    block = next(block for block in blocks("sh") if "mpt-edge train" in block)
-    short = re.sub(r"(train source .*)", rf"\1 {SHORT}", block)
-    short = re.sub(r"(train target .*)", r"\1 --epochs 1 --rows-per-epoch 32", short)
-    done = shell(short, workplace)
+    train, install, shipped = (block for block in blocks("sh") if "runs/" in block)
+    done = shell(shortened(train), workplace)
+    assert done.returncode == 0, done.stderr
+    assert (workplace / "runs/source/report.html").is_file()
+    assert "3 tasks" in done.stdout
+    done = shell(install, workplace)
     assert done.returncode == 0, done.stderr
     assert "installed cr" in done.stdout
+    assert "removed cr" in done.stdout
+    done = shell(shortened(shipped), workplace)
+    assert done.returncode == 0, done.stderr
+    assert len(list((workplace / "runs/shipped/tasks").iterdir())) == 9
 
 
 def test_every_shipped_task_answers_its_golden_example(workplace):
@@ -97,11 +126,29 @@ def test_shipped_tasks_are_small_two_vectors_with_a_baseline():
     for path in (ROOT / "models" / "minilm-l6" / "tasks").glob("*.safetensors"):
         task = TaskFile.load(path)
         assert task.two_vectors, path
-        assert {"test", "validation"} <= set(task.metrics), path
+        assert {"test", "validation", "probe"} <= set(task.metrics), path
+        assert task.metrics["probe"]["train_rows"] == task.training["rows"], path
         assert task.licence, path
         assert task.golden, path
         if len(task.labels) <= 10:
             assert path.stat().st_size <= 4096, path
+
+
+def test_sst2_is_above_its_probe():
+    metrics = TaskFile.load(ROOT / "models" / "minilm-l6" / "tasks" / "sst2.safetensors").metrics
+    assert metrics["test"]["accuracy"] > metrics["probe"]["test"]["accuracy"]
+
+
+def test_figures_in_the_readme_are_those_of_the_task_files():
+    header, _, ours, probe = (
+        [cell.strip() for cell in line.strip("|\n ").split("|")]
+        for line in re.findall(r"^\|.*\|$", README.split("**Accuracy.**")[1], re.MULTILINE)[:4]
+    )
+    assert len(header) == 9
+    for name, one, other in zip(header, ours[1:], probe[1:], strict=True):
+        metrics = TaskFile.load(ROOT / "models" / "minilm-l6" / "tasks" / f"{name}.safetensors").metrics
+        assert one == f"{100 * metrics['test']['accuracy']:.1f}"
+        assert other == f"{100 * metrics['probe']['test']['accuracy']:.1f}"
 
 
 def test_makefile_targets_named_in_the_readme_exist():

@@ -18,8 +18,8 @@ from mpt_edge.training.backbones import Backbone
 class Prompts(Protocol):
     """What the trainer needs of a set of prompts."""
 
-    def __call__(self, task: int) -> Tensor:
-        """Return the prompt ``(l, d)`` of one task."""
+    def __call__(self, task: int) -> Tensor | None:
+        """Return the prompt ``(l, d)`` of one task; None where something else than a prompt is trained."""
 
     def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:
         """Return the optimiser's parameter groups; what has the rate zero is frozen."""

@@ -91,11 +91,11 @@ class Objective:
             LabelTexts.encode(backbone, texts, n) for texts, n in zip(label_texts, self.max_lengths, strict=True)
         ]
 
-    def loss(self, prompt: Tensor, batch: TaskBatch, rng: np.random.Generator) -> Loss:
+    def loss(self, prompt: Tensor | None, batch: TaskBatch, rng: np.random.Generator) -> Loss:
         """Return the loss of one task's batch, over all its labels or a sample of them.
 
         Args:
-            prompt: the task's prompt, ``(l, d)``, with gradient.
+            prompt: the task's prompt, ``(l, d)``, with gradient; None where the backbone itself is adapted.
             batch: one task and some of its training rows.
             rng: draws the labels and their texts.
         """
@@ -115,12 +115,12 @@ class Objective:
         distance = hidden_loss(texts, teacher_texts) if self.distillation.hidden else torch.zeros_like(task)
         return Loss(task, divergence, distance, task + self.distillation.weight * (divergence + distance))
 
-    def similarities(self, index: int, prompt: Tensor, texts: Sequence[Text]) -> NDArray[np.float32]:
-        """Return cosine similarities ``(rows, labels)`` of one task's texts under a prompt ``(l, d)``."""
+    def similarities(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
+        """Return cosine similarities ``(rows, labels)`` of one task's texts under a prompt ``(l, d)`` or none."""
         return similarities(self.backbone, prompt, self._encode(index, texts), self._labels[index])
 
-    def accuracy(self, index: int, prompt: Tensor, rows: Rows) -> float:
-        """Return the share of rows that one task answers right under a prompt ``(l, d)``."""
+    def accuracy(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
+        """Return the share of rows that one task answers right under a prompt ``(l, d)`` or none."""
         found = self.similarities(index, prompt, rows.texts)
         return float(np.mean(found.argmax(1) == np.array(rows.labels)))
 
@@ -137,8 +137,8 @@ class Objective:
             found["distillation"] = [values, given.weight, given.temperature, given.hidden]
         return found
 
-    def _read(self, prompt: Tensor, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
-        past = self.backbone.model.encode_prompt(prompt[None])
+    def _read(self, prompt: Tensor | None, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
+        past = None if prompt is None else self.backbone.model.encode_prompt(prompt[None])
         texts = read(self.backbone, rows, past)
         return TRAINING_SCALE * texts.embeddings @ read(self.backbone, labels, past).embeddings.T, texts
 

@@ -1,0 +1,244 @@
+"""The methods that `accuracy.py` compares: the same rows, batches, readout and budget for each.
+
+Every method reads texts through the same backbone and answers by similarity to the same label
+texts, unless it says otherwise. Validation chooses the epoch; the test split is measured once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, Prompts, sampled_vocabulary
+from mpt_edge.training.objective import Objective
+from mpt_edge.training.probe import probe
+from mpt_edge.training.settings import Settings
+from mpt_edge.training.stages import label_texts
+from mpt_edge.training.teachers import TeacherPlan, distillation, train_teachers
+from mpt_edge.training.trainer import Progress, Trainer
+
+BACKBONE = "minilm-l6"
+
+#: Learning rates. Ours were chosen on validation; LoRA's and full fine-tuning's are those of their papers.
+PROMPT_RATE, VECTOR_RATE, LORA_RATE, TUNING_RATE = 0.02, 0.03, 5e-4, 5e-5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every method gets.
+
+    Attributes:
+        rows: most training rows a task.
+        epochs: passes over them.
+        length: rows l of a prompt.
+        seed: fixes start and order.
+        folder: where checkpoints go.
+    """
+
+    rows: int
+    epochs: int
+    length: int
+    seed: int
+    folder: Path
+
+    def settings(self, **changes: float) -> Settings:
+        """Return the trainer's settings under this budget."""
+        base = Settings(
+            epochs=self.epochs, rows_per_epoch=self.rows, prompt_rate=PROMPT_RATE, task_rate=VECTOR_RATE, seed=self.seed
+        )
+        return replace(base, **changes)  # type: ignore[arg-type]
+
+
+#: A method: all tasks in, each task's test accuracy out.
+Method = Callable[[Sequence[TaskData], Budget, Callable[[Progress], None]], dict[str, float]]
+
+
+class WholeModel(nn.Module):
+    """Adapts the backbone's own weights; there is no prompt."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], rate: float) -> None:
+        """Train these parameters of a backbone at one rate."""
+        super().__init__()
+        self._trained, self._rate = parameters, rate
+
+    def forward(self, task: int) -> None:  # noqa: ARG002
+        """Return no prompt."""
+        return
+
+    def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:  # noqa: ARG002
+        """Return all parameters."""
+        return [{"params": list(self._trained.values()), "lr": self._rate}]
+
+    def state_dict(self, *_: object, **__: object) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return what is trained, by name."""
+        return {name: parameter.detach() for name, parameter in self._trained.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, values: dict[str, Tensor], *_: object, **__: object) -> None:  # type: ignore[override]
+        """Take up values by name."""
+        for name, parameter in self._trained.items():
+            parameter.copy_(values[name])
+
+
+class SharedOnly(nn.Module):
+    """One prompt for all tasks and no vectors: MPT without decomposition."""
+
+    def __init__(self, start: Tensor) -> None:
+        """Start from a prompt ``(l, d)``."""
+        super().__init__()
+        self.shared = nn.Parameter(start.clone())
+
+    def forward(self, task: int) -> Tensor:  # noqa: ARG002
+        """Return the one prompt."""
+        return self.shared
+
+    def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:  # noqa: ARG002
+        """Return the prompt."""
+        return [{"params": [self.shared], "lr": prompt_rate}]
+
+
+def zero_shot(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
+    """Similarity to the label texts without any training."""
+    del budget, observe
+    objective = _objective(load_backbone(BACKBONE), tasks)
+    return {task.recipe.name: _test(objective, i, None) for i, task in enumerate(tasks)}
+
+
+def logistic_probe(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
+    """Logistic regression on the frozen embeddings, its strength chosen on validation."""
+    del budget, observe
+    backbone = load_backbone(BACKBONE)
+    return {task.recipe.name: probe(backbone, task)["test"]["accuracy"] for task in tasks}
+
+
+def prompt_tuning(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
+    """Plain prompt tuning: a full prompt a task, each trained alone."""
+    backbone = load_backbone(BACKBONE)
+    start = sampled_vocabulary(backbone, budget.length, budget.seed)
+    return _each_alone(tasks, budget, observe, lambda: (backbone, PlainPrompts([start])))
+
+
+def lora(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
+    """LoRA, r = 8 on queries and values, through PEFT."""
+
+    def adapted() -> tuple[Backbone, Prompts]:
+        torch.manual_seed(budget.seed)
+        backbone = load_backbone(BACKBONE)
+        config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
+        model = inject_adapter_in_model(config, backbone.model.model)
+        return backbone, WholeModel(_named(model, lambda name: "lora_" in name), LORA_RATE)
+
+    return _each_alone(tasks, budget, observe, adapted)
+
+
+def fine_tuning(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
+    """Full fine-tuning: every weight, a model a task."""
+
+    def unfrozen() -> tuple[Backbone, Prompts]:
+        backbone = load_backbone(BACKBONE)
+        return backbone, WholeModel(_named(backbone.model.model, lambda name: "pooler" not in name), TUNING_RATE)
+
+    return _each_alone(tasks, budget, observe, unfrozen)
+
+
+def mpt(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
+    """Multitask prompt tuning with teachers and distillation: u and v a task on one shared prompt."""
+    return _shared(tasks, budget, observe, teachers=TeacherPlan(budget.folder / "teachers", epochs=budget.epochs))
+
+
+def mpt_plain(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
+    """Multitask prompt tuning without distillation."""
+    return _shared(tasks, budget, observe)
+
+
+def mpt_shared(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
+    """Multitask prompt tuning without decomposition: one prompt for all tasks."""
+    backbone = load_backbone(BACKBONE)
+    prompts = SharedOnly(sampled_vocabulary(backbone, budget.length, budget.seed))
+    return _trained(_objective(backbone, tasks), prompts, budget.settings(most_tasks=4), budget.folder, observe)
+
+
+METHODS: dict[str, Method] = {
+    "zero-shot": zero_shot,
+    "probe": logistic_probe,
+    "prompt-tuning": prompt_tuning,
+    "mpt": mpt,
+    "mpt-no-distillation": mpt_plain,
+    "mpt-no-decomposition": mpt_shared,
+    "lora": lora,
+    "fine-tuning": fine_tuning,
+}
+
+#: Methods that train all tasks together, so their figures depend on which tasks there are.
+TOGETHER = ("mpt", "mpt-no-distillation", "mpt-no-decomposition")
+
+
+def limited(data: TaskData, rows: int) -> TaskData:
+    """Return a task with at most ``rows`` training rows, the same ones for every method and seed."""
+    if len(data.train) <= rows:
+        return data
+    kept = np.sort(np.random.default_rng(0).permutation(len(data.train))[:rows]).tolist()
+    return replace(data, train=Rows([data.train.texts[i] for i in kept], [data.train.labels[i] for i in kept]))
+
+
+def _shared(
+    tasks: Sequence[TaskData],
+    budget: Budget,
+    observe: Callable[[Progress], None],
+    teachers: TeacherPlan | None = None,
+) -> dict[str, float]:
+    backbone = load_backbone(BACKBONE)
+    start = sampled_vocabulary(backbone, budget.length, budget.seed)
+    settings = budget.settings(most_tasks=4)
+    objective = _objective(backbone, tasks)
+    if teachers is not None:
+        taught = train_teachers(backbone, tasks, objective.label_texts, start, teachers, settings, observe)
+        objective = Objective(backbone, tasks, objective.label_texts, distillation(taught, teachers))
+    return _trained(objective, MultitaskPrompt(start, len(tasks)), settings, budget.folder, observe)
+
+
+def _each_alone(
+    tasks: Sequence[TaskData],
+    budget: Budget,
+    observe: Callable[[Progress], None],
+    fresh: Callable[[], tuple[Backbone, Prompts]],
+) -> dict[str, float]:
+    found = {}
+    for task in tasks:
+        backbone, prompts = fresh()
+        folder = budget.folder / task.recipe.name
+        found |= _trained(_objective(backbone, [task]), prompts, budget.settings(tasks_per_step=1), folder, observe)
+    return found
+
+
+def _trained(
+    objective: Objective, prompts: Prompts, settings: Settings, folder: Path, observe: Callable[[Progress], None]
+) -> dict[str, float]:
+    Trainer(objective, prompts, settings, folder, stage=folder.name).train(observe)
+    with torch.no_grad():
+        return {task.recipe.name: _test(objective, i, prompts(i)) for i, task in enumerate(objective.tasks)}
+
+
+def _objective(backbone: Backbone, tasks: Sequence[TaskData]) -> Objective:
+    return Objective(backbone, tasks, [label_texts(backbone, task) for task in tasks])
+
+
+def _test(objective: Objective, index: int, prompt: Tensor | None) -> float:
+    rows = objective.tasks[index].test
+    assert rows is not None
+    return objective.accuracy(index, prompt, rows)
+
+
+def _named(model: nn.Module, wanted: Callable[[str], bool]) -> dict[str, nn.Parameter]:
+    found = {name: parameter for name, parameter in model.named_parameters() if wanted(name)}
+    for parameter in found.values():
+        parameter.requires_grad_(requires_grad=True)
+    return found
