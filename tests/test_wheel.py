@@ -103,6 +103,7 @@ def test_run(device: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     [(["export", "minilm-l6"], "export"), (["train", "source", "r.toml", "--output", "out"], "train")],
 )
 def test_workshop_commands_name_their_extra(device: Path, tmp_path: Path, arguments: list[str], extra: str) -> None:
+    (tmp_path / "r.toml").write_text('name = "r"\ntrain = "t.jsonl"\nvalidation = "v.jsonl"\n')
     result = call(device / "mpt-edge", *arguments, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr == f"mpt-edge: torch is not installed; run: pip install 'mpt-edge[{extra}]'\n"

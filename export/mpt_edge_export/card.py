@@ -28,8 +28,8 @@ task files.
 
 _FOOT = """
 The probe is a logistic regression on the same frozen backbone's embeddings without a prompt; its strength and scaling
-were chosen on validation. Rows are those of the test split, measured when training had ended. Vectors carry the licence of the
-data they were trained on.
+were chosen on validation. Rows are those of the test split, measured when training had ended. Vectors carry the licence
+of the data they were trained on.
 
 Data:
 
