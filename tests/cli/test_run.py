@@ -164,6 +164,30 @@ def test_two_thousand_rows_keep_their_order(run: Command, model: Model, many: Pa
     agree(rows, model, [row["text"] for row in given], [row["task"] for row in given])
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads peak memory from /proc")
+def test_more_rows_need_no_more_memory(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Peak memory of whole processes: twenty times the rows may cost allocator noise, not room for the rows."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom mpt_edge.cli import main\ntry:\n    main()\n"
+        "except SystemExit as stop:\n    assert not stop.code\n"
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0], file=sys.stderr)"
+    )
+
+    def peak(rows: int) -> int:
+        path, out = tmp_path / f"{rows}.jsonl", tmp_path / f"{rows}.out"
+        text = "a witty film " * 100  # 1.3 KB a row: all rows together would show
+        path.write_text("".join(json.dumps({"text": f"{text}{i}"}) + "\n" for i in range(rows)))
+        arguments = ["run", "-b", tiny_bundle, "--task", "topic", "--threads", "1", "--input", path, "--output", out]
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        with out.open() as lines:
+            assert sum(1 for _ in lines) == rows
+        return int(done.stderr)  # KiB
+
+    few, many = peak(1_500), peak(30_000)
+    assert many - few < 12 * 1024, "30,000 rows are 40 MB as text alone"
+
+
 def test_reader_that_goes_away(tiny_bundle: Path, many: Path) -> None:
     command = [Path(sys.executable).with_name("mpt-edge"), "run", "--bundle", tiny_bundle, "--input", many, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
