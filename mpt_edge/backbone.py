@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from mpt_edge.bundle import Manifest
 from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.manifest import Manifest
 from mpt_edge.text import Batch
 
 Floats = NDArray[np.float32]

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -18,132 +16,16 @@ from typing import Any
 
 from mpt_edge._files import read_small, replacing, sha256
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.prompts import LAYOUTS, MAX_PROMPT_BYTES, SharedPrompt
+from mpt_edge.manifest import Manifest
+from mpt_edge.prompts import MAX_PROMPT_BYTES, SharedPrompt
 from mpt_edge.taskfile import MAX_TASK_BYTES, TaskFile
-
-#: Version of bundle.json that this code writes, and the newest it reads.
-SCHEMA = 1
 
 MANIFEST = "bundle.json"
 MODEL = "onnx/model.onnx"
 TOKENIZER = "tokenizer.json"
 
-_ALLOWED: dict[str, tuple[str | bool, ...]] = {
-    "family": ("encoder",),
-    "readout": ("similarity",),
-    "layout": LAYOUTS,
-    "entry": ("first_layer",),
-    "pooling": ("mean", "cls", "max"),
-    "token_types": (True, False),
-}
-
 _MAX_MANIFEST = 8 << 20
 _MAX_TOKENIZER = 64 << 20
-_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What ``bundle.json`` says.
-
-    Attributes:
-        name: the bundle's name.
-        family: ``"encoder"``.
-        readout: ``"similarity"``.
-        layout: attention layout of the tasks, ``"prefix"`` or ``"joint"``.
-        entry: where prompts enter, ``"first_layer"`` (behind the embeddings' norm).
-        prompt_length: rows l of the shared prompt.
-        hidden_size: channels d.
-        layers: layers of the backbone.
-        heads: attention heads of a layer.
-        head_size: channels of a head.
-        pooling: ``"mean"``, ``"cls"`` or ``"max"`` over text tokens.
-        token_types: whether the graph reads ``token_type_ids``.
-        max_length: longest text in tokens.
-        pad_id: id of the padding token.
-        backbone: id, revision, licence and fingerprint of the frozen model.
-        tokenizer: fingerprint of tokenizer.json.
-        prompts: shared prompts by name, with fingerprint, layout and length.
-        parity: largest difference between ONNX Runtime and PyTorch when the bundle was made.
-        files: path -> sha256 and size of every file.
-        made_by: version of mpt-edge that wrote it.
-    """
-
-    name: str
-    family: str
-    readout: str
-    layout: str
-    entry: str
-    prompt_length: int
-    hidden_size: int
-    layers: int
-    heads: int
-    head_size: int
-    pooling: str
-    token_types: bool
-    max_length: int
-    pad_id: int
-    backbone: Mapping[str, str]
-    tokenizer: str
-    prompts: Mapping[str, Mapping[str, Any]]
-    parity: Mapping[str, Any]
-    files: Mapping[str, Mapping[str, Any]]
-    made_by: str
-
-    def to_json(self) -> str:
-        """Return the manifest as indented JSON, the schema version first."""
-        return json.dumps({"schema": SCHEMA} | self.__dict__, indent=2, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def parse(cls, data: bytes, source: Path) -> Manifest:
-        """Read a manifest's bytes.
-
-        Raises:
-            CorruptFileError: no manifest, an incomplete one, or one of a newer version.
-        """
-        try:
-            entries = json.loads(data)
-            schema = entries.pop("schema")
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise CorruptFileError(f"{source} is not a bundle manifest; export the bundle again.") from error
-        if type(schema) is not int or schema < 1:
-            raise CorruptFileError(f"{source} states the schema {schema!r}, which never was; export the bundle again.")
-        if schema > SCHEMA:
-            raise CorruptFileError(
-                f"{source} was written by a newer mpt-edge (schema {schema}; this one reads {SCHEMA}); upgrade it."
-            )
-        known = cls.__dataclass_fields__
-        missing = [name for name in known if name not in entries]
-        if missing:
-            raise CorruptFileError(f"{source} lacks the entry {missing[0]!r}; export the bundle again.")
-        manifest = cls(**{name: entries[name] for name in known})
-        for name in manifest._wrong():
-            raise CorruptFileError(f"{source}: the entry {name!r} is not what it should be; export the bundle again.")
-        for path in manifest.files:
-            if _PATH.fullmatch(path) is None or ".." in PurePosixPath(path).parts:
-                raise CorruptFileError(f"{source} lists the path {path!r}, which is not allowed; export it again.")
-        return manifest
-
-    def _wrong(self) -> list[str]:
-        """Return the names of entries that have the wrong type or an unknown value."""
-        texts = {"name": self.name, "tokenizer": self.tokenizer, "made_by": self.made_by}
-        counts = {"prompt_length": self.prompt_length, "pad_id": self.pad_id}
-        sizes = {name: getattr(self, name) for name in ("hidden_size", "layers", "heads", "head_size", "max_length")}
-        good = {name: isinstance(value, str) for name, value in texts.items()}
-        good |= {name: type(value) is int and value >= 0 for name, value in counts.items()}
-        good |= {name: type(value) is int and value > 0 for name, value in sizes.items()}
-        good |= {name: _is_one_of(getattr(self, name), allowed) for name, allowed in _ALLOWED.items()}
-        good["backbone"] = isinstance(self.backbone, dict)
-        good["parity"] = isinstance(self.parity, dict)
-        good["prompts"] = isinstance(self.prompts, dict) and all(
-            isinstance(p, dict) and type(p.get("length")) is int and isinstance(p.get("fingerprint"), str)
-            for p in self.prompts.values()
-        )
-        good["files"] = isinstance(self.files, dict) and all(
-            isinstance(f, dict) and type(f.get("size")) is int and isinstance(f.get("sha256"), str)
-            for f in self.files.values()
-        )
-        return [name for name, is_good in good.items() if not is_good]
 
 
 @dataclass
@@ -370,10 +252,6 @@ class Bundle:
             raise CorruptFileError(
                 f"{self.folder / name} is damaged (its SHA-256 is not the manifest's); restore it or export again."
             )
-
-
-def _is_one_of(value: object, allowed: tuple[str | bool, ...]) -> bool:
-    return any(type(value) is type(choice) and value == choice for choice in allowed)
 
 
 def _task_path(task: str) -> str:

@@ -15,8 +15,9 @@ import numpy as np
 import mpt_edge
 from mpt_edge._files import sha256
 from mpt_edge.backbone import OnnxBackbone
-from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, Manifest
+from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER
 from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone

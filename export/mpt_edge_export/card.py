@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mpt_edge.bundle import Manifest
+from mpt_edge.manifest import Manifest
 from mpt_edge.taskfile import TaskFile
 
 _HEAD = """---

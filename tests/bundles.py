@@ -1,0 +1,19 @@
+"""Files of the small bundle, and changes to it that only a test makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mpt_edge.bundle import MANIFEST
+
+TASK = "tasks/topic.safetensors"
+PROMPT = "prompts/mpt.safetensors"
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    entries = json.loads((folder / MANIFEST).read_text("utf-8"))
+    change(entries)
+    (folder / MANIFEST).write_text(json.dumps(entries), "utf-8")
