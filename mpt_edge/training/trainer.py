@@ -73,10 +73,17 @@ class Trainer:
         """Run to the end of the schedule, then put the best validated values into the prompts.
 
         Raises:
-            TrainingError: the loss became NaN; the last checkpoint is kept.
+            TrainingError: the loss became NaN, or memory ran out; the last checkpoint is kept.
         """
         try:
             self._run(observe, checkpoint_seconds)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"memory ran out at step {self.step + 1}; start again with a lower --batch-size (now "
+                f"{self.settings.batch_size}) or a shorter prompt (--length), or lower max_length in the recipes."
+            ) from error
         finally:
             self.log.close()
         self.prompts.load_state_dict(self.best)
@@ -173,6 +180,11 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.best_score, self.best = state["step"], state["best_score"], state["best"]
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU the allocator raises a bare RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _schedule(objective: Objective, settings: Settings) -> list[list[TaskBatch]]:

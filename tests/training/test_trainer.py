@@ -272,3 +272,23 @@ def test_a_distilled_run_resumes_like_any_other(tiny: Backbone, tmp_path: Path, 
     second = trainer(tiny, tmp_path / "parts", settings, distillation=teachers)
     second.train(silent)
     assert all(torch.equal(value, state(second)[key]) for key, value in state(whole).items())
+
+
+def test_too_little_memory_says_what_to_lower(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(tiny, tmp_path)
+
+    def huge(*_: object) -> None:
+        torch.empty(1 << 60)  # what PyTorch itself raises when an allocation fails
+
+    monkeypatch.setattr(run.objective, "loss", huge)
+    with pytest.raises(TrainingError, match=r"memory ran out at step 1; .* --batch-size \(now 4\).*--length"):
+        run.train(silent)
+
+
+def test_other_runtime_errors_are_not_taken_for_it(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(tiny, tmp_path)
+    monkeypatch.setattr(run.objective, "loss", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        run.train(silent)
