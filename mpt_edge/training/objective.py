@@ -158,10 +158,11 @@ def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def hidden_loss(student: Reading, teacher: Reading) -> Tensor:
-    """Return the squared distance of last hidden states, summed over channels, averaged over visible tokens.
+    """Return the squared distance of last hidden states, averaged over visible tokens and channels.
 
-    Equation 4 sums over tokens too; the average makes it independent of length and batch.
+    Equation 4 sums; a sum over channels is ten times the task's loss here, and the student then
+    copies states instead of learning the task (docs/training.md has the figures).
     """
     visible = student.mask.to(student.hidden.dtype)
-    distance = (student.hidden - teacher.hidden).square().sum(-1)
+    distance = (student.hidden - teacher.hidden).square().mean(-1)
     return (distance * visible).sum() / visible.sum()

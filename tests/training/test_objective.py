@@ -49,7 +49,7 @@ def test_hidden_loss_counts_visible_tokens_only() -> None:
     rng = np.random.default_rng(0)
     one, two = rng.normal(0, 1, (2, 2, 3, 4))
     mask = np.array([[1, 1, 0], [1, 0, 0]])
-    expected = np.mean([np.sum((one[r, t] - two[r, t]) ** 2) for r, t in ((0, 0), (0, 1), (1, 0))])
+    expected = np.mean([np.mean((one[r, t] - two[r, t]) ** 2) for r, t in ((0, 0), (0, 1), (1, 0))])
     readings = [Reading(torch.empty(0), torch.tensor(hidden), torch.tensor(mask)) for hidden in (one, two)]
     assert float(hidden_loss(*readings)) == pytest.approx(expected)
 
