@@ -68,8 +68,8 @@ def measure(name: str, tasks: Sequence[TaskData], seed: int, budget: dict[str, i
         found = METHODS[name](part, Budget(seed=seed, folder=results.parent / place, **budget), _report)
         seconds = round(time.monotonic() - started, 1)
         with results.open("a", encoding="utf-8") as file:
-            for task, accuracy in found.items():
-                file.write(json.dumps(key | {"task": task, "accuracy": accuracy, "seconds": seconds}) + "\n")
+            for task, score in found.items():
+                file.write(json.dumps(key | {"task": task, "score": score, "seconds": seconds}) + "\n")
         print(f"{name} (seed {seed}): " + ", ".join(f"{task} {100 * value:.1f}" for task, value in found.items()))
 
 
@@ -80,12 +80,12 @@ def show(results: Path, tasks: Sequence[str], budget: dict[str, int]) -> None:
     for name in METHODS:
         group = "+".join(sorted(tasks)) if name in TOGETHER else ""
         own = [line for line in lines if line["method"] == name and line["with"] == group]
-        figures = {task: [100 * line["accuracy"] for line in own if line["task"] == task] for task in tasks}
+        figures = {task: [100 * line["score"] for line in own if line["task"] == task] for task in tasks}
         if all(figures.values()):
             average = f"{mean(mean(values) for values in figures.values()):.1f}"
             table.add_row(name, *(_figure(values) for values in figures.values()), average)
     Console(width=200).print(table)
-    print(f"test accuracy in percent; {budget['rows']} rows a task, {budget['epochs']} epochs, l = {budget['length']}")
+    print(f"each task's metric on its test split, times 100; {budget}")
 
 
 def _figure(values: Sequence[float]) -> str:

@@ -57,7 +57,7 @@ class Budget:
         return replace(base, **changes)  # type: ignore[arg-type]
 
 
-#: A method: all tasks in, each task's test accuracy out.
+#: A method: all tasks in, each task's score on test out.
 Method = Callable[[Sequence[TaskData], Budget, Callable[[Progress], None]], dict[str, float]]
 
 
@@ -116,7 +116,7 @@ def logistic_probe(tasks: Sequence[TaskData], budget: Budget, observe: Callable[
     """Logistic regression on the frozen embeddings, its strength chosen on validation."""
     del budget, observe
     backbone = load_backbone(BACKBONE)
-    return {task.recipe.name: probe(backbone, task)["test"]["accuracy"] for task in tasks}
+    return {task.recipe.name: probe(backbone, task)["test"][task.recipe.metric] for task in tasks}
 
 
 def prompt_tuning(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
@@ -234,7 +234,7 @@ def _objective(backbone: Backbone, tasks: Sequence[TaskData]) -> Objective:
 def _test(objective: Objective, index: int, prompt: Tensor | None) -> float:
     rows = objective.tasks[index].test
     assert rows is not None
-    return objective.accuracy(index, prompt, rows)
+    return objective.score(index, prompt, rows)
 
 
 def _named(model: nn.Module, wanted: Callable[[str], bool]) -> dict[str, nn.Parameter]:

@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef
 
 from mpt_edge.training.data import Rows
 
 
 def classification_metrics(predicted: NDArray[np.int64], rows: Rows) -> dict[str, Any]:
-    """Return accuracy and macro F1 with the number of rows they were measured on."""
+    """Return accuracy, macro F1 and Matthews correlation with the number of rows they were measured on."""
     return {
         "accuracy": round(float(accuracy_score(rows.labels, predicted)), 4),
         "macro_f1": round(float(f1_score(rows.labels, predicted, average="macro", zero_division=0)), 4),
+        "matthews": round(float(matthews_corrcoef(rows.labels, predicted)), 4),
         "rows": len(rows),
     }
 

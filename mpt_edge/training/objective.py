@@ -19,6 +19,7 @@ from torch.nn import functional
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import Rows, TaskData, encode
+from mpt_edge.training.metrics import classification_metrics
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.similarity import TRAINING_SCALE, LabelTexts, Reading, read, similarities
 
@@ -119,10 +120,10 @@ class Objective:
         """Return cosine similarities ``(rows, labels)`` of one task's texts under a prompt ``(l, d)`` or none."""
         return similarities(self.backbone, prompt, self._encode(index, texts), self._labels[index])
 
-    def accuracy(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
-        """Return the share of rows that one task answers right under a prompt ``(l, d)`` or none."""
+    def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
+        """Return one task's metric, as its recipe names it, on rows read under a prompt ``(l, d)`` or none."""
         found = self.similarities(index, prompt, rows.texts)
-        return float(np.mean(found.argmax(1) == np.array(rows.labels)))
+        return float(classification_metrics(found.argmax(1), rows)[self.tasks[index].recipe.metric])
 
     def identity(self) -> dict[str, Any]:
         """Return what a checkpoint depends on, in text."""

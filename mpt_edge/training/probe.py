@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -38,7 +37,8 @@ def probe(backbone: Backbone, data: TaskData) -> dict[str, Any]:
             regression = LogisticRegression(C=c, max_iter=1000)
             model = make_pipeline(StandardScaler(), regression) if scaled else regression
             model.fit(features["train"], data.train.labels)
-            score = float(np.mean(model.predict(features["validation"]) == data.validation.labels))
+            found = model.predict(features["validation"])
+            score = float(classification_metrics(found, data.validation)[data.recipe.metric])
             if best is None or score > best[0]:
                 best = (score, c, scaled, model)
     assert best is not None

@@ -32,6 +32,10 @@ else:  # pragma: no cover
     import tomli as tomllib
 
 
+#: What a recipe may be scored by; every task file states all of them.
+METRICS = ("accuracy", "macro_f1", "matthews")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A task as its TOML file states it.
@@ -50,6 +54,7 @@ class Recipe:
         template: text with ``{text}`` and ``{text_pair}``, or empty.
         max_length: longest input in tokens.
         label_examples: typical training texts of each label that join its label texts.
+        metric: what validation is scored by: ``"accuracy"``, ``"macro_f1"`` or ``"matthews"``.
         labels: label -> its texts; empty to take the labels from the training split.
         licence: licence of the data.
         source: where the data comes from.
@@ -68,6 +73,7 @@ class Recipe:
     template: str = ""
     max_length: int = 64
     label_examples: int = 0
+    metric: str = "accuracy"
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     licence: str = ""
     source: str = ""
@@ -103,19 +109,29 @@ def _checked(entries: dict[str, Any], path: Path) -> Recipe:
             raise InputError(f"{path}: {name!r} must be a {expected.__name__}, not {value!r}; correct it.")
     labels = entries.get("labels", {})
     recipe = Recipe(**(entries | {"labels": {k: _texts(k, v, path) for k, v in labels.items()}}))
-    if NAME.fullmatch(recipe.name) is None:
-        raise InputError(f"{path}: the name {recipe.name!r} is not allowed; use letters, digits, '.', '_' and '-'.")
-    if recipe.kind not in ("classification", "pair"):
-        raise InputError(f"{path}: kind {recipe.kind!r} is unknown; use 'classification' or 'pair'.")
-    wanted = [part for part in ("text", "text_pair") if recipe.kind == "pair" or part == "text"]
-    if recipe.template and any(f"{{{part}}}" not in recipe.template for part in wanted):
-        needed = " and ".join(f"{{{part}}}" for part in wanted)
-        raise InputError(f"{path}: the template {recipe.template!r} lacks {needed}; put it where the text goes.")
-    if len(labels) == 1:
-        raise InputError(f"{path}: one label is no choice; list at least two, or none to take them from the data.")
-    if recipe.max_length < 3 or recipe.label_examples < 0:
-        raise InputError(f"{path}: max_length must be at least 3 and label_examples at least 0; correct it.")
+    for problem in _problems(recipe):
+        raise InputError(f"{path}: {problem}.")
     return recipe
+
+
+def _problems(recipe: Recipe) -> list[str]:
+    """Return what is wrong with entries that have the right types, each with its fix."""
+    parts = ["{text}", "{text_pair}"] if recipe.kind == "pair" else ["{text}"]
+    found = {
+        f"the name {recipe.name!r} is not allowed; use letters, digits, '.', '_' and '-'": NAME.fullmatch(recipe.name)
+        is None,
+        f"kind {recipe.kind!r} is unknown; use 'classification' or 'pair'": recipe.kind
+        not in ("classification", "pair"),
+        f"metric {recipe.metric!r} is unknown; use one of {', '.join(METRICS)}": recipe.metric not in METRICS,
+        f"the template {recipe.template!r} lacks {' or '.join(parts)}; put it where the text goes": bool(
+            recipe.template
+        )
+        and not all(part in recipe.template for part in parts),
+        "one label is no choice; list at least two, or none to take them from the data": len(recipe.labels) == 1,
+        "max_length must be at least 3 and label_examples at least 0; correct it": recipe.max_length < 3
+        or recipe.label_examples < 0,
+    }
+    return [problem for problem, is_there in found.items() if is_there]
 
 
 def _texts(label: str, value: object, path: Path) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def train_source(
         trained = train_teachers(backbone, tasks, texts, start, teachers, plan.settings, observe)
         taught = distillation(trained, teachers)
         facts["distillation"] = {key: value for key, value in asdict(teachers).items() if key != "folder"} | {
-            "teachers": {r.name: round(t.accuracy, 4) for r, t in zip(plan.recipes, trained, strict=True)}
+            "teachers": {r.name: round(t.score, 4) for r, t in zip(plan.recipes, trained, strict=True)}
         }
     objective = Objective(backbone, tasks, texts, taught)
     prompts = MultitaskPrompt(start, len(tasks))

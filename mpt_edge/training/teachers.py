@@ -39,10 +39,10 @@ class TeacherPlan:
 
 @dataclass(frozen=True)
 class Teacher:
-    """One task's teacher: its prompt ``(l, d)`` and its validation accuracy."""
+    """One task's teacher: its prompt ``(l, d)`` and its validation score."""
 
     prompt: Tensor
-    accuracy: float
+    score: float
 
 
 def train_teachers(

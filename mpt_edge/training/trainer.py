@@ -63,7 +63,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step = 0
-        self.best_score = -1.0
+        self.best_score = -np.inf
         self.best: dict[str, Tensor] = {}
         self.identity = self._identity()
         self._resume()
@@ -143,7 +143,7 @@ class Trainer:
         with torch.no_grad():
             for index, task in enumerate(self.objective.tasks):
                 rows = task.validation.head(self.settings.validation_rows)
-                scores[task.recipe.name] = self.objective.accuracy(index, self.prompts(index), rows)
+                scores[task.recipe.name] = self.objective.score(index, self.prompts(index), rows)
         mean = float(np.mean(list(scores.values())))
         self.log.write({"step": self.step, "mean": round(mean, 4), "validation": scores})
         if mean > self.best_score:

@@ -28,6 +28,12 @@ BAD_ENTRIES = {
     "max_length is a bool": (GOOD + "max_length = true\n", ["'max_length'", "int", "True"]),
     "max_length too small": (GOOD + "max_length = 2\n", ["max_length", "3"]),
     "label_examples negative": (GOOD + "label_examples = -1\n", ["label_examples", "0"]),
+    "metric unknown": (GOOD + 'metric = "f2"\n', ["metric", "'f2'", "matthews"]),
+    "template without a text": (GOOD + 'template = "It was {word}."\n', ["template", "{text}"]),
+    "template of a pair without the second": (
+        GOOD + 'kind = "pair"\ntemplate = "{text}?"\n',
+        ["template", "{text} or {text_pair}"],
+    ),
     "labels is a list": (GOOD + 'labels = ["a", "b"]\n', ["'labels'", "dict"]),
     "one label": (GOOD + '[labels]\ngood = "good"\n', ["one label"]),
     "label without a text": (GOOD + '[labels]\ngood = ""\nbad = "bad"\n', ["label", "'good'"]),

@@ -126,7 +126,7 @@ def test_finished_run_is_not_trained_again(tiny: Backbone, tmp_path: Path) -> No
 def test_the_best_validated_values_are_kept(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trainer(tiny, tmp_path)
     scores = iter([0.5, 0.9, 0.9, 0.9, 0.1, 0.2])  # two tasks an epoch: means 0.7, 0.9, 0.15
-    monkeypatch.setattr(run.objective, "accuracy", lambda *_: next(scores))
+    monkeypatch.setattr(run.objective, "score", lambda *_: next(scores))
     after: dict[int, dict[str, torch.Tensor]] = {}
     run.train(lambda progress: after.update({progress.step: state(run)}))
     assert run.best_score == pytest.approx(0.9)
@@ -236,10 +236,10 @@ def test_training_raises_the_accuracy_of_a_separable_task(tiny: Backbone, tmp_pa
     settings = Settings(epochs=10, batch_size=8, tasks_per_step=1, prompt_rate=0.05, task_rate=0.1, validation_rows=48)
     prompts = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 1)
     run = trainer(tiny, tmp_path, settings, tasks=[task], label_texts=[[["sport"], ["vote"]]], prompts=prompts)
-    before = run.objective.accuracy(0, run.prompts(0), task.validation)
+    before = run.objective.score(0, run.prompts(0), task.validation)
     losses: list[float] = []
     run.train(lambda progress: losses.append(progress.loss["total"]))
-    after = run.objective.accuracy(0, run.prompts(0), task.validation)
+    after = run.objective.score(0, run.prompts(0), task.validation)
     assert after == run.best_score
     assert after >= 0.9
     assert after >= before + 0.2
