@@ -32,6 +32,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for vectors
 Backbone = Annotated[str, typer.Option(help="minilm-l6, a local folder, or a hub id.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the mixture.")]
 Batch = Annotated[int, typer.Option(min=1, help="Rows a batch.")]
+MicroBatch = Annotated[int, typer.Option(min=0, help="Rows read at once, to save memory; 0 reads a batch whole.")]
 TasksPerStep = Annotated[int, typer.Option(min=1, help="Batches, each of one task, a step.")]
 MostTasks = Annotated[
     int,
@@ -55,6 +56,7 @@ def source(
     length: Annotated[int, typer.Option("--length", "-l", min=1, help="Rows of the shared prompt.")] = 100,
     epochs: Epochs = 5,
     batch_size: Batch = 32,
+    micro_batch: MicroBatch = 0,
     tasks_per_step: TasksPerStep = 2,
     most_tasks: MostTasks = 4,
     rows_per_epoch: RowsPerEpoch = 5000,
@@ -82,6 +84,7 @@ def source(
         plan,
         epochs=epochs,
         batch_size=batch_size,
+        micro_batch=micro_batch,
         tasks_per_step=tasks_per_step,
         most_tasks=most_tasks,
         rows_per_epoch=rows_per_epoch,
@@ -117,6 +120,7 @@ def target(
     subset_seed: Annotated[int, typer.Option(min=0, help="Fixes which rows those are.")] = 0,
     epochs: Epochs = 5,
     batch_size: Batch = 32,
+    micro_batch: MicroBatch = 0,
     tasks_per_step: TasksPerStep = 1,
     rows_per_epoch: RowsPerEpoch = 20000,
     prompt_rate: PromptRate = 0.02,
@@ -135,6 +139,7 @@ def target(
         replace(plan, shots=shots, subset_seed=subset_seed),
         epochs=epochs,
         batch_size=batch_size,
+        micro_batch=micro_batch,
         tasks_per_step=tasks_per_step,
         rows_per_epoch=rows_per_epoch,
         prompt_rate=prompt_rate,

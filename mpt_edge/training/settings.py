@@ -13,6 +13,8 @@ class Settings:
     Attributes:
         epochs: passes over the capped mixture.
         batch_size: rows of one task's batch.
+        micro_batch: most rows that are read at once; a larger batch is read in parts whose gradients
+            add up, which needs less memory. 0 reads a batch whole.
         tasks_per_step: batches, each of one task, whose gradients are averaged in a step.
         most_tasks: κ of stochastic task sampling: the rows of a step are split over K tasks, K
             drawn uniformly from [2, κ]; 0 takes `tasks_per_step` batches instead.
@@ -26,6 +28,7 @@ class Settings:
 
     epochs: int = 5
     batch_size: int = 32
+    micro_batch: int = 0
     tasks_per_step: int = 2
     most_tasks: int = 0
     rows_per_epoch: int = 5000

@@ -10,7 +10,7 @@ import hashlib
 import json
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -80,9 +80,10 @@ class Trainer:
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
+            most = self.settings.micro_batch or self.settings.batch_size
             raise TrainingError(
-                f"memory ran out at step {self.step + 1}; start again with a lower --batch-size (now "
-                f"{self.settings.batch_size}) or a shorter prompt (--length), or lower max_length in the recipes."
+                f"memory ran out at step {self.step + 1}; start again with a --micro-batch below {most}, "
+                "or a shorter prompt (--length), or lower max_length in the recipes."
             ) from error
         finally:
             self.log.close()
@@ -120,7 +121,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         rng = np.random.default_rng([self.settings.seed, self.step])
         parts: dict[str, float] = {}
-        for batch in batches:
+        for batch, share in self._parts(batches):
             loss = self.objective.loss(self.prompts(batch.task), batch, rng)
             if not torch.isfinite(loss.total):
                 raise TrainingError(
@@ -128,15 +129,23 @@ class Trainer:
                     f"{self.objective.tasks[batch.task].recipe.name!r} with rates {self.settings.prompt_rate} (prompt) "
                     f"and {self.settings.task_rate} (u, v); start again with lower rates."
                 )
-            (loss.total / len(batches)).backward()  # type: ignore[no-untyped-call]
+            (loss.total * share).backward()  # type: ignore[no-untyped-call]
             for name, value in loss.parts().items():
-                parts[name] = parts.get(name, 0.0) + value / len(batches)
+                parts[name] = parts.get(name, 0.0) + value * share
         self.optimizer.step()
         self.scheduler.step()
         if self.step % 20 == 0:
             rounded = {name: round(value, 5) for name, value in parts.items()}
             self.log.write({"step": self.step + 1, "loss": rounded, "tasks": [b.task for b in batches]})
         return parts
+
+    def _parts(self, batches: Sequence[TaskBatch]) -> Iterator[tuple[TaskBatch, float]]:
+        """Cut a step's batches into what is read at once, each with its share of the step's loss."""
+        for batch in batches:
+            size = self.settings.micro_batch or len(batch.rows)
+            for start in range(0, len(batch.rows), size):
+                rows = batch.rows[start : start + size]
+                yield TaskBatch(batch.task, rows), len(rows) / len(batch.rows) / len(batches)
 
     def _validate(self) -> float:
         scores = {}

@@ -281,7 +281,7 @@ def test_too_little_memory_says_what_to_lower(tiny: Backbone, tmp_path: Path, mo
         torch.empty(1 << 60)  # what PyTorch itself raises when an allocation fails
 
     monkeypatch.setattr(run.objective, "loss", huge)
-    with pytest.raises(TrainingError, match=r"memory ran out at step 1; .* --batch-size \(now 4\).*--length"):
+    with pytest.raises(TrainingError, match=r"memory ran out at step 1; .* --micro-batch below 4, .*--length"):
         run.train(silent)
 
 
@@ -292,3 +292,15 @@ def test_other_runtime_errors_are_not_taken_for_it(
     monkeypatch.setattr(run.objective, "loss", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         run.train(silent)
+
+
+@pytest.mark.parametrize("micro", [1, 3])
+def test_parts_of_a_batch_add_up_to_its_gradient(tiny: Backbone, tmp_path: Path, micro: int) -> None:
+    whole, cut = (trainer(tiny, tmp_path / f"g{m}", replace(SETTINGS, micro_batch=m, epochs=1)) for m in (0, micro))
+    gradients = []
+    for run in (whole, cut):
+        run._train_step(run.schedule[0])
+        gradients.append({name: p.grad for name, p in run.prompts.named_parameters() if p.grad is not None})
+    assert set(gradients[0]) == set(gradients[1])
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-6), name
