@@ -55,5 +55,6 @@ def _vectors(source: str, output: Path, given: Sequence[Path]) -> list[Path]:
     kept = [output] if any(output.glob("prompts/*.safetensors")) else []
     if kept or given:
         return [*kept, *given]
-    shipped = Path(str(files("mpt_edge_export"))) / "vectors" / source
-    return [shipped] if source in PACKAGED and shipped.is_dir() else []
+    package = Path(str(files("mpt_edge_export")))
+    places = (package / "vectors" / source, package.parents[1] / "models" / source)  # in a wheel, in a checkout
+    return [place for place in places if source in PACKAGED and place.is_dir()][:1]
