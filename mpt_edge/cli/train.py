@@ -18,7 +18,7 @@ from rich.table import Table
 from mpt_edge._extras import require
 from mpt_edge.errors import InputError
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.settings import Settings, Trained
+from mpt_edge.training.settings import Layout, Settings, Trained
 
 if TYPE_CHECKING:
     from mpt_edge.training.stages import Plan
@@ -54,6 +54,7 @@ def source(
     backbone: Backbone = "minilm-l6",
     name: Annotated[str, typer.Option(help="Name of the shared prompt.")] = "mpt",
     length: Annotated[int, typer.Option("--length", "-l", min=1, help="Rows of the shared prompt.")] = 100,
+    layout: Annotated[Layout, typer.Option(help="Prompt rows see prompt rows alone, or the text too.")] = Layout.PREFIX,
     epochs: Epochs = 5,
     batch_size: Batch = 32,
     micro_batch: MicroBatch = 0,
@@ -77,7 +78,7 @@ def source(
     """Learn one shared prompt over many tasks, and each task's u and v, from a teacher a task."""
     plan = _plan(recipes, data, output, test, threads)
     from mpt_edge.training.backbones import load_backbone
-    from mpt_edge.training.stages import replace_settings, train_source
+    from mpt_edge.training.stages import NewPrompt, replace_settings, train_source
     from mpt_edge.training.teachers import TeacherPlan
 
     plan = replace_settings(
@@ -95,7 +96,7 @@ def source(
     folder = teachers or output / "teachers"
     taught = TeacherPlan(folder, teacher_epochs, teacher_rate, distil, temperature, hidden) if distil else None
     with _bar() as observe:
-        tasks = train_source(load_backbone(backbone), plan, name, length, observe, taught)
+        tasks = train_source(load_backbone(backbone), plan, NewPrompt(name, length, layout.value), observe, taught)
     _report(tasks, output)
 
 

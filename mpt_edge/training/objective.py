@@ -1,7 +1,7 @@
 """What a step minimises: the task's loss, and what a teacher adds to it (paper section 3.2).
 
-The prompt of a task runs once a step, not once an example, because in the prefix layout it does
-not depend on the text.
+In the prefix layout the prompt of a task runs once a step, not once an example, because it does not
+depend on the text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import Rows, TaskData, encode
 from mpt_edge.training.metrics import classification_metrics
 from mpt_edge.training.schedule import TaskBatch
-from mpt_edge.training.similarity import TRAINING_SCALE, LabelTexts, Reading, read, similarities
+from mpt_edge.training.similarity import TRAINING_SCALE, Context, LabelTexts, Reading, read, similarities
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Objective:
     """The tasks' texts and labels, tokenised once, and the loss on a batch of them.
 
     Attributes:
+        layout: attention layout that prompts are read in.
         train_rows: for each task its tokenised training texts.
         max_lengths: for each task the longest input in tokens.
     """
@@ -76,6 +77,7 @@ class Objective:
         tasks: Sequence[TaskData],
         label_texts: Sequence[Sequence[Sequence[str]]],
         distillation: Distillation | None = None,
+        layout: str = "prefix",
     ) -> None:
         """Tokenise everything.
 
@@ -84,7 +86,9 @@ class Objective:
             tasks: the tasks.
             label_texts: for each task, each label's texts.
             distillation: teachers of the tasks, or None for the task's loss alone.
+            layout: ``"prefix"`` or ``"joint"``.
         """
+        self.layout = layout
         self.backbone, self.tasks, self.label_texts, self.distillation = backbone, tasks, label_texts, distillation
         self.max_lengths = [min(task.recipe.max_length, backbone.max_length) for task in tasks]
         self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(tasks)]
@@ -118,7 +122,8 @@ class Objective:
 
     def similarities(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Return cosine similarities ``(rows, labels)`` of one task's texts under a prompt ``(l, d)`` or none."""
-        return similarities(self.backbone, prompt, self._encode(index, texts), self._labels[index])
+        context = Context.of(self.backbone, prompt, self.layout)
+        return similarities(self.backbone, context, self._encode(index, texts), self._labels[index])
 
     def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
         """Return one task's metric, as its recipe names it, on rows read under a prompt ``(l, d)`` or none."""
@@ -131,6 +136,7 @@ class Objective:
             "backbone": self.backbone.fingerprint,
             "data": repr([(task.recipe, task.labels, task.train, task.validation) for task in self.tasks]),
             "label_texts": self.label_texts,
+            "layout": self.layout,
         }
         if self.distillation is not None:
             given = self.distillation
@@ -139,9 +145,9 @@ class Objective:
         return found
 
     def _read(self, prompt: Tensor | None, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
-        past = None if prompt is None else self.backbone.model.encode_prompt(prompt[None])
-        texts = read(self.backbone, rows, past)
-        return TRAINING_SCALE * texts.embeddings @ read(self.backbone, labels, past).embeddings.T, texts
+        context = Context.of(self.backbone, prompt, self.layout)
+        texts = read(self.backbone, rows, context)
+        return TRAINING_SCALE * texts.embeddings @ read(self.backbone, labels, context).embeddings.T, texts
 
     def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
         return encode(self.backbone.texts, self.tasks[index].recipe, texts, self.max_lengths[index])

@@ -26,7 +26,7 @@ def probe(backbone: Backbone, data: TaskData) -> dict[str, Any]:
     length = data.recipe.max_length
     splits = {"train": data.train, "validation": data.validation} | ({"test": data.test} if data.test else {})
     features = {
-        name: embed_all(backbone, encode(backbone.texts, data.recipe, rows.texts, length), None).cpu().numpy()
+        name: embed_all(backbone, encode(backbone.texts, data.recipe, rows.texts, length)).cpu().numpy()
         for name, rows in splits.items()
     }
     best: tuple[float, float, bool, Any] | None = None

@@ -26,7 +26,7 @@ def shared_prompt(
     return SharedPrompt(
         name=name,
         values=_half(prompts.shared),
-        layout="prefix",
+        layout=objective.layout,
         backbone=objective.backbone.fingerprint,
         training=dict(training),
         licence="; ".join(sorted(licences)),

@@ -39,6 +39,13 @@ class Settings:
     seed: int = 0
 
 
+class Layout(str, Enum):
+    """How prompt and text see each other; the names are those of `mpt_edge.prompts.LAYOUTS`."""
+
+    PREFIX = "prefix"
+    JOINT = "joint"
+
+
 class Trained(str, Enum):
     """What the target stage trains.
 

@@ -1,7 +1,8 @@
 """The similarity readout in PyTorch: pooled text against the label texts' embeddings.
 
 Text and label texts are read under the same prompt, so the task stays u and v, with no head. A
-label with several texts is represented by the mean of their unit embeddings.
+label with several texts is represented by the mean of their unit embeddings. In the prefix layout
+the prompt runs once for all texts that are read under it; in the joint layout with every text.
 """
 
 from __future__ import annotations
@@ -74,15 +75,45 @@ class Reading:
     mask: Tensor
 
 
-def read(backbone: Backbone, rows: Sequence[Encoded], past: Sequence[KeyValue] | None) -> Reading:
-    """Read texts under a cached prompt or under none."""
+@dataclass(frozen=True)
+class Context:
+    """What texts are read under: a prompt in one of the two layouts, or nothing.
+
+    Attributes:
+        past: keys and values of a prompt that was read by itself (prefix layout).
+        prompt: rows ``(l, d)`` that are read with every text (joint layout).
+        length: rows of the prompt, 0 without one.
+    """
+
+    past: Sequence[KeyValue] | None = None
+    prompt: Tensor | None = None
+    length: int = 0
+
+    @classmethod
+    def of(cls, backbone: Backbone, prompt: Tensor | None, layout: str = "prefix") -> Context:
+        """Put a composed prompt ``(l, d)`` in front of texts; None leaves them alone."""
+        if prompt is None:
+            return cls()
+        if layout == "joint":
+            return cls(prompt=prompt, length=len(prompt))
+        return cls(past=backbone.model.encode_prompt(prompt[None]), length=len(prompt))
+
+
+#: No prompt at all.
+BARE = Context()
+
+
+def read(backbone: Backbone, rows: Sequence[Encoded], context: Context = BARE) -> Reading:
+    """Read texts under a prompt or under none."""
     batch = backbone.texts.pad(rows)
     device = next(backbone.model.parameters()).device
     ids, mask, types = (
         torch.from_numpy(array).to(device) for array in (batch.input_ids, batch.attention_mask, batch.token_type_ids)
     )
-    keys = mask if past is None else functional.pad(mask, (past[0][0].shape[2], 0), value=1)
-    hidden, _ = backbone.model(ids, keys, types, past=past)
+    keys = functional.pad(mask, (context.length, 0), value=1)
+    prompt = None if context.prompt is None else context.prompt.expand(len(rows), -1, -1)
+    hidden, _ = backbone.model(ids, keys, types, prompt=prompt, past=context.past)
+    hidden = hidden[:, hidden.shape[1] - ids.shape[1] :]
     return Reading(functional.normalize(pool(hidden, mask, backbone.pooling), dim=-1), hidden, mask)
 
 
@@ -98,7 +129,7 @@ def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
 
 
 @torch.no_grad()
-def embed_all(backbone: Backbone, rows: Sequence[Encoded], past: Sequence[KeyValue] | None) -> Tensor:
+def embed_all(backbone: Backbone, rows: Sequence[Encoded], context: Context = BARE) -> Tensor:
     """Embed any number of texts in batches of similar length; the order is kept."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     pieces: list[Tensor] = []
@@ -107,7 +138,7 @@ def embed_all(backbone: Backbone, rows: Sequence[Encoded], past: Sequence[KeyVal
         stop = start + 1
         while stop < len(order) and len(rows[order[stop]].ids) * (stop + 1 - start) <= _TOKENS_PER_BATCH:
             stop += 1
-        pieces.append(read(backbone, [rows[i] for i in order[start:stop]], past).embeddings)
+        pieces.append(read(backbone, [rows[i] for i in order[start:stop]], context).embeddings)
         start = stop
     stacked = torch.cat(pieces)
     return stacked[torch.argsort(torch.tensor(order, device=stacked.device))]
@@ -115,14 +146,13 @@ def embed_all(backbone: Backbone, rows: Sequence[Encoded], past: Sequence[KeyVal
 
 @torch.no_grad()
 def similarities(
-    backbone: Backbone, prompt: Tensor | None, rows: Sequence[Encoded], labels: LabelTexts
+    backbone: Backbone, context: Context, rows: Sequence[Encoded], labels: LabelTexts
 ) -> NDArray[np.float32]:
-    """Return cosine similarities ``(rows, labels)`` under a composed prompt ``(l, d)``, or under none."""
-    past = None if prompt is None else backbone.model.encode_prompt(prompt[None])
+    """Return cosine similarities ``(rows, labels)``; texts and label texts are read in the same context."""
     one_hot = functional.one_hot(torch.from_numpy(labels.owner), labels.count).float()
-    embedded = embed_all(backbone, labels.rows, past)
+    embedded = embed_all(backbone, labels.rows, context)
     means = functional.normalize(one_hot.T.to(embedded.device) @ embedded, dim=-1)
-    return (embed_all(backbone, rows, past) @ means.T).cpu().numpy().astype(np.float32)
+    return (embed_all(backbone, rows, context) @ means.T).cpu().numpy().astype(np.float32)
 
 
 def typical_examples(
@@ -141,7 +171,7 @@ def typical_examples(
         if not texts:
             picks.append([])
             continue
-        embedded = embed_all(backbone, backbone.texts.encode(texts, backbone.max_length), None).cpu().numpy()
+        embedded = embed_all(backbone, backbone.texts.encode(texts, backbone.max_length)).cpu().numpy()
         near = embedded @ embedded.T
         short = np.array([isinstance(text, str) and len(text) <= longest for text in texts], bool)
         covered = np.full(len(texts), -1.0, np.float32)

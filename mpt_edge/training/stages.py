@@ -57,6 +57,21 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class NewPrompt:
+    """The shared prompt that a source stage makes.
+
+    Attributes:
+        name: what to call it.
+        length: its rows l.
+        layout: ``"prefix"`` or ``"joint"``: how it is read with text, here and on the device.
+    """
+
+    name: str = "mpt"
+    length: int = 100
+    layout: str = "prefix"
+
+
+@dataclass(frozen=True)
 class Origin:
     """Where a target task comes from.
 
@@ -76,15 +91,14 @@ class Origin:
 
 
 def train_source(
-    backbone: Backbone, plan: Plan, name: str, length: int, observe: Observer, teachers: TeacherPlan | None = None
+    backbone: Backbone, plan: Plan, prompt: NewPrompt, observe: Observer, teachers: TeacherPlan | None = None
 ) -> list[TaskFile]:
-    """Learn a shared prompt of ``length`` rows together with every task's vectors (paper section 3.2).
+    """Learn a shared prompt together with every task's vectors (paper section 3.2).
 
     Args:
         backbone: the frozen model.
         plan: the source tasks.
-        name: what to call the shared prompt.
-        length: its rows l.
+        prompt: name, length and layout of the shared prompt.
         observe: called after every step.
         teachers: how teachers are trained and distilled, or None for plain multitask training.
 
@@ -95,26 +109,26 @@ def train_source(
         InputError: unusable recipes, data or options.
         TrainingError: the loss became NaN.
     """
-    if length < 1:
+    if prompt.length < 1:
         raise InputError("a prompt needs at least one row; pass --length 1 or more.")
     tasks = _load(plan)
     texts = [label_texts(backbone, data) for data in tasks]
-    start = sampled_vocabulary(backbone, length, plan.settings.seed)
+    start = sampled_vocabulary(backbone, prompt.length, plan.settings.seed)
     facts: dict[str, Any] = {"stage": "source", "tasks": [r.name for r in plan.recipes], **asdict(plan.settings)}
     taught = None
     if teachers is not None:
-        trained = train_teachers(backbone, tasks, texts, start, teachers, plan.settings, observe)
+        trained = train_teachers(backbone, tasks, texts, start, teachers, plan.settings, observe, prompt.layout)
         taught = distillation(trained, teachers)
         facts["distillation"] = {key: value for key, value in asdict(teachers).items() if key != "folder"} | {
             "teachers": {r.name: round(t.score, 4) for r, t in zip(plan.recipes, trained, strict=True)}
         }
-    objective = Objective(backbone, tasks, texts, taught)
+    objective = Objective(backbone, tasks, texts, taught, prompt.layout)
     prompts = MultitaskPrompt(start, len(tasks))
     Trainer(objective, prompts, plan.settings, plan.output, stage="student" if taught else "training").train(observe)
     prompts.balance()
     prompts.round_to_half()
-    shared = shared_prompt(name, prompts, objective, facts)
-    shared.save(plan.output / "prompts" / f"{name}.safetensors")
+    shared = shared_prompt(prompt.name, prompts, objective, facts)
+    shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
     return write_tasks(objective, prompts, shared, plan.output, [_facts(plan, "source")] * len(tasks))
 
 
@@ -186,7 +200,7 @@ def replace_settings(plan: Plan, **values: Any) -> Plan:
 
 def _train_alone(backbone: Backbone, plan: Plan, origin: Origin, task: TaskData, observe: Observer) -> list[TaskFile]:
     """Train one target: its vectors, and its copy of the prompt where that is asked for."""
-    objective = Objective(backbone, [task], [label_texts(backbone, task)])
+    objective = Objective(backbone, [task], [label_texts(backbone, task)], layout=origin.shared.layout)
     prompts, starts = _started(objective, origin)
     name = task.recipe.name
     Trainer(objective, prompts, plan.settings, plan.output / "runs" / name, stage=name).train(observe)
@@ -201,7 +215,8 @@ def _train_group(
     backbone: Backbone, plan: Plan, origin: Origin, tasks: list[TaskData], observe: Observer
 ) -> list[TaskFile]:
     """Train several targets on one new shared prompt."""
-    objective = Objective(backbone, tasks, [label_texts(backbone, task) for task in tasks])
+    texts = [label_texts(backbone, task) for task in tasks]
+    objective = Objective(backbone, tasks, texts, layout=origin.shared.layout)
     prompts, starts = _started(objective, origin)
     folder = plan.output / "runs" / origin.name
     Trainer(objective, prompts, plan.settings, folder, stage=origin.name).train(observe)

@@ -53,6 +53,7 @@ def train_teachers(
     plan: TeacherPlan,
     settings: Settings,
     observe: Callable[[Progress], None],
+    layout: str = "prefix",
 ) -> list[Teacher]:
     """Train a teacher for each task, or take up one that an earlier run has left.
 
@@ -64,6 +65,7 @@ def train_teachers(
         plan: epochs, rate and folder.
         settings: the student's settings; batch, row cap and seed are the teachers' too.
         observe: called after every step.
+        layout: attention layout of the student, and so of its teachers.
 
     Raises:
         InputError: a folder holds a teacher made with other data or settings.
@@ -77,9 +79,8 @@ def train_teachers(
     for number, (task, texts) in enumerate(zip(tasks, label_texts, strict=True), start=1):
         stage = f"teacher {task.recipe.name} ({number}/{len(tasks)})"
         prompts = PlainPrompts([start])
-        run = Trainer(
-            Objective(backbone, [task], [texts]), prompts, settings, plan.folder / task.recipe.name, stage=stage
-        )
+        objective = Objective(backbone, [task], [texts], layout=layout)
+        run = Trainer(objective, prompts, settings, plan.folder / task.recipe.name, stage=stage)
         run.train(observe)
         found.append(Teacher(prompts(0).detach().clone(), run.best_score))
     return found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from transformers import BertModel
 
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import Rows, TaskData
@@ -111,3 +114,26 @@ def test_sampled_labels_keep_the_gold_ones_in_their_place(tiny: Backbone) -> Non
     found = objective.similarities(0, prompt(0), [TEXTS[i % 4] for i in chosen])[:, labels] * TRAINING_SCALE
     places = [int(np.flatnonzero(labels == gold)[0]) for gold in chosen]
     assert float(loss.task) == pytest.approx(-log_softmax(found, 1)[range(4), places].mean(), abs=1e-4)
+
+
+def test_joint_layout_reads_prompt_and_text_as_transformers_does(
+    tiny: Backbone, tiny_folder: Path, task: TaskData, batch: TaskBatch
+) -> None:
+    """The reference is an unchanged BertModel whose encoder gets prompt rows and embedded text in one."""
+    given = prompt(3)
+    reference = BertModel.from_pretrained(tiny_folder).eval()
+
+    @torch.no_grad()
+    def embed(text: str) -> np.ndarray:
+        ids = torch.tensor([tiny.texts.encode([text], 16)[0].ids])
+        rows = torch.cat([given[None], reference.embeddings(ids)], dim=1)
+        pooled = reference.encoder(rows).last_hidden_state[0, len(given) :].mean(0).numpy()
+        return pooled / np.linalg.norm(pooled)
+
+    logits = np.stack([embed(text) for text in TEXTS]) @ np.stack([embed(group[0]) for group in WORDS]).T
+    expected = -log_softmax(TRAINING_SCALE * logits, 1)[range(4), LABELS].mean()
+    objective = Objective(tiny, [task], [WORDS], layout="joint")
+    found = objective.loss(given, batch, np.random.default_rng(0))
+    assert float(found.task) == pytest.approx(expected, abs=1e-4)
+    assert np.abs(objective.similarities(0, given, TEXTS) - logits).max() < 1e-5
+    assert objective.identity() != Objective(tiny, [task], [WORDS]).identity()

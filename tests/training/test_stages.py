@@ -18,7 +18,7 @@ from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import load_task
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings, Trained
-from mpt_edge.training.stages import Origin, Plan, label_texts, replace_settings, train_source, train_target
+from mpt_edge.training.stages import NewPrompt, Origin, Plan, label_texts, replace_settings, train_source, train_target
 from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
@@ -70,7 +70,7 @@ def stages(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(output / "cache"))
         plan = Plan([recipes["mood"], recipes["field"]], folder, output / "source", SETTINGS, test=True)
-        source = train_source(tiny, plan, "shared", LENGTH, silent)
+        source = train_source(tiny, plan, NewPrompt("shared", LENGTH), silent)
         shared = SharedPrompt.load(output / "source/prompts/shared.safetensors")
         plan = Plan([recipes["match"]], folder, output / "target", SETTINGS)
         target = train_target(tiny, plan, Origin(output / "source", shared, "mood"), silent)
@@ -215,7 +215,7 @@ def test_teachers_are_trained_once_and_recorded(
     teachers = TeacherPlan(tmp_path / "teachers", epochs=2, rate=0.05)
     seen: list[Progress] = []
     plan = Plan(recipes, data[0], tmp_path / "one", SETTINGS)
-    train_source(tiny, plan, "shared", LENGTH, seen.append, teachers)
+    train_source(tiny, plan, NewPrompt("shared", LENGTH), seen.append, teachers)
     assert list(dict.fromkeys(p.stage for p in seen)) == [
         "teacher mood (1/2)",
         "teacher field (2/2)",
@@ -232,13 +232,15 @@ def test_teachers_are_trained_once_and_recorded(
     assert set(facts["teachers"]) == {"mood", "field"}
     again: list[Progress] = []
     other = replace(plan, output=tmp_path / "two", settings=replace(SETTINGS, task_rate=0.01))
-    train_source(tiny, other, "shared", LENGTH, again.append, teachers)
+    train_source(tiny, other, NewPrompt("shared", LENGTH), again.append, teachers)
     assert {p.stage for p in again} == {"student"}
 
 
 def test_a_template_travels_to_the_device(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
     recipe = replace(data[1]["match"], template="{text_pair} ball {text}")
-    (task,) = train_source(tiny, Plan([recipe], data[0], tmp_path / "run", SETTINGS), "shared", LENGTH, silent)
+    (task,) = train_source(
+        tiny, Plan([recipe], data[0], tmp_path / "run", SETTINGS), NewPrompt("shared", LENGTH), silent
+    )
     assert task.template == recipe.template
     export_bundle(ExportPlan(tiny, [tmp_path / "run"], tmp_path / "bundle"))
     found = mpt_edge.load(tmp_path / "bundle", threads=1).task("match")(tuple(task.golden["text"]))
@@ -299,12 +301,12 @@ def test_start_of_another_shared_prompt(
 def test_two_recipes_of_one_name(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
     plan = Plan([data[1]["mood"], replace(data[1]["field"], name="mood")], data[0], tmp_path, SETTINGS)
     with pytest.raises(InputError, match="two recipes are named 'mood'"):
-        train_source(tiny, plan, "shared", LENGTH, silent)
+        train_source(tiny, plan, NewPrompt("shared", LENGTH), silent)
 
 
 def test_prompt_without_rows(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--length 1"):
-        train_source(tiny, Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS), "shared", 0, silent)
+        train_source(tiny, Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS), NewPrompt("shared", 0), silent)
 
 
 def test_label_examples_are_training_texts_of_their_label(tiny: Backbone, data: tuple[Path, dict[str, Recipe]]) -> None:
@@ -322,3 +324,22 @@ def test_replace_settings_changes_only_what_is_named(tmp_path: Path) -> None:
     changed = replace_settings(plan, epochs=9)
     assert changed == replace(plan, settings=replace(SETTINGS, epochs=9))
     assert plan.settings.epochs == 2
+
+
+def test_joint_layout_is_trained_exported_and_run_alike(
+    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
+    """A prompt that sees the text: trained so, marked so, and answered so from the exported bundle."""
+    folder, recipes = data
+    plan = Plan([recipes["mood"]], folder, tmp_path / "source", SETTINGS)
+    train_source(tiny, plan, NewPrompt("shared", LENGTH, "joint"), silent)
+    shared = SharedPrompt.load(tmp_path / "source/prompts/shared.safetensors")
+    assert shared.layout == "joint"
+    train_target(tiny, replace(plan, recipes=[recipes["field"]]), Origin(tmp_path / "source", shared), silent)
+    export_bundle(ExportPlan(tiny, [tmp_path / "source"], tmp_path / "bundle"))
+    model = mpt_edge.load(tmp_path / "bundle")
+    assert model.tasks == ["field", "mood"]
+    for name in model.tasks:
+        golden = TaskFile.load(tmp_path / f"source/tasks/{name}.safetensors").golden
+        answer = model.task(name)(golden["text"])
+        assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-4))
