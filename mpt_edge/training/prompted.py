@@ -162,6 +162,17 @@ class PromptedEncoder(nn.Module):
             hidden = torch.cat([prompt.to(hidden.dtype), hidden], dim=1)
         return self._run(hidden, attention_mask, past)
 
+    def recompute_activations(self) -> None:
+        """Keep only each layer's input for the backward pass, and compute the rest again (gradient checkpointing)."""
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        # transformers checkpoints in training mode only; without dropout that mode changes nothing else.
+        self.model.train()
+        # Newer transformers have renamed it.
+        enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
+
     def encode_prompt(self, prompt: Tensor) -> list[KeyValue]:
         """Return every layer's keys and values of prompts ``(batch, l, d)``, which see only themselves."""
         mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)

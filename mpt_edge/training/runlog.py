@@ -16,15 +16,25 @@ LOG = "log.jsonl"
 class RunLog:
     """The log of one run's folder; entries behind a checkpoint are dropped when the run resumes."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Open the log of a run that continues behind ``step``; 0 for a new one."""
+    def __init__(self, folder: Path, step: int, *, writes: bool = True) -> None:
+        """Open the log of a run that continues behind ``step``; 0 for a new one.
+
+        Args:
+            folder: the run's folder.
+            step: where the run stands.
+            writes: whether this process writes it; of several one does.
+        """
+        self._writes = writes
         self._path = folder / LOG
         self._step = step
         self._board: Any = None
-        self._keep_until(step)
+        if writes:
+            self._keep_until(step)
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append one entry; ``step`` is its place, numbers and mappings of numbers are its figures."""
+        if not self._writes:
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         if self._board is None:  # made with the first entry: a finished run that is looked at again adds no file

@@ -23,6 +23,8 @@ class Settings:
         task_rate: learning rate of u and v.
         warmup: share of the steps over which the rates rise from zero; then they fall linearly.
         validation_rows: most validation rows a task that are scored after each epoch.
+        precision: ``"no"``, ``"bf16"`` or ``"fp16"``; empty for what `accelerate launch` was told.
+        recompute: compute activations again in the backward pass instead of keeping them.
         seed: fixes start, schedule and sampling.
     """
 
@@ -36,6 +38,8 @@ class Settings:
     task_rate: float = 0.03
     warmup: float = 0.06
     validation_rows: int = 500
+    precision: str = ""
+    recompute: bool = False
     seed: int = 0
 
 
@@ -44,6 +48,14 @@ class Layout(str, Enum):
 
     PREFIX = "prefix"
     JOINT = "joint"
+
+
+class Precision(str, Enum):
+    """What forward and backward compute in; prompts and their optimiser stay in float32."""
+
+    NO = "no"
+    BF16 = "bf16"
+    FP16 = "fp16"
 
 
 class Trained(str, Enum):

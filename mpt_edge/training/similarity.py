@@ -94,6 +94,7 @@ class Context:
         """Put a composed prompt ``(l, d)`` in front of texts; None leaves them alone."""
         if prompt is None:
             return cls()
+        prompt = prompt.to(next(backbone.model.parameters()).device)
         if layout == "joint":
             return cls(prompt=prompt, length=len(prompt))
         return cls(past=backbone.model.encode_prompt(prompt[None]), length=len(prompt))
@@ -113,7 +114,7 @@ def read(backbone: Backbone, rows: Sequence[Encoded], context: Context = BARE) -
     keys = functional.pad(mask, (context.length, 0), value=1)
     prompt = None if context.prompt is None else context.prompt.expand(len(rows), -1, -1)
     hidden, _ = backbone.model(ids, keys, types, prompt=prompt, past=context.past)
-    hidden = hidden[:, hidden.shape[1] - ids.shape[1] :]
+    hidden = hidden[:, hidden.shape[1] - ids.shape[1] :].float()  # losses are taken in float32, whatever computed
     return Reading(functional.normalize(pool(hidden, mask, backbone.pooling), dim=-1), hidden, mask)
 
 

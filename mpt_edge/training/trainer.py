@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mpt_edge._files import replacing
 from mpt_edge.errors import InputError, TrainingError
+from mpt_edge.training.hardware import Hardware
 from mpt_edge.training.multitask import Prompts
 from mpt_edge.training.objective import Objective
 from mpt_edge.training.runlog import RunLog
@@ -58,16 +59,21 @@ class Trainer:
         """
         self.objective, self.prompts, self.settings, self.folder = objective, prompts, settings, folder
         self.stage = stage
+        self.hardware = Hardware(settings.precision)
+        objective.backbone.model.to(self.hardware.device)
+        if settings.recompute:
+            objective.backbone.model.recompute_activations()
+        prompts.to(self.hardware.device)
         self.schedule = _schedule(objective, settings)
-        groups = prompts.groups(settings.prompt_rate, settings.task_rate)
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.optimizer = self.hardware.optimizer(prompts.groups(settings.prompt_rate, settings.task_rate))
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step = 0
         self.best_score = -np.inf
         self.best: dict[str, Tensor] = {}
         self.identity = self._identity()
         self._resume()
-        self.log = RunLog(folder, self.step)
+        self.hardware.wait()  # until all have read the checkpoint that the first will replace
+        self.log = RunLog(folder, self.step, writes=self.hardware.main)
 
     def train(self, observe: Callable[[Progress], None], checkpoint_seconds: float = 120.0) -> None:
         """Run to the end of the schedule, then put the best validated values into the prompts.
@@ -83,20 +89,23 @@ class Trainer:
             most = self.settings.micro_batch or self.settings.batch_size
             raise TrainingError(
                 f"memory ran out at step {self.step + 1}; start again with a --micro-batch below {most}, "
-                "or a shorter prompt (--length), or lower max_length in the recipes."
+                "--recompute, a shorter prompt (--length), the prefix layout, or lower max_length in the recipes."
             ) from error
         finally:
             self.log.close()
         self.prompts.load_state_dict(self.best)
 
     def save(self) -> None:
-        """Write the checkpoint, atomically."""
+        """Write the checkpoint, atomically; of several processes the first one does."""
+        if not self.hardware.main:
+            return
         state = {
             "identity": self.identity,
             "step": self.step,
             "prompts": self.prompts.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "hardware": self.hardware.state(),
             "best_score": self.best_score,
             "best": self.best,
         }
@@ -122,16 +131,18 @@ class Trainer:
         rng = np.random.default_rng([self.settings.seed, self.step])
         parts: dict[str, float] = {}
         for batch, share in self._parts(batches):
-            loss = self.objective.loss(self.prompts(batch.task), batch, rng)
+            with self.hardware.autocast():
+                loss = self.objective.loss(self.prompts(batch.task), batch, rng)
             if not torch.isfinite(loss.total):
                 raise TrainingError(
                     f"the loss became {loss.total.item()} at step {self.step + 1} on task "
                     f"{self.objective.tasks[batch.task].recipe.name!r} with rates {self.settings.prompt_rate} (prompt) "
                     f"and {self.settings.task_rate} (u, v); start again with lower rates."
                 )
-            (loss.total * share).backward()  # type: ignore[no-untyped-call]
+            self.hardware.backward(loss.total * share)
             for name, value in loss.parts().items():
                 parts[name] = parts.get(name, 0.0) + value * share
+        self.hardware.sum_gradients(self.optimizer)
         self.optimizer.step()
         self.scheduler.step()
         if self.step % 20 == 0:
@@ -140,19 +151,23 @@ class Trainer:
         return parts
 
     def _parts(self, batches: Sequence[TaskBatch]) -> Iterator[tuple[TaskBatch, float]]:
-        """Cut a step's batches into what is read at once, each with its share of the step's loss."""
+        """Cut this process's share of a step into what is read at once, each with its part of the step's loss."""
         for batch in batches:
+            mine = self.hardware.share(batch.rows)
             size = self.settings.micro_batch or len(batch.rows)
-            for start in range(0, len(batch.rows), size):
-                rows = batch.rows[start : start + size]
+            for start in range(0, len(mine), size):
+                rows = mine[start : start + size]
                 yield TaskBatch(batch.task, rows), len(rows) / len(batch.rows) / len(batches)
 
     def _validate(self) -> float:
-        scores = {}
-        with torch.no_grad():
+        found = [0.0] * len(self.objective.tasks)
+        with torch.no_grad():  # in float32, as the device computes
             for index, task in enumerate(self.objective.tasks):
-                rows = task.validation.head(self.settings.validation_rows)
-                scores[task.recipe.name] = self.objective.score(index, self.prompts(index), rows)
+                if self.hardware.mine(index):
+                    rows = task.validation.head(self.settings.validation_rows)
+                    found[index] = self.objective.score(index, self.prompts(index), rows)
+        names = [task.recipe.name for task in self.objective.tasks]
+        scores = dict(zip(names, self.hardware.summed(found), strict=True))
         mean = float(np.mean(list(scores.values())))
         self.log.write({"step": self.step, "mean": round(mean, 4), "validation": scores})
         if mean > self.best_score:
@@ -177,7 +192,7 @@ class Trainer:
         if not path.is_file():
             return
         try:
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location=self.hardware.device)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             raise InputError(f"cannot read {path}; delete it to start the run again.") from error
         if state.get("identity") != self.identity:
@@ -188,6 +203,7 @@ class Trainer:
         self.prompts.load_state_dict(state["prompts"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.hardware.load_state(state["hardware"])
         self.step, self.best_score, self.best = state["step"], state["best_score"], state["best"]
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from mpt_edge.errors import InputError, TrainingError
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.multitask import MultitaskPrompt, sampled_vocabulary
 from mpt_edge.training.objective import Distillation, Objective
@@ -304,3 +305,45 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny: Backbone, tmp_path: Path,
     assert set(gradients[0]) == set(gradients[1])
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-6), name
+
+
+def test_recomputed_activations_give_the_same_gradients(tiny_folder: Path, tmp_path: Path) -> None:
+    """Each layer runs twice a step instead of once, and nothing else changes."""
+    found, calls = [], []
+    for recompute in (False, True):
+        backbone = load_backbone(str(tiny_folder))
+        counted: list[int] = []
+        layer = backbone.model.get_submodule("model.encoder.layer.0.attention")
+        layer.register_forward_hook(lambda *_, counted=counted: counted.append(1))
+        run = trainer(backbone, tmp_path / str(recompute), replace(SETTINGS, recompute=recompute))
+        run._train_step(run.schedule[0])
+        calls.append(len(counted))
+        found.append([p.grad for p in run.prompts.parameters() if p.grad is not None])
+    assert calls[1] == 2 * calls[0]
+    for kept, again in zip(*found, strict=True):
+        assert kept.abs().sum() > 0
+        torch.testing.assert_close(kept, again, atol=1e-6, rtol=1e-5)
+
+
+def test_bfloat16_stays_near_float32(tiny: Backbone, tmp_path: Path) -> None:
+    """Products are computed in bfloat16, prompts and optimiser stay in float32."""
+    first = trainer(tiny, tmp_path / "float32", replace(SETTINGS, precision="no"))
+    exact = first._train_step(first.schedule[0])["total"]
+    AcceleratorState._reset_state()
+    try:
+        run = trainer(tiny, tmp_path / "bfloat16", replace(SETTINGS, precision="bf16"))
+        rounded = run._train_step(run.schedule[0])["total"]
+        assert rounded != exact
+        assert rounded == pytest.approx(exact, rel=0.05)
+        assert {p.dtype for p in run.prompts.parameters()} == {torch.float32}
+    finally:
+        AcceleratorState._reset_state()
+
+
+def test_precision_that_the_hardware_lacks(tiny: Backbone, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU computes in float16")
+    AcceleratorState._reset_state()
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        trainer(tiny, tmp_path, replace(SETTINGS, precision="fp16"))
+    AcceleratorState._reset_state()
