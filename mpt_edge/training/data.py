@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -11,6 +11,7 @@ import numpy as np
 
 from mpt_edge.errors import InputError
 from mpt_edge.text import Encoded, Text, TextEncoder, checked, render
+from mpt_edge.training.columns import as_text, column, roots
 from mpt_edge.training.recipes import Recipe
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -18,10 +19,17 @@ _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parqu
 
 @dataclass(frozen=True)
 class Rows:
-    """One split: texts as they lie in the data, and label indices."""
+    """One split, as it lies in the data.
+
+    Attributes:
+        texts: what is read.
+        labels: for each text the index of its label; empty where text is generated.
+        references: for each text the right answers, where text is generated; the first is trained on.
+    """
 
     texts: list[Text]
     labels: list[int]
+    references: list[tuple[str, ...]] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -29,7 +37,7 @@ class Rows:
 
     def head(self, count: int) -> Rows:
         """Return the first rows."""
-        return Rows(self.texts[:count], self.labels[:count])
+        return Rows(self.texts[:count], self.labels[:count], self.references[:count])
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,9 @@ def load_task(recipe: Recipe, root: Path, *, test: bool = False) -> TaskData:
     quiet = datasets.utils.logging
     quiet.set_verbosity_error()
     datasets.disable_progress_bars()
+    if recipe.kind == "generation":
+        splits = {split: _text_rows(recipe, split, root) for split in ("train", "validation")}
+        return TaskData(recipe, (), **splits, test=_text_rows(recipe, "test", root) if test and recipe.test else None)
     train = _column_rows(recipe, "train", root)
     labels = tuple(recipe.labels) or tuple(sorted({label for _, label in train}))
     if len(labels) < 2:
@@ -108,30 +119,61 @@ def _some(rows: Rows, count: int, rng: np.random.Generator) -> Rows:
 
 
 def _column_rows(recipe: Recipe, split: str, root: Path) -> list[tuple[Text, str]]:
-    table = _table(recipe, getattr(recipe, split), root)
-    columns = [recipe.text, recipe.label] + ([recipe.text_pair] if recipe.kind == "pair" else [])
-    for column in columns:
-        if column not in table.column_names:
-            raise InputError(
-                f"{recipe.name}: the {split} split has no column {column!r} (it has "
-                f"{', '.join(table.column_names)}); name the right one in the recipe."
-            )
-    if len(table) == 0:
-        raise InputError(f"{recipe.name}: the {split} split is empty; point the recipe at rows.")
-    feature = table.features[recipe.label]
+    entries = [recipe.text, recipe.label] + ([recipe.text_pair] if recipe.kind == "pair" else [])
+    table = _checked_table(recipe, split, root, entries)
+    feature = table.features.get(recipe.label)
     named = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
-    firsts, labels = table[recipe.text], table[recipe.label]
-    seconds = table[recipe.text_pair] if recipe.kind == "pair" else None
     rows: list[tuple[Text, str]] = []
-    for i, (first, label) in enumerate(zip(firsts, labels, strict=True)):
-        try:
-            text = checked(first if seconds is None else (first, seconds[i]), recipe.kind)
-        except InputError as error:
-            raise InputError(f"{recipe.name}: row {i + 1} of the {split} split: {error}") from error
+    for i, (text, label) in enumerate(zip(_texts(recipe, table, split), column(table, recipe.label), strict=True)):
         if label is None:
             raise InputError(f"{recipe.name}: row {i + 1} of the {split} split has no label; give it one or drop it.")
         rows.append((text, named(label)))
     return rows
+
+
+def _text_rows(recipe: Recipe, split: str, root: Path) -> Rows:
+    table = _checked_table(recipe, split, root, [recipe.text, recipe.target])
+    texts = _texts(recipe, table, split)
+    entry = recipe.references if roots(recipe.references)[0] in table.column_names else recipe.target
+    references = []
+    for i, (value, target) in enumerate(zip(column(table, entry), column(table, recipe.target), strict=True)):
+        answers = value or target
+        answers = tuple(map(as_text, answers)) if isinstance(answers, list) else (as_text(answers),)
+        if not answers or not all(answer.strip() for answer in answers):
+            raise InputError(
+                f"{recipe.name}: row {i + 1} of the {split} split has nothing to generate; give it a target or drop it."
+            )
+        references.append(answers)
+    return Rows(texts, [], references)
+
+
+def _texts(recipe: Recipe, table: datasets.Dataset, split: str) -> list[Text]:
+    firsts = column(table, recipe.text)
+    seconds = column(table, recipe.text_pair) if recipe.kind == "pair" else None
+    texts: list[Text] = []
+    for i, first in enumerate(firsts):
+        try:
+            texts.append(checked(first if seconds is None else (first, seconds[i]), recipe.kind))
+        except InputError as error:
+            raise InputError(f"{recipe.name}: row {i + 1} of the {split} split: {error}") from error
+    return texts
+
+
+def _checked_table(recipe: Recipe, split: str, root: Path, entries: Sequence[str]) -> datasets.Dataset:
+    """Read one split, which has all columns that the recipe names, and rows."""
+    table = _table(recipe, getattr(recipe, split), root)
+    for name in [*(name for entry in entries for name in roots(entry)), *recipe.where]:
+        if name not in table.column_names:
+            raise InputError(
+                f"{recipe.name}: the {split} split has no column {name!r} (it has "
+                f"{', '.join(table.column_names)}); name the right one in the recipe."
+            )
+    for name, value in recipe.where.items():
+        kept = [i for i, found in enumerate(table[name]) if str(found) == value]
+        table = table.select(kept)
+    if len(table) == 0:
+        raise InputError(f"{recipe.name}: the {split} split is empty; point the recipe at rows.")
+    return table
 
 
 def _table(recipe: Recipe, place: str, root: Path) -> datasets.Dataset:

@@ -12,7 +12,9 @@
     negative = "a negative review"
     positive = "a positive review"
 
-With ``hub = "owner/name"`` the three entries name splits of a hub data set instead of files.
+With ``hub = "owner/name"`` the three entries name splits of a hub data set instead of files. A column
+may be a path into nested ones (``answers.text``), or text with several of them in braces
+(``"question: {question} passage: {passage}"``), which is put together when the data is read.
 """
 
 from __future__ import annotations
@@ -32,8 +34,13 @@ else:  # pragma: no cover
     import tomli as tomllib
 
 
-#: What a recipe may be scored by; every task file states all of them.
+#: What a recipe may be scored by; a task file states all that its kind has.
 METRICS = ("accuracy", "macro_f1", "matthews")
+
+#: The same for a recipe that generates text; see `mpt_edge.training.text_metrics`.
+TEXT_METRICS = ("exact_match", "f1", "bleu", "rouge_l", "pearson", "spearman")
+
+KINDS = ("classification", "pair", "generation")
 
 
 @dataclass(frozen=True)
@@ -45,16 +52,20 @@ class Recipe:
         train: file below the data folder, or split of ``hub``.
         validation: likewise.
         test: likewise; may be empty.
-        kind: ``"classification"`` or ``"pair"``.
+        kind: ``"classification"``, ``"pair"`` or ``"generation"``.
         hub: hub id of a data set, or empty.
         config: configuration of the hub data set, or empty.
         text: column of the text.
         text_pair: column of the second text of a pair.
         label: column of the label.
+        target: column of the text to generate; a list gives several right answers, the first to train on.
+        where: column -> the value that rows must have to be taken.
+        references: column of all right answers, where a split has one; else the target's.
         template: text with ``{text}`` and ``{text_pair}``, or empty.
         max_length: longest input in tokens.
+        max_target_length: longest text to generate, in tokens.
         label_examples: typical training texts of each label that join its label texts.
-        metric: what validation is scored by: ``"accuracy"``, ``"macro_f1"`` or ``"matthews"``.
+        metric: what validation is scored by: one of `METRICS`, or of `TEXT_METRICS` where text is generated.
         labels: label -> its texts; empty to take the labels from the training split.
         licence: licence of the data.
         source: where the data comes from.
@@ -70,13 +81,20 @@ class Recipe:
     text: str = "text"
     text_pair: str = "text_pair"
     label: str = "label"
+    target: str = "target"
+    references: str = "references"
     template: str = ""
     max_length: int = 64
+    max_target_length: int = 64
     label_examples: int = 0
     metric: str = "accuracy"
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    where: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
     source: str = ""
+
+
+_TYPES = {"labels": dict, "where": dict, "max_length": int, "max_target_length": int, "label_examples": int}
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -104,11 +122,13 @@ def _checked(entries: dict[str, Any], path: Path) -> Recipe:
     if missing:
         raise InputError(f"{path}: the entry {missing[0]!r} is missing; add it.")
     for name, value in entries.items():
-        expected = {"labels": dict, "max_length": int, "label_examples": int}.get(name, str)
+        expected = _TYPES.get(name, str)
         if not isinstance(value, expected) or isinstance(value, bool):
             raise InputError(f"{path}: {name!r} must be a {expected.__name__}, not {value!r}; correct it.")
     labels = entries.get("labels", {})
     recipe = Recipe(**(entries | {"labels": {k: _texts(k, v, path) for k, v in labels.items()}}))
+    if not all(isinstance(value, str) for value in recipe.where.values()):
+        raise InputError(f"{path}: the values under [where] must be texts; put them in quotes.")
     for problem in _problems(recipe):
         raise InputError(f"{path}: {problem}.")
     return recipe
@@ -117,18 +137,21 @@ def _checked(entries: dict[str, Any], path: Path) -> Recipe:
 def _problems(recipe: Recipe) -> list[str]:
     """Return what is wrong with entries that have the right types, each with its fix."""
     parts = ["{text}", "{text_pair}"] if recipe.kind == "pair" else ["{text}"]
+    metrics = TEXT_METRICS if recipe.kind == "generation" else METRICS
     found = {
         f"the name {recipe.name!r} is not allowed; use letters, digits, '.', '_' and '-'": NAME.fullmatch(recipe.name)
         is None,
-        f"kind {recipe.kind!r} is unknown; use 'classification' or 'pair'": recipe.kind
-        not in ("classification", "pair"),
-        f"metric {recipe.metric!r} is unknown; use one of {', '.join(METRICS)}": recipe.metric not in METRICS,
+        f"kind {recipe.kind!r} is unknown; use one of {', '.join(KINDS)}": recipe.kind not in KINDS,
+        f"metric {recipe.metric!r} is unknown; use one of {', '.join(metrics)}": recipe.metric not in metrics,
         f"the template {recipe.template!r} lacks {' or '.join(parts)}; put it where the text goes": bool(
             recipe.template
         )
         and not all(part in recipe.template for part in parts),
         "one label is no choice; list at least two, or none to take them from the data": len(recipe.labels) == 1,
-        "max_length must be at least 3 and label_examples at least 0; correct it": recipe.max_length < 3
+        "a task that generates text has no labels; leave [labels] out": recipe.kind == "generation"
+        and bool(recipe.labels),
+        "max_length must be at least 3, max_target_length 1 and label_examples 0; correct it": recipe.max_length < 3
+        or recipe.max_target_length < 1
         or recipe.label_examples < 0,
     }
     return [problem for problem, is_there in found.items() if is_there]

@@ -22,7 +22,7 @@ BAD_ENTRIES = {
     "name too long": (GOOD.replace("toy", "t" * 65), ["name"]),
     "name is a number": (GOOD.replace('"toy"', "3"), ["'name'", "str", "3"]),
     "train is a list": (GOOD.replace('"train.jsonl"', '["train.jsonl"]'), ["'train'", "str"]),
-    "kind unknown": (GOOD + 'kind = "regression"\n', ["kind", "'regression'", "'pair'"]),
+    "kind unknown": (GOOD + 'kind = "regression"\n', ["kind", "'regression'", "pair, generation"]),
     "max_length is text": (GOOD + 'max_length = "64"\n', ["'max_length'", "int", "'64'"]),
     "max_length is a float": (GOOD + "max_length = 64.0\n", ["'max_length'", "int"]),
     "max_length is a bool": (GOOD + "max_length = true\n", ["'max_length'", "int", "True"]),
