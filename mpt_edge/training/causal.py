@@ -1,0 +1,161 @@
+"""A frozen decoder-only model that carries a prompt: one definition for training and export.
+
+Causal attention lets prompt rows see prompt rows alone, so the prefix layout is what these models
+do anyway: a prompt's keys and values are read once and shared by all texts. Attention is
+transformers' own, with what was read before in its cache, so grouped heads, soft caps and local
+layers are as the model has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from mpt_edge.errors import UnsupportedModelError
+
+#: Keys and values of one layer, each ``(batch, key/value heads, rows, head size)``.
+KeyValue = tuple[Tensor, Tensor]
+
+# Large and negative, and finite in float16, so that fully masked rows stay free of NaN.
+_MASKED = -3e4
+
+
+#: Decoder-only models, by ``model_type``: where they keep learned positions; empty where positions are rotary.
+#: SmolLM is a ``llama``.
+CAUSAL_ARCHITECTURES = {
+    "gemma": "",
+    "gemma2": "",
+    "gemma3_text": "",
+    "gpt2": "wpe",
+    "gpt_neo": "wpe",
+    "llama": "",
+    "mistral": "",
+    "qwen2": "",
+    "qwen3": "",
+    "smollm3": "",
+}
+
+#: Those that take a mask for each kind of layer.
+_MASK_A_KIND = frozenset({"gemma2", "gemma3_text", "qwen2", "qwen3", "smollm3"})
+
+
+class PromptedCausal(nn.Module):
+    """A frozen decoder-only model that reads and continues text under a prompt.
+
+    Attributes:
+        model: the model with its head, without gradient, in evaluation mode.
+        entry: ``"first_layer"`` where prompts enter behind learned positions and text counts from 0,
+            ``"inputs_embeds"`` where they take positions 0 to l - 1 and text goes on behind, as PEFT
+            has it. Rotary positions are relative, so there both are the same.
+        layer_count: number of layers, and of key/value pairs.
+        hidden_size: width d of prompt rows.
+        max_positions: most rows, prompt and text, that the model can tell apart.
+    """
+
+    def __init__(self, model: PreTrainedModel, entry: str = "first_layer") -> None:
+        """Freeze ``model``.
+
+        Raises:
+            UnsupportedModelError: the architecture is none of `CAUSAL_ARCHITECTURES`.
+        """
+        super().__init__()
+        kind = model.config.model_type
+        if kind not in CAUSAL_ARCHITECTURES:
+            raise UnsupportedModelError(
+                f"{kind!r} models cannot carry a prompt yet; use one of {', '.join(sorted(CAUSAL_ARCHITECTURES))}."
+            )
+        self._position_table = CAUSAL_ARCHITECTURES[kind]
+        self.model = model.eval().requires_grad_(requires_grad=False)
+        self.model.set_attn_implementation("eager")
+        self.entry = entry
+        config = model.config
+        self.layer_count = int(config.num_hidden_layers)
+        self.hidden_size = int(config.hidden_size)
+        # Where all rows fit into a local layer's window, it sees them all, as the mask here lets it.
+        window = getattr(config, "sliding_window", None) if _slides(config) else None
+        self.max_positions = min(int(config.max_position_embeddings), int(window or config.max_position_embeddings))
+
+    @property
+    def positions_from_zero(self) -> bool:
+        """Whether text counts its positions from 0 in spite of a prompt before it."""
+        return bool(self._position_table) and self.entry == "first_layer"
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        prompt: Tensor | None = None,
+        past: Sequence[KeyValue] | None = None,
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Run prompt rows and tokens through the layers.
+
+        Args:
+            input_ids: token ids, ``(batch, tokens)``.
+            attention_mask: 1 for rows that may be seen, ``(batch, past + prompt + tokens)``.
+            position_ids: positions of prompt rows and tokens, ``(batch, prompt + tokens)``.
+            prompt: prompt rows that are part of this call, ``(batch, l, d)``.
+            past: keys and values of what was read before, batch one or ``batch``.
+
+        Returns:
+            The last hidden state, ``(batch, prompt + tokens, d)``, and each layer's keys and values
+            of all rows, the past ones first.
+        """
+        embedded = self.model.get_input_embeddings()(input_ids)
+        if prompt is not None:
+            rows = prompt.to(embedded.dtype)
+            if self.positions_from_zero:  # take away what the model is about to add
+                table = self.model.base_model.get_submodule(self._position_table)
+                rows = rows - table(position_ids[:, : prompt.shape[1]])
+            embedded = torch.cat([rows, embedded], dim=1)
+        cache = DynamicCache()
+        for layer, (key, value) in enumerate(past or ()):
+            shape = (embedded.shape[0], -1, -1, -1)
+            cache.update(key.expand(shape), value.expand(shape), layer)
+        mask = _causal_mask(attention_mask, embedded.shape[1], embedded.dtype)
+        config = self.model.config
+        masks = dict.fromkeys(set(config.layer_types), mask) if config.model_type in _MASK_A_KIND else mask
+        output = self.model.base_model(
+            inputs_embeds=embedded,
+            attention_mask=masks,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        present = [(layer.keys, layer.values) for layer in cache.layers]
+        return output.last_hidden_state, present
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits ``(…, vocabulary)`` of hidden states ``(…, d)``."""
+        found: Tensor = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return torch.tanh(found / cap) * cap if cap else found
+
+    def encode_prompt(self, prompt: Tensor) -> list[KeyValue]:
+        """Return every layer's keys and values of prompts ``(batch, l, d)``."""
+        batch, length, _ = prompt.shape
+        ones = torch.ones(batch, length, dtype=torch.long, device=prompt.device)
+        positions = torch.arange(length, device=prompt.device).expand(batch, -1)
+        return self(ones[:, :0], ones, positions, prompt=prompt)[1]
+
+    def text_positions(self, text_mask: Tensor, prompt_rows: int) -> Tensor:
+        """Return the positions of tokens ``(batch, tokens)`` behind a prompt; only visible tokens count."""
+        first = 0 if self.positions_from_zero else prompt_rows
+        return (text_mask.cumsum(1) - 1).clamp(min=0) + first
+
+
+def _causal_mask(mask: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    """Return what is added to scores, ``(batch, 1, rows, past + rows)``: each row sees what is visible before it."""
+    keys = torch.arange(mask.shape[1], device=mask.device)
+    before = keys[None, :] <= keys[mask.shape[1] - rows :, None]
+    visible = before[None, None] & (mask[:, None, None, :] == 1)
+    return torch.where(visible, 0.0, _MASKED).to(dtype)
+
+
+def _slides(config: object) -> bool:
+    return "sliding_attention" in (getattr(config, "layer_types", None) or ("sliding_attention",)) and bool(
+        getattr(config, "use_sliding_window", True)
+    )
