@@ -145,8 +145,12 @@ class Bundle:
             "tokenizer": task.tokenizer != manifest.tokenizer,
             f"shared prompt than this bundle's {', '.join(manifest.prompts)}": task.two_vectors
             and task.prompt_sha256 != prompt.get("fingerprint"),
-            f"width than {manifest.hidden_size}": task.v.shape != (manifest.hidden_size,),
-            f"prompt length than {prompt.get('length')}": task.two_vectors and task.u.shape != (prompt.get("length"),),
+            f"width than {manifest.hidden_size}": task.v.shape[-1:] != (manifest.hidden_size,),
+            f"place of its own prompt than {manifest.entry!r}": not task.two_vectors
+            and (task.entry or "first_layer") != manifest.entry,
+            f"room than {manifest.prompt_length} prompt rows": manifest.entry == "inputs_embeds"
+            and len(task.u) > manifest.prompt_length,
+            f"prompt length than {prompt.get('length')}": task.two_vectors and task.u.shape[0] != prompt.get("length"),
         }
         for what, differs in problems.items():
             if differs:

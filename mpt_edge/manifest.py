@@ -10,16 +10,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.prompts import LAYOUTS
+from mpt_edge.prompts import ENTRIES, LAYOUTS
+from mpt_edge.taskfile import READOUTS
 
 #: Version of bundle.json that this code writes, and the newest it reads.
 SCHEMA = 1
 
 _ALLOWED: dict[str, tuple[str | bool, ...]] = {
     "family": ("encoder",),
-    "readout": ("similarity",),
+    "readout": READOUTS,
     "layout": LAYOUTS,
-    "entry": ("first_layer",),
+    "entry": ENTRIES,
     "pooling": ("mean", "cls", "max"),
     "token_types": (True, False),
 }
@@ -34,9 +35,10 @@ class Manifest:
     Attributes:
         name: the bundle's name.
         family: ``"encoder"``.
-        readout: ``"similarity"``.
+        readout: that of its tasks, one of `READOUTS`; each task file states its own.
         layout: attention layout of the tasks, ``"prefix"`` or ``"joint"``.
-        entry: where prompts enter, ``"first_layer"`` (behind the embeddings' norm).
+        entry: where prompts enter, ``"first_layer"`` (behind the embeddings' norm) or ``"inputs_embeds"``
+            (in front of it, as PEFT feeds them; text positions then count from behind the prompt).
         prompt_length: rows l of the shared prompt.
         hidden_size: channels d.
         layers: layers of the backbone.

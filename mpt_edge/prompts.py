@@ -2,7 +2,8 @@
 
 A task's prompt is the shared prompt scaled by two vectors,
 ``P_k = P* ∘ (u_k v_kᵀ) = diag(u_k) · P* · diag(v_k)``, so ``u`` scales prompt rows and ``v``
-scales channels.
+scales channels. PEFT can train r such pairs a task (``num_ranks``), whose products are summed; ``u``
+is then ``(l, r)`` and ``v`` ``(r, d)``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from mpt_edge.errors import CorruptFileError, MismatchError
 #: Prompt rows attend to prompt rows only, or prompt and text attend to each other.
 LAYOUTS = ("prefix", "joint")
 
+#: Where a prompt enters: as the first layer's input, or where PEFT feeds it, in place of word embeddings.
+ENTRIES = ("first_layer", "inputs_embeds")
+
 #: Largest prompt file that is read: 4,096 rows of 1,024 float32 channels.
 MAX_PROMPT_BYTES = 16 << 20
 
@@ -31,21 +35,33 @@ def compose(
 ) -> NDArray[np.float32]:
     """Return the prompt of one task, ``P* ∘ (u vᵀ)``, in float32.
 
+    The scales are multiplied first and the shared prompt after, as PEFT does, so that imported tasks
+    get the same prompt to the last bit.
+
     Args:
         shared: the shared prompt, shape ``(l, d)``.
-        u: the task's row scales, shape ``(l,)``.
-        v: the task's channel scales, shape ``(d,)``.
+        u: the task's row scales, shape ``(l,)``, or ``(l, r)`` for r pairs.
+        v: the task's channel scales, shape ``(d,)``, or ``(r, d)``.
 
     Raises:
         MismatchError: the shapes do not belong together.
     """
-    if shared.ndim != 2 or u.shape != shared.shape[:1] or v.shape != shared.shape[1:]:
+    if shared.ndim != 2 or scaled_shape(u, v) != shared.shape:
         raise MismatchError(
             f"u {u.shape} and v {v.shape} do not fit a shared prompt of shape {shared.shape}; "
             "use the shared prompt the task was trained with."
         )
     single = np.float32
-    return shared.astype(single) * u.astype(single)[:, None] * v.astype(single)[None, :]
+    u, v = u.astype(single), v.astype(single)
+    scales = u[:, None] * v[None, :] if u.ndim == 1 else u @ v
+    composed: NDArray[np.float32] = shared.astype(single) * scales
+    return composed
+
+
+def scaled_shape(u: NDArray[np.floating[Any]], v: NDArray[np.floating[Any]]) -> tuple[int, int] | None:
+    """Return the shape ``(l, d)`` of the prompts that a task's vectors scale; None where they do not pair up."""
+    pairs = u.ndim == v.ndim == 1 or (u.ndim == v.ndim == 2 and u.shape[1] == v.shape[0])
+    return (u.shape[0], v.shape[-1]) if pairs and u.size and v.size else None
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,7 @@ class SharedPrompt:
         backbone: fingerprint of the frozen model it was trained on.
         training: how it was made (data, steps, seed, rates).
         licence: licence of the data it was trained on.
+        entry: ``"first_layer"`` or ``"inputs_embeds"``, where it entered.
     """
 
     name: str
@@ -67,6 +84,7 @@ class SharedPrompt:
     backbone: str
     training: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
+    entry: str = "first_layer"
 
     @property
     def fingerprint(self) -> str:
@@ -79,6 +97,7 @@ class SharedPrompt:
             "format": "mpt-edge prompt 1",
             "name": self.name,
             "layout": self.layout,
+            "entry": self.entry,
             "backbone": self.backbone,
             "training": dict(self.training),
             "licence": self.licence,
@@ -99,8 +118,9 @@ class SharedPrompt:
         """
         arrays, metadata = tensors.parse(data, source)
         values = arrays.get("prompt")
-        layout = metadata.get("layout", "")
-        if values is None or values.ndim != 2 or layout not in LAYOUTS or len(arrays) != 1:
+        layout, entry = metadata.get("layout", ""), metadata.get("entry", "first_layer")
+        known = layout in LAYOUTS and entry in ENTRIES
+        if values is None or values.ndim != 2 or not known or len(arrays) != 1:
             raise CorruptFileError(f"{source} is not a prompt file; pass prompts/<name>.safetensors.")
         return cls(
             name=metadata.get("name", ""),
@@ -109,4 +129,5 @@ class SharedPrompt:
             backbone=metadata.get("backbone", ""),
             training=tensors.structured(metadata, "training", dict, source),
             licence=metadata.get("licence", ""),
+            entry=entry,
         )

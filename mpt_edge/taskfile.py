@@ -1,8 +1,8 @@
 """The task file: two vectors and everything needed to use them.
 
-A task file is one safetensors file with tensors ``u`` and ``v`` (and ``prompt`` where a task
-carries its own shared prompt) and string metadata. With l = 100, d = 384, float16 and up to ten
-labels it stays below 4 KB.
+A task file is one safetensors file with tensors ``u`` and ``v`` (``prompt`` too where a task carries
+its own shared prompt, ``head.*`` where PEFT saved a head) and string metadata. With l = 100, d = 384,
+float16 and up to ten labels it stays below 4 KB.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from mpt_edge import tensors
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.heads import Head
+from mpt_edge.prompts import ENTRIES, LAYOUTS, scaled_shape
 
 FORMAT = "mpt-edge task 1"
 
@@ -28,7 +30,25 @@ MAX_TASK_BYTES = 16 << 20
 #: Task names are file names, so they stay in one folder on every system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-_STRINGS = ("task", "kind", "readout", "template", "prompt", "prompt_sha256", "backbone", "tokenizer", "licence")
+#: How an answer is read: by likeness to label texts, as the pooled vector itself, or by a saved head on the
+#: first row (`classifier`), on each token (`tokens`), or for the start and end of an answer (`span`).
+READOUTS = ("similarity", "embedding", "classifier", "tokens", "span")
+
+_HEADLESS = ("similarity", "embedding")
+
+_STRINGS = (
+    "task",
+    "kind",
+    "readout",
+    "template",
+    "prompt",
+    "prompt_sha256",
+    "backbone",
+    "tokenizer",
+    "licence",
+    "layout",
+    "entry",
+)
 
 
 @dataclass(frozen=True)
@@ -38,14 +58,14 @@ class TaskFile:
     Attributes:
         name: the task's name, ``[A-Za-z0-9._-]``, at most 64 characters.
         kind: ``"classification"`` (one text) or ``"pair"`` (two).
-        readout: how the answer is read, ``"similarity"``.
+        readout: how the answer is read, one of `READOUTS`.
         labels: what predictions are called.
         label_texts: for each label the texts whose mean embedding stands for it.
         template: text with ``{text}`` and ``{text_pair}``; empty for the texts as they are.
         max_length: longest input in tokens, special tokens included.
-        scale: cosine similarities are multiplied by this before the softmax.
-        u: row scales, shape ``(l,)``.
-        v: channel scales, shape ``(d,)``.
+        scale: cosine similarities, or a head's logits, are multiplied by this before the softmax.
+        u: row scales, shape ``(l,)``; ``(l, r)`` for r pairs of vectors, which PEFT calls ranks.
+        v: channel scales, shape ``(d,)``; ``(r, d)`` for r pairs.
         own_prompt: a shared prompt that only this task uses, shape ``(l, d)``, or None.
         prompt: name of the shared prompt in the bundle.
         prompt_sha256: fingerprint of the shared prompt that u and v scale.
@@ -56,6 +76,9 @@ class TaskFile:
         metrics: measured figures, such as ``{"test": {"accuracy": 0.83}}``.
         training: how it was made.
         licence: licence of the data it was trained on.
+        layout: attention layout of its own prompt; empty for the bundle's.
+        entry: where its own prompt enters; empty for the bundle's.
+        head: layers that were saved with the prompt, or None.
     """
 
     name: str
@@ -78,17 +101,29 @@ class TaskFile:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
+    layout: str = ""
+    entry: str = ""
+    head: Head | None = None
 
     @property
     def two_vectors(self) -> bool:
         """Whether the task is u and v alone, on a prompt shared with others."""
         return self.own_prompt is None
 
+    @property
+    def carries(self) -> str:
+        """What the task is made of, in words."""
+        pairs = "u, v" if self.u.ndim == 1 else f"{self.v.shape[0]} pairs of u, v"
+        extra = [name for name, has in (("its own prompt", not self.two_vectors), ("a head", self.head)) if has]
+        return " and ".join([pairs, *extra]) if len(extra) < 2 else f"{pairs}, its own prompt and a head"
+
     def save(self, path: Path) -> None:
         """Write the task as one safetensors file, atomically."""
         arrays = {"u": self.u, "v": self.v}
         if self.own_prompt is not None:
             arrays["prompt"] = self.own_prompt
+        if self.head is not None:
+            arrays |= self.head.tensors()
         metadata = {
             "format": FORMAT,
             "task": self.name,
@@ -109,6 +144,9 @@ class TaskFile:
             "training": dict(self.training),
             "licence": self.licence,
         }
+        metadata |= {key: value for key, value in (("layout", self.layout), ("entry", self.entry)) if value}
+        if self.head is not None:
+            metadata["head"] = self.head.activations
         tensors.write(path, arrays, metadata)
 
     @classmethod
@@ -133,6 +171,8 @@ class TaskFile:
         strings = {key: metadata.get(key, "") for key in _STRINGS}
         labels = tensors.structured(metadata, "labels", list, source)
         texts = tensors.structured(metadata, "label_texts", list, source)
+        u, v = (arrays.get(name, np.empty(0, np.float32)) for name in ("u", "v"))
+        activations = tensors.structured(metadata, "head", list, source)
         task = cls(
             name=strings["task"],
             kind=strings["kind"],
@@ -142,8 +182,8 @@ class TaskFile:
             template=strings["template"],
             max_length=_number(metadata, "max_length", int, source),
             scale=_number(metadata, "scale", float, source),
-            u=arrays.get("u", np.empty(0, np.float32)),
-            v=arrays.get("v", np.empty(0, np.float32)),
+            u=u,
+            v=v,
             own_prompt=arrays.get("prompt"),
             prompt=strings["prompt"],
             prompt_sha256=strings["prompt_sha256"],
@@ -154,6 +194,9 @@ class TaskFile:
             metrics=tensors.structured(metadata, "metrics", dict, source),
             training=tensors.structured(metadata, "training", dict, source),
             licence=strings["licence"],
+            layout=strings["layout"],
+            entry=strings["entry"],
+            head=Head.parse(arrays, activations, v.shape[-1], source),
         )
         task._check(source)
         return task
@@ -162,20 +205,32 @@ class TaskFile:
         problems = {
             f"the name {self.name!r} is not allowed": NAME.fullmatch(self.name) is None,
             f"kind {self.kind!r} is unknown": self.kind not in ("classification", "pair"),
-            f"readout {self.readout!r} is unknown": self.readout != "similarity",
-            "u and v are not two vectors": self.u.ndim != 1 or self.v.ndim != 1 or not (self.u.size and self.v.size),
-            "labels and label texts do not pair up": len(self.labels) != len(self.label_texts)
-            or len(self.labels) < 2
-            or len(set(self.labels)) != len(self.labels)
-            or not all(self.label_texts),
+            f"readout {self.readout!r} is unknown": self.readout not in READOUTS,
+            "layout or entry is unknown": self.layout not in ("", *LAYOUTS) or self.entry not in ("", *ENTRIES),
+            "u and v are not two vectors": scaled_shape(self.u, self.v) is None,
+            "labels and label texts do not pair up": not self._labelled(),
+            "its head does not fit the readout": not self._headed(),
             "its own prompt does not fit u and v": self.own_prompt is not None
-            and self.own_prompt.shape != (*self.u.shape, *self.v.shape),
+            and self.own_prompt.shape != scaled_shape(self.u, self.v),
             "max_length is below 3": self.max_length < 3,
             "scale is not a positive number": not (np.isfinite(self.scale) and self.scale > 0),
         }
         for problem, found in problems.items():
             if found:
                 raise CorruptFileError(f"{source}: {problem}; train or export the task again.")
+
+    def _labelled(self) -> bool:
+        """Whether there are the labels and label texts that the readout needs."""
+        if self.readout == "similarity" and (len(self.labels) != len(self.label_texts) or not all(self.label_texts)):
+            return False
+        least = 0 if self.readout in ("embedding", "span") else 2
+        return len(self.labels) >= least and len(set(self.labels)) == len(self.labels)
+
+    def _headed(self) -> bool:
+        """Whether there is a head of as many outputs as the readout needs, or none where it needs none."""
+        if self.head is None or self.readout in _HEADLESS:
+            return (self.head is None) == (self.readout in _HEADLESS)
+        return self.head.outputs == (2 if self.readout == "span" else len(self.labels))
 
 
 def _number(metadata: Mapping[str, str], key: str, kind: type[int] | type[float], source: str) -> Any:

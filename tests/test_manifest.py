@@ -90,7 +90,7 @@ def test_entry_that_is_no_object(folder: Path, entry: str) -> None:
         ("family", "causal"),
         ("readout", ["similarity"]),
         ("layout", "sideways"),
-        ("entry", "inputs_embeds"),
+        ("entry", "elsewhere"),
         ("pooling", "median"),
         ("token_types", "yes"),
         ("hidden_size", "32"),

@@ -18,7 +18,7 @@ from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.manifest import Manifest
-from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.prompts import ENTRIES, SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
 from mpt_edge_export.architecture import Dimensions, dimensions
@@ -68,16 +68,17 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     observe("reading prompts and tasks")
     prompts, tasks = _collect(plan)
     size = dimensions(plan.backbone)
+    place = _placement(prompts, tasks)
     with _replacing_folder(plan.output) as folder:
         observe("exporting the graph")
         (folder / "onnx").mkdir()
-        export_graph(plan.backbone.model, size.heads, size.head_size, folder / MODEL)
+        export_graph(plan.backbone.model, size.heads, size.head_size, place.entry, folder / MODEL)
         (folder / TOKENIZER).write_bytes(plan.backbone.tokenizer_json)
         _copy_vectors(plan, folder)
-        manifest = _manifest(plan, size, prompts)
+        manifest = _manifest(plan, size, place, prompts, tasks)
         observe("comparing with PyTorch")
         session = OnnxBackbone(folder / MODEL, manifest)
-        parity = check_parity(plan.backbone, session, _composed(prompts, tasks, size))
+        parity = check_parity(plan.backbone, session, _composed(prompts, tasks, size), place.entry)
         observe("writing the manifest")
         write_card(folder / "README.md", manifest, tasks, folder)
         files = {
@@ -143,23 +144,66 @@ def _composed(
     return found or [np.random.default_rng(0).standard_normal((10, size.hidden_size)).astype(np.float32)]
 
 
-def _manifest(plan: ExportPlan, size: Dimensions, prompts: dict[str, SharedPrompt]) -> Manifest:
+@dataclass(frozen=True)
+class _Placement:
+    """How a bundle's prompts meet the text, and how long they are."""
+
+    layout: str = "prefix"
+    entry: str = "first_layer"
+    length: int = 0
+    longest: int = 0
+
+
+def _placement(prompts: dict[str, SharedPrompt], tasks: dict[str, TaskFile]) -> _Placement:
+    """Return where prompts enter, which one graph has in one place only.
+
+    Raises:
+        MismatchError: some prompts enter in one place and some in another.
+    """
+    own = {task.name: task for task in tasks.values() if task.own_prompt is not None}
+    entries = {name: prompt.entry for name, prompt in prompts.items()}
+    entries |= {name: task.entry or _Placement.entry for name, task in own.items()}
+    if len(set(entries.values())) > 1:
+        names = [next(name for name, entry in entries.items() if entry == kind) for kind in ENTRIES]
+        raise MismatchError(
+            f"the prompt of {names[0]!r} enters as the first layer's input and that of {names[1]!r} as word "
+            "embeddings; export them into two bundles."
+        )
+    layouts = [prompt.layout for prompt in prompts.values()] + [task.layout for task in own.values() if task.layout]
+    lengths = [len(prompt.values) for prompt in prompts.values()] + [len(task.u) for task in own.values()]
+    return _Placement(
+        layout=(layouts or [_Placement.layout])[0],
+        entry=next(iter(entries.values()), _Placement.entry),
+        length=lengths[0] if prompts else 0,
+        longest=max(lengths, default=0),
+    )
+
+
+def _manifest(
+    plan: ExportPlan,
+    size: Dimensions,
+    place: _Placement,
+    prompts: dict[str, SharedPrompt],
+    tasks: dict[str, TaskFile],
+) -> Manifest:
     backbone = plan.backbone
-    first = next(iter(prompts.values()), None)
+    behind = place.entry == "inputs_embeds"  # the prompt then takes positions from the text
+    room = backbone.model.max_positions - place.longest if behind else backbone.max_length
+    readouts = {task.readout for task in tasks.values()}
     return Manifest(
         name=plan.output.resolve().name,
         family=size.family,
-        readout="similarity",
-        layout=first.layout if first else "prefix",
-        entry="first_layer",
-        prompt_length=len(first.values) if first else 0,
+        readout=readouts.pop() if len(readouts) == 1 else "similarity",
+        layout=place.layout,
+        entry=place.entry,
+        prompt_length=place.longest if behind else place.length,
         hidden_size=size.hidden_size,
         layers=size.layers,
         heads=size.heads,
         head_size=size.head_size,
         pooling=backbone.pooling,
         token_types=backbone.model.token_types,
-        max_length=backbone.max_length,
+        max_length=min(backbone.max_length, room),
         pad_id=backbone.pad_id,
         backbone={
             "id": backbone.id,

@@ -27,17 +27,19 @@ OPSET = 20
 class BackboneGraph(nn.Module):
     """`PromptedEncoder` with the flat inputs and outputs of the ONNX graph."""
 
-    def __init__(self, encoder: PromptedEncoder) -> None:
+    def __init__(self, encoder: PromptedEncoder, entry: str = "first_layer") -> None:
         """Wrap an encoder; weights are shared."""
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.entry = encoder, entry
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, prompt: Tensor, *past: Tensor
     ) -> tuple[Tensor, ...]:
         """Return the last hidden state, then each layer's new key and value."""
         pairs = list(zip(past[::2], past[1::2], strict=True))
-        hidden, present = self.encoder(input_ids, attention_mask, token_type_ids, prompt=prompt, past=pairs)
+        hidden, present = self.encoder(
+            input_ids, attention_mask, token_type_ids, prompt=prompt, past=pairs, entry=self.entry
+        )
         return (hidden, *(tensor for pair in present for tensor in pair))
 
 
@@ -46,13 +48,14 @@ def layer_names(layers: int) -> list[str]:
     return [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
 
 
-def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, path: Path) -> None:
+def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: str, path: Path) -> None:
     """Export the frozen encoder to one ONNX file.
 
     Args:
         encoder: the model, frozen and in evaluation mode.
         heads: attention heads of a layer.
         head_size: channels of a head.
+        entry: ``"first_layer"`` or ``"inputs_embeds"``, where prompts enter.
         path: the file to write.
     """
     names = layer_names(encoder.layer_count)
@@ -69,7 +72,7 @@ def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, path: Pat
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            BackboneGraph(encoder).eval(),
+            BackboneGraph(encoder, entry).eval(),
             (ids, mask, types, prompt, *past),
             dynamo=True,
             opset_version=OPSET,

@@ -23,7 +23,10 @@ _LENGTHS = (7, 33)
 
 
 def check_parity(
-    backbone: Backbone, session: OnnxBackbone, prompts: Sequence[np.ndarray[Any, np.dtype[np.float32]]]
+    backbone: Backbone,
+    session: OnnxBackbone,
+    prompts: Sequence[np.ndarray[Any, np.dtype[np.float32]]],
+    entry: str = "first_layer",
 ) -> dict[str, Any]:
     """Compare all calls over batch sizes, lengths and prompts.
 
@@ -31,6 +34,7 @@ def check_parity(
         backbone: the PyTorch side.
         session: the exported graph in ONNX Runtime.
         prompts: composed prompts ``(l, d)`` of the tasks, or a random one where there are none.
+        entry: where they enter.
 
     Returns:
         The largest difference and how many cases it was taken over.
@@ -44,16 +48,17 @@ def check_parity(
     for number, prompt in enumerate(prompts):
         cache = session.encode_prompt(prompt)
         with torch.no_grad():
-            past = backbone.model.encode_prompt(torch.from_numpy(prompt)[None])
+            past = backbone.model.encode_prompt(torch.from_numpy(prompt)[None], entry)
         expected = [tensor.numpy() for pair in past for tensor in pair]
         largest = max(largest, *(_difference(*pair) for pair in zip(cache.values(), expected, strict=True)))
+        room = backbone.model.max_positions - (len(prompt) if entry == "inputs_embeds" else 0)
         for rows, tokens in _shapes(number, len(shortest)):
-            batch = _random_batch(backbone, rng, rows, tokens, shortest)
+            batch = _random_batch(backbone, rng, rows, max(len(shortest), min(tokens, room)), shortest)
             text = batch.attention_mask == 1
             pairs = [
                 (session.request(batch), _torch(backbone, batch)),
                 (session.request(batch, cache), _torch(backbone, batch, past=past, seen=len(prompt))),
-                (session.joint_request(batch, prompt), _torch(backbone, batch, prompt=prompt)),
+                (session.joint_request(batch, prompt), _torch(backbone, batch, prompt=prompt, entry=entry)),
             ]
             joined, mask = stack([cache] * rows)
             pairs.append((session.request(batch, joined, mask), pairs[1][1]))
@@ -96,13 +101,14 @@ def _torch(
     past: list[tuple[Tensor, Tensor]] | None = None,
     seen: int = 0,
     prompt: np.ndarray[Any, np.dtype[np.float32]] | None = None,
+    entry: str = "first_layer",
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     rows = len(batch.input_ids)
     length = seen if prompt is None else len(prompt)
     mask = torch.from_numpy(np.pad(batch.attention_mask, ((0, 0), (length, 0)), constant_values=1))
     prompts = None if prompt is None else torch.from_numpy(prompt).expand(rows, -1, -1)
     ids, types = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.token_type_ids)
-    hidden, _ = backbone.model(ids, mask, types, prompt=prompts, past=past)
+    hidden, _ = backbone.model(ids, mask, types, prompt=prompts, past=past, entry=entry)
     found: np.ndarray[Any, np.dtype[np.float32]] = hidden[:, 0 if prompt is None else length :].numpy()
     return found
 

@@ -58,7 +58,7 @@ def show(task: str, bundle: Folder = None) -> None:
     """Print everything a task file says, as JSON."""
     opened = _open(bundle)
     file = opened.task(task)
-    facts = {key: value for key, value in file.__dict__.items() if key not in ("u", "v", "own_prompt")}
+    facts = {key: value for key, value in file.__dict__.items() if key not in ("u", "v", "own_prompt", "head")}
     facts |= {"u": list(file.u.shape), "v": list(file.v.shape), "dtype": file.u.dtype.name}
     typer.echo(json.dumps(_summary(opened, file) | facts, indent=2, ensure_ascii=False))
 
@@ -129,7 +129,7 @@ def _summary(bundle: Bundle, file: TaskFile) -> dict[str, object]:
         "kind": file.kind,
         "labels": len(file.labels),
         "bytes": bundle.manifest.files[f"tasks/{file.name}.safetensors"]["size"],
-        "vectors": "u, v" if file.two_vectors else "u, v and its own prompt",
+        "vectors": file.carries,
         "test_accuracy": test.get("accuracy"),
         "version": file.version,
     }

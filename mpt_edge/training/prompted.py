@@ -1,7 +1,9 @@
 """A frozen Hugging Face encoder that carries a prompt: one definition for training and export.
 
 The prompt enters as the first layer's input, behind the embeddings' LayerNorm, so what ``u``
-scales is not normalised away (docs/design.md). One forward serves three calls:
+scales is not normalised away (docs/design.md). Prompts from PEFT enter where PEFT feeds them, as
+``inputs_embeds``: position and type embeddings are added to them, the LayerNorm follows, and the text
+is counted from behind them. One forward serves three calls:
 
 - *encode prompt*: prompt rows alone, giving each layer's keys and values;
 - *request*: text under those cached keys and values (prefix layout);
@@ -142,6 +144,7 @@ class PromptedEncoder(nn.Module):
         token_type_ids: Tensor | None = None,
         prompt: Tensor | None = None,
         past: Sequence[KeyValue] | None = None,
+        entry: str = "first_layer",
     ) -> tuple[Tensor, list[KeyValue]]:
         """Run prompt rows and text through the layers.
 
@@ -151,11 +154,15 @@ class PromptedEncoder(nn.Module):
             token_type_ids: segment ids, ``(batch, tokens)``, where the model reads them.
             prompt: prompt rows that are part of this call, ``(batch, l, d)``.
             past: keys and values of a prompt encoded before, batch one or ``batch``.
+            entry: ``"first_layer"`` or ``"inputs_embeds"``, where the prompt rows of this call enter.
 
         Returns:
             The last hidden state, ``(batch, prompt + tokens, d)``, and each layer's new keys and
             values.
         """
+        if prompt is not None and entry == "inputs_embeds":
+            hidden = self._embed_behind(prompt, input_ids, attention_mask, token_type_ids)
+            return self._run(hidden, attention_mask, past)
         text_mask = attention_mask[:, attention_mask.shape[1] - input_ids.shape[1] :]
         hidden = self.embed(input_ids, text_mask, token_type_ids)
         if prompt is not None:
@@ -173,9 +180,11 @@ class PromptedEncoder(nn.Module):
         enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
 
-    def encode_prompt(self, prompt: Tensor) -> list[KeyValue]:
+    def encode_prompt(self, prompt: Tensor, entry: str = "first_layer") -> list[KeyValue]:
         """Return every layer's keys and values of prompts ``(batch, l, d)``, which see only themselves."""
         mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+        if entry == "inputs_embeds":
+            prompt = self._embed_behind(prompt, mask[:, :0], mask, None)
         return self._run(prompt, mask, None)[1]
 
     def embed(self, input_ids: Tensor, text_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -183,10 +192,24 @@ class PromptedEncoder(nn.Module):
 
         Positions count visible tokens, so padding on either side changes nothing.
         """
-        positions = (text_mask.cumsum(1) - 1).clamp(min=0) + self.first_position
-        inputs: dict[str, Tensor] = {"input_ids": input_ids, "position_ids": positions}
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        return self._embed({"input_ids": input_ids}, text_mask, types)
+
+    def _embed_behind(
+        self, prompt: Tensor, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None
+    ) -> Tensor:
+        """Return the first layer's input for prompt rows in place of word embeddings, and for tokens behind them."""
+        words = self.model.get_input_embeddings()(input_ids)
+        rows = torch.cat([prompt.to(words.dtype), words], dim=1)
+        mask = attention_mask[:, attention_mask.shape[1] - rows.shape[1] :]
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        types = torch.cat([torch.zeros_like(prompt[..., 0], dtype=torch.long), types], dim=1)
+        return self._embed({"inputs_embeds": rows}, mask, types)
+
+    def _embed(self, rows: dict[str, Tensor], mask: Tensor, types: Tensor) -> Tensor:
+        inputs = {"input_ids": None, "position_ids": (mask.cumsum(1) - 1).clamp(min=0) + self.first_position, **rows}
         if self.token_types:
-            inputs["token_type_ids"] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+            inputs["token_type_ids"] = types
         hidden = self.model.get_submodule("embeddings")(**inputs)
         if hasattr(self.model, "embeddings_project"):
             hidden = self.model.embeddings_project(hidden)

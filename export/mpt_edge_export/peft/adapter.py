@@ -1,0 +1,227 @@
+"""Reading a PEFT adapter, without PEFT: its configuration, its tensors, and what is wrong with them.
+
+Nothing is unpickled (``torch.load`` runs with ``weights_only``), and the file that
+``prompt_tuning_init_state_dict_path`` names is never read: PEFT reads it again on every load and
+fails where it is gone, but the trained values lie in the adapter itself.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from mpt_edge._files import read_small
+from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
+
+Floats = NDArray[np.float32]
+
+CONFIG, SAFETENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+MULTITASK, PLAIN = "MULTITASK_PROMPT_TUNING", "PROMPT_TUNING"
+
+#: PEFT's task types that have a place here.
+TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+
+_MAX_CONFIG = 1 << 20
+
+# PEFT's wrapper around saved modules shows up in the names that some versions write.
+_WRAPPING = re.compile(r"^(base_model\.)?(model\.)?|\.(modules_to_save|original_module)(\.default)?(?=\.)")
+
+
+@dataclass(frozen=True)
+class PeftAdapter:
+    """A prompt-tuning adapter as PEFT saves it, in float32; l is ``num_virtual_tokens``.
+
+    Attributes:
+        source: folder or hub id it was read from.
+        method: ``"MULTITASK_PROMPT_TUNING"`` or ``"PROMPT_TUNING"``.
+        task_type: one of `TASK_TYPES`.
+        base_model: what the adapter calls its base model.
+        length: rows l of one prompt.
+        prompt: ``prompt_embeddings``, shape ``(submodules · l, d)``.
+        cols: ``prefix_task_cols``, shape ``(tasks, submodules · l, ranks)``; None for plain prompt tuning.
+        rows: ``prefix_task_rows``, shape ``(tasks, ranks, d)``; None for plain prompt tuning.
+        modules: tensors of modules saved along, such as the classifier, by their name in the base model.
+        revision: hub commit, or empty.
+    """
+
+    source: str
+    method: str
+    task_type: str
+    base_model: str
+    length: int
+    prompt: Floats
+    cols: Floats | None
+    rows: Floats | None
+    modules: Mapping[str, Floats]
+    revision: str = ""
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks it holds."""
+        return 1 if self.cols is None else len(self.cols)
+
+    @property
+    def has_decoder_half(self) -> bool:
+        """Whether a second half of the rows stands in front of the decoder's input."""
+        return len(self.prompt) == 2 * self.length
+
+    def shared(self) -> Floats:
+        """Return P*, ``(l, d)``: the rows that PEFT's `generate` reads."""
+        return self.prompt[: self.length]
+
+    def vectors(self, task: int) -> tuple[Floats, Floats]:
+        """Return one task's u and v: ``(l,)`` and ``(d,)``, or ``(l, r)`` and ``(r, d)`` for r ranks above one.
+
+        Plain prompt tuning has ones.
+
+        Raises:
+            InputError: there is no task of that id.
+        """
+        if not 0 <= task < self.tasks:
+            raise InputError(f"{self.source} has no task {task}; its ids are 0 to {self.tasks - 1}.")
+        if self.cols is None or self.rows is None:
+            return np.ones(self.length, np.float32), np.ones(self.prompt.shape[1], np.float32)
+        u, v = self.cols[task, : self.length], self.rows[task]
+        return (u[:, 0], v[0]) if u.shape[1] == 1 else (u, v)
+
+
+def read_adapter(source: str, revision: str | None = None) -> PeftAdapter:
+    """Read an adapter from a folder, or from the hub.
+
+    Args:
+        source: a folder with ``adapter_config.json``, or a hub id.
+        revision: of a hub repository.
+
+    Raises:
+        InputError: nothing is found under that name.
+        UnsupportedModelError: an adapter of another method or task type.
+        CorruptFileError: a file is missing, damaged, or contradicts the configuration.
+    """
+    folder, commit = _locate(source, revision)
+    config = _config(folder)
+    method, task_type = config.get("peft_type"), config.get("task_type")
+    if method not in (MULTITASK, PLAIN):
+        raise UnsupportedModelError(
+            f"{source} is a {method or 'nameless'} adapter; only {MULTITASK} and {PLAIN} adapters can be imported."
+        )
+    if task_type not in TASK_TYPES:
+        raise UnsupportedModelError(
+            f"{source} states the task type {task_type!r}; set task_type in {CONFIG} to one of {', '.join(TASK_TYPES)}."
+        )
+    values = _tensors(folder)
+    prompt, cols, rows = (
+        values.pop(key, None) for key in ("prompt_embeddings", "prefix_task_cols", "prefix_task_rows")
+    )
+    length = config.get("num_virtual_tokens")
+    problem = _problem(length, task_type, prompt, (cols, rows) if method == MULTITASK else ())
+    if problem or prompt is None or type(length) is not int:
+        raise CorruptFileError(f"{source}: {problem}; save the adapter again with PEFT.")
+    return PeftAdapter(
+        source=source,
+        method=method,
+        task_type=task_type,
+        base_model=str(config.get("base_model_name_or_path") or ""),
+        length=length,
+        prompt=prompt,
+        cols=cols,
+        rows=rows,
+        modules={_WRAPPING.sub("", name): value for name, value in values.items()},
+        revision=commit,
+    )
+
+
+def _locate(source: str, revision: str | None) -> tuple[Path, str]:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder, ""
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=[CONFIG, SAFETENSORS, BIN]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"no adapter {source!r}: it is no folder here, and the hub did not give it ({type(error).__name__}); "
+            "check the name, or pass the folder of a downloaded adapter."
+        ) from error
+    return folder, folder.name
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise InputError(f"{folder} holds no {CONFIG}; pass the folder that PEFT's save_pretrained wrote.")
+    try:
+        config = json.loads(read_small(path, _MAX_CONFIG))
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{path} is not JSON; save the adapter again with PEFT.") from error
+    if not isinstance(config, dict):
+        raise CorruptFileError(f"{path} is not a JSON object; save the adapter again with PEFT.")
+    return config
+
+
+def _tensors(folder: Path) -> dict[str, Floats]:
+    path = next((folder / name for name in (SAFETENSORS, BIN) if (folder / name).is_file()), None)
+    if path is None:
+        raise CorruptFileError(f"{folder} holds neither {SAFETENSORS} nor {BIN}; copy the adapter's weights there.")
+    return read_tensors(path)
+
+
+def read_tensors(path: Path) -> dict[str, Floats]:
+    """Read named tensors from safetensors or from a file of ``torch.save``, as float32.
+
+    Raises:
+        CorruptFileError: the file cannot be read, holds something else than tensors, or a value that is not finite.
+    """
+    try:
+        values = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
+        raise CorruptFileError(
+            f"{path} is damaged, or holds more than tensors; save it again with PEFT as safetensors."
+        ) from error
+    if not isinstance(values, dict):
+        values = {"": values}
+    found: dict[str, Floats] = {}
+    for name, value in values.items():
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            raise CorruptFileError(f"{path}: {name!r} is no tensor of numbers; save it again with PEFT.")
+        found[str(name)] = value.detach().to(torch.float32).numpy()
+        if not np.isfinite(found[str(name)]).all():
+            raise CorruptFileError(f"{path}: {name!r} holds NaN or infinity; train the adapter again.")
+    return found
+
+
+def _problem(length: object, task_type: str, prompt: Floats | None, scales: tuple[Floats | None, ...]) -> str:
+    """Return what is wrong with the tensors, or an empty text; plain prompt tuning has no ``scales``."""
+    if type(length) is not int or length < 1:
+        return f"num_virtual_tokens is {length!r}"
+    if prompt is None or prompt.ndim != 2 or 0 in prompt.shape:
+        return "the tensor 'prompt_embeddings' is missing or no matrix"
+    allowed = (length, 2 * length) if task_type == "SEQ_2_SEQ_LM" else (length,)
+    if len(prompt) not in allowed:
+        return f"'prompt_embeddings' has {len(prompt)} rows where {length} virtual tokens are stated"
+    return _scale_problem(prompt, *scales) if scales else ""
+
+
+def _scale_problem(prompt: Floats, cols: Floats | None, rows: Floats | None) -> str:
+    if cols is None or rows is None:
+        return "'prefix_task_cols' or 'prefix_task_rows' is missing"
+    fits = cols.ndim == rows.ndim == 3 and cols.shape == (len(rows), len(prompt), rows.shape[1])
+    if not fits or rows.shape[2] != prompt.shape[1] or 0 in cols.shape:
+        return f"cols {cols.shape} and rows {rows.shape} do not scale a prompt of shape {prompt.shape}"
+    return ""

@@ -1,0 +1,80 @@
+"""Adapters that PEFT itself makes on tiny random models: what our import is held against."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import save_tokenizer
+from peft import MultitaskPromptTuningConfig, PeftModel, PromptTuningConfig, get_peft_model
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    PreTrainedModel,
+    RobertaConfig,
+)
+
+VIRTUAL = 5
+LABELS = 3
+
+_SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+_MORE = {"intermediate_size": 48, "max_position_embeddings": 48, "initializer_range": 0.3, "pad_token_id": 0}
+CONFIGS = {
+    "bert": BertConfig(**_SIZES, **_MORE),
+    "distilbert": DistilBertConfig(
+        vocab_size=100, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=48, initializer_range=0.3
+    ),
+    "electra": ElectraConfig(**_SIZES, **_MORE, embedding_size=32),
+    "roberta": RobertaConfig(**_SIZES, **_MORE, type_vocab_size=1),
+}
+MODELS = {
+    "SEQ_CLS": AutoModelForSequenceClassification,
+    "TOKEN_CLS": AutoModelForTokenClassification,
+    "QUESTION_ANS": AutoModelForQuestionAnswering,
+    "FEATURE_EXTRACTION": AutoModel,
+}
+
+
+def save_base(kind: str, folder: Path) -> Path:
+    """Write a small random encoder with a tokenizer, norms and biases included."""
+    torch.manual_seed(1)
+    model = AutoModel.from_config(CONFIGS[kind])
+    shake(model)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def shake(model: torch.nn.Module) -> None:
+    """Move biases and norms off their zeros and ones, which would hide mistakes."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def make_adapter(base: Path, task_type: str, folder: Path, *, multitask: bool = True, **options: Any) -> PeftModel:
+    """Train nothing, but give every value of a PEFT adapter another one than its start, and save it."""
+    torch.manual_seed(2)
+    labels = {"num_labels": LABELS} if task_type in ("SEQ_CLS", "TOKEN_CLS") else {}
+    model: PreTrainedModel = MODELS[task_type].from_pretrained(base, **labels)
+    sizes = {"token_dim": 32, "num_layers": 2, "num_attention_heads": 4}  # PEFT does not find DistilBERT's
+    save = {"safe_serialization": options.pop("safe_serialization", True)}
+    config = MultitaskPromptTuningConfig if multitask else PromptTuningConfig
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        values = {"num_virtual_tokens": VIRTUAL} | sizes | ({"num_tasks": 3} if multitask else {}) | options
+        adapted = get_peft_model(model, config(task_type=task_type, **values)).eval()
+        with torch.no_grad():
+            for name, value in adapted.named_parameters():
+                if "prompt_encoder" in name or value.requires_grad:
+                    value.copy_(torch.randn_like(value) * (0.5 if "prompt_encoder" in name else 0.3))
+        adapted.save_pretrained(folder, **save)
+    return adapted
