@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.errors import CorruptFileError
 from mpt_edge.manifest import Manifest
+from mpt_edge.session import open_session
 from mpt_edge.text import Batch
 
 Floats = NDArray[np.float32]
@@ -35,16 +34,7 @@ class OnnxBackbone:
             CorruptFileError: ONNX Runtime cannot load the file.
             InputError: ``threads`` is negative.
         """
-        if threads < 0:
-            raise InputError(f"{threads} threads are not possible; pass 0 (automatic) or more.")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises its own types, which share only Exception
-            raise CorruptFileError(f"ONNX Runtime cannot load {path}; export the bundle again.") from error
+        self._session = open_session(path, threads)
         self._check(path, manifest)
         self._token_types = manifest.token_types
         self.width = manifest.hidden_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,11 +17,11 @@ from mpt_edge.taskfile import READOUTS
 SCHEMA = 1
 
 _ALLOWED: dict[str, tuple[str | bool, ...]] = {
-    "family": ("encoder",),
+    "family": ("encoder", "causal"),
     "readout": READOUTS,
     "layout": LAYOUTS,
     "entry": ENTRIES,
-    "pooling": ("mean", "cls", "max"),
+    "pooling": ("mean", "cls", "max", "none"),
     "token_types": (True, False),
 }
 
@@ -34,7 +34,7 @@ class Manifest:
 
     Attributes:
         name: the bundle's name.
-        family: ``"encoder"``.
+        family: ``"encoder"``, or ``"causal"`` for decoder-only models.
         readout: that of its tasks, one of `READOUTS`; each task file states its own.
         layout: attention layout of the tasks, ``"prefix"`` or ``"joint"``.
         entry: where prompts enter, ``"first_layer"`` (behind the embeddings' norm) or ``"inputs_embeds"``
@@ -42,9 +42,9 @@ class Manifest:
         prompt_length: rows l of the shared prompt.
         hidden_size: channels d.
         layers: layers of the backbone.
-        heads: attention heads of a layer.
+        heads: attention heads of a layer whose keys and values are cached.
         head_size: channels of a head.
-        pooling: ``"mean"``, ``"cls"`` or ``"max"`` over text tokens.
+        pooling: ``"mean"``, ``"cls"`` or ``"max"`` over text tokens; ``"none"`` where text is generated.
         token_types: whether the graph reads ``token_type_ids``.
         max_length: longest text in tokens.
         pad_id: id of the padding token.
@@ -54,6 +54,8 @@ class Manifest:
         parity: largest difference between ONNX Runtime and PyTorch when the bundle was made.
         files: path -> sha256 and size of every file.
         made_by: version of mpt-edge that wrote it.
+        generation: for models that generate: ``eos_ids``, ``vocabulary`` (size), ``context`` (most rows of
+            prompt and text), and ``positions_from_zero`` (whether text is counted without its prompt).
     """
 
     name: str
@@ -76,6 +78,7 @@ class Manifest:
     parity: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
     made_by: str
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON, the schema version first."""
@@ -100,10 +103,10 @@ class Manifest:
                 f"{source} was written by a newer mpt-edge (schema {schema}; this one reads {SCHEMA}); upgrade it."
             )
         known = cls.__dataclass_fields__
-        missing = [name for name in known if name not in entries]
+        missing = [name for name in known if name not in entries and name != "generation"]
         if missing:
             raise CorruptFileError(f"{source} lacks the entry {missing[0]!r}; export the bundle again.")
-        manifest = cls(**{name: entries[name] for name in known})
+        manifest = cls(**{name: entries[name] for name in known if name in entries})
         for name in manifest._wrong():
             raise CorruptFileError(f"{source}: the entry {name!r} is not what it should be; export the bundle again.")
         for path in manifest.files:
@@ -121,6 +124,7 @@ class Manifest:
         good |= {name: type(value) is int and value > 0 for name, value in sizes.items()}
         good |= {name: _is_one_of(getattr(self, name), allowed) for name, allowed in _ALLOWED.items()}
         good["backbone"] = isinstance(self.backbone, dict)
+        good["generation"] = self.family == "encoder" or _generates(self.generation)
         good["parity"] = isinstance(self.parity, dict)
         good["prompts"] = isinstance(self.prompts, dict) and all(
             isinstance(p, dict) and type(p.get("length")) is int and isinstance(p.get("fingerprint"), str)
@@ -131,6 +135,19 @@ class Manifest:
             for f in self.files.values()
         )
         return [name for name, is_good in good.items() if not is_good]
+
+
+def _generates(entries: object) -> bool:
+    """Return whether the entries of a model that generates are there and of their types."""
+    if not isinstance(entries, dict):
+        return False
+    ids = entries.get("eos_ids")
+    return (
+        isinstance(ids, list)
+        and all(type(i) is int and i >= 0 for i in ids)
+        and all(type(entries.get(name)) is int and entries[name] > 0 for name in ("vocabulary", "context"))
+        and type(entries.get("positions_from_zero")) is bool
+    )
 
 
 def _is_one_of(value: object, allowed: tuple[str | bool, ...]) -> bool:

@@ -11,17 +11,25 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx_ir
 import torch
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from torch import Tensor, nn
 
 from mpt_edge.training.prompted import PromptedEncoder
 
 #: ONNX operator set of the graph.
 OPSET = 20
+
+#: Names of an input's or output's axes; None where the size is fixed.
+Axes = tuple[str | None, ...]
+
+#: Bytes of weights that one ONNX file takes, with some room for the graph itself.
+_LARGEST = 1_900_000_000
 
 
 class BackboneGraph(nn.Module):
@@ -67,46 +75,74 @@ def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: st
     past = tuple(torch.zeros(1, heads, cached, head_size) for _ in names)
     auto = torch.export.Dim.AUTO
     text_axes = {0: auto, 1: auto}
-    shapes = (text_axes, text_axes, text_axes if encoder.token_types else None, text_axes, ({2: auto},) * len(names))
-    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if encoder.token_types else []), "prompt"]
+    save_graph(
+        BackboneGraph(encoder, entry),
+        (ids, mask, types, prompt, *past),
+        dynamic_shapes=(
+            text_axes,
+            text_axes,
+            text_axes if encoder.token_types else None,
+            text_axes,
+            ({2: auto},) * len(names),
+        ),
+        inputs={
+            "input_ids": ("batch", "tokens"),
+            "attention_mask": ("batch", "keys"),
+            **({"token_type_ids": ("batch", "tokens")} if encoder.token_types else {}),
+            "prompt": ("batch", "prompt_rows", None),
+            **{f"past_key_values.{name}": ("cache_batch", None, "cached", None) for name in names},
+        },
+        outputs={
+            "last_hidden_state": ("batch", "rows", None),
+            **{f"present.{name}": ("batch", None, "rows", None) for name in names},
+        },
+        path=path,
+    )
+
+
+def save_graph(
+    module: nn.Module,
+    arguments: tuple[Any, ...],
+    *,
+    dynamic_shapes: tuple[Any, ...],
+    inputs: Mapping[str, Axes],
+    outputs: Mapping[str, Axes],
+    path: Path,
+) -> None:
+    """Export a module to one ONNX file and name every axis.
+
+    A cache is exported with a batch of one. The products against it broadcast by themselves, so the
+    graph holds no trace of that batch; only the declared shape does, and here it gets its name.
+
+    Args:
+        module: what to export.
+        arguments: example inputs.
+        dynamic_shapes: which of their axes vary, as `torch.export` takes it.
+        inputs: name -> names of its axes, None for those of fixed size.
+        outputs: likewise.
+        path: the file to write.
+    """
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            BackboneGraph(encoder, entry).eval(),
-            (ids, mask, types, prompt, *past),
+            module.eval(),
+            arguments,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=shapes,
-            input_names=[*inputs, *(f"past_key_values.{name}" for name in names)],
-            output_names=["last_hidden_state", *(f"present.{name}" for name in names)],
+            dynamic_shapes=dynamic_shapes,
+            input_names=list(inputs),
+            output_names=list(outputs),
             verbose=False,
         )
     assert program is not None
     model = program.model
-    _name_axes(model, encoder.token_types)
-    RemoveUnusedNodesPass()(model)
-    model.producer_name = "mpt-edge"
-    onnx_ir.save(model, path)
-
-
-def _name_axes(model: onnx_ir.Model, token_types: bool) -> None:
-    """Give every axis its name, and let the cache's batch be one or the batch's size.
-
-    The matrix products against the cache broadcast by themselves, so the graph holds no trace of
-    the batch of one that it was exported with; only the declared shape does.
-    """
-    batch_axes = {
-        "input_ids": ("batch", "tokens"),
-        "attention_mask": ("batch", "keys"),
-        "prompt": ("batch", "prompt_rows", None),
-        "last_hidden_state": ("batch", "rows", None),
-    }
-    if token_types:
-        batch_axes["token_type_ids"] = ("batch", "tokens")
     for value in [*model.graph.inputs, *model.graph.outputs]:
-        name = value.name or ""
-        axes = batch_axes.get(name)
-        if axes is None:
-            axes = ("cache_batch", None, "cached", None) if name.startswith("past") else ("batch", None, "rows", None)
+        axes = {**inputs, **outputs}[value.name or ""]
         assert value.shape is not None
         value.shape = onnx_ir.Shape([axis or size for axis, size in zip(axes, value.shape, strict=True)])
+    RemoveUnusedNodesPass()(model)
+    ClearMetadataAndDocStringPass()(model)  # stack traces of the exporter, half a megabyte
+    model.producer_name = "mpt-edge"
+    # ONNX files end at 2 GB; what is larger keeps its weights in a file beside it.
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    onnx_ir.save(model, path, external_data=f"{path.name}_data" if size > _LARGEST else None)

@@ -139,7 +139,8 @@ class PromptedCausal(nn.Module):
         batch, length, _ = prompt.shape
         ones = torch.ones(batch, length, dtype=torch.long, device=prompt.device)
         positions = torch.arange(length, device=prompt.device).expand(batch, -1)
-        return self(ones[:, :0], ones, positions, prompt=prompt)[1]
+        present: list[KeyValue] = self(ones[:, :0], ones, positions, prompt=prompt)[1]
+        return present
 
     def text_positions(self, text_mask: Tensor, prompt_rows: int) -> Tensor:
         """Return the positions of tokens ``(batch, tokens)`` behind a prompt; only visible tokens count."""

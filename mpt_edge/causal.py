@@ -1,0 +1,139 @@
+"""A decoder-only backbone in ONNX Runtime: prompts are read once, texts go on from their cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from mpt_edge.backbone import PromptCache, stack
+from mpt_edge.decoding import Floats, Ids
+from mpt_edge.errors import CorruptFileError
+from mpt_edge.manifest import Manifest
+from mpt_edge.session import open_session
+from mpt_edge.text import Batch
+
+
+class OnnxCausal:
+    """A frozen decoder-only model, shared by all tasks; safe under several threads."""
+
+    def __init__(self, path: Path, manifest: Manifest, *, threads: int = 0) -> None:
+        """Load the graph once.
+
+        Args:
+            path: the ``model.onnx`` file.
+            manifest: the bundle's manifest.
+            threads: threads of one request; 0 leaves it to ONNX Runtime.
+
+        Raises:
+            CorruptFileError: ONNX Runtime cannot load the file, or it is another model's.
+            InputError: ``threads`` is negative.
+        """
+        self.session = open_session(path, threads)
+        self.width = manifest.hidden_size
+        self.positions_from_zero = bool(manifest.generation["positions_from_zero"])
+        names = [f"{i}.{part}" for i in range(manifest.layers) for part in ("key", "value")]
+        self.past = [f"past_key_values.{name}" for name in names]
+        self.outputs = ["logits", *(f"present.{name}" for name in names)]
+        inputs = {value.name: value.shape for value in self.session.get_inputs()}
+        cached = [inputs.get(name) for name in self.past]
+        fits = all(shape and (shape[1], shape[3]) == (manifest.heads, manifest.head_size) for shape in cached)
+        if not fits or inputs.get("prompt", [0])[-1] != manifest.hidden_size:
+            raise CorruptFileError(f"{path} is not the graph that the manifest describes; export the bundle again.")
+        empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
+        self.no_past: PromptCache = dict.fromkeys(self.past, empty)
+
+    def encode_prompt(self, prompt: Floats) -> PromptCache:
+        """Return the keys and values of a prompt ``(l, d)``; batch one, to be shared by all its texts."""
+        length = len(prompt)
+        feeds = {
+            "input_ids": np.zeros((1, 0), np.int64),
+            "attention_mask": np.ones((1, length), np.int64),
+            "position_ids": np.arange(length)[None],
+            "prompt": prompt[None],
+            "logits_index": np.zeros((1, 0), np.int64),
+            **self.no_past,
+        }
+        return dict(zip(self.past, self.session.run(self.outputs[1:], feeds), strict=True))
+
+    def open(self, batch: Batch, caches: Sequence[PromptCache]) -> tuple[CausalDecoding, Floats]:
+        """Read texts, each under its own prompt.
+
+        Args:
+            batch: the tokens.
+            caches: a prompt for each row, or one for all.
+
+        Returns:
+            The state from which each row goes on, and the logits of its first new token, ``(rows, vocabulary)``.
+        """
+        rows = len(batch.input_ids)
+        cache, seen = caches[0], np.ones((rows, caches[0][self.past[0]].shape[2]), np.int64)
+        if any(other is not cache for other in caches):
+            cache, seen = stack(list(caches))
+        state = CausalDecoding(self, cache, seen)
+        return state, state.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
+
+
+class CausalDecoding:
+    """Rows that are being continued; see `mpt_edge.decoding.Decoding`.
+
+    Attributes:
+        rows: how many there are now.
+    """
+
+    def __init__(self, backbone: OnnxCausal, cache: PromptCache, seen: Ids) -> None:
+        """Start behind prompts.
+
+        Args:
+            backbone: the graph.
+            cache: keys and values of the prompts, batch one or a row each.
+            seen: which cached rows each row sees, ``(rows, l)``.
+        """
+        self._backbone, self._seen = backbone, seen
+        # Kept as ONNX Runtime's own values, so that a growing cache is never copied to Python and back.
+        self._cache = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in cache.items()}
+        first = np.zeros(len(seen), np.int64) if backbone.positions_from_zero else seen.sum(1)
+        self._next = first[:, None]
+        self.rows = len(seen)
+
+    def extend(self, tokens: Ids, mask: Ids) -> Floats:
+        """Append tokens to every row; see `mpt_edge.decoding.Decoding.extend`."""
+        return self.read(tokens, mask)
+
+    def read(self, tokens: Ids, mask: Ids, *, last_only: bool = False) -> Floats:
+        """Append tokens, and return logits behind each, or behind each row's last one.
+
+        Args:
+            tokens: ``(rows, n)``, filled up on the right.
+            mask: 1 for tokens, ``(rows, n)``.
+            last_only: whether to return ``(rows, 1, vocabulary)`` only.
+        """
+        backbone = self._backbone
+        steps = mask.cumsum(1)
+        self._seen = np.concatenate([self._seen, mask], axis=1)
+        last = np.maximum(steps[:, -1:] - 1, 0)
+        index = last if last_only else np.tile(np.arange(tokens.shape[1]), (self.rows, 1))
+        feeds: dict[str, Any] = {
+            "input_ids": tokens,
+            "attention_mask": self._seen,
+            "position_ids": self._next + np.maximum(steps - 1, 0),
+            "prompt": np.zeros((self.rows, 0, backbone.width), np.float32),
+            "logits_index": index,
+        }
+        values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v)) for name, v in feeds.items()}
+        logits, *present = backbone.session.run_with_ort_values(backbone.outputs, values | self._cache)
+        self._cache = dict(zip(backbone.past, present, strict=True))
+        self._next = self._next + steps[:, -1:]
+        found: Floats = logits.numpy()
+        return found
+
+    def select(self, rows: Ids) -> None:
+        """Keep, repeat or reorder rows; see `mpt_edge.decoding.Decoding.select`."""
+        if len(rows) == self.rows and (rows == np.arange(self.rows)).all():
+            return
+        taken = {name: np.ascontiguousarray(value.numpy()[rows]) for name, value in self._cache.items()}
+        self._cache = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in taken.items()}
+        self._seen, self._next, self.rows = self._seen[rows], self._next[rows], len(rows)

@@ -1,0 +1,34 @@
+"""Opening a graph in ONNX Runtime, with a clear sentence where that fails."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from mpt_edge.errors import CorruptFileError, InputError
+
+
+def open_session(path: Path, threads: int = 0) -> Any:
+    """Load a graph on the CPU.
+
+    Args:
+        path: the ``.onnx`` file.
+        threads: threads of one request; 0 leaves it to ONNX Runtime.
+
+    Raises:
+        CorruptFileError: ONNX Runtime cannot load the file.
+        InputError: ``threads`` is negative.
+    """
+    if threads < 0:
+        raise InputError(f"{threads} threads are not possible; pass 0 (automatic) or more.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises its own types, which share only Exception
+        raise CorruptFileError(f"ONNX Runtime cannot load {path}; export the bundle again.") from error

@@ -1,0 +1,91 @@
+"""The exported decoder-only graph in ONNX Runtime against the unchanged transformers model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from mpt_edge.causal import OnnxCausal
+from mpt_edge.manifest import Manifest
+from mpt_edge.text import Batch
+from mpt_edge.training.causal import PromptedCausal
+from mpt_edge_export.causal_graph import export_causal_graph
+from tests.training.test_causal import CONFIGS, build, inputs, reference
+
+
+def described(model: PromptedCausal, heads: int, size: int) -> Manifest:
+    values = dict.fromkeys(Manifest.__dataclass_fields__, "")
+    entries = {"positions_from_zero": model.positions_from_zero}
+    values |= {"layers": model.layer_count, "heads": heads, "head_size": size, "hidden_size": model.hidden_size}
+    return Manifest(**(values | {"generation": entries}))  # type: ignore[arg-type]
+
+
+Exported = tuple[PreTrainedModel, bool, OnnxCausal]
+
+
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[PreTrainedModel, bool, OnnxCausal]:
+    plain, prompted = build(request.param)
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    key = prompted.encode_prompt(torch.zeros(1, 1, 32))[0][0]
+    heads, size = key.shape[1], key.shape[3]
+    export_causal_graph(prompted, heads, size, path)
+    return plain, prompted.positions_from_zero, OnnxCausal(path, described(prompted, heads, size), threads=1)
+
+
+def test_every_call(exported: Exported) -> None:
+    """Prompt once, a padded batch under it, more tokens, rows taken out and repeated: logits to 1e-4."""
+    plain, from_zero, model = exported
+    ids, mask, prompt = inputs()
+    cache = model.encode_prompt(prompt.numpy())
+    assert next(iter(cache.values())).shape[:1] == (1,)
+    state, first = model.open(Batch(ids.numpy(), mask.numpy(), np.zeros_like(ids)), [cache])
+    texts = [ids[i, : int(n)] for i, n in enumerate(mask.sum(1))]
+
+    def wanted(text: torch.Tensor) -> np.ndarray:
+        return reference(plain, text, prompt, from_zero=from_zero).numpy()
+
+    for row, text in zip(first, texts, strict=True):
+        assert np.abs(row - wanted(text)[-1]).max() < 1e-4
+    if "neo" in str(plain.config.model_type):  # its local layers count filling, so a row goes on alone
+        state, _ = model.open(Batch(ids.numpy()[:1], mask.numpy()[:1], np.zeros((1, 12), int)), [cache])
+        texts = texts[:1]
+    state.select(np.array([0] * 2 if len(texts) == 1 else [1, 0, 1]))
+    texts = [texts[0]] * 2 if len(texts) == 1 else [texts[1], texts[0], texts[1]]
+    more = np.array([[7, 9], [11, 0], [13, 5]])[: len(texts)]
+    more_mask = np.array([[1, 1], [1, 0], [1, 1]])[: len(texts)]
+    found = state.extend(more, more_mask)
+    assert found.shape == (len(texts), 2, 61)
+    for row, text, tokens, n in zip(found, texts, more, more_mask.sum(1), strict=True):
+        whole = torch.cat([text, torch.from_numpy(tokens[:n])])
+        assert np.abs(row[:n] - wanted(whole)[-n:]).max() < 1e-4
+
+
+def test_rows_under_different_prompts(exported: Exported) -> None:
+    plain, from_zero, model = exported
+    ids, _, prompt = inputs()
+    other = prompt.flip(0)
+    caches = [model.encode_prompt(p.numpy()) for p in (prompt, other)]
+    mask = np.ones_like(ids.numpy())
+    _, first = model.open(Batch(ids.numpy(), mask, np.zeros_like(mask)), caches)
+    for row, text, given in zip(first, ids, (prompt, other), strict=True):
+        assert np.abs(row - reference(plain, text, given, from_zero=from_zero).numpy()[-1]).max() < 1e-4
+
+
+def test_weights_are_there_once(exported: Exported) -> None:
+    """Tied embeddings too: the file holds the parameters, and a graph of at most 250 KB."""
+    plain, _, model = exported
+    size = Path(model.session._model_path).stat().st_size
+    assert plain.get_output_embeddings().weight is plain.get_input_embeddings().weight or plain.config.model_type in {
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+    }
+    assert size < 4 * sum(p.numel() for p in plain.parameters()) + 250_000
