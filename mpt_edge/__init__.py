@@ -6,6 +6,7 @@
 'positive'
 """
 
+from mpt_edge.answers import Embedding, Prediction, Span, Tagging, TokenLabel
 from mpt_edge.errors import (
     BundleNotFoundError,
     CorruptFileError,
@@ -18,13 +19,14 @@ from mpt_edge.errors import (
     UnknownTaskError,
     UnsupportedModelError,
 )
-from mpt_edge.model import Model, Prediction, Task, load
+from mpt_edge.model import Model, Task, load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BundleNotFoundError",
     "CorruptFileError",
+    "Embedding",
     "InputError",
     "MismatchError",
     "MissingExtraError",
@@ -32,7 +34,10 @@ __all__ = [
     "MptEdgeError",
     "ParityError",
     "Prediction",
+    "Span",
+    "Tagging",
     "Task",
+    "TokenLabel",
     "TrainingError",
     "UnknownTaskError",
     "UnsupportedModelError",

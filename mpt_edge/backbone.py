@@ -78,10 +78,14 @@ class OnnxBackbone:
         Returns:
             The last hidden state of the text, ``(rows, tokens, d)``.
         """
+        return self.joint_states(batch, prompt)[:, len(prompt) :]
+
+    def joint_states(self, batch: Batch, prompt: Floats) -> Floats:
+        """Return what `joint_request` does with the prompt's rows in front, ``(rows, l + tokens, d)``."""
         rows, length = len(batch.input_ids), len(prompt)
         mask = np.concatenate([np.ones((rows, length), np.int64), batch.attention_mask], axis=1)
         prompts = np.ascontiguousarray(np.broadcast_to(prompt, (rows, *prompt.shape)))
-        return self._hidden(self._feeds(batch, mask, prompts, self._no_past))[:, length:]
+        return self._hidden(self._feeds(batch, mask, prompts, self._no_past))
 
     def _check(self, path: Path, manifest: Manifest) -> None:
         """Hold the graph's inputs against the manifest, so that a mix-up shows at load."""

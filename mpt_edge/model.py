@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
+from mpt_edge.answers import Embedding, Place, Prediction, answer, classify, tag
 from mpt_edge.backbone import Floats, OnnxBackbone, PromptCache, stack
 from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
 from mpt_edge.locate import default_bundle
 from mpt_edge.prompts import SharedPrompt, compose
-from mpt_edge.readout import label_embeddings, pool, softmax
+from mpt_edge.readout import label_embeddings, pool
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Encoded, Text, TextEncoder, checked, render
 
 #: Padded tokens of one run of the graph; more rows than fit are run in several batches.
 _TOKENS_PER_RUN = 4096
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer to one text.
-
-    Attributes:
-        task: the task that answered.
-        label: the likeliest label.
-        score: its probability.
-        scores: the probability of every label; they sum to one.
-        similarities: cosine similarity of the text to every label, -1 to 1.
-        truncated: whether the text was longer than the task reads.
-    """
-
-    task: str
-    label: str
-    score: float
-    scores: Mapping[str, float] = field(repr=False)
-    similarities: Mapping[str, float] = field(repr=False)
-    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +83,19 @@ class Task:
         if isinstance(text, list):
             return self._model._answer(text, [self._selected] * len(text), 32)
         return self._model._answer([text], [self._selected], 32)[0]
+
+    def states(self, texts: list[Text] | list[str] | list[tuple[str, str]]) -> list[Floats]:
+        """Return what the answers to texts are made from.
+
+        For tasks with a head these are its logits: ``(labels,)`` of a classifier, ``(tokens, labels)`` or
+        ``(tokens, 2)`` of a head on every token, special tokens included. For the others it is the
+        pooled embedding ``(d,)``.
+
+        Raises:
+            InputError: a text is empty or not of the task's kind.
+        """
+        selected = [self._selected] * len(texts)
+        return self._model._read(self._model._encode(texts, selected)[1], selected, 32)
 
     def __repr__(self) -> str:
         """Show name and labels."""
@@ -198,19 +191,26 @@ class Model:
             return self._selected[name]
 
     def _compose(self, file: TaskFile) -> _Selected:
-        shared, layout = file.own_prompt, self.bundle.manifest.layout
+        shared, layout = file.own_prompt, file.layout or self.bundle.manifest.layout
         if shared is None:
             prompt = self._shared(file.prompt)
             shared, layout = prompt.values, prompt.layout
         composed = compose(shared, file.u, file.v)
         if not np.isfinite(composed).all():
             raise MismatchError(f"the prompt of {file.name!r} overflows; install the task's original file.")
+        if file.readout == "classifier" and layout != "joint":
+            raise MismatchError(
+                f"the head of {file.name!r} reads the first prompt row, which sees no text in the {layout} layout; "
+                "use it in the joint layout."
+            )
         cache = self.backbone.encode_prompt(composed) if layout == "prefix" else {}
         selected = _Selected(file, layout, composed, cache, np.empty((0, 0), np.float32))
+        if not file.label_texts:
+            return selected
         owners = [i for i, group in enumerate(file.label_texts) for _ in group]
         flat = [text for group in file.label_texts for text in group]
-        embedded = self._embed(self._texts.encode(flat, self._limit(file)), [selected] * len(flat), 64)
-        labels = label_embeddings(embedded, owners, len(file.labels))
+        embedded = self._read(self._texts.encode(flat, self._limit(file)), [selected] * len(flat), 64)
+        labels = label_embeddings(np.stack(embedded), owners, len(file.labels))
         return _Selected(file, layout, composed, cache, labels)
 
     def _shared(self, name: str) -> SharedPrompt:
@@ -219,37 +219,63 @@ class Model:
         return self._prompts[name]
 
     def _answer(self, texts: Sequence[object], tasks: Sequence[_Selected], batch_size: int) -> list[Prediction]:
-        rows = self._encode(texts, tasks)
-        embedded = self._embed(rows, tasks, batch_size)
-        return [_predict(*item) for item in zip(embedded, rows, tasks, strict=True)]
+        usable, rows = self._encode(texts, tasks)
+        states = self._read(rows, tasks, batch_size)
+        return [self._interpret(*item) for item in zip(states, usable, rows, tasks, strict=True)]
 
-    def _encode(self, texts: Sequence[object], tasks: Sequence[_Selected]) -> list[Encoded]:
-        """Check and tokenise texts, in one call of the tokenizer for each length limit."""
+    def _interpret(self, state: Floats, text: Text, row: Encoded, task: _Selected) -> Prediction:
+        """Make an answer, as the task's readout says, from what was read."""
+        file, truncated = task.file, row.truncated
+        if file.readout == "similarity":
+            return classify(file, task.labels @ state, truncated=truncated, cosines=True)
+        if file.readout == "embedding":
+            return Embedding(file.name, "", 0.0, truncated=truncated, vector=state)
+        if file.readout == "classifier":
+            return classify(file, state, truncated=truncated)
+        places = [Place(*found) for found in self._texts.places(text, self._limit(file))]
+        return (tag if file.readout == "tokens" else answer)(file, state, text, places, truncated=truncated)
+
+    def _encode(self, texts: Sequence[object], tasks: Sequence[_Selected]) -> tuple[list[Text], list[Encoded]]:
+        """Check texts, fill templates and tokenise, in one call of the tokenizer for each length limit."""
         usable = [_usable(text, task.file, i) for i, (text, task) in enumerate(zip(texts, tasks, strict=True))]
         limits = np.array([self._limit(task.file) for task in tasks], np.int64)
         rows: dict[int, Encoded] = {}
         for limit in np.unique(limits):
             places = np.flatnonzero(limits == limit).tolist()
             rows |= zip(places, self._texts.encode([usable[i] for i in places], int(limit)), strict=True)
-        return [rows[i] for i in range(len(usable))]
+        ignored = [i for i, task in enumerate(tasks) if not task.file.token_types]
+        rows |= {i: replace(rows[i], types=[0] * len(rows[i].ids)) for i in ignored}
+        return usable, [rows[i] for i in range(len(usable))]
 
     def _limit(self, file: TaskFile) -> int:
         return min(file.max_length, self.bundle.manifest.max_length)
 
-    def _embed(self, rows: Sequence[Encoded], tasks: Sequence[_Selected], batch_size: int) -> Floats:
-        """Embed rows, each under its task, in runs of similar length; the order is kept."""
-        out = np.empty((len(rows), self.bundle.manifest.hidden_size), np.float32)
+    def _read(self, rows: Sequence[Encoded], tasks: Sequence[_Selected], batch_size: int) -> list[Floats]:
+        """Read rows, each under its task, in runs of similar length; the order is kept.
+
+        Returns:
+            For each row its pooled embedding ``(d,)``, or the logits of its task's head.
+        """
+        out: list[Floats] = [np.empty(0, np.float32)] * len(rows)
         for chosen in _runs(rows, tasks, batch_size):
             batch = self._texts.pad([rows[i] for i in chosen])
             selected = [tasks[i] for i in chosen]
             first = selected[0]
             if first.layout == "joint":
-                hidden = self.backbone.joint_request(batch, first.prompt)
+                hidden = self.backbone.joint_states(batch, first.prompt)
             elif all(task is first for task in selected):
                 hidden = self.backbone.request(batch, first.cache)
             else:
                 hidden = self.backbone.request(batch, *stack([task.cache for task in selected]))
-            out[chosen] = pool(hidden, batch.attention_mask, self.bundle.manifest.pooling)
+            tokens = hidden[:, hidden.shape[1] - batch.input_ids.shape[1] :]
+            pooled = pool(tokens, batch.attention_mask, self.bundle.manifest.pooling)
+            for place, (i, task) in enumerate(zip(chosen, selected, strict=True)):
+                head = task.file.head
+                if head is None:
+                    out[i] = pooled[place]
+                else:
+                    text = tokens[place, : len(rows[i].ids)]
+                    out[i] = head(hidden[place, 0] if task.file.readout == "classifier" else text)
         return out
 
 
@@ -275,21 +301,6 @@ def _usable(text: object, task: TaskFile, index: int) -> Text:
         return render(task.template, checked(text, task.kind))
     except InputError as error:
         raise InputError(f"text {index + 1}: {error}") from error
-
-
-def _predict(embedding: Floats, row: Encoded, task: _Selected) -> Prediction:
-    file = task.file
-    found = task.labels @ embedding
-    chances = softmax(found * file.scale)
-    best = int(found.argmax())
-    return Prediction(
-        task=file.name,
-        label=file.labels[best],
-        score=float(chances[best]),
-        scores=dict(zip(file.labels, map(float, chances), strict=True)),
-        similarities=dict(zip(file.labels, map(float, found), strict=True)),
-        truncated=row.truncated,
-    )
 
 
 def _runs(rows: Sequence[Encoded], tasks: Sequence[_Selected], batch_size: int) -> Iterator[list[int]]:

@@ -50,7 +50,7 @@ def label_embeddings(texts: Floats, owners: Sequence[int], labels: int) -> Float
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Return row-wise probabilities in float64."""
+    """Return probabilities over the last axis in float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     probabilities: NDArray[np.float64] = shifted / shifted.sum(-1, keepdims=True)
     return probabilities

@@ -79,6 +79,7 @@ class TaskFile:
         layout: attention layout of its own prompt; empty for the bundle's.
         entry: where its own prompt enters; empty for the bundle's.
         head: layers that were saved with the prompt, or None.
+        token_types: whether segment ids tell the second text of a pair from the first, where the model reads them.
     """
 
     name: str
@@ -104,6 +105,7 @@ class TaskFile:
     layout: str = ""
     entry: str = ""
     head: Head | None = None
+    token_types: bool = True
 
     @property
     def two_vectors(self) -> bool:
@@ -145,6 +147,7 @@ class TaskFile:
             "licence": self.licence,
         }
         metadata |= {key: value for key, value in (("layout", self.layout), ("entry", self.entry)) if value}
+        metadata |= {} if self.token_types else {"token_types": "ignored"}
         if self.head is not None:
             metadata["head"] = self.head.activations
         tensors.write(path, arrays, metadata)
@@ -196,6 +199,7 @@ class TaskFile:
             licence=strings["licence"],
             layout=strings["layout"],
             entry=strings["entry"],
+            token_types=metadata.get("token_types") != "ignored",
             head=Head.parse(arrays, activations, v.shape[-1], source),
         )
         task._check(source)

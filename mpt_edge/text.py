@@ -100,6 +100,12 @@ class TextEncoder:
             mask[i, :length] = 1
         return Batch(ids, mask, types)
 
+    def places(self, text: Text, max_length: int) -> list[tuple[int, int, int]]:
+        """Return for each token which text it stands in (-1 for special tokens), and its characters there."""
+        encoding = self._for(max_length).encode_batch([_cut(text, max_length * CHARACTERS_PER_TOKEN)])[0]
+        owners = [-1 if owner is None else int(owner) for owner in encoding.sequence_ids]
+        return [(owner, start, end) for owner, (start, end) in zip(owners, encoding.offsets, strict=True)]
+
     def _for(self, max_length: int) -> Tokenizer:
         # Truncation is a setting of the tokenizer object, so each length has an object of its own.
         with self._lock:

@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mpt_edge
+from mpt_edge.answers import Prediction
 from mpt_edge.cli.rows import BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
 from mpt_edge.locate import default_bundle
-from mpt_edge.model import Model, Prediction
+from mpt_edge.model import Model
 
 EPILOG = """
 Examples:
@@ -246,6 +247,7 @@ def _json_writer(file: TextIO, numbered: bool) -> Write:
                 "text_pair": second,
                 "line": row.number if numbered else None,
                 "truncated": found.truncated or None,
+                **found.extras(),
             }
             kept = {key: value for key, value in entries.items() if value is not None}
             file.write(json.dumps(kept, ensure_ascii=ascii_only) + "\n")

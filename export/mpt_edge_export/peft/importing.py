@@ -22,6 +22,9 @@ from mpt_edge_export.peft.heads import READOUTS, head_of
 #: PEFT's layout and entry: prompt and text attend to each other, and the prompt enters in place of word embeddings.
 LAYOUT, ENTRY = "joint", "inputs_embeds"
 
+#: Task types whose forward in PEFT drops the segment ids, so that adapters were trained without them.
+_WITHOUT_TYPES = ("QUESTION_ANS", "FEATURE_EXTRACTION")
+
 
 @dataclass(frozen=True)
 class ImportOptions:
@@ -158,6 +161,7 @@ def _task_file(
         layout=LAYOUT if own else "",
         entry=ENTRY if own else "",
         head=head,
+        token_types=adapter.task_type not in _WITHOUT_TYPES,
     )
 
 
@@ -183,7 +187,7 @@ def _default_names(adapter: PeftAdapter, name: str) -> dict[str, int]:
 
 def _file_name(source: str) -> str:
     """Return the last part of a path or hub id, with what no file name may hold replaced."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).resolve().name)[:56].lstrip("._-")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).resolve().name)[:56].strip("._-")
     return name or "peft"
 
 

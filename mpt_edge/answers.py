@@ -1,0 +1,178 @@
+"""What tasks answer, and how answers are made from what the backbone and a head computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpt_edge.readout import softmax
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.text import Text
+
+Floats = NDArray[np.float32]
+
+#: Longest answer that is read out of a text, in tokens.
+LONGEST_ANSWER = 30
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one text.
+
+    Attributes:
+        task: the task that answered.
+        label: the likeliest label.
+        score: its probability.
+        scores: the probability of every label; they sum to one.
+        similarities: cosine similarity of the text to every label, -1 to 1; empty for tasks with a head.
+        truncated: whether the text was longer than the task reads.
+    """
+
+    task: str
+    label: str
+    score: float
+    scores: Mapping[str, float] = field(default_factory=dict, repr=False)
+    similarities: Mapping[str, float] = field(default_factory=dict, repr=False)
+    truncated: bool = False
+
+    def extras(self) -> dict[str, Any]:
+        """Return what this kind of answer has besides, ready for JSON."""
+        return {}
+
+
+@dataclass(frozen=True)
+class TokenLabel:
+    """One token's label.
+
+    Attributes:
+        text: the token, as it stands in the text.
+        start: its first character.
+        end: the character behind it.
+        label: its likeliest label.
+        score: the label's probability.
+    """
+
+    text: str
+    start: int
+    end: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Tagging(Prediction):
+    """A label for every token; `label` has them all, with spaces between, and `score` the least sure one's.
+
+    Attributes:
+        tokens: the tokens in order.
+    """
+
+    tokens: tuple[TokenLabel, ...] = ()
+
+    def extras(self) -> dict[str, Any]:
+        """Return the tokens."""
+        return {"tokens": [dict(token.__dict__) for token in self.tokens]}
+
+
+@dataclass(frozen=True)
+class Span(Prediction):
+    """An answer that stands in the second text; `label` is its wording.
+
+    Attributes:
+        start: its first character there.
+        end: the character behind it.
+    """
+
+    start: int = 0
+    end: int = 0
+
+    def extras(self) -> dict[str, Any]:
+        """Return the place."""
+        return {"start": self.start, "end": self.end}
+
+
+@dataclass(frozen=True)
+class Embedding(Prediction):
+    """The text's vector; there is no label.
+
+    Attributes:
+        vector: the pooled hidden states, ``(d,)``, of length one.
+    """
+
+    vector: Floats = field(default_factory=lambda: np.empty(0, np.float32), repr=False)
+
+    def extras(self) -> dict[str, Any]:
+        """Return the vector."""
+        return {"vector": [round(float(value), 6) for value in self.vector]}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a token stands: in which text (-1 for a special token), and from which character to which."""
+
+    sequence: int
+    start: int
+    end: int
+
+
+def classify(task: TaskFile, logits: Floats, *, truncated: bool, cosines: bool = False) -> Prediction:
+    """Return the likeliest label of logits ``(labels,)``, or of cosine similarities to them."""
+    chances = softmax(logits * task.scale)
+    best = int(logits.argmax())
+    return Prediction(
+        task=task.name,
+        label=task.labels[best],
+        score=float(chances[best]),
+        scores=dict(zip(task.labels, map(float, chances), strict=True)),
+        similarities=dict(zip(task.labels, map(float, logits), strict=True)) if cosines else {},
+        truncated=truncated,
+    )
+
+
+def tag(task: TaskFile, logits: Floats, text: Text, places: Sequence[Place], *, truncated: bool) -> Tagging:
+    """Return each token's label from logits ``(tokens, labels)``; special tokens have none."""
+    texts = (text,) if isinstance(text, str) else text
+    chances = softmax(logits * task.scale)
+    tokens = tuple(
+        TokenLabel(
+            text=texts[place.sequence][place.start : place.end],
+            start=place.start,
+            end=place.end,
+            label=task.labels[int(row.argmax())],
+            score=float(row.max()),
+        )
+        for row, place in zip(chances, places, strict=True)
+        if place.sequence >= 0
+    )
+    return Tagging(
+        task=task.name,
+        label=" ".join(token.label for token in tokens),
+        score=min((token.score for token in tokens), default=0.0),
+        truncated=truncated,
+        tokens=tokens,
+    )
+
+
+def answer(task: TaskFile, logits: Floats, text: Text, places: Sequence[Place], *, truncated: bool) -> Span:
+    """Return the likeliest answer in the second text from logits ``(tokens, 2)`` of its start and its end."""
+    inside = np.flatnonzero([place.sequence == 1 for place in places])
+    if not len(inside):  # the question alone fills the task's length
+        return Span(task.name, "", 0.0, truncated=truncated)
+    starts, ends = softmax(logits[inside].T)
+    # No answer ends in front of its start, or is longer than LONGEST_ANSWER tokens.
+    chances = np.triu(np.outer(starts, ends))
+    chances -= np.triu(chances, LONGEST_ANSWER)
+    first, last = divmod(int(chances.argmax()), len(inside))
+    start, end = places[int(inside[first])].start, places[int(inside[last])].end
+    return Span(
+        task=task.name,
+        label=text[1][start:end],
+        score=float(chances[first, last]),
+        truncated=truncated,
+        start=start,
+        end=end,
+    )

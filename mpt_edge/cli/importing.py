@@ -1,0 +1,55 @@
+"""`mpt-edge import`: what others trained becomes prompts and tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mpt_edge._extras import require
+
+app = typer.Typer(help="Turn what was trained with other libraries into prompts and tasks.", no_args_is_help=True)
+
+
+@app.callback()
+def _imports() -> None:
+    """Turn what was trained with other libraries into prompts and tasks."""
+
+
+@app.command()
+def peft(
+    adapter: Annotated[str, typer.Argument(help="Folder or hub id of a PEFT adapter.", show_default=False)],
+    backbone: Annotated[str, typer.Option(help="Its base model: minilm-l6, a local folder, or a hub id.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for prompts/ and tasks/, or a bundle to install into.")
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option(help="NAME=ID of a task id to import; repeatable.", show_default="all ids")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the shared prompt.", show_default="the adapter's")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option(help="Names of the head's labels, in order.", show_default="the base model's")
+    ] = None,
+    pair: Annotated[bool, typer.Option("--pair", help="The tasks read pairs of texts.")] = False,
+    max_length: Annotated[int, typer.Option(min=3, help="Longest text in tokens.")] = 128,
+    licence: Annotated[str, typer.Option(help="Licence of the data it was trained on.")] = "",
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub adapter.")] = None,
+) -> None:
+    """Import multitask prompt tuning or plain prompt tuning from PEFT, bit for bit."""
+    require("export", "torch", "transformers")
+    from mpt_edge_export.peft.command import import_command, task_names
+    from mpt_edge_export.peft.importing import ImportOptions
+
+    kind = "pair" if pair else "classification"
+    options = ImportOptions(task_names(task or []), name, tuple(label or ()), kind, max_length, licence)
+    imported = import_command(adapter, backbone, output, options, revision=revision)
+    for warning in imported.warnings:
+        typer.echo(f"mpt-edge: {warning}", err=True)
+    table = Table("task", "id", "readout", "labels", "made of", box=None, pad_edge=False)
+    for file in imported.tasks:
+        table.add_row(file.name, str(file.training["task_id"]), file.readout, str(len(file.labels)), file.carries)
+    Console().print(table)
+    typer.echo(f"written to {output}")

@@ -1,0 +1,115 @@
+"""`mpt-edge import peft`: from an adapter to answers, from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import adapters
+import outcomes
+import pytest
+
+from mpt_edge.prompts import SharedPrompt
+from mpt_edge.taskfile import TaskFile
+
+refused = partial(outcomes.refused, before=True)
+Command = Callable[..., subprocess.CompletedProcess[str]]
+OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return adapters.save_base("bert", tmp_path_factory.mktemp("base") / "tiny-bert")
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters") / "reviews"
+    adapters.make_adapter(base, "SEQ_CLS", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(base: Path, adapter: Path, mpt_edge_command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle made of an imported adapter, by the two commands that users run."""
+    root = tmp_path_factory.mktemp("imported")
+    names = ("--task", "film=0", "--task", "book=2", "--label", "bad", "--label", "fair", "--label", "good")
+    found = mpt_edge_command("import", "peft", adapter, "--backbone", base, *names, "-o", root / "v", env=OFFLINE)
+    assert found.returncode == 0, found.stderr
+    assert [line.split() for line in found.stdout.splitlines()[1:3]] == [
+        ["film", "0", "classifier", "3", "u,", "v", "and", "a", "head"],
+        ["book", "2", "classifier", "3", "u,", "v", "and", "a", "head"],
+    ]
+    assert found.stdout.splitlines()[-1] == f"written to {root / 'v'}"
+    found = mpt_edge_command("export", base, "--vectors", root / "v", "-o", root / "bundle", env=OFFLINE)
+    assert found.returncode == 0, found.stderr
+    return root / "bundle"
+
+
+def test_imported_tasks_answer(bundle: Path, mpt_edge_command: Command) -> None:
+    result = mpt_edge_command("run", "--bundle", bundle, "--json", "--task", "book", "a witty film")
+    found = json.loads(outcomes.done(result))
+    assert (found["task"], found["label"] in ("bad", "fair", "good")) == ("book", True)
+    assert set(found["scores"]) == {"bad", "fair", "good"}
+    listed = outcomes.done(mpt_edge_command("tasks", "list", "--bundle", bundle))
+    assert "u, v and a head" in listed
+
+
+def test_into_a_bundle_that_is_there(base: Path, bundle: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+    """A task then carries a copy of its prompt, since a bundle's shared prompts are fixed."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    adapters.make_adapter(base, "TOKEN_CLS", tmp_path / "names", multitask=False)
+    adapters.make_adapter(base, "SEQ_CLS", tmp_path / "other", num_ranks=2)
+    for name in ("names", "other"):
+        result = mpt_edge_command("import", "peft", tmp_path / name, "--backbone", base, "-o", copy, env=OFFLINE)
+        assert result.returncode == 0, result.stderr
+    rows = outcomes.done(mpt_edge_command("tasks", "list", "--json", "--bundle", copy)).splitlines()
+    made_of = {row["task"]: row["vectors"] for row in map(json.loads, rows)}
+    assert made_of["names"] == "u, v, its own prompt and a head"
+    assert made_of["other-1"] == "2 pairs of u, v, its own prompt and a head"
+    result = mpt_edge_command("run", "--bundle", copy, "--json", "--task", "names", "a witty film")
+    tokens = json.loads(outcomes.done(result))["tokens"]
+    assert [token["text"] for token in tokens] == ["a", "witty", "film"]
+    assert "are as they were made" in outcomes.done(mpt_edge_command("tasks", "verify", "--bundle", copy))
+
+
+def test_another_base_model_is_said(base: Path, adapter: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+    renamed = Path(shutil.copytree(base, tmp_path / "another"))
+    result = mpt_edge_command("import", "peft", adapter, "--backbone", renamed, "-o", tmp_path / "v", env=OFFLINE)
+    assert result.returncode == 0
+    assert f"names {base} as its base model; another was passed." in result.stderr
+    prompt = SharedPrompt.load(tmp_path / "v/prompts/reviews.safetensors")
+    assert TaskFile.load(tmp_path / "v/tasks/reviews-1.safetensors").prompt_sha256 == prompt.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "film"], "--task film is not understood; write --task NAME=ID, such as --task sst2=0."),
+        (["--task", "film=-1"], "--task film=-1 is not understood; write --task NAME=ID, such as --task sst2=0."),
+        (["--task", "a=0", "--task", "a=1"], "--task a is given twice; give each task its own name."),
+        (["--task", "film=7"], "has no task 7; its ids are 0 to 2."),
+        (["--label", "one"], "1 labels were given and the head has 3; name each of them once."),
+    ],
+)
+def test_options_that_cannot_be_used(
+    base: Path, adapter: Path, mpt_edge_command: Command, tmp_path: Path, options: list[str], message: str
+) -> None:
+    arguments = ("import", "peft", adapter, "--backbone", base, "--output", tmp_path / "v", *options)
+    assert refused(mpt_edge_command(*arguments, env=OFFLINE)).endswith(message)
+    assert not (tmp_path / "v").exists()
+
+
+def test_bundle_of_another_kind(
+    base: Path, adapter: Path, mpt_edge_command: Command, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    before = (copy / "bundle.json").read_bytes()
+    arguments = ("import", "peft", adapter, "--backbone", base, "--output", copy)
+    assert "was made for another backbone than tiny-bert" in refused(mpt_edge_command(*arguments, env=OFFLINE))
+    assert (copy / "bundle.json").read_bytes() == before

@@ -1,0 +1,61 @@
+"""Answers from logits, against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mpt_edge.answers import LONGEST_ANSWER, Place, answer, classify, tag
+from mpt_edge.heads import Head, Layer
+from mpt_edge.readout import softmax
+from mpt_edge.taskfile import TaskFile
+
+
+def task(readout: str, labels: tuple[str, ...] = ()) -> TaskFile:
+    one = np.ones(1, np.float32)
+    head = Head((Layer(np.ones((max(2, len(labels)), 1), np.float32), np.zeros(max(2, len(labels)), np.float32)),))
+    values = {"labels": labels, "label_texts": (), "u": one, "v": one, "prompt": "", "prompt_sha256": ""}
+    return TaskFile(
+        "t", "pair", **values, backbone="", tokenizer="", readout=readout, scale=1.0, head=head, own_prompt=one[None]
+    )
+
+
+def test_classification() -> None:
+    found = classify(task("classifier", ("a", "b", "c")), np.array([0.0, 2.0, 1.0], np.float32), truncated=True)
+    assert (found.label, found.truncated, dict(found.similarities), found.extras()) == ("b", True, {}, {})
+    assert found.score == pytest.approx(np.exp(2) / (1 + np.exp(2) + np.exp(1)))
+    assert sum(found.scores.values()) == pytest.approx(1)
+
+
+def test_tokens_have_their_place_in_the_text() -> None:
+    places = [Place(-1, 0, 0), Place(0, 0, 3), Place(0, 4, 6), Place(0, 6, 9), Place(-1, 0, 0)]
+    logits = np.array([[9, 0], [0, 3], [2, 0], [0, 1], [0, 9]], np.float32)
+    found = tag(task("tokens", ("O", "NAME")), logits, "Ada is her", places, truncated=False)
+    assert [(t.text, t.label) for t in found.tokens] == [("Ada", "NAME"), ("is", "O"), (" he", "NAME")]
+    assert (found.tokens[2].start, found.tokens[2].end) == (6, 9)
+    assert found.label == "NAME O NAME"
+    assert found.score == pytest.approx(1 / (1 + np.exp(-1)))
+    assert [t["label"] for t in found.extras()["tokens"]] == ["NAME", "O", "NAME"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_span_is_the_likeliest(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    context = " ".join(f"w{i:02}" for i in range(50))
+    places = [Place(-1, 0, 0), Place(0, 0, 4), Place(-1, 0, 0), *(Place(1, 4 * i, 4 * i + 3) for i in range(50))]
+    logits = rng.normal(0, 2, (len(places), 2)).astype(np.float32)
+    found = answer(task("span"), logits, ("what?", context), places, truncated=False)
+    starts, ends = (softmax(part) for part in logits[3:].T)
+    allowed = [(i, j) for i in range(50) for j in range(i, min(50, i + LONGEST_ANSWER))]
+    score, first, last = max((starts[i] * ends[j], i, j) for i, j in allowed)
+    assert (found.start, found.end) == (4 * first, 4 * last + 3)
+    assert found.label == context[found.start : found.end]
+    assert found.score == pytest.approx(float(score))
+    assert found.extras() == {"start": found.start, "end": found.end}
+
+
+def test_question_that_leaves_no_room_for_the_text() -> None:
+    found = answer(
+        task("span"), np.ones((2, 2), np.float32), ("q", "c"), [Place(-1, 0, 0), Place(0, 0, 1)], truncated=True
+    )
+    assert (found.label, found.score, found.truncated) == ("", 0.0, True)
