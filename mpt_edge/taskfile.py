@@ -32,9 +32,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 #: How an answer is read: by likeness to label texts, as the pooled vector itself, or by a saved head on the
 #: first row (`classifier`), on each token (`tokens`), or for the start and end of an answer (`span`).
-READOUTS = ("similarity", "embedding", "classifier", "tokens", "span")
+# `generation` writes text, and `choice` takes the likeliest of the label texts, where a model generates.
+READOUTS = ("similarity", "embedding", "classifier", "tokens", "span", "generation", "choice")
 
-_HEADLESS = ("similarity", "embedding")
+_HEADLESS = ("similarity", "embedding", "generation", "choice")
 
 _STRINGS = (
     "task",
@@ -79,6 +80,8 @@ class TaskFile:
         layout: attention layout of its own prompt; empty for the bundle's.
         entry: where its own prompt enters; empty for the bundle's.
         head: layers that were saved with the prompt, or None.
+        generation: for tasks that write text: ``max_new_tokens``, ``stop`` (texts that end it) and ``cut``
+            (``"left"`` or ``"right"``, the side that a text too long loses; right where it is absent).
         token_types: whether segment ids tell the second text of a pair from the first, where the model reads them.
     """
 
@@ -105,6 +108,7 @@ class TaskFile:
     layout: str = ""
     entry: str = ""
     head: Head | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
     token_types: bool = True
 
     @property
@@ -118,6 +122,11 @@ class TaskFile:
         pairs = "u, v" if self.u.ndim == 1 else f"{self.v.shape[0]} pairs of u, v"
         extra = [name for name, has in (("its own prompt", not self.two_vectors), ("a head", self.head)) if has]
         return " and ".join([pairs, *extra]) if len(extra) < 2 else f"{pairs}, its own prompt and a head"
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest text to write, in tokens, unless a request says otherwise."""
+        return int(self.generation.get("max_new_tokens", 64))
 
     def save(self, path: Path) -> None:
         """Write the task as one safetensors file, atomically."""
@@ -150,6 +159,8 @@ class TaskFile:
         metadata |= {} if self.token_types else {"token_types": "ignored"}
         if self.head is not None:
             metadata["head"] = self.head.activations
+        if self.generation:
+            metadata["generation"] = dict(self.generation)
         tensors.write(path, arrays, metadata)
 
     @classmethod
@@ -200,6 +211,7 @@ class TaskFile:
             layout=strings["layout"],
             entry=strings["entry"],
             token_types=metadata.get("token_types") != "ignored",
+            generation=tensors.structured(metadata, "generation", dict, source),
             head=Head.parse(arrays, activations, v.shape[-1], source),
         )
         task._check(source)
@@ -208,7 +220,7 @@ class TaskFile:
     def _check(self, source: str) -> None:
         problems = {
             f"the name {self.name!r} is not allowed": NAME.fullmatch(self.name) is None,
-            f"kind {self.kind!r} is unknown": self.kind not in ("classification", "pair"),
+            f"kind {self.kind!r} is unknown": self.kind not in ("classification", "pair", "generation"),
             f"readout {self.readout!r} is unknown": self.readout not in READOUTS,
             "layout or entry is unknown": self.layout not in ("", *LAYOUTS) or self.entry not in ("", *ENTRIES),
             "u and v are not two vectors": scaled_shape(self.u, self.v) is None,
@@ -225,9 +237,11 @@ class TaskFile:
 
     def _labelled(self) -> bool:
         """Whether there are the labels and label texts that the readout needs."""
-        if self.readout == "similarity" and (len(self.labels) != len(self.label_texts) or not all(self.label_texts)):
+        if self.readout in ("similarity", "choice") and (
+            len(self.labels) != len(self.label_texts) or not all(self.label_texts)
+        ):
             return False
-        least = 0 if self.readout in ("embedding", "span") else 2
+        least = 0 if self.readout in ("embedding", "span", "generation") else 2
         return len(self.labels) >= least and len(set(self.labels)) == len(self.labels)
 
     def _headed(self) -> bool:

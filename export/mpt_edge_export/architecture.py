@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from optimum.exporters.tasks import TasksManager
 from optimum.utils.normalized_config import NormalizedConfigManager
 
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.generative import GenerativeBackbone
 
 #: Optimum's tasks that a bundle serves, and the family each belongs to.
 FAMILIES = {"feature-extraction": "encoder", "sentence-similarity": "encoder", "fill-mask": "encoder"}
@@ -25,12 +27,17 @@ class Dimensions:
     hidden_size: int
 
 
-def dimensions(backbone: Backbone) -> Dimensions:
-    """Infer family and sizes.
+def dimensions(backbone: Backbone | GenerativeBackbone) -> Dimensions:
+    """Infer family and sizes; ``heads`` are those whose keys and values are cached.
 
     Raises:
         UnsupportedModelError: the model is of no family that a bundle serves.
     """
+    if isinstance(backbone, GenerativeBackbone):
+        causal = backbone.model
+        with torch.no_grad():  # configurations name grouped heads and their size in too many ways
+            _, heads, _, head_size = causal.encode_prompt(torch.zeros(1, 1, causal.hidden_size))[0][0].shape
+        return Dimensions("causal", causal.layer_count, heads, head_size, causal.hidden_size)
     model = backbone.model.model
     task = TasksManager.infer_task_from_model(type(model))
     family = FAMILIES.get(TasksManager.map_from_synonym(task))

@@ -16,15 +16,18 @@ import mpt_edge
 from mpt_edge._files import sha256
 from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER
+from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import ENTRIES, SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.generative import GenerativeBackbone
 from mpt_edge_export.architecture import Dimensions, dimensions
 from mpt_edge_export.card import write_card
+from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.graph import export_graph
-from mpt_edge_export.parity import check_parity
+from mpt_edge_export.parity import check_causal_parity, check_parity
 
 #: What a bundle's folder may hold.
 _PARTS = {MANIFEST, TOKENIZER, "onnx", "prompts", "tasks", "README.md"}
@@ -41,7 +44,7 @@ class ExportPlan:
         force: replace a bundle that is already there.
     """
 
-    backbone: Backbone
+    backbone: Backbone | GenerativeBackbone
     vectors: Sequence[Path]
     output: Path
     force: bool = False
@@ -72,13 +75,12 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     with _replacing_folder(plan.output) as folder:
         observe("exporting the graph")
         (folder / "onnx").mkdir()
-        export_graph(plan.backbone.model, size.heads, size.head_size, place.entry, folder / MODEL)
+        _export(plan.backbone, size, place.entry, folder / MODEL)
         (folder / TOKENIZER).write_bytes(plan.backbone.tokenizer_json)
         _copy_vectors(plan, folder)
         manifest = _manifest(plan, size, place, prompts, tasks)
         observe("comparing with PyTorch")
-        session = OnnxBackbone(folder / MODEL, manifest)
-        parity = check_parity(plan.backbone, session, _composed(prompts, tasks, size), place.entry)
+        parity = _parity(plan.backbone, folder / MODEL, manifest, _composed(prompts, tasks, size))
         observe("writing the manifest")
         write_card(folder / "README.md", manifest, tasks, folder)
         files = {
@@ -89,6 +91,27 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         manifest = Manifest(**(manifest.__dict__ | {"files": files, "parity": parity}))
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def _export(backbone: Backbone | GenerativeBackbone, size: Dimensions, entry: str, path: Path) -> None:
+    """Write the graph of the backbone's family, with prompts entering where the bundle's do."""
+    if isinstance(backbone, GenerativeBackbone):
+        backbone.model.entry = entry
+        export_causal_graph(backbone.model, size.heads, size.head_size, path)
+    else:
+        export_graph(backbone.model, size.heads, size.head_size, entry, path)
+
+
+def _parity(
+    backbone: Backbone | GenerativeBackbone,
+    path: Path,
+    manifest: Manifest,
+    prompts: list[np.ndarray[Any, np.dtype[np.float32]]],
+) -> dict[str, Any]:
+    """Hold the graph against PyTorch. Raises ParityError."""
+    if isinstance(backbone, GenerativeBackbone):
+        return check_causal_parity(backbone, OnnxCausal(path, manifest), prompts)
+    return check_parity(backbone, OnnxBackbone(path, manifest), prompts, manifest.entry)
 
 
 def _check_output(output: Path) -> None:
@@ -187,13 +210,14 @@ def _manifest(
     tasks: dict[str, TaskFile],
 ) -> Manifest:
     backbone = plan.backbone
-    behind = place.entry == "inputs_embeds"  # the prompt then takes positions from the text
+    generates = isinstance(backbone, GenerativeBackbone)
+    behind = place.entry == "inputs_embeds" or generates  # the prompt then takes room from the text
     room = backbone.model.max_positions - place.longest if behind else backbone.max_length
     readouts = {task.readout for task in tasks.values()}
     return Manifest(
         name=plan.output.resolve().name,
         family=size.family,
-        readout=readouts.pop() if len(readouts) == 1 else "similarity",
+        readout=readouts.pop() if len(readouts) == 1 else "generation" if generates else "similarity",
         layout=place.layout,
         entry=place.entry,
         prompt_length=place.longest if behind else place.length,
@@ -201,8 +225,8 @@ def _manifest(
         layers=size.layers,
         heads=size.heads,
         head_size=size.head_size,
-        pooling=backbone.pooling,
-        token_types=backbone.model.token_types,
+        pooling="none" if isinstance(backbone, GenerativeBackbone) else backbone.pooling,
+        token_types=not isinstance(backbone, GenerativeBackbone) and backbone.model.token_types,
         max_length=min(backbone.max_length, room),
         pad_id=backbone.pad_id,
         backbone={
@@ -219,7 +243,17 @@ def _manifest(
         parity={},
         files={},
         made_by=f"mpt-edge {mpt_edge.__version__}",
+        generation=_generation(backbone) if isinstance(backbone, GenerativeBackbone) else {},
     )
+
+
+def _generation(backbone: GenerativeBackbone) -> dict[str, Any]:
+    return {
+        "eos_ids": list(backbone.eos_ids),
+        "vocabulary": int(backbone.model.model.config.vocab_size),
+        "context": backbone.max_length,
+        "positions_from_zero": backbone.model.positions_from_zero,
+    }
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from mpt_edge.bundle import MANIFEST, MODEL
 from mpt_edge.errors import InputError
-from mpt_edge.training.backbones import PACKAGED, load_backbone
+from mpt_edge.training.generative import open_backbone
+from mpt_edge.training.sources import PACKAGED
 from mpt_edge_export.bundle import ExportPlan, export_bundle
 
 
@@ -35,7 +36,7 @@ def export_command(
             if not console.is_terminal:
                 console.print(f"{stage} …", highlight=False)
 
-        backbone = load_backbone(source, revision)
+        backbone = open_backbone(source, revision)
         plan = ExportPlan(backbone, _vectors(source, output, vectors), output, force)
         manifest = export_bundle(plan, observe)
     size = manifest.files[MODEL]["size"]

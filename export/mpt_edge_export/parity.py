@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from mpt_edge.backbone import OnnxBackbone, stack
+from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import ParityError
 from mpt_edge.text import Batch
 from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.generative import GenerativeBackbone
 
 #: Largest difference of any hidden state, key or value that a bundle may have.
 TOLERANCE = 1e-4
@@ -64,6 +66,74 @@ def check_parity(
             pairs.append((session.request(batch, joined, mask), pairs[1][1]))
             largest = max(largest, *(_difference(a[text], b[text]) for a, b in pairs))
             cases += len(pairs)
+    return _verdict(largest, cases)
+
+
+def check_causal_parity(
+    backbone: GenerativeBackbone,
+    session: OnnxCausal,
+    prompts: Sequence[np.ndarray[Any, np.dtype[np.float32]]],
+) -> dict[str, Any]:
+    """Compare prompts' keys and values, and the logits of texts and of what follows them.
+
+    Args:
+        backbone: the PyTorch side.
+        session: the exported graph in ONNX Runtime.
+        prompts: composed prompts ``(l, d)`` of the tasks, or a random one where there are none.
+
+    Returns:
+        The largest difference and how many cases it was taken over. Logits are compared in units of
+        their own spread where that is above one, since their size is a matter of the model.
+
+    Raises:
+        ParityError: the difference is above `TOLERANCE`.
+    """
+    rng = np.random.default_rng(0)
+    model, largest, cases = backbone.model, 0.0, 0
+    vocabulary = int(model.model.config.vocab_size)
+    for number, prompt in enumerate(prompts):
+        cache = session.encode_prompt(prompt)
+        with torch.no_grad():
+            past = model.encode_prompt(torch.from_numpy(prompt)[None])
+        expected = [tensor.numpy() for pair in past for tensor in pair]
+        largest = max(largest, *(_difference(*pair) for pair in zip(cache.values(), expected, strict=True)))
+        room = backbone.max_length - len(prompt) - 2
+        for rows, tokens in _shapes(number, 2):
+            lengths = rng.integers(1, min(tokens, room) + 1, rows)
+            mask = (np.arange(lengths.max())[None, :] < lengths[:, None]).astype(np.int64)
+            ids = rng.integers(0, vocabulary, mask.shape) * mask
+            more = rng.integers(0, vocabulary, (rows, 2))
+            state, first = session.open(Batch(ids, mask, np.zeros_like(ids)), [cache])
+            found = np.concatenate([first[:, None], state.extend(more, np.ones_like(more))], axis=1)
+            wanted = _causal_logits(backbone, ids, mask, more, past)
+            largest = max(largest, _difference(found, wanted) / max(1.0, float(wanted.std())))
+            cases += 1
+    return _verdict(largest, cases)
+
+
+@torch.no_grad()
+def _causal_logits(
+    backbone: GenerativeBackbone,
+    ids: np.ndarray[Any, np.dtype[np.int64]],
+    mask: np.ndarray[Any, np.dtype[np.int64]],
+    more: np.ndarray[Any, np.dtype[np.int64]],
+    past: list[tuple[Tensor, Tensor]],
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the logits behind each row's last token and behind further ones, all read in one pass."""
+    model, length = backbone.model, past[0][0].shape[2]
+    whole = torch.from_numpy(np.concatenate([ids, more], axis=1))
+    seen = torch.from_numpy(np.concatenate([mask, np.ones_like(more)], axis=1))
+    keys = torch.nn.functional.pad(seen, (length, 0), value=1)
+    hidden, _ = model(whole, keys, model.text_positions(seen, length), past=past)
+    places = torch.from_numpy(np.concatenate([mask.sum(1)[:, None] - 1, np.full_like(more, ids.shape[1])], axis=1))
+    places[:, 2] += 1
+    found: np.ndarray[Any, np.dtype[np.float32]] = model.logits(
+        torch.gather(hidden, 1, places[..., None].expand(-1, -1, hidden.shape[-1]))
+    ).numpy()
+    return found
+
+
+def _verdict(largest: float, cases: int) -> dict[str, Any]:
     if not largest <= TOLERANCE:
         raise ParityError(
             f"ONNX Runtime differs from PyTorch by {largest:.2e}, more than {TOLERANCE:.0e}; no bundle was written. "

@@ -9,10 +9,13 @@ layers are as the model has them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 from mpt_edge.errors import UnsupportedModelError
 
@@ -74,9 +77,11 @@ class PromptedCausal(nn.Module):
         config = model.config
         self.layer_count = int(config.num_hidden_layers)
         self.hidden_size = int(config.hidden_size)
-        # Where all rows fit into a local layer's window, it sees them all, as the mask here lets it.
-        window = getattr(config, "sliding_window", None) if _slides(config) else None
-        self.max_positions = min(int(config.max_position_embeddings), int(window or config.max_position_embeddings))
+        self.max_positions = int(config.max_position_embeddings)
+        self._local = _window(config)
+        for module in model.modules():
+            if isinstance(module, GPTNeoSelfAttention):
+                module._attn = partial(_neo_attention, int(module.attention_type == "local"))
 
     @property
     def positions_from_zero(self) -> bool:
@@ -115,9 +120,14 @@ class PromptedCausal(nn.Module):
         for layer, (key, value) in enumerate(past or ()):
             shape = (embedded.shape[0], -1, -1, -1)
             cache.update(key.expand(shape), value.expand(shape), layer)
-        mask = _causal_mask(attention_mask, embedded.shape[1], embedded.dtype)
-        config = self.model.config
-        masks = dict.fromkeys(set(config.layer_types), mask) if config.model_type in _MASK_A_KIND else mask
+        full, local = _causal_masks(attention_mask, embedded.shape[1], self._local, embedded.dtype)
+        masks: Any = full
+        if self.model.config.model_type in _MASK_A_KIND:
+            masks = {"full_attention": full, "sliding_attention": local}
+        elif self.model.config.model_type == "gpt_neo":
+            masks = torch.cat([full, local], dim=1)  # its layers take one mask; see `_neo_attention`
+        elif self._local:
+            masks = local
         output = self.model.base_model(
             inputs_embeds=embedded,
             attention_mask=masks,
@@ -148,15 +158,40 @@ class PromptedCausal(nn.Module):
         return (text_mask.cumsum(1) - 1).clamp(min=0) + first
 
 
-def _causal_mask(mask: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    """Return what is added to scores, ``(batch, 1, rows, past + rows)``: each row sees what is visible before it."""
+def _causal_masks(mask: Tensor, rows: int, window: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return what is added to scores, ``(batch, 1, rows, past + rows)``, by layers that see all and by local ones.
+
+    Each row sees what is visible before it; in a local layer only the last ``window`` of those, itself
+    included. Filling does not count, so a row sees the same in a batch as alone.
+    """
     keys = torch.arange(mask.shape[1], device=mask.device)
     before = keys[None, :] <= keys[mask.shape[1] - rows :, None]
     visible = before[None, None] & (mask[:, None, None, :] == 1)
-    return torch.where(visible, 0.0, _MASKED).to(dtype)
+    full = torch.where(visible, 0.0, _MASKED).to(dtype)
+    if not window:
+        return full, full
+    place = mask.cumsum(1)
+    near = place[:, None, mask.shape[1] - rows :, None] - place[:, None, None, :] < window
+    return full, torch.where(visible & near, 0.0, _MASKED).to(dtype)
 
 
-def _slides(config: object) -> bool:
-    return "sliding_attention" in (getattr(config, "layer_types", None) or ("sliding_attention",)) and bool(
-        getattr(config, "use_sliding_window", True)
-    )
+def _neo_attention(
+    kind: int, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Attend as GPT-Neo does, without scaling, by the mask of the layer's kind.
+
+    Its own attention cuts the mask from a table by row numbers, which would count filling, and which
+    takes the exporter minutes.
+    """
+    scores = query.float() @ key.float().transpose(-1, -2) + attention_mask[:, kind : kind + 1]
+    weights = torch.softmax(scores, dim=-1).to(value.dtype)
+    return weights @ value, weights
+
+
+def _window(config: PretrainedConfig) -> int:
+    """Return how many rows a local layer sees; 0 where no layer is local."""
+    if config.model_type == "gpt_neo":
+        return int(config.window_size)
+    kinds = getattr(config, "layer_types", None) or ("sliding_attention",)
+    used = "sliding_attention" in kinds and getattr(config, "use_sliding_window", True)
+    return int(getattr(config, "sliding_window", None) or 0) if used else 0

