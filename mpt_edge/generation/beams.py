@@ -1,0 +1,144 @@
+"""Beam search, as transformers' ``generate`` does it without sampling.
+
+Several texts of a row are followed side by side. A complete one is kept with its log-likelihood
+divided by a power of its length, and a row ends when no text under way can beat the kept ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpt_edge.decoding import Decoding, Floats
+from mpt_edge.generation.options import GenerationOptions
+from mpt_edge.generation.tokens import log_softmax, penalised
+
+_NEVER = -1e9
+
+
+@dataclass
+class BeamRow:
+    """One row: its texts under way, and those that are complete.
+
+    Attributes:
+        options: what its request says.
+        history: tokens in front of it, for the repetition penalty.
+        running: tokens of the texts under way.
+        scores: their log-likelihoods, ``(beams,)``.
+        complete: complete texts with their scores, best first, at most ``num_beams``.
+        done: whether the row has ended.
+    """
+
+    options: GenerationOptions
+    history: list[int] = field(default_factory=list)
+    running: list[list[int]] = field(default_factory=list)
+    scores: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    complete: list[tuple[float, list[int], bool]] = field(default_factory=list)
+    done: bool = False
+
+    def __post_init__(self) -> None:
+        """Begin with one text and beams that cannot win."""
+        beams = self.options.num_beams
+        self.running = [[] for _ in range(beams)]
+        self.scores = np.full(beams, _NEVER)
+        self.scores[0] = 0.0
+
+    @property
+    def best(self) -> tuple[list[int], str]:
+        """The tokens of the best text, without the one that ends it, and why it ended."""
+        _, tokens, ended = max(self.complete, key=lambda found: found[0])
+        return (tokens[:-1], "eos") if ended else (tokens, "length")
+
+    def step(self, logits: Floats, eos: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Go on by one token.
+
+        Args:
+            logits: behind each text under way, ``(beams, vocabulary)``.
+            eos: tokens that end a text.
+
+        Returns:
+            For each text that goes on: which text it continues, and its new token.
+        """
+        beams, new = self.options.num_beams, len(self.running[0])
+        chances = log_softmax(logits).astype(np.float32)
+        given = [
+            penalised(c, [*self.history, *t], self.options, eos, new)
+            for c, t in zip(chances, self.running, strict=True)
+        ]
+        summed = (np.stack(given).astype(np.float64) + self.scores[:, None]).ravel()
+        wanted = min(max(2, 1 + len(eos)) * beams, len(summed))
+        top = np.argpartition(-summed, wanted - 1)[:wanted]
+        top = top[np.argsort(-summed[top], kind="stable")]
+        origins, tokens = np.divmod(top, logits.shape[1])
+        ended = np.isin(tokens, list(eos))
+        last = new + 1 == self.options.max_new_tokens
+        self._keep(top, origins, tokens, summed, ended, last=last)
+        going = [i for i in range(wanted) if not ended[i]][:beams]
+        self.running, previous = (
+            [[*self.running[origins[i]], int(tokens[i])] for i in going],
+            [int(origins[i]) for i in going],
+        )
+        self.scores = summed[top[going]]
+        self.done = last or self._cannot_improve(new + 1)
+        return previous, [text[-1] for text in self.running]
+
+    def _keep(
+        self,
+        top: NDArray[np.int64],
+        origins: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        summed: NDArray[np.float64],
+        ended: NDArray[np.bool_],
+        *,
+        last: bool,
+    ) -> None:
+        """Keep what is complete among the best ``num_beams`` continuations."""
+        beams = self.options.num_beams
+        if self.options.early_stopping and len(self.complete) == beams:
+            return
+        length = len(self.running[0]) + 1
+        for i in range(min(beams, len(top))):
+            if ended[i] or last:
+                score = float(summed[top[i]]) / length**self.options.length_penalty
+                self.complete.append((score, [*self.running[origins[i]], int(tokens[i])], bool(ended[i])))
+        self.complete = sorted(self.complete, key=lambda found: -found[0])[:beams]
+
+    def _cannot_improve(self, length: int) -> bool:
+        if len(self.complete) < self.options.num_beams:
+            return False
+        if self.options.early_stopping:
+            return True
+        return bool(self.scores[0] / length**self.options.length_penalty <= self.complete[-1][0])
+
+
+def follow(decoding: Decoding, logits: Floats, rows: Sequence[BeamRow], eos: Sequence[int]) -> None:
+    """Follow all rows to their ends.
+
+    Args:
+        decoding: the model, behind the rows' inputs, each there once.
+        logits: of each row's first token, ``(rows, vocabulary)``.
+        rows: the rows, which take up their texts; all with the same ``num_beams``.
+        eos: tokens that end a text.
+    """
+    beams = rows[0].options.num_beams
+    places = np.repeat(np.arange(len(rows)), beams)
+    decoding.select(places)
+    logits = logits[places]
+    alive = list(range(len(rows)))
+    while alive:
+        origins, tokens, kept = [], [], []
+        for place, number in enumerate(alive):
+            previous, chosen = rows[number].step(logits[place * beams : (place + 1) * beams], eos)
+            if not rows[number].done:
+                kept.append(number)
+                origins += [place * beams + i for i in previous]
+                tokens += chosen
+        if not kept:
+            return
+        alive = kept
+        decoding.select(np.array(origins, np.int64))
+        column = np.array(tokens, np.int64)[:, None]
+        logits = decoding.extend(column, np.ones_like(column))[:, 0]

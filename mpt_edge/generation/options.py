@@ -1,0 +1,62 @@
+"""What a request may say about the text it wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpt_edge.errors import InputError
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How text is written; names and meanings are those of transformers' ``generate``.
+
+    Attributes:
+        max_new_tokens: longest text, in tokens.
+        min_new_tokens: shortest text; before that no token that ends it is taken.
+        temperature: 0 takes the likeliest token, above that tokens are drawn.
+        top_k: draw from this many likeliest tokens; 0 draws from all.
+        top_p: draw from the likeliest tokens that together have this probability.
+        repetition_penalty: divides the likelihood of tokens that were there before; 1 does nothing.
+        num_beams: texts that are followed side by side; 1 follows one.
+        length_penalty: exponent of the length that beams' scores are divided by.
+        early_stopping: whether beams end as soon as ``num_beams`` texts are complete.
+        seed: fixes what is drawn, row by row.
+        stop: texts that end the text; they are not part of it.
+    """
+
+    max_new_tokens: int = 64
+    min_new_tokens: int = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done. Raises InputError."""
+        problems = {
+            f"a limit of {self.max_new_tokens} new tokens leaves nothing to write; pass 1 or more": self.max_new_tokens
+            < 1,
+            "min_new_tokens must lie between 0 and max_new_tokens; correct it": not 0
+            <= self.min_new_tokens
+            <= self.max_new_tokens,
+            f"a temperature of {self.temperature} is not possible; pass 0 for the likeliest token, or more": not 0
+            <= self.temperature
+            < float("inf"),
+            "top_k must be 0 or more, and top_p above 0 and at most 1; correct it": self.top_k < 0
+            or not 0 < self.top_p <= 1,
+            "the repetition penalty must be above 0; pass 1 for none": not 0 < self.repetition_penalty < float("inf"),
+            f"{self.num_beams} beams are not possible; pass 1 or more": self.num_beams < 1,
+            "beams follow the likeliest tokens and none are drawn; pass a temperature of 0": self.num_beams > 1
+            and self.temperature > 0,
+            "the seed must be 0 or more; correct it": self.seed < 0,
+            "a stop text is empty; leave it out": not all(self.stop),
+        }
+        for problem, found in problems.items():
+            if found:
+                raise InputError(f"{problem}.")

@@ -1,0 +1,83 @@
+"""Tokens into text as it comes: whole characters only, and nothing that may yet turn out to be a stop text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+#: What stands where bytes do not make up a character yet.
+_INCOMPLETE = "\ufffd"
+
+#: Tokens that are decoded again with each new one, so that joins between tokens come out right.
+_CONTEXT = 6
+
+
+class TextStream:
+    """One row's text.
+
+    Attributes:
+        tokens: those pushed so far.
+        text: what has been handed out.
+        stopped: whether a stop text has come.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), stop: Sequence[str] = ()) -> None:
+        """Start a text.
+
+        Args:
+            tokenizer: turns tokens into text.
+            before: tokens in front of the text; they decide whether it begins with a space.
+            stop: texts that end it.
+        """
+        self._tokenizer, self._stop = tokenizer, [text for text in stop if text]
+        self.tokens: list[int] = []
+        self.text = ""
+        self.stopped = False
+        self._window = list(before)[-_CONTEXT:]
+        self._shown = len(self._decoded())
+        self._held = ""
+
+    def push(self, token: int) -> str:
+        """Take a token, and return the text that is certain by now; often none."""
+        self.tokens.append(token)
+        self._window.append(token)
+        whole = self._decoded()
+        if whole.endswith(_INCOMPLETE):
+            return ""  # the rest of a character is still to come
+        fresh, self._shown = whole[self._shown :], len(whole)
+        if len(self._window) > 4 * _CONTEXT:
+            self._window = self._window[-_CONTEXT:]
+            self._shown = len(self._decoded())
+        return self._release(fresh, last=False)
+
+    def finish(self) -> str:
+        """Return what was held back; no stop text came."""
+        return "" if self.stopped else self._release(self._decoded()[self._shown :], last=True)
+
+    def _decoded(self) -> str:
+        return str(self._tokenizer.decode(self._window, skip_special_tokens=True))
+
+    def _release(self, fresh: str, *, last: bool) -> str:
+        """Hand out text up to a stop text, or to what may be the beginning of one."""
+        if self.stopped:
+            return ""
+        self._held += fresh
+        places = [place for place in (self._held.find(text) for text in self._stop) if place >= 0]
+        if places:
+            self.stopped = True
+            ready, self._held = self._held[: min(places)], ""
+        else:
+            keep = 0 if last else self._may_be_stop()
+            cut = len(self._held) - keep
+            ready, self._held = self._held[:cut], self._held[cut:]
+        self.text += ready
+        return ready
+
+    def _may_be_stop(self) -> int:
+        """Return how many characters at the end may be the beginning of a stop text."""
+        longest = max((len(text) for text in self._stop), default=1) - 1
+        for size in range(min(longest, len(self._held)), 0, -1):
+            if any(text.startswith(self._held[-size:]) for text in self._stop):
+                return size
+        return 0
