@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import mpt_edge
-from mpt_edge.cli import bench, export, importing, run, tasks, train
+from mpt_edge.cli import bench, export, export_peft, importing, run, tasks, train
 from mpt_edge.errors import MptEdgeError
 
 # typer carries a click of its own in newer versions, so its base error is reached through typer.
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command("run", epilog=run.EPILOG)(run.run)
 app.command("export")(export.export)
+app.command("export-peft")(export_peft.export_peft)
 app.command("bench")(bench.bench)
 app.add_typer(importing.app, name="import")
 app.add_typer(tasks.app, name="tasks")

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import adapters
+import numpy as np
 import outcomes
 import pytest
+from safetensors.numpy import load_file
 
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
@@ -113,3 +115,17 @@ def test_bundle_of_another_kind(
     arguments = ("import", "peft", adapter, "--backbone", base, "--output", copy)
     assert "was made for another backbone than tiny-bert" in refused(mpt_edge_command(*arguments, env=OFFLINE))
     assert (copy / "bundle.json").read_bytes() == before
+
+
+def test_back_to_peft(adapter: Path, bundle: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+    tasks = ("--task", "film", "--task", "book")
+    result = mpt_edge_command("export-peft", "--bundle", bundle, *tasks, "--output", tmp_path / "back")
+    assert outcomes.done(result) == f"written to {tmp_path / 'back'}\n"
+    given, found = (load_file(folder / "adapter_model.safetensors") for folder in (adapter, tmp_path / "back"))
+    assert np.array_equal(found["prefix_task_cols"], given["prefix_task_cols"][[0, 2]])
+    assert np.array_equal(found["prompt_embeddings"], given["prompt_embeddings"])
+    result = mpt_edge_command("export-peft", "--bundle", bundle, *tasks, "--fold", "--output", tmp_path / "folded")
+    assert outcomes.done(result) == f"written to {tmp_path / 'folded'}\n"
+    assert {path.name for path in (tmp_path / "folded").iterdir()} == {"film", "book"}
+    result = mpt_edge_command("export-peft", "--bundle", bundle, *tasks, "--output", tmp_path / "back")
+    assert refused(result) == f"mpt-edge: {tmp_path / 'back'} is in use; pass a new or empty folder."

@@ -4,6 +4,7 @@ PEFT itself is not needed.
 """
 
 from mpt_edge_export.peft.adapter import PeftAdapter, read_adapter
+from mpt_edge_export.peft.exporting import export_adapter
 from mpt_edge_export.peft.importing import Imported, ImportOptions, import_adapter
 
-__all__ = ["ImportOptions", "Imported", "PeftAdapter", "import_adapter", "read_adapter"]
+__all__ = ["ImportOptions", "Imported", "PeftAdapter", "export_adapter", "import_adapter", "read_adapter"]

@@ -46,8 +46,7 @@ def head_of(adapter: PeftAdapter, backbone: Backbone) -> Head | None:
         CorruptFileError: the adapter did not save it whole, or saved other modules too.
         UnsupportedModelError: the backbone lacks a part that PEFT took from it.
     """
-    kind = backbone.model.model.config.model_type
-    layers = _SEQUENCE.get(kind, ()) if adapter.task_type == "SEQ_CLS" else _PER_TOKEN.get(adapter.task_type, ())
+    layers = _layers(adapter.task_type, backbone)
     tensors = dict(adapter.modules)
     if ("pooler.dense", "tanh") in layers:
         tensors |= _pooler(backbone)
@@ -58,6 +57,16 @@ def head_of(adapter: PeftAdapter, backbone: Backbone) -> Head | None:
             "train the adapter without it."
         )
     return Head(tuple(found)) if found else None
+
+
+def head_names(task_type: str, backbone: Backbone) -> list[str]:
+    """Return what the layers of a head are called in the base model."""
+    return [name for name, _ in _layers(task_type, backbone)]
+
+
+def _layers(task_type: str, backbone: Backbone) -> tuple[tuple[str, str], ...]:
+    kind = backbone.model.model.config.model_type
+    return _SEQUENCE.get(kind, ()) if task_type == "SEQ_CLS" else _PER_TOKEN.get(task_type, ())
 
 
 def _layer(adapter: PeftAdapter, tensors: dict[str, NDArray[np.float32]], name: str, activation: str) -> Layer:

@@ -17,7 +17,7 @@ from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import NAME, TaskFile
 from mpt_edge.training.backbones import Backbone
 from mpt_edge_export.peft.adapter import MULTITASK, PeftAdapter
-from mpt_edge_export.peft.heads import READOUTS, head_of
+from mpt_edge_export.peft.heads import READOUTS, head_names, head_of
 
 #: PEFT's layout and entry: prompt and text attend to each other, and the prompt enters in place of word embeddings.
 LAYOUT, ENTRY = "joint", "inputs_embeds"
@@ -141,6 +141,7 @@ def _task_file(
     u, v = adapter.vectors(index)
     readout = READOUTS[adapter.task_type]
     own = adapter.method != MULTITASK
+    names = head_names(adapter.task_type, backbone)
     return TaskFile(
         name=name,
         kind="pair" if readout == "span" else options.kind,
@@ -156,7 +157,7 @@ def _task_file(
         max_length=min(options.max_length, backbone.max_length, backbone.model.max_positions - adapter.length),
         scale=1.0,
         own_prompt=shared.values if own else None,
-        training=_facts(adapter) | {"task_id": index},
+        training=_facts(adapter) | {"task_id": index} | ({"head": names} if names else {}),
         licence=options.licence,
         layout=LAYOUT if own else "",
         entry=ENTRY if own else "",

@@ -1,0 +1,234 @@
+"""From tasks of a bundle to an adapter folder that PEFT loads: multitask, or folded into plain prompt tuning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from mpt_edge.bundle import Bundle
+from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
+from mpt_edge.prompts import compose
+from mpt_edge.taskfile import TaskFile
+from mpt_edge_export.peft.adapter import CONFIG, MULTITASK, PLAIN, SAFETENSORS
+from mpt_edge_export.peft.heads import READOUTS
+from mpt_edge_export.peft.importing import ENTRY, LAYOUT
+
+Floats = NDArray[np.float32]
+
+#: Task types whose forward in PEFT takes ``task_ids`` and loses them.
+_WITHOUT_IDS = ("QUESTION_ANS", "FEATURE_EXTRACTION")
+
+_AUTO = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+}
+
+_CARD = """---
+base_model: {base}
+library_name: peft
+{licence}tags: [multitask-prompt-tuning]
+---
+
+# {name}
+
+Tasks for [{base}](https://huggingface.co/{base}), exported from mpt-edge as PEFT's `{method}`.
+
+| task id | task | labels |
+| --: | --- | --- |
+{rows}
+
+```python
+import torch
+from peft import PeftModel
+from transformers import {auto}
+
+base = {auto}.from_pretrained("{base}"{labels})
+model = PeftModel.from_pretrained(base, "{folder}").eval(){call}
+```
+"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tasks that go into one adapter, with the prompt they scale.
+
+    Attributes:
+        tasks: at least one, in the order of their ids.
+        shared: P*, ``(l, d)``, float32.
+        task_type: PEFT's.
+        base_model: what PEFT loads the base model by.
+    """
+
+    tasks: Sequence[TaskFile]
+    shared: Floats
+    task_type: str
+    base_model: str
+
+
+def export_adapter(
+    bundle: Bundle, names: Sequence[str], output: Path, *, fold: bool = False, base_model: str = ""
+) -> list[str]:
+    """Write tasks as PEFT adapters.
+
+    Args:
+        bundle: a bundle whose prompts enter as PEFT feeds them.
+        names: tasks that scale the same shared prompt; their order gives the task ids.
+        output: the adapter's folder; folded, each of several tasks gets a folder of its own in it.
+        fold: write each composed prompt as plain prompt tuning.
+        base_model: what to call the base model; empty for the name it was imported or exported with.
+
+    Returns:
+        Warnings about what PEFT cannot do with the result, one sentence each.
+
+    Raises:
+        InputError: no task is named, or the output is in use.
+        UnknownTaskError: the bundle holds no such task.
+        MismatchError: the tasks do not fit into one adapter.
+        UnsupportedModelError: PEFT reads prompts in another way than these tasks.
+    """
+    if not names:
+        raise InputError("no task is named; pass the tasks to export with --task.")
+    tasks = [bundle.task(name) for name in names]
+    for folder in [output / name for name in names] if fold and len(names) > 1 else [output]:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} is in use; pass a new or empty folder.")
+    if fold:
+        for task in tasks:
+            source = _source(bundle, [task], base_model)
+            _write(bundle, source, output / task.name if len(tasks) > 1 else output, fold=True)
+        return []
+    source = _source(bundle, tasks, base_model)
+    _write(bundle, source, output, fold=False)
+    if source.task_type in _WITHOUT_IDS:
+        return [f"PEFT's {source.task_type} models lose task ids, so this adapter fails there; pass --fold instead."]
+    return []
+
+
+def _source(bundle: Bundle, tasks: list[TaskFile], base_model: str) -> Source:
+    first = tasks[0]
+    shared = [_shared(bundle, task) for task in tasks]
+    types = [_task_type(task) for task in tasks]
+    problems = {
+        "scale different shared prompts": any(not np.array_equal(shared[0], other) for other in shared),
+        "are of different kinds": len(set(types)) > 1,
+        "have different numbers of vectors": len({(task.u.ndim, task.u.shape) for task in tasks}) > 1,
+        "have different heads": any(not _same_head(first, task) for task in tasks),
+    }
+    for problem, found in problems.items():
+        if found:
+            raise MismatchError(
+                f"the tasks {', '.join(task.name for task in tasks)} {problem}, and a PEFT adapter has one for all; "
+                "export them one by one."
+            )
+    named = str(first.training.get("base_model") or bundle.manifest.backbone.get("id", ""))
+    return Source(tasks, shared[0], types[0], base_model or named)
+
+
+def _shared(bundle: Bundle, task: TaskFile) -> Floats:
+    """Return the prompt that a task scales, if PEFT would read it in the same way."""
+    if task.own_prompt is None:
+        prompt = bundle.prompt(task.prompt)
+        values, layout, entry = prompt.values, prompt.layout, prompt.entry
+    else:
+        values, layout, entry = task.own_prompt, task.layout, task.entry
+    if bundle.manifest.family == "encoder" and (layout, entry) != (LAYOUT, ENTRY):
+        raise UnsupportedModelError(
+            f"{task.name!r} was trained in the {layout or 'prefix'} layout with its prompt as the first layer's input; "
+            "PEFT feeds prompts as word embeddings that attend to the text, where it would answer differently."
+        )
+    return values.astype(np.float32)
+
+
+def _task_type(task: TaskFile) -> str:
+    known = {readout: task_type for task_type, readout in READOUTS.items()} | {"similarity": "FEATURE_EXTRACTION"}
+    return str(task.training.get("task_type") or known[task.readout])
+
+
+def _same_head(one: TaskFile, other: TaskFile) -> bool:
+    if one.head is None or other.head is None:
+        return one.head is other.head
+    parts, others = one.head.tensors(), other.head.tensors()
+    return parts.keys() == others.keys() and all(np.array_equal(parts[name], others[name]) for name in parts)
+
+
+def _write(bundle: Bundle, source: Source, folder: Path, *, fold: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = _config(bundle, source, fold=fold)
+    save_file(_tensors(source, fold=fold), folder / SAFETENSORS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_card(source, folder, fold=fold), encoding="utf-8")
+
+
+def _tensors(source: Source, *, fold: bool) -> dict[str, Floats]:
+    tasks, tensors = source.tasks, _head_tensors(source.tasks[0])
+    if fold:
+        return tensors | {"prompt_embeddings": compose(source.shared, tasks[0].u, tasks[0].v)}
+    tensors["prompt_embeddings"] = np.ascontiguousarray(source.shared)
+    tensors["prefix_task_cols"] = np.stack([task.u.reshape(len(source.shared), -1) for task in tasks]).astype(
+        np.float32
+    )
+    tensors["prefix_task_rows"] = np.stack([np.atleast_2d(task.v) for task in tasks]).astype(np.float32)
+    return tensors
+
+
+def _head_tensors(task: TaskFile) -> dict[str, Floats]:
+    """Return the head under the names that PEFT gives it; BERT's pooler stays with the base model."""
+    if task.head is None:
+        return {}
+    names = task.training.get("head")
+    if not isinstance(names, list) or len(names) != len(task.head.layers):
+        raise UnsupportedModelError(f"the head of {task.name!r} has no names in the base model; import the task again.")
+    parts = [(str(name), layer) for name, layer in zip(names, task.head.layers, strict=True)]
+    kept = [(name, layer) for name, layer in parts if not name.startswith("pooler.")]
+    return {
+        f"base_model.{name}.{part}": np.ascontiguousarray(getattr(layer, part), np.float32)
+        for name, layer in kept
+        for part in ("weight", "bias")
+    }
+
+
+def _config(bundle: Bundle, source: Source, *, fold: bool) -> dict[str, Any]:
+    manifest, first = bundle.manifest, source.tasks[0]
+    config: dict[str, Any] = {
+        "base_model_name_or_path": source.base_model,
+        "inference_mode": True,
+        "num_attention_heads": manifest.heads,
+        "num_layers": manifest.layers,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": len(source.shared),
+        "peft_type": PLAIN if fold else MULTITASK,
+        # PEFT starts a prompt as this says before it loads the values, and a source file may be gone by then.
+        "prompt_tuning_init": "RANDOM",
+        "task_type": source.task_type,
+        "token_dim": source.shared.shape[1],
+    }
+    return config if fold else config | {"num_ranks": first.u.size // len(first.u), "num_tasks": len(source.tasks)}
+
+
+def _card(source: Source, folder: Path, *, fold: bool) -> str:
+    tasks = source.tasks
+    licences = sorted({task.licence for task in tasks if task.licence})
+    labelled = tasks[0].head is not None and tasks[0].labels
+    facts: Mapping[str, Any] = {
+        "base": source.base_model,
+        "licence": f"license: {licences[0]}\n" if len(licences) == 1 else "",
+        "name": folder.resolve().name,
+        "method": PLAIN if fold else MULTITASK,
+        "rows": "\n".join(f"| {i} | {task.name} | {', '.join(task.labels) or '-'} |" for i, task in enumerate(tasks)),
+        "auto": _AUTO[source.task_type],
+        "labels": f", num_labels={len(tasks[0].labels)}" if labelled else "",
+        "folder": folder.resolve().name,
+        "call": "" if fold else f"\ntask_ids = torch.tensor([0])  # {tasks[0].name}, for one row",
+    }
+    return _CARD.format(**facts)
