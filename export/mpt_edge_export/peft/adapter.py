@@ -56,6 +56,7 @@ class PeftAdapter:
         rows: ``prefix_task_rows``, shape ``(tasks, ranks, d)``; None for plain prompt tuning.
         modules: tensors of modules saved along, such as the classifier, by their name in the base model.
         revision: hub commit, or empty.
+        template: text with ``{text}`` that it was trained with, or empty; PEFT saves none, caikit does.
     """
 
     source: str
@@ -68,6 +69,7 @@ class PeftAdapter:
     rows: Floats | None
     modules: Mapping[str, Floats]
     revision: str = ""
+    template: str = ""
 
     @property
     def tasks(self) -> int:

@@ -12,7 +12,8 @@ from mpt_edge.errors import InputError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import load_backbone
-from mpt_edge_export.peft.adapter import read_adapter
+from mpt_edge_export.peft.adapter import CONFIG, read_adapter
+from mpt_edge_export.peft.caikit import is_caikit, read_caikit
 from mpt_edge_export.peft.importing import Imported, ImportOptions, import_adapter
 
 
@@ -44,7 +45,10 @@ def import_command(
         MismatchError: it does not belong to the backbone or the bundle.
         UnsupportedModelError: it cannot be used here.
     """
-    read = read_adapter(adapter, revision)  # before the backbone, which takes longer
+    folder = Path(adapter).expanduser()
+    folded = is_caikit(folder) and not (folder / CONFIG).is_file()
+    # before the backbone, which takes longer
+    read = read_caikit(folder) if folded else read_adapter(adapter, revision)
     imported = import_adapter(read, load_backbone(backbone), options)
     if (output / MANIFEST).is_file():
         _install(imported, Bundle.open(output))

@@ -154,6 +154,7 @@ def _task_file(
         backbone=backbone.fingerprint,
         tokenizer=backbone.texts.fingerprint,
         readout=readout,
+        template=adapter.template,
         max_length=min(options.max_length, backbone.max_length, backbone.model.max_positions - adapter.length),
         scale=1.0,
         own_prompt=shared.values if own else None,

@@ -1,0 +1,73 @@
+"""Prompts that caikit folded for TGIS, written as caikit writes them."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mpt_edge.errors import CorruptFileError
+from mpt_edge_export.peft import read_caikit
+
+CONFIG = "base_model_name: google/flan-t5-base\nverbalizer: 'Classify: {{input}} label:'\ntuning_type: MULTITASK\n"
+
+
+def write(folder: Path, *names: str, rows: int = 4) -> dict[str, np.ndarray]:
+    generator = torch.Generator().manual_seed(0)
+    values = {name: torch.randn(rows, 8, generator=generator) for name in names}
+    for name, value in values.items():
+        torch.save(value, folder / name)
+    return {name: value.numpy() for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "task_type"),
+    [(("decoder.pt",), "CAUSAL_LM"), (("encoder.pt",), "SEQ_2_SEQ_LM"), (("encoder.pt", "decoder.pt"), "SEQ_2_SEQ_LM")],
+)
+def test_read(tmp_path: Path, names: tuple[str, ...], task_type: str) -> None:
+    values = write(tmp_path, *names)
+    (tmp_path / "config.yml").write_text(CONFIG)
+    found = read_caikit(tmp_path)
+    assert (found.method, found.task_type, found.length, found.tasks) == ("PROMPT_TUNING", task_type, 4, 1)
+    assert np.array_equal(found.shared(), values[names[0]])
+    assert found.has_decoder_half == (len(names) == 2)
+    assert (found.base_model, found.template) == ("google/flan-t5-base", "Classify: {text} label:")
+    assert [part.tolist() for part in found.vectors(0)] == [[1.0] * 4, [1.0] * 8]
+
+
+def test_half_precision_and_parameters(tmp_path: Path) -> None:
+    value = torch.nn.Parameter(torch.randn(3, 8).bfloat16())
+    torch.save(value, tmp_path / "decoder.pt")
+    found = read_caikit(tmp_path)
+    assert np.array_equal(found.shared(), value.detach().float().numpy())
+    assert (found.base_model, found.template) == ("", "")
+
+
+def test_code_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "decoder.pt").write_bytes(pickle.dumps(Path("made/by/code"), protocol=2))
+    with pytest.raises(CorruptFileError, match="is damaged, or holds more than tensors"):
+        read_caikit(tmp_path)
+
+
+@pytest.mark.parametrize("value", [torch.ones(4), torch.ones(0, 8), {"a": torch.ones(2, 2)}], ids=["1d", "0", "dict"])
+def test_no_matrix(tmp_path: Path, value: object) -> None:
+    torch.save(value, tmp_path / "encoder.pt")
+    with pytest.raises(CorruptFileError, match=r"encoder\.pt is not one matrix of numbers"):
+        read_caikit(tmp_path)
+
+
+def test_halves_that_differ(tmp_path: Path) -> None:
+    write(tmp_path, "encoder.pt")
+    write(tmp_path, "decoder.pt", rows=5)
+    with pytest.raises(CorruptFileError, match="differ in shape"):
+        read_caikit(tmp_path)
+
+
+def test_broken_config(tmp_path: Path) -> None:
+    write(tmp_path, "decoder.pt")
+    (tmp_path / "config.yml").write_text("a: [")
+    with pytest.raises(CorruptFileError, match="is not YAML"):
+        read_caikit(tmp_path)
