@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.data import Rows, TaskData
-from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, Prompts, sampled_vocabulary
+from mpt_edge.training.initial import sampled_vocabulary
+from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, Prompts
 from mpt_edge.training.objective import Objective
 from mpt_edge.training.probe import probe
 from mpt_edge.training.settings import Settings

@@ -23,7 +23,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from mpt_edge.training.backbones import load_backbone
 from mpt_edge.training.data import Rows, TaskData
-from mpt_edge.training.multitask import MultitaskPrompt, sampled_vocabulary
+from mpt_edge.training.initial import sampled_vocabulary
+from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objective import Objective
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule

@@ -18,7 +18,7 @@ from rich.table import Table
 from mpt_edge._extras import require
 from mpt_edge.errors import InputError
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.settings import Layout, Precision, Settings, Trained
+from mpt_edge.training.settings import Entry, Layout, Precision, Settings, Trained
 
 if TYPE_CHECKING:
     from mpt_edge.training.stages import Plan
@@ -61,6 +61,12 @@ def source(
     name: Annotated[str, typer.Option(help="Name of the shared prompt.")] = "mpt",
     length: Annotated[int, typer.Option("--length", "-l", min=1, help="Rows of the shared prompt.")] = 100,
     layout: Annotated[Layout, typer.Option(help="Prompt rows see prompt rows alone, or the text too.")] = Layout.PREFIX,
+    entry: Annotated[
+        Entry, typer.Option(help="The prompt enters as the first layer's input, or as word embeddings like PEFT's.")
+    ] = Entry.FIRST_LAYER,
+    init: Annotated[
+        str, typer.Option(help="Start of the prompt: vocabulary (sampled tokens), random, or a text.")
+    ] = "vocabulary",
     epochs: Epochs = 5,
     batch_size: Batch = 32,
     micro_batch: MicroBatch = 0,
@@ -106,7 +112,8 @@ def source(
     folder = teachers or output / "teachers"
     taught = TeacherPlan(folder, teacher_epochs, teacher_rate, distil, temperature, hidden) if distil else None
     with _bar() as observe:
-        tasks = train_source(load_backbone(backbone), plan, NewPrompt(name, length, layout.value), observe, taught)
+        prompt = NewPrompt(name, length, layout.value, entry.value, init)
+        tasks = train_source(load_backbone(backbone), plan, prompt, observe, taught)
     _report(tasks, output)
 
 

@@ -12,8 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mpt_edge.training.backbones import Backbone
-
 
 class Prompts(Protocol):
     """What the trainer needs of a set of prompts."""
@@ -80,9 +78,13 @@ class MultitaskPrompt(nn.Module):
 
     @torch.no_grad()
     def round_to_half(self) -> None:
-        """Round all values to what float16 holds, so that measured figures are the shipped file's."""
+        """Round what was trained to what float16 holds, so that measured figures are the shipped file's.
+
+        A frozen shared prompt stays as it is, since its file does: imported ones are float32.
+        """
         for parameter in self.parameters():
-            parameter.copy_(parameter.half().float())
+            if parameter.requires_grad:
+                parameter.copy_(parameter.half().float())
 
 
 class PlainPrompts(nn.Module):
@@ -118,21 +120,3 @@ def balanced(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     ratio = v.square().mean().sqrt().clamp(min=small) / u.square().mean().sqrt().clamp(min=small)
     factor = ratio.sqrt() * (-1.0 if u.sum() < 0 else 1.0)
     return u * factor, v / factor
-
-
-@torch.no_grad()
-def sampled_vocabulary(backbone: Backbone, length: int, seed: int) -> Tensor:
-    """Return ``length`` rows that look like tokens to the first layer (paper appendix A).
-
-    Rows are drawn from the 5,000 first vocabulary entries without replacement and taken behind
-    the embeddings' normalisation, where the prompt enters.
-    """
-    model = backbone.model
-    vocabulary = int(model.model.config.vocab_size)
-    generator = torch.Generator().manual_seed(seed)
-    first = min(1000, vocabulary // 4)  # BERT vocabularies begin with unused entries and letters
-    pool = torch.arange(first, max(first + length, min(first + 5000, vocabulary)))
-    ids = pool[torch.randperm(len(pool), generator=generator)[:length]].clamp(max=vocabulary - 1)
-    device = next(model.parameters()).device
-    ones = torch.ones(length, 1, dtype=torch.long, device=device)
-    return model.embed(ids[:, None].to(device), ones)[:, 0].cpu()

@@ -67,6 +67,7 @@ class Objective:
 
     Attributes:
         layout: attention layout that prompts are read in.
+        entry: where prompts enter.
         train_rows: for each task its tokenised training texts.
         max_lengths: for each task the longest input in tokens.
     """
@@ -78,6 +79,7 @@ class Objective:
         label_texts: Sequence[Sequence[Sequence[str]]],
         distillation: Distillation | None = None,
         layout: str = "prefix",
+        entry: str = "first_layer",
     ) -> None:
         """Tokenise everything.
 
@@ -87,8 +89,9 @@ class Objective:
             label_texts: for each task, each label's texts.
             distillation: teachers of the tasks, or None for the task's loss alone.
             layout: ``"prefix"`` or ``"joint"``.
+            entry: ``"first_layer"`` or ``"inputs_embeds"``.
         """
-        self.layout = layout
+        self.layout, self.entry = layout, entry
         self.backbone, self.tasks, self.label_texts, self.distillation = backbone, tasks, label_texts, distillation
         self.max_lengths = [min(task.recipe.max_length, backbone.max_length) for task in tasks]
         self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(tasks)]
@@ -122,7 +125,7 @@ class Objective:
 
     def similarities(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Return cosine similarities ``(rows, labels)`` of one task's texts under a prompt ``(l, d)`` or none."""
-        context = Context.of(self.backbone, prompt, self.layout)
+        context = Context.of(self.backbone, prompt, self.layout, self.entry)
         return similarities(self.backbone, context, self._encode(index, texts), self._labels[index])
 
     def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
@@ -138,6 +141,8 @@ class Objective:
             "label_texts": self.label_texts,
             "layout": self.layout,
         }
+        if self.entry != "first_layer":  # left out, so that checkpoints from before there was a choice still fit
+            found["entry"] = self.entry
         if self.distillation is not None:
             given = self.distillation
             values = [teacher.cpu().numpy().tobytes().hex() for teacher in given.teachers]
@@ -145,7 +150,7 @@ class Objective:
         return found
 
     def _read(self, prompt: Tensor | None, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
-        context = Context.of(self.backbone, prompt, self.layout)
+        context = Context.of(self.backbone, prompt, self.layout, self.entry)
         texts = read(self.backbone, rows, context)
         named = read(self.backbone, labels, context)
         with torch.autocast(texts.embeddings.device.type, enabled=False):  # cosines need float32's digits

@@ -30,6 +30,7 @@ def shared_prompt(
         backbone=objective.backbone.fingerprint,
         training=dict(training),
         licence="; ".join(sorted(licences)),
+        entry=objective.entry,
     )
 
 
@@ -87,6 +88,8 @@ def _task_file(
         u=_half(prompts.u[index]),
         v=_half(prompts.v[index]),
         own_prompt=_half(prompts.shared) if own_prompt else None,
+        layout=objective.layout if own_prompt else "",
+        entry=objective.entry if own_prompt else "",
         prompt=shared.name,
         prompt_sha256=shared.fingerprint,
         backbone=backbone.fingerprint,

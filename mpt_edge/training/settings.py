@@ -58,6 +58,13 @@ class Precision(str, Enum):
     FP16 = "fp16"
 
 
+class Entry(str, Enum):
+    """Where a prompt enters; the names are those of `mpt_edge.prompts.ENTRIES`."""
+
+    FIRST_LAYER = "first_layer"
+    INPUTS_EMBEDS = "inputs_embeds"
+
+
 class Trained(str, Enum):
     """What the target stage trains.
 

@@ -83,21 +83,25 @@ class Context:
         past: keys and values of a prompt that was read by itself (prefix layout).
         prompt: rows ``(l, d)`` that are read with every text (joint layout).
         length: rows of the prompt, 0 without one.
+        entry: where the rows enter.
     """
 
     past: Sequence[KeyValue] | None = None
     prompt: Tensor | None = None
     length: int = 0
+    entry: str = "first_layer"
 
     @classmethod
-    def of(cls, backbone: Backbone, prompt: Tensor | None, layout: str = "prefix") -> Context:
+    def of(
+        cls, backbone: Backbone, prompt: Tensor | None, layout: str = "prefix", entry: str = "first_layer"
+    ) -> Context:
         """Put a composed prompt ``(l, d)`` in front of texts; None leaves them alone."""
         if prompt is None:
             return cls()
         prompt = prompt.to(next(backbone.model.parameters()).device)
         if layout == "joint":
-            return cls(prompt=prompt, length=len(prompt))
-        return cls(past=backbone.model.encode_prompt(prompt[None]), length=len(prompt))
+            return cls(prompt=prompt, length=len(prompt), entry=entry)
+        return cls(past=backbone.model.encode_prompt(prompt[None], entry), length=len(prompt))
 
 
 #: No prompt at all.
@@ -113,7 +117,7 @@ def read(backbone: Backbone, rows: Sequence[Encoded], context: Context = BARE) -
     )
     keys = functional.pad(mask, (context.length, 0), value=1)
     prompt = None if context.prompt is None else context.prompt.expand(len(rows), -1, -1)
-    hidden, _ = backbone.model(ids, keys, types, prompt=prompt, past=context.past)
+    hidden, _ = backbone.model(ids, keys, types, prompt=prompt, past=context.past, entry=context.entry)
     hidden = hidden[:, hidden.shape[1] - ids.shape[1] :].float()  # losses are taken in float32, whatever computed
     return Reading(functional.normalize(pool(hidden, mask, backbone.pooling), dim=-1), hidden, mask)
 

@@ -19,7 +19,8 @@ from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import TaskData, few_shot, load_task
-from mpt_edge.training.multitask import MultitaskPrompt, sampled_vocabulary
+from mpt_edge.training.initial import VOCABULARY, initial_prompt
+from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objective import Objective
 from mpt_edge.training.probe import probe
 from mpt_edge.training.recipes import Recipe
@@ -64,11 +65,15 @@ class NewPrompt:
         name: what to call it.
         length: its rows l.
         layout: ``"prefix"`` or ``"joint"``: how it is read with text, here and on the device.
+        entry: ``"first_layer"``, or ``"inputs_embeds"`` where PEFT has it.
+        init: where it starts: ``"vocabulary"``, ``"random"``, or a text.
     """
 
     name: str = "mpt"
     length: int = 100
     layout: str = "prefix"
+    entry: str = "first_layer"
+    init: str = VOCABULARY
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def train_source(
     Args:
         backbone: the frozen model.
         plan: the source tasks.
-        prompt: name, length and layout of the shared prompt.
+        prompt: name, length, layout and start of the shared prompt.
         observe: called after every step.
         teachers: how teachers are trained and distilled, or None for plain multitask training.
 
@@ -113,16 +118,20 @@ def train_source(
         raise InputError("a prompt needs at least one row; pass --length 1 or more.")
     tasks = _load(plan)
     texts = [label_texts(backbone, data) for data in tasks]
-    start = sampled_vocabulary(backbone, prompt.length, plan.settings.seed)
+    _check_room(backbone, tasks, prompt.length, prompt.entry)
+    start = initial_prompt(backbone, prompt.length, plan.settings.seed, prompt.init, prompt.entry)
     facts: dict[str, Any] = {"stage": "source", "tasks": [r.name for r in plan.recipes], **asdict(plan.settings)}
+    facts |= {"init": prompt.init} if prompt.init != VOCABULARY else {}
     taught = None
     if teachers is not None:
-        trained = train_teachers(backbone, tasks, texts, start, teachers, plan.settings, observe, prompt.layout)
+        trained = train_teachers(
+            backbone, tasks, texts, start, teachers, plan.settings, observe, prompt.layout, prompt.entry
+        )
         taught = distillation(trained, teachers)
         facts["distillation"] = {key: value for key, value in asdict(teachers).items() if key != "folder"} | {
             "teachers": {r.name: round(t.score, 4) for r, t in zip(plan.recipes, trained, strict=True)}
         }
-    objective = Objective(backbone, tasks, texts, taught, prompt.layout)
+    objective = Objective(backbone, tasks, texts, taught, prompt.layout, prompt.entry)
     prompts = MultitaskPrompt(start, len(tasks))
     Trainer(objective, prompts, plan.settings, plan.output, stage="student" if taught else "training").train(observe)
     prompts.balance()
@@ -157,6 +166,7 @@ def train_target(backbone: Backbone, plan: Plan, origin: Origin, observe: Observ
     elif not plan.settings.prompt_rate:
         raise InputError(f"--train {origin.trained.value} changes the prompt; pass a --prompt-rate above 0.")
     tasks = _load(plan)
+    _check_room(backbone, tasks, len(shared.values), shared.entry)
     if origin.trained is Trained.GROUP:
         return _train_group(backbone, plan, origin, tasks, observe)
     found = []
@@ -200,7 +210,9 @@ def replace_settings(plan: Plan, **values: Any) -> Plan:
 
 def _train_alone(backbone: Backbone, plan: Plan, origin: Origin, task: TaskData, observe: Observer) -> list[TaskFile]:
     """Train one target: its vectors, and its copy of the prompt where that is asked for."""
-    objective = Objective(backbone, [task], [label_texts(backbone, task)], layout=origin.shared.layout)
+    objective = Objective(
+        backbone, [task], [label_texts(backbone, task)], None, origin.shared.layout, origin.shared.entry
+    )
     prompts, starts = _started(objective, origin)
     name = task.recipe.name
     Trainer(objective, prompts, plan.settings, plan.output / "runs" / name, stage=name).train(observe)
@@ -216,7 +228,7 @@ def _train_group(
 ) -> list[TaskFile]:
     """Train several targets on one new shared prompt."""
     texts = [label_texts(backbone, task) for task in tasks]
-    objective = Objective(backbone, tasks, texts, layout=origin.shared.layout)
+    objective = Objective(backbone, tasks, texts, None, origin.shared.layout, origin.shared.entry)
     prompts, starts = _started(objective, origin)
     folder = plan.output / "runs" / origin.name
     Trainer(objective, prompts, plan.settings, folder, stage=origin.name).train(observe)
@@ -247,6 +259,17 @@ def _load(plan: Plan) -> list[TaskData]:
         raise InputError(f"two recipes are named {twice!r}; give each task its own name.")
     tasks = [load_task(recipe, plan.data, test=plan.test) for recipe in plan.recipes]
     return [few_shot(task, plan.shots, plan.subset_seed) for task in tasks] if plan.shots else tasks
+
+
+def _check_room(backbone: Backbone, tasks: Sequence[TaskData], length: int, entry: str) -> None:
+    """Refuse texts that do not fit behind a prompt which takes positions of its own."""
+    room = backbone.model.max_positions - length
+    for recipe in (task.recipe for task in tasks):
+        if entry == "inputs_embeds" and min(recipe.max_length, backbone.max_length) > room:
+            raise InputError(
+                f"{backbone.id} has {backbone.model.max_positions} positions and the prompt takes {length} of them; "
+                f"lower max_length of {recipe.name!r} to {room} or less."
+            )
 
 
 def _facts(plan: Plan, stage: str) -> dict[str, Any]:

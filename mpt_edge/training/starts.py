@@ -26,9 +26,14 @@ Vectors = tuple[Tensor, Tensor]
 
 
 def source_tasks(folder: Path, shared: SharedPrompt) -> dict[str, Vectors]:
-    """Return the vectors of all tasks in ``folder/tasks`` that scale ``shared``, balanced, by name."""
+    """Return the vectors of all tasks in ``folder/tasks`` that scale ``shared``, balanced, by name.
+
+    Tasks with several pairs of vectors, which PEFT can train, are left out: new tasks have one.
+    """
     files = [TaskFile.load(path) for path in sorted((folder / "tasks").glob("*.safetensors"))]
-    return {file.name: _vectors(file) for file in files if file.prompt_sha256 == shared.fingerprint}
+    return {
+        file.name: _vectors(file) for file in files if file.prompt_sha256 == shared.fingerprint and file.u.ndim == 1
+    }
 
 
 def start_vectors(
@@ -78,6 +83,10 @@ def _named(name: str, folder: Path, shared: SharedPrompt) -> Vectors:
     file = TaskFile.load(path)
     if file.prompt_sha256 != shared.fingerprint:
         raise MismatchError(f"the task {name!r} scales another shared prompt; start from one of {shared.name!r}.")
+    if file.u.ndim > 1:
+        raise MismatchError(
+            f"the task {name!r} has {file.u.shape[1]} pairs of vectors, and a new task one; start from another."
+        )
     return _vectors(file)
 
 

@@ -54,6 +54,7 @@ def train_teachers(
     settings: Settings,
     observe: Callable[[Progress], None],
     layout: str = "prefix",
+    entry: str = "first_layer",
 ) -> list[Teacher]:
     """Train a teacher for each task, or take up one that an earlier run has left.
 
@@ -66,6 +67,7 @@ def train_teachers(
         settings: the student's settings; batch, row cap and seed are the teachers' too.
         observe: called after every step.
         layout: attention layout of the student, and so of its teachers.
+        entry: where the student's prompt enters, and so its teachers'.
 
     Raises:
         InputError: a folder holds a teacher made with other data or settings.
@@ -79,7 +81,7 @@ def train_teachers(
     for number, (task, texts) in enumerate(zip(tasks, label_texts, strict=True), start=1):
         stage = f"teacher {task.recipe.name} ({number}/{len(tasks)})"
         prompts = PlainPrompts([start])
-        objective = Objective(backbone, [task], [texts], layout=layout)
+        objective = Objective(backbone, [task], [texts], layout=layout, entry=entry)
         run = Trainer(objective, prompts, settings, plan.folder / task.recipe.name, stage=stage)
         run.train(observe)
         found.append(Teacher(prompts(0).detach().clone(), run.best_score))

@@ -6,13 +6,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import adapters
 import datasets
 import numpy as np
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModel
 
 import mpt_edge
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.prompts import SharedPrompt
+from mpt_edge.prompts import ENTRIES, SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import load_task
@@ -22,6 +26,7 @@ from mpt_edge.training.stages import NewPrompt, Origin, Plan, label_texts, repla
 from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
+from mpt_edge_export.peft import export_adapter, import_adapter, read_adapter
 
 SETTINGS = Settings(epochs=2, batch_size=8, tasks_per_step=2, prompt_rate=0.02, task_rate=0.05, seed=3)
 LENGTH = 5
@@ -326,15 +331,16 @@ def test_replace_settings_changes_only_what_is_named(tmp_path: Path) -> None:
     assert plan.settings.epochs == 2
 
 
+@pytest.mark.parametrize("entry", ENTRIES)
 def test_joint_layout_is_trained_exported_and_run_alike(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path, entry: str
 ) -> None:
     """A prompt that sees the text: trained so, marked so, and answered so from the exported bundle."""
     folder, recipes = data
     plan = Plan([recipes["mood"]], folder, tmp_path / "source", SETTINGS)
-    train_source(tiny, plan, NewPrompt("shared", LENGTH, "joint"), silent)
+    train_source(tiny, plan, NewPrompt("shared", LENGTH, "joint", entry, "a witty film"), silent)
     shared = SharedPrompt.load(tmp_path / "source/prompts/shared.safetensors")
-    assert shared.layout == "joint"
+    assert (shared.layout, shared.entry, shared.training["init"]) == ("joint", entry, "a witty film")
     train_target(tiny, replace(plan, recipes=[recipes["field"]]), Origin(tmp_path / "source", shared), silent)
     export_bundle(ExportPlan(tiny, [tmp_path / "source"], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle")
@@ -343,3 +349,40 @@ def test_joint_layout_is_trained_exported_and_run_alike(
         golden = TaskFile.load(tmp_path / f"source/tasks/{name}.safetensors").golden
         answer = model.task(name)(golden["text"])
         assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-4))
+
+
+def test_text_without_room_behind_the_prompt(
+    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
+    folder, recipes = data
+    plan = Plan([replace(recipes["mood"], max_length=40)], folder, tmp_path / "source", SETTINGS)
+    with pytest.raises(
+        InputError, match="has 48 positions and the prompt takes 20 of them; lower max_length of 'mood' to 28"
+    ):
+        train_source(tiny, plan, NewPrompt("shared", 20, "joint", "inputs_embeds"), silent)
+
+
+def test_tasks_on_a_prompt_from_peft(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
+    """PEFT's prompt stays as it is to the bit, the start is the average of its tasks, and PEFT reads the result."""
+    folder, recipes = data
+    adapters.make_adapter(tiny.folder, "FEATURE_EXTRACTION", tmp_path / "adapter", num_virtual_tokens=LENGTH)
+    read = read_adapter(str(tmp_path / "adapter"))
+    import_adapter(read, tiny).save(tmp_path / "source")
+    shared = SharedPrompt.load(tmp_path / "source/prompts/adapter.safetensors")
+    plan = Plan([recipes["mood"]], folder, tmp_path / "target", SETTINGS)
+    (task,) = train_target(tiny, plan, Origin(tmp_path / "source", shared), silent)
+    assert task.training["start"] == "average"
+    kept = SharedPrompt.load(tmp_path / "target/prompts/adapter.safetensors")
+    assert (kept.fingerprint, kept.layout, kept.entry) == (shared.fingerprint, "joint", "inputs_embeds")
+    assert np.array_equal(kept.values, read.shared())
+    export_bundle(ExportPlan(tiny, [tmp_path / "target"], tmp_path / "bundle"))
+    model = mpt_edge.load(tmp_path / "bundle")
+    answer = model.task("mood")(task.golden["text"])
+    assert answer.score == pytest.approx(task.golden["score"], abs=1e-4)
+    export_adapter(model.bundle, ["mood"], tmp_path / "back", fold=True)
+    peft = PeftModel.from_pretrained(AutoModel.from_pretrained(tiny.folder), tmp_path / "back").eval()
+    ids = torch.tensor([tiny.texts.encode(["a witty film"], 16)[0].ids])
+    with torch.no_grad():
+        hidden = peft(ids, torch.ones_like(ids)).last_hidden_state[0, LENGTH:].mean(0).numpy()
+    (state,) = model.task("mood").states(["a witty film"])
+    np.testing.assert_allclose(hidden / np.linalg.norm(hidden), state, atol=1e-4)

@@ -13,7 +13,8 @@ from accelerate.state import AcceleratorState
 from mpt_edge.errors import InputError, TrainingError
 from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.data import Rows, TaskData
-from mpt_edge.training.multitask import MultitaskPrompt, sampled_vocabulary
+from mpt_edge.training.initial import sampled_vocabulary
+from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objective import Distillation, Objective
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings

@@ -1,0 +1,98 @@
+"""Where prompts start, against the model's own embeddings and PEFT's initialisations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import adapters
+import numpy as np
+import pytest
+import torch
+from peft import PromptTuningConfig, get_peft_model
+from transformers import AutoModel
+
+from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.prompts import ENTRIES, SharedPrompt
+from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.initial import initial_prompt
+from mpt_edge.training.objective import Objective
+from mpt_edge.training.starts import source_tasks, start_vectors
+from mpt_edge_export.peft import import_adapter, read_adapter
+
+
+@pytest.mark.parametrize("length", [3, 11])
+def test_text_is_pefts(tiny: Backbone, length: int) -> None:
+    """As word embeddings, the rows are what PEFT's TEXT starts from: repeated, or cut."""
+    config = PromptTuningConfig(
+        task_type="FEATURE_EXTRACTION",
+        num_virtual_tokens=length,
+        prompt_tuning_init="TEXT",
+        prompt_tuning_init_text="a witty film",
+        tokenizer_name_or_path=str(tiny.folder),
+    )
+    model = get_peft_model(AutoModel.from_pretrained(tiny.folder), config)
+    expected = model.prompt_encoder["default"].embedding.weight.detach()
+    found = initial_prompt(tiny, length, 0, "a witty film", "inputs_embeds")
+    assert torch.equal(found, expected)
+
+
+def test_text_behind_the_norm_is_the_first_layers_input(tiny: Backbone) -> None:
+    found = initial_prompt(tiny, 4, 0, "witty")
+    ids = torch.tensor(tiny.texts.encode(["witty"], 48)[0].ids)[:, None]
+    model = AutoModel.from_pretrained(tiny.folder).eval()
+    with torch.no_grad():
+        expected = model.embeddings(ids)[:, 0]
+    assert torch.allclose(found, expected[torch.arange(4) % len(ids)], atol=1e-6)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_vocabulary_rows_are_tokens_and_none_twice(tiny: Backbone, entry: str) -> None:
+    found = initial_prompt(tiny, 20, 3, "vocabulary", entry)
+    model = AutoModel.from_pretrained(tiny.folder).eval()
+    with torch.no_grad():
+        words = model.embeddings.word_embeddings.weight
+        table = words if entry == "inputs_embeds" else model.embeddings(torch.arange(100)[:, None])[:, 0]
+    nearest = torch.cdist(found, table).argmin(1)
+    assert torch.allclose(found, table[nearest], atol=1e-6)
+    assert len(set(nearest.tolist())) == 20
+    assert torch.equal(found, initial_prompt(tiny, 20, 3, "vocabulary", entry))
+    assert not torch.equal(found, initial_prompt(tiny, 20, 4, "vocabulary", entry))
+
+
+def test_random_is_standard_normal(tiny: Backbone) -> None:
+    found = initial_prompt(tiny, 400, 0, "random")
+    assert (float(found.mean()), float(found.std())) == (pytest.approx(0, abs=0.02), pytest.approx(1, abs=0.02))
+    assert torch.equal(found, initial_prompt(tiny, 400, 0, "random"))
+
+
+def test_empty_text(tiny: Backbone) -> None:
+    with pytest.raises(InputError, match="cannot start from an empty text"):
+        initial_prompt(tiny, 4, 0, "  ")
+
+
+@pytest.fixture
+def sources(tiny: Backbone, tmp_path: Path) -> Path:
+    """Three tasks of a PEFT adapter, and one with two ranks."""
+    for name, ranks in (("one", 1), ("two", 2)):
+        adapters.make_adapter(tiny.folder, "FEATURE_EXTRACTION", tmp_path / name, num_ranks=ranks)
+        import_adapter(read_adapter(str(tmp_path / name)), tiny).save(tmp_path / "vectors")
+    return tmp_path
+
+
+def test_exact_and_shared_only(tiny: Backbone, sources: Path) -> None:
+    """PEFT's EXACT_SOURCE_TASK is a named start; its ONLY_SOURCE_SHARED is `ones`, not near zero as there."""
+    shared = SharedPrompt.load(sources / "vectors/prompts/one.safetensors")
+    objective = Objective(tiny, [], [])
+    name, (u, v) = start_vectors("one-1", sources / "vectors", shared, objective, 0)
+    wanted_u, wanted_v = read_adapter(str(sources / "one")).vectors(1)
+    assert name == "one-1"
+    np.testing.assert_allclose(torch.outer(u, v), np.outer(wanted_u, wanted_v), rtol=1e-4, atol=1e-6)
+    _, (u, v) = start_vectors("ones", sources / "vectors", shared, objective, 0)
+    assert torch.equal(torch.outer(u, v), torch.ones(5, 32))
+
+
+def test_tasks_of_several_ranks_are_no_start(tiny: Backbone, sources: Path) -> None:
+    shared = SharedPrompt.load(sources / "vectors/prompts/two.safetensors")
+    assert source_tasks(sources / "vectors", shared) == {}
+    with pytest.raises(MismatchError, match="'two-1' has 2 pairs of vectors, and a new task one"):
+        start_vectors("two-1", sources / "vectors", shared, Objective(tiny, [], []), 0)
