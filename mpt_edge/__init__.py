@@ -6,7 +6,7 @@
 'positive'
 """
 
-from mpt_edge.answers import Embedding, Prediction, Span, Tagging, TokenLabel
+from mpt_edge.answers import Embedding, Generation, Prediction, Span, Tagging, TokenLabel
 from mpt_edge.errors import (
     BundleNotFoundError,
     CorruptFileError,
@@ -20,6 +20,7 @@ from mpt_edge.errors import (
     UnsupportedModelError,
 )
 from mpt_edge.model import Model, Task, load
+from mpt_edge.writing import TextModel, TextTask
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "BundleNotFoundError",
     "CorruptFileError",
     "Embedding",
+    "Generation",
     "InputError",
     "MismatchError",
     "MissingExtraError",
@@ -37,6 +39,8 @@ __all__ = [
     "Span",
     "Tagging",
     "Task",
+    "TextModel",
+    "TextTask",
     "TokenLabel",
     "TrainingError",
     "UnknownTaskError",

@@ -111,6 +111,25 @@ class Embedding(Prediction):
 
 
 @dataclass(frozen=True)
+class Generation(Prediction):
+    """A text that was written; `label` and `text` are the same.
+
+    Attributes:
+        text: the text.
+        tokens: how many tokens it has.
+        finish: why it ended: ``"eos"``, ``"stop"`` or ``"length"``.
+    """
+
+    text: str = ""
+    tokens: int = 0
+    finish: str = ""
+
+    def extras(self) -> dict[str, Any]:
+        """Return length and end."""
+        return {"new_tokens": self.tokens, "finish": self.finish}
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a token stands: in which text (-1 for a special token), and from which character to which."""
 

@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import overload
 
 import numpy as np
 
 from mpt_edge.answers import Embedding, Place, Prediction, answer, classify, tag
-from mpt_edge.backbone import Floats, OnnxBackbone, PromptCache, stack
+from mpt_edge.backbone import Floats, OnnxBackbone, stack
 from mpt_edge.bundle import MODEL, Bundle
-from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
+from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.locate import default_bundle
-from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.readout import label_embeddings, pool
+from mpt_edge.selection import Selected, Selection
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.text import Encoded, Text, TextEncoder, checked, render
+from mpt_edge.text import Encoded, Text, checked, render
+from mpt_edge.writing import TextModel
 
 #: Padded tokens of one run of the graph; more rows than fit are run in several batches.
 _TOKENS_PER_RUN = 4096
 
 
-@dataclass(frozen=True)
-class _Selected:
-    """What selecting a task computes once: its prompt, cached, and its labels' embeddings."""
-
-    file: TaskFile
-    layout: str
-    prompt: Floats
-    cache: PromptCache
-    labels: Floats
-
-
 class Task:
     """One selected task; call it with a text, a pair of texts, or a list of either."""
 
-    def __init__(self, model: Model, selected: _Selected) -> None:
+    def __init__(self, model: Model, selected: Selected) -> None:
         """Tasks are made by `Model.task` and `Model.add_task`."""
         self._model = model
         self._selected = selected
@@ -102,8 +90,8 @@ class Task:
         return f"Task({self.name!r}, {len(self.labels)} labels)"
 
 
-class Model:
-    """A bundle, loaded: one copy of the backbone for all tasks. Safe under several threads.
+class Model(Selection):
+    """An encoder's bundle, loaded: one copy of the backbone for all tasks. Safe under several threads.
 
     Attributes:
         bundle: the folder it was loaded from.
@@ -112,21 +100,9 @@ class Model:
 
     def __init__(self, bundle: Bundle, *, threads: int = 0, verify: bool = True) -> None:
         """Use `mpt_edge.load` instead."""
-        self.bundle = bundle
-        manifest = bundle.manifest
+        super().__init__(bundle)
         path = bundle.verify(MODEL) if verify else bundle.path(MODEL)
-        self._texts = TextEncoder(
-            bundle.tokenizer(), pad_id=manifest.pad_id, source=str(bundle.folder / "tokenizer.json")
-        )
-        self.backbone = OnnxBackbone(path, manifest, threads=threads)
-        self._prompts: dict[str, SharedPrompt] = {}
-        self._selected: dict[str, _Selected] = {}
-        self._lock = threading.RLock()
-
-    @property
-    def tasks(self) -> list[str]:
-        """Names of all tasks, of the bundle and added since, sorted."""
-        return sorted({*self.bundle.task_names, *self._selected})
+        self.backbone = OnnxBackbone(path, bundle.manifest, threads=threads)
 
     def task(self, name: str) -> Task:
         """Select a task: compose its prompt, cache its keys and values, embed its labels.
@@ -149,11 +125,7 @@ class Model:
             CorruptFileError: it is no task file.
             MismatchError: it was made for another backbone, tokenizer or prompt.
         """
-        file = TaskFile.load(Path(path))
-        self.bundle.check_fit(file)
-        with self._lock:
-            self._selected[file.name] = self._compose(file)
-            return Task(self, self._selected[file.name])
+        return Task(self, self._add(path))
 
     def run(self, texts: Sequence[Text], tasks: str | Sequence[str], *, batch_size: int = 32) -> list[Prediction]:
         """Answer texts of several tasks; row i is read under its own task.
@@ -174,56 +146,29 @@ class Model:
             raise InputError(f"a batch size of {batch_size} is not possible; pass 1 or more.")
         return self._answer(texts, [self._select(name) for name in names], batch_size)
 
-    def check(self, text: object, task: str) -> Text:
-        """Return the text if the task can read it. Raises InputError or UnknownTaskError."""
-        return checked(text, self._select(task).file.kind)
-
-    def _select(self, name: str) -> _Selected:
-        selected = self._selected.get(name)
-        if selected is not None:
-            return selected
-        with self._lock:
-            if name not in self._selected:
-                self.bundle.reload()  # it may have been installed, replaced or removed since
-                if name not in self.bundle.task_names:
-                    raise UnknownTaskError(name, self.tasks, str(self.bundle.folder))
-                self._selected[name] = self._compose(self.bundle.task(name))
-            return self._selected[name]
-
-    def _compose(self, file: TaskFile) -> _Selected:
-        shared, layout = file.own_prompt, file.layout or self.bundle.manifest.layout
-        if shared is None:
-            prompt = self._shared(file.prompt)
-            shared, layout = prompt.values, prompt.layout
-        composed = compose(shared, file.u, file.v)
-        if not np.isfinite(composed).all():
-            raise MismatchError(f"the prompt of {file.name!r} overflows; install the task's original file.")
+    def _compose(self, file: TaskFile) -> Selected:
+        layout, composed = self._composed(file)
         if file.readout == "classifier" and layout != "joint":
             raise MismatchError(
                 f"the head of {file.name!r} reads the first prompt row, which sees no text in the {layout} layout; "
                 "use it in the joint layout."
             )
         cache = self.backbone.encode_prompt(composed) if layout == "prefix" else {}
-        selected = _Selected(file, layout, composed, cache, np.empty((0, 0), np.float32))
+        selected = Selected(file, layout, composed, cache)
         if not file.label_texts:
             return selected
         owners = [i for i, group in enumerate(file.label_texts) for _ in group]
         flat = [text for group in file.label_texts for text in group]
         embedded = self._read(self._texts.encode(flat, self._limit(file)), [selected] * len(flat), 64)
         labels = label_embeddings(np.stack(embedded), owners, len(file.labels))
-        return _Selected(file, layout, composed, cache, labels)
+        return Selected(file, layout, composed, cache, labels)
 
-    def _shared(self, name: str) -> SharedPrompt:
-        if name not in self._prompts:
-            self._prompts[name] = self.bundle.prompt(name)
-        return self._prompts[name]
-
-    def _answer(self, texts: Sequence[object], tasks: Sequence[_Selected], batch_size: int) -> list[Prediction]:
+    def _answer(self, texts: Sequence[object], tasks: Sequence[Selected], batch_size: int) -> list[Prediction]:
         usable, rows = self._encode(texts, tasks)
         states = self._read(rows, tasks, batch_size)
         return [self._interpret(*item) for item in zip(states, usable, rows, tasks, strict=True)]
 
-    def _interpret(self, state: Floats, text: Text, row: Encoded, task: _Selected) -> Prediction:
+    def _interpret(self, state: Floats, text: Text, row: Encoded, task: Selected) -> Prediction:
         """Make an answer, as the task's readout says, from what was read."""
         file, truncated = task.file, row.truncated
         if file.readout == "similarity":
@@ -235,7 +180,7 @@ class Model:
         places = [Place(*found) for found in self._texts.places(text, self._limit(file))]
         return (tag if file.readout == "tokens" else answer)(file, state, text, places, truncated=truncated)
 
-    def _encode(self, texts: Sequence[object], tasks: Sequence[_Selected]) -> tuple[list[Text], list[Encoded]]:
+    def _encode(self, texts: Sequence[object], tasks: Sequence[Selected]) -> tuple[list[Text], list[Encoded]]:
         """Check texts, fill templates and tokenise, in one call of the tokenizer for each length limit."""
         usable = [_usable(text, task.file, i) for i, (text, task) in enumerate(zip(texts, tasks, strict=True))]
         limits = np.array([self._limit(task.file) for task in tasks], np.int64)
@@ -250,7 +195,7 @@ class Model:
     def _limit(self, file: TaskFile) -> int:
         return min(file.max_length, self.bundle.manifest.max_length)
 
-    def _read(self, rows: Sequence[Encoded], tasks: Sequence[_Selected], batch_size: int) -> list[Floats]:
+    def _read(self, rows: Sequence[Encoded], tasks: Sequence[Selected], batch_size: int) -> list[Floats]:
         """Read rows, each under its task, in runs of similar length; the order is kept.
 
         Returns:
@@ -279,8 +224,8 @@ class Model:
         return out
 
 
-def load(path: str | os.PathLike[str] | None = None, *, threads: int = 0, verify: bool = True) -> Model:
-    """Load a bundle.
+def load(path: str | os.PathLike[str] | None = None, *, threads: int = 0, verify: bool = True) -> Model | TextModel:
+    """Load a bundle: a `Model` that answers, or a `TextModel` that writes, as its backbone can.
 
     Args:
         path: the bundle's folder; None for ``$MPT_EDGE_BUNDLE``, else ``models/minilm-l6`` in the
@@ -293,7 +238,9 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 0, verify
         BundleNotFoundError: there is no bundle.
         CorruptFileError: a file is missing or damaged.
     """
-    return Model(Bundle.open(default_bundle() if path is None else path), threads=threads, verify=verify)
+    bundle = Bundle.open(default_bundle() if path is None else path)
+    family = Model if bundle.manifest.family == "encoder" else TextModel
+    return family(bundle, threads=threads, verify=verify)
 
 
 def _usable(text: object, task: TaskFile, index: int) -> Text:
@@ -303,7 +250,7 @@ def _usable(text: object, task: TaskFile, index: int) -> Text:
         raise InputError(f"text {index + 1}: {error}") from error
 
 
-def _runs(rows: Sequence[Encoded], tasks: Sequence[_Selected], batch_size: int) -> Iterator[list[int]]:
+def _runs(rows: Sequence[Encoded], tasks: Sequence[Selected], batch_size: int) -> Iterator[list[int]]:
     """Group rows into runs of one layout and similar length.
 
     Joint rows of different tasks do not share a run, since each needs its own prompt rows. Many

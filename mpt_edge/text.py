@@ -25,6 +25,9 @@ Text = str | tuple[str, str]
 #: Characters kept per token of ``max_length``; ordinary text has four to six.
 CHARACTERS_PER_TOKEN = 32
 
+#: Tokens that no text reaches.
+_WHOLE = 1 << 30
+
 _PLACEHOLDER = re.compile(r"\{(text|text_pair)\}")
 
 
@@ -100,6 +103,53 @@ class TextEncoder:
             mask[i, :length] = 1
         return Batch(ids, mask, types)
 
+    def continuations(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts that stand behind others, without the special tokens of a whole input."""
+        return [list(e.ids) for e in self._for(_WHOLE).encode_batch(list(texts), add_special_tokens=False)]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer itself, to turn tokens into text."""
+        return self._for(_WHOLE)
+
+    def fit(self, template: str, text: Text, max_length: int, cut: str = "right") -> Encoded:
+        """Fill a template and tokenise it; where that is too long, the text loses its end or its beginning.
+
+        The template stays whole, since what it asks for often stands at its end.
+
+        Args:
+            template: text with ``{text}`` and ``{text_pair}``, or empty.
+            text: the input; of a pair the longer text is cut.
+            max_length: most tokens.
+            cut: ``"right"`` or ``"left"``: the side that the text loses.
+
+        Raises:
+            InputError: the template alone fills the room.
+        """
+        limit = max_length * CHARACTERS_PER_TOKEN
+        parts = [part[:limit] if cut == "right" else part[-limit:] for part in _parts(text)]
+        shortened = parts != list(_parts(text))
+        while True:
+            given: Text = parts[0] if len(parts) == 1 else (parts[0], parts[1])
+            whole = self.encode([render(template, given)], _WHOLE)[0]
+            excess = len(whole.ids) - max_length
+            if excess <= 0:
+                return Encoded(whole.ids, whole.types, shortened)
+            longest = int(np.argmax([len(part) for part in parts]))
+            offsets = self._for(_WHOLE).encode(parts[longest], add_special_tokens=False).offsets
+            if excess >= len(offsets):
+                raise InputError(
+                    f"nothing of the text fits into {max_length} tokens beside the task's own words; "
+                    "raise max_length, or ask for fewer new tokens."
+                )
+            part = parts[longest]
+            # A token may stand for no character of its own, so each turn takes at least one.
+            if cut == "right":
+                parts[longest] = part[: min(offsets[-excess][0], len(part) - 1)]
+            else:
+                parts[longest] = part[max(offsets[excess][0], 1) :]
+            shortened = True
+
     def places(self, text: Text, max_length: int) -> list[tuple[int, int, int]]:
         """Return for each token which text it stands in (-1 for special tokens), and its characters there."""
         encoding = self._for(max_length).encode_batch([_cut(text, max_length * CHARACTERS_PER_TOKEN)])[0]
@@ -159,6 +209,10 @@ def checked(text: object, kind: str) -> Text:
     except UnicodeEncodeError as error:
         raise InputError("the text holds half a character (a lone surrogate); decode it as UTF-8.") from error
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+def _parts(text: Text) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else text
 
 
 def _cut(text: Text, limit: int) -> Text:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, BinaryIO, TextIO
+from typing import Annotated, Any, BinaryIO, TextIO
 
 import typer
 from rich.cells import cell_len, set_cell_size
@@ -20,11 +20,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mpt_edge
-from mpt_edge.answers import Prediction
+from mpt_edge.answers import Generation, Prediction
+from mpt_edge.cli import generation
 from mpt_edge.cli.rows import BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
 from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model
+from mpt_edge.writing import TextModel
 
 EPILOG = """
 Examples:
@@ -81,29 +83,54 @@ def run(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to ONNX Runtime.")] = 0,
     on_error: Annotated[OnError, typer.Option(help="Stop at a row that cannot be used, or skip it.")] = OnError.STOP,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
+    max_new_tokens: generation.MaxNewTokens = None,
+    temperature: generation.Temperature = None,
+    top_k: generation.TopK = None,
+    top_p: generation.TopP = None,
+    num_beams: generation.NumBeams = None,
+    repetition_penalty: generation.RepetitionPenalty = None,
+    seed: generation.Seed = None,
+    stop: generation.Stop = None,
 ) -> None:
     """Run tasks on texts given here, in a file, or on standard input."""
+    given = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "num_beams": num_beams,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop": stop,
+    }
     _check_usage(texts, source, pair)
     with ExitStack() as stack:
         columns = Columns(text_column, pair_column)
         rows, stream = _open_source(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
         model = mpt_edge.load(bundle or default_bundle(), threads=threads)
+        options = generation.options_for(model, given)
         if task is not None:
             model.task(task)
         elif texts or _format(source, form) is Format.TEXT:
             raise InputError("no task is named; pass --task NAME, and see `mpt-edge tasks list` for the names.")
+        if output is None and not as_json and generation.may_stream(model, texts, task, options):
+            assert isinstance(model, mpt_edge.TextModel)
+            (row,) = rows.rows
+            assert isinstance(row, Row)
+            generation.stream(model, row.text, task or "", options)
+            return
         write = _writer(model, output, as_json, stream, stack)
         shown = not no_progress and _may_show_bar(source, stream, output)
         advance = stack.enter_context(_bar(stream if shown else None))
         window = _window(stream, batch_size)
-        _Runner(model, rows, task, batch_size, window, on_error, write, advance).run()
+        _Runner(model, rows, task, batch_size, window, on_error, write, advance, options).run()
 
 
 @dataclass
 class _Runner:
     """Reads, answers and writes rows, a window at a time."""
 
-    model: Model
+    model: Model | TextModel
     source: Source
     task: str | None
     batch_size: int
@@ -111,6 +138,7 @@ class _Runner:
     on_error: OnError
     write: Write
     advance: Callable[[int], None]
+    options: dict[str, Any]
     rows: int = 0
     skipped: int = 0
     first: str = ""
@@ -160,8 +188,8 @@ class _Runner:
 
     def _flush(self, ready: Sequence[Row]) -> None:
         if ready:
-            tasks = [row.task or "" for row in ready]
-            self.write(ready, self.model.run([row.text for row in ready], tasks=tasks, batch_size=self.batch_size))
+            texts, tasks = [row.text for row in ready], [row.task or "" for row in ready]
+            self.write(ready, self.model.run(texts, tasks=tasks, batch_size=self.batch_size, **self.options))
         self.advance(self.source.position())
 
     def _skip(self, message: str) -> None:
@@ -220,7 +248,9 @@ def _window(stream: BinaryIO | None, batch_size: int) -> int:
     return 1 if stream.isatty() else batch_size
 
 
-def _writer(model: Model, output: Path | None, as_json: bool, stream: BinaryIO | None, stack: ExitStack) -> Write:
+def _writer(
+    model: Model | TextModel, output: Path | None, as_json: bool, stream: BinaryIO | None, stack: ExitStack
+) -> Write:
     if output is None:
         return _json_writer(sys.stdout, stream is not None) if as_json else _Table(model, sys.stdout).write
     status = _status(stream)
@@ -240,9 +270,7 @@ def _json_writer(file: TextIO, numbered: bool) -> Write:
             first, second = (row.text, None) if isinstance(row.text, str) else row.text
             entries = {
                 "task": found.task,
-                "label": found.label,
-                "score": round(found.score, 6),
-                "scores": {label: round(score, 6) for label, score in found.scores.items()},
+                **_answer(found),
                 "text": first,
                 "text_pair": second,
                 "line": row.number if numbered else None,
@@ -256,10 +284,17 @@ def _json_writer(file: TextIO, numbered: bool) -> Write:
     return write
 
 
+def _answer(found: Prediction) -> dict[str, object]:
+    if isinstance(found, Generation):
+        return {"output": found.text}
+    scores = {label: round(score, 6) for label, score in found.scores.items()}
+    return {"label": found.label, "score": round(found.score, 6), "scores": scores}
+
+
 class _Table:
     """Aligned columns for people; the header comes again where wider or further columns are needed."""
 
-    def __init__(self, model: Model, file: TextIO) -> None:
+    def __init__(self, model: Model | TextModel, file: TextIO) -> None:
         self._model = model
         self._file = file
         self._encoding = file.encoding or "utf-8"
