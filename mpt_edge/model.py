@@ -238,7 +238,11 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 0, verify
         BundleNotFoundError: there is no bundle.
         CorruptFileError: a file is missing or damaged.
     """
-    bundle = Bundle.open(default_bundle() if path is None else path)
+    return open_model(Bundle.open(default_bundle() if path is None else path), threads=threads, verify=verify)
+
+
+def open_model(bundle: Bundle, *, threads: int = 0, verify: bool = True) -> Model | TextModel:
+    """Load a bundle that has been opened; see `load`."""
     family = Model if bundle.manifest.family == "encoder" else TextModel
     return family(bundle, threads=threads, verify=verify)
 

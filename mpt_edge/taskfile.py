@@ -251,6 +251,14 @@ class TaskFile:
         return self.head.outputs == (2 if self.readout == "span" else len(self.labels))
 
 
+def headline(figures: Mapping[str, Any] | None) -> tuple[str, float] | None:
+    """Return the metric that sums a split up, and its value: accuracy, or what a text is scored by."""
+    for name in ("accuracy", *(figures or {})):
+        if figures and name in figures and name not in ("rows", "loss"):
+            return name, float(figures[name])
+    return None
+
+
 def _number(metadata: Mapping[str, str], key: str, kind: type[int] | type[float], source: str) -> Any:
     try:
         return kind(metadata[key])

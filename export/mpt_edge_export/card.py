@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mpt_edge.manifest import Manifest
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.taskfile import TaskFile, headline
 
 _HEAD = """---
 library_name: mpt-edge
@@ -54,11 +54,16 @@ def write_card(path: Path, manifest: Manifest, tasks: Mapping[str, TaskFile], fo
 
 def _row(task: TaskFile, size: int) -> str:
     test, probe = task.metrics.get("test"), task.metrics.get("probe", {}).get("test")
-    difference = f"{100 * (test['accuracy'] - probe['accuracy']):+.1f}" if test and probe else "-"
+    found, known = headline(test), headline(probe)
+    difference = f"{100 * (found[1] - known[1]):+.1f}" if found and known else "-"
     rows = test["rows"] if test else "-"
     cells = [task.name, len(task.labels), _percent(test), _percent(probe), difference, rows, f"{size:,}", task.licence]
     return "| " + " | ".join(map(str, cells)) + " |\n"
 
 
 def _percent(figures: Mapping[str, Any] | None) -> str:
-    return f"{100 * figures['accuracy']:.1f}" if figures else "-"
+    found = headline(figures)
+    if found is None:
+        return "-"
+    name, value = found
+    return f"{100 * value:.1f}" if name == "accuracy" else f"{name} {100 * value:.1f}"

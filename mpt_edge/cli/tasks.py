@@ -13,8 +13,9 @@ from rich.table import Table
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.locate import default_bundle
-from mpt_edge.model import Model
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.model import Model, open_model
+from mpt_edge.taskfile import TaskFile, headline
+from mpt_edge.writing import TextModel
 
 app = typer.Typer(help="Look at, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
 
@@ -32,23 +33,23 @@ def _open(folder: Path | None) -> Bundle:
 def list_(
     bundle: Folder = None, as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False
 ) -> None:
-    """List the tasks with their size and measured accuracy."""
+    """List the tasks with their size and what they reached on test: accuracy, or the metric that is named."""
     opened = _open(bundle)
     rows = [_summary(opened, opened.task(name)) for name in opened.task_names]
     if as_json:
         for row in rows:
             typer.echo(json.dumps(row, ensure_ascii=False))
         return
-    table = Table("task", "kind", "labels", "bytes", "vectors", "test accuracy", box=None, pad_edge=False)
+    table = Table("task", "kind", "labels", "bytes", "vectors", "test", box=None, pad_edge=False)
     for row in rows:
-        accuracy = row["test_accuracy"]
+        metric, value = headline(row["test"]) or ("", None)  # type: ignore[arg-type]
         table.add_row(
             str(row["task"]),
             str(row["kind"]),
             str(row["labels"]),
             f"{row['bytes']:,}",
             str(row["vectors"]),
-            "-" if accuracy is None else f"{accuracy:.3f}",
+            "-" if value is None else f"{value:.3f}" if metric == "accuracy" else f"{metric} {value:.3f}",
         )
     Console().print(table)
 
@@ -99,14 +100,14 @@ def verify(
     opened = _open(bundle)
     for name in opened.manifest.files:
         opened.verify(name)
-    model = Model(opened, verify=False)
+    model = open_model(opened, verify=False)
     names = tasks or opened.task_names
     for name in names:
         _verify_golden(model, model.task(name).file)
     typer.echo(f"{len(opened.manifest.files)} files and {len(names)} tasks are as they were made.")
 
 
-def _verify_golden(model: Model, file: TaskFile) -> None:
+def _verify_golden(model: Model | TextModel, file: TaskFile) -> None:
     golden = file.golden
     if not golden:
         return
@@ -131,5 +132,6 @@ def _summary(bundle: Bundle, file: TaskFile) -> dict[str, object]:
         "bytes": bundle.manifest.files[f"tasks/{file.name}.safetensors"]["size"],
         "vectors": file.carries,
         "test_accuracy": test.get("accuracy"),
+        "test": dict(test),
         "version": file.version,
     }

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from mpt_edge._extras import require
 from mpt_edge.errors import InputError
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.taskfile import TaskFile, headline
 from mpt_edge.training.settings import Entry, Layout, Precision, Settings, Trained
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def source(
 ) -> None:
     """Learn one shared prompt over many tasks, and each task's u and v, from a teacher a task."""
     plan = _plan(recipes, data, output, test, threads)
-    from mpt_edge.training.backbones import load_backbone
+    from mpt_edge.training.generative import open_backbone
     from mpt_edge.training.stages import NewPrompt, replace_settings, train_source
     from mpt_edge.training.teachers import TeacherPlan
 
@@ -113,7 +113,7 @@ def source(
     taught = TeacherPlan(folder, teacher_epochs, teacher_rate, distil, temperature, hidden) if distil else None
     with _bar() as observe:
         prompt = NewPrompt(name, length, layout.value, entry.value, init)
-        tasks = train_source(load_backbone(backbone), plan, prompt, observe, taught)
+        tasks = train_source(open_backbone(backbone), plan, prompt, observe, taught)
     _report(tasks, output)
 
 
@@ -152,7 +152,7 @@ def target(
     """Learn further tasks on a shared prompt: u and v alone, or with a copy of the prompt."""
     plan = _plan(recipes, data, output, test, threads)
     from mpt_edge.prompts import SharedPrompt
-    from mpt_edge.training.backbones import load_backbone
+    from mpt_edge.training.generative import open_backbone
     from mpt_edge.training.stages import Origin, replace_settings, train_target
 
     plan = replace_settings(
@@ -170,7 +170,7 @@ def target(
     )
     origin = Origin(source, SharedPrompt.load(_prompt_file(source, prompt)), start, train, name)
     with _bar() as observe:
-        tasks = train_target(load_backbone(backbone), plan, origin, observe)
+        tasks = train_target(open_backbone(backbone), plan, origin, observe)
     _report(tasks, output)
 
 
@@ -274,12 +274,16 @@ def _report(tasks: list[TaskFile], output: Path) -> None:
     for task in tasks:
         size = (output / "tasks" / f"{task.name}.safetensors").stat().st_size
         probe = task.metrics.get("probe", {})
-        figures = [_accuracy(part) for part in (task.metrics.get("validation"), task.metrics.get("test"))]
-        table.add_row(task.name, str(len(task.labels)), *figures, _accuracy(probe.get("test")), f"{size:,}")
+        figures = [_figure(part) for part in (task.metrics.get("validation"), task.metrics.get("test"))]
+        table.add_row(task.name, str(len(task.labels)), *figures, _figure(probe.get("test")), f"{size:,}")
     console = Console()
     console.print(table)
     console.print(f"written to {output}", highlight=False)
 
 
-def _accuracy(figures: dict[str, float] | None) -> str:
-    return f"{figures['accuracy']:.4f}" if figures else "-"
+def _figure(figures: dict[str, float] | None) -> str:
+    found = headline(figures)
+    if found is None:
+        return "-"
+    name, value = found
+    return f"{value:.4f}" if name == "accuracy" else f"{name} {value:.4f}"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
-from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.errors import InputError, UnsupportedModelError
 
 #: Keys and values of one layer, each ``(batch, key/value heads, rows, head size)``.
 KeyValue = tuple[Tensor, Tensor]
@@ -151,6 +151,10 @@ class PromptedCausal(nn.Module):
         positions = torch.arange(length, device=prompt.device).expand(batch, -1)
         present: list[KeyValue] = self(ones[:, :0], ones, positions, prompt=prompt)[1]
         return present
+
+    def recompute_activations(self) -> None:
+        """Refuse gradient checkpointing, which transformers has no room for beside a cache. Raises InputError."""
+        raise InputError("--recompute is for encoders; with this model pass a smaller --micro-batch instead.")
 
     def text_positions(self, text_mask: Tensor, prompt_rows: int) -> Tensor:
         """Return the positions of tokens ``(batch, tokens)`` behind a prompt; only visible tokens count."""

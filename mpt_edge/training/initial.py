@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import InputError
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.causal import PromptedCausal
+from mpt_edge.training.families import AnyBackbone
 
 #: Starts that are computed; any other words are a text whose tokens the rows start as.
 VOCABULARY, RANDOM = "vocabulary", "random"
 
 
-def initial_prompt(backbone: Backbone, length: int, seed: int, init: str, entry: str = "first_layer") -> Tensor:
+def initial_prompt(backbone: AnyBackbone, length: int, seed: int, init: str, entry: str = "first_layer") -> Tensor:
     """Return the values that a shared prompt starts from, ``(l, d)``.
 
     Unlike PEFT, ``u`` and ``v`` start at one, so these are also what every task starts from.
@@ -38,7 +39,7 @@ def initial_prompt(backbone: Backbone, length: int, seed: int, init: str, entry:
     return _as_rows(backbone, ids.repeat(-(-length // len(ids)))[:length], entry)
 
 
-def sampled_vocabulary(backbone: Backbone, length: int, seed: int, entry: str = "first_layer") -> Tensor:
+def sampled_vocabulary(backbone: AnyBackbone, length: int, seed: int, entry: str = "first_layer") -> Tensor:
     """Return ``length`` rows that look like tokens where the prompt enters (paper appendix A).
 
     Rows are drawn from the 5,000 first vocabulary entries without replacement.
@@ -52,11 +53,11 @@ def sampled_vocabulary(backbone: Backbone, length: int, seed: int, entry: str = 
 
 
 @torch.no_grad()
-def _as_rows(backbone: Backbone, ids: Tensor, entry: str) -> Tensor:
+def _as_rows(backbone: AnyBackbone, ids: Tensor, entry: str) -> Tensor:
     """Return tokens as word embeddings, or behind the embeddings' normalisation, each as a text's first."""
     model = backbone.model
     ids = ids.to(next(model.parameters()).device)
-    if entry == "inputs_embeds":
+    if entry == "inputs_embeds" or isinstance(model, PromptedCausal):
         rows: Tensor = model.model.get_input_embeddings()(ids)
         return rows.cpu()
     return model.embed(ids[:, None], torch.ones_like(ids[:, None]))[:, 0].cpu()

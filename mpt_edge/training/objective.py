@@ -1,4 +1,4 @@
-"""What a step minimises: the task's loss, and what a teacher adds to it (paper section 3.2).
+"""What a step minimises for an encoder: the loss of a task that answers by similarity.
 
 In the prefix layout the prompt of a task runs once a step, not once an example, because it does not
 depend on the text.
@@ -7,8 +7,6 @@ depend on the text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,58 +17,22 @@ from torch.nn import functional
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import Rows, TaskData, encode
-from mpt_edge.training.metrics import classification_metrics
+from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
+from mpt_edge.training.objectives import (
+    Distillation,
+    Loss,
+    Measured,
+    TaskObjective,
+    taught_loss,
+)
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.similarity import TRAINING_SCALE, Context, LabelTexts, Reading, read, similarities
 
 
-@dataclass(frozen=True)
-class Distillation:
-    """Frozen teachers, and how much they count.
+class Objective(TaskObjective):
+    """Classification by similarity to label texts, on an encoder; see `TaskObjective`."""
 
-    Attributes:
-        teachers: one prompt ``(l, d)`` a task, trained by plain prompt tuning.
-        weight: λ of equation 5; the paper's is 0.9.
-        temperature: T of both softmaxes of equation 3, which the paper does not state.
-        hidden: whether equation 4 counts.
-    """
-
-    teachers: Sequence[Tensor]
-    weight: float = 0.9
-    temperature: float = 2.0
-    hidden: bool = True
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A step's loss and its parts, each a scalar.
-
-    Attributes:
-        task: cross entropy (equation 1).
-        logits: divergence from the teacher's answers (equation 3).
-        hidden: squared distance from the teacher's hidden states (equation 4).
-        total: what is minimised (equation 5).
-    """
-
-    task: Tensor
-    logits: Tensor
-    hidden: Tensor
-    total: Tensor
-
-    def parts(self) -> dict[str, float]:
-        """Return the values by name."""
-        return {name: float(getattr(self, name).detach()) for name in ("task", "logits", "hidden", "total")}
-
-
-class Objective:
-    """The tasks' texts and labels, tokenised once, and the loss on a batch of them.
-
-    Attributes:
-        layout: attention layout that prompts are read in.
-        entry: where prompts enter.
-        train_rows: for each task its tokenised training texts.
-        max_lengths: for each task the longest input in tokens.
-    """
+    backbone: Backbone
 
     def __init__(
         self,
@@ -118,10 +80,8 @@ class Objective:
             return Loss(task, zero, zero, task)
         with torch.no_grad():
             teacher = self.distillation.teachers[batch.task].to(logits.device)
-            teacher_logits, teacher_texts = self._read(teacher, rows, label_rows)
-        divergence = logit_loss(logits, teacher_logits, self.distillation.temperature)
-        distance = hidden_loss(texts, teacher_texts) if self.distillation.hidden else torch.zeros_like(task)
-        return Loss(task, divergence, distance, task + self.distillation.weight * (divergence + distance))
+            teacher_logits, taught = self._read(teacher, rows, label_rows)
+        return taught_loss(task, (logits, texts.hidden), (teacher_logits, taught.hidden), texts.mask, self.distillation)
 
     def similarities(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Return cosine similarities ``(rows, labels)`` of one task's texts under a prompt ``(l, d)`` or none."""
@@ -133,21 +93,22 @@ class Objective:
         found = self.similarities(index, prompt, rows.texts)
         return float(classification_metrics(found.argmax(1), rows)[self.tasks[index].recipe.metric])
 
-    def identity(self) -> dict[str, Any]:
-        """Return what a checkpoint depends on, in text."""
-        found: dict[str, Any] = {
-            "backbone": self.backbone.fingerprint,
-            "data": repr([(task.recipe, task.labels, task.train, task.validation) for task in self.tasks]),
-            "label_texts": self.label_texts,
-            "layout": self.layout,
+    def measured(self, index: int, prompt: Tensor) -> Measured:
+        """Return what the file of one task says about itself; see `TaskObjective.measured`."""
+        data = self.tasks[index]
+        found = self.similarities(index, prompt, data.validation.texts)
+        scale = calibrated_scale(found, data.validation)
+        metrics = {"validation": classification_metrics(found.argmax(1), data.validation)}
+        if data.test is not None:
+            answers = self.similarities(index, prompt, data.test.texts).argmax(1)
+            metrics["test"] = classification_metrics(answers, data.test)
+        scores = softmax(found[:1] * scale)[0]
+        golden = {
+            "text": data.validation.texts[0],
+            "label": data.labels[int(scores.argmax())],
+            "score": round(float(scores.max()), 5),
         }
-        if self.entry != "first_layer":  # left out, so that checkpoints from before there was a choice still fit
-            found["entry"] = self.entry
-        if self.distillation is not None:
-            given = self.distillation
-            values = [teacher.cpu().numpy().tobytes().hex() for teacher in given.teachers]
-            found["distillation"] = [values, given.weight, given.temperature, given.hidden]
-        return found
+        return Measured("similarity", golden, metrics, scale)
 
     def _read(self, prompt: Tensor | None, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
         context = Context.of(self.backbone, prompt, self.layout, self.entry)
@@ -158,25 +119,3 @@ class Objective:
 
     def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
         return encode(self.backbone.texts, self.tasks[index].recipe, texts, self.max_lengths[index])
-
-
-def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return ``T² KL(teacher ‖ student)`` of two softmaxes with temperature, averaged over rows (equation 3).
-
-    The factor T² keeps the gradient's size when T changes (Hinton et al. 2015); at T = 1 it is the
-    paper's term, averaged where the paper sums.
-    """
-    log_student = functional.log_softmax(student / temperature, -1)
-    log_teacher = functional.log_softmax(teacher / temperature, -1)
-    return temperature**2 * functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
-
-
-def hidden_loss(student: Reading, teacher: Reading) -> Tensor:
-    """Return the squared distance of last hidden states, averaged over visible tokens and channels.
-
-    Equation 4 sums; a sum over channels is ten times the task's loss here, and the student then
-    copies states instead of learning the task (docs/training.md has the figures).
-    """
-    visible = student.mask.to(student.hidden.dtype)
-    distance = (student.hidden - teacher.hidden).square().mean(-1)
-    return (distance * visible).sum() / visible.sum()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mpt_edge._files import replacing
 from mpt_edge.errors import InputError
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.taskfile import TaskFile, headline
 from mpt_edge.training.runlog import LOG, read_log
 
 _STYLE = """
@@ -94,7 +94,7 @@ def _curves(entries: Sequence[dict[str, Any]]) -> Figure:
         if len(lines) > 1:
             lines["mean"] = [entry["mean"] for entry in scored]
         _lines(right, [entry["step"] for entry in scored], lines, front="mean")
-    for axes, what in ((left, "loss, smoothed"), (right, "validation accuracy")):
+    for axes, what in ((left, "loss, smoothed"), (right, "validation")):
         axes.set_title(what, loc="left")
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
@@ -151,13 +151,20 @@ def _svg(figure: Figure) -> str:
     return re.sub(r"\A.*?(?=<svg)", "", buffer.getvalue(), count=1, flags=re.DOTALL)
 
 
+def _percent(figure: tuple[str, float] | None) -> str:
+    if figure is None:
+        return "-"
+    name, value = figure
+    return f"{100 * value:.1f}" if name == "accuracy" else f"{name} {100 * value:.1f}"
+
+
 def _table(tasks: Sequence[TaskFile]) -> str:
     head = ["task", "labels", "rows", "validation", "test", "probe (test)", "vectors"]
     rows = []
     for task in tasks:
         figures = [task.metrics.get("validation"), task.metrics.get("test"), task.metrics.get("probe", {}).get("test")]
         cells = [task.name, len(task.labels), f"{task.training.get('rows', 0):,}"]
-        cells += [f"{100 * figure['accuracy']:.1f}" if figure else "-" for figure in figures]
+        cells += [_percent(headline(figure)) for figure in figures]
         rows.append([*cells, "u, v" if task.two_vectors else "u, v and its own prompt"])
     lines = [_row("th", head), *(_row("td", row) for row in rows)]
     return "<table>" + "\n".join(lines) + "</table>"

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.data import Rows
-from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objective import Objective
+from mpt_edge.training.objectives import TaskObjective
 
 
 def shared_prompt(
-    name: str, prompts: MultitaskPrompt, objective: Objective, training: Mapping[str, Any]
+    name: str, prompts: MultitaskPrompt, objective: TaskObjective, training: Mapping[str, Any]
 ) -> SharedPrompt:
     """Return the file of a trained shared prompt, in float16."""
     licences = {task.recipe.licence for task in objective.tasks if task.recipe.licence}
@@ -35,7 +33,7 @@ def shared_prompt(
 
 
 def write_tasks(
-    objective: Objective,
+    objective: TaskObjective,
     prompts: MultitaskPrompt,
     shared: SharedPrompt,
     folder: Path,
@@ -63,7 +61,7 @@ def write_tasks(
 
 
 def _task_file(
-    objective: Objective,
+    objective: TaskObjective,
     prompts: MultitaskPrompt,
     shared: SharedPrompt,
     index: int,
@@ -74,12 +72,7 @@ def _task_file(
     data, backbone = objective.tasks[index], objective.backbone
     recipe = data.recipe
     composed = prompts(index).detach()
-    found = objective.similarities(index, composed, data.validation.texts)
-    scale = calibrated_scale(found, data.validation)
-    metrics: dict[str, Any] = {"validation": classification_metrics(found.argmax(1), data.validation)}
-    if data.test is not None:
-        metrics["test"] = _test_metrics(objective, composed, index, data.test)
-    scores = softmax(found[:1] * scale)[0]
+    found = objective.measured(index, composed)
     return TaskFile(
         name=recipe.name,
         kind=recipe.kind,
@@ -96,20 +89,14 @@ def _task_file(
         tokenizer=backbone.texts.fingerprint,
         template=recipe.template,
         max_length=objective.max_lengths[index],
-        scale=scale,
-        golden={
-            "text": data.validation.texts[0],
-            "label": data.labels[int(scores.argmax())],
-            "score": round(float(scores.max()), 5),
-        },
-        metrics=metrics,
+        readout=found.readout,
+        scale=found.scale,
+        golden=found.golden,
+        metrics=found.metrics,
+        generation=found.generation,
         training=dict(training),
         licence=recipe.licence,
     )
-
-
-def _test_metrics(objective: Objective, composed: Tensor, index: int, rows: Rows) -> dict[str, Any]:
-    return classification_metrics(objective.similarities(index, composed, rows.texts).argmax(1), rows)
 
 
 def _half(values: Tensor) -> np.ndarray[Any, np.dtype[np.float16]]:

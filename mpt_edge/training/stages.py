@@ -19,9 +19,10 @@ from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import TaskData, few_shot, load_task
+from mpt_edge.training.families import AnyBackbone, new_objective
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objective import Objective
+from mpt_edge.training.objectives import TaskObjective
 from mpt_edge.training.probe import probe
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.results import shared_prompt, write_tasks
@@ -96,7 +97,7 @@ class Origin:
 
 
 def train_source(
-    backbone: Backbone, plan: Plan, prompt: NewPrompt, observe: Observer, teachers: TeacherPlan | None = None
+    backbone: AnyBackbone, plan: Plan, prompt: NewPrompt, observe: Observer, teachers: TeacherPlan | None = None
 ) -> list[TaskFile]:
     """Learn a shared prompt together with every task's vectors (paper section 3.2).
 
@@ -131,7 +132,7 @@ def train_source(
         facts["distillation"] = {key: value for key, value in asdict(teachers).items() if key != "folder"} | {
             "teachers": {r.name: round(t.score, 4) for r, t in zip(plan.recipes, trained, strict=True)}
         }
-    objective = Objective(backbone, tasks, texts, taught, prompt.layout, prompt.entry)
+    objective = new_objective(backbone, tasks, texts, taught, prompt.layout, prompt.entry)
     prompts = MultitaskPrompt(start, len(tasks))
     Trainer(objective, prompts, plan.settings, plan.output, stage="student" if taught else "training").train(observe)
     prompts.balance()
@@ -141,7 +142,7 @@ def train_source(
     return write_tasks(objective, prompts, shared, plan.output, [_facts(plan, "source")] * len(tasks))
 
 
-def train_target(backbone: Backbone, plan: Plan, origin: Origin, observe: Observer) -> list[TaskFile]:
+def train_target(backbone: AnyBackbone, plan: Plan, origin: Origin, observe: Observer) -> list[TaskFile]:
     """Learn further tasks on a shared prompt.
 
     Args:
@@ -193,11 +194,11 @@ def add_probe(backbone: Backbone, plan: Plan) -> list[TaskFile]:
     return found
 
 
-def label_texts(backbone: Backbone, data: TaskData) -> list[list[str]]:
+def label_texts(backbone: AnyBackbone, data: TaskData) -> list[list[str]]:
     """Return each label's texts: the recipe's (or the label itself) and its typical examples."""
     texts = [list(data.recipe.labels.get(label, (label.replace("_", " "),))) for label in data.labels]
     count = data.recipe.label_examples
-    if count:
+    if count and isinstance(backbone, Backbone):
         examples = typical_examples(backbone, data.train, len(data.labels), count)
         texts = [own + [t for t in more if isinstance(t, str)] for own, more in zip(texts, examples, strict=True)]
     return texts
@@ -208,9 +209,11 @@ def replace_settings(plan: Plan, **values: Any) -> Plan:
     return replace(plan, settings=replace(plan.settings, **values))
 
 
-def _train_alone(backbone: Backbone, plan: Plan, origin: Origin, task: TaskData, observe: Observer) -> list[TaskFile]:
+def _train_alone(
+    backbone: AnyBackbone, plan: Plan, origin: Origin, task: TaskData, observe: Observer
+) -> list[TaskFile]:
     """Train one target: its vectors, and its copy of the prompt where that is asked for."""
-    objective = Objective(
+    objective = new_objective(
         backbone, [task], [label_texts(backbone, task)], None, origin.shared.layout, origin.shared.entry
     )
     prompts, starts = _started(objective, origin)
@@ -224,11 +227,11 @@ def _train_alone(backbone: Backbone, plan: Plan, origin: Origin, task: TaskData,
 
 
 def _train_group(
-    backbone: Backbone, plan: Plan, origin: Origin, tasks: list[TaskData], observe: Observer
+    backbone: AnyBackbone, plan: Plan, origin: Origin, tasks: list[TaskData], observe: Observer
 ) -> list[TaskFile]:
     """Train several targets on one new shared prompt."""
     texts = [label_texts(backbone, task) for task in tasks]
-    objective = Objective(backbone, tasks, texts, None, origin.shared.layout, origin.shared.entry)
+    objective = new_objective(backbone, tasks, texts, None, origin.shared.layout, origin.shared.entry)
     prompts, starts = _started(objective, origin)
     folder = plan.output / "runs" / origin.name
     Trainer(objective, prompts, plan.settings, folder, stage=origin.name).train(observe)
@@ -241,7 +244,7 @@ def _train_group(
     return write_tasks(objective, prompts, shared, plan.output, training)
 
 
-def _started(objective: Objective, origin: Origin) -> tuple[MultitaskPrompt, list[str]]:
+def _started(objective: TaskObjective, origin: Origin) -> tuple[MultitaskPrompt, list[str]]:
     """Return prompts that start where the origin says, and what each start is called."""
     prompts = MultitaskPrompt(torch.from_numpy(origin.shared.values.astype(np.float32)), len(objective.tasks))
     names = []
@@ -261,7 +264,7 @@ def _load(plan: Plan) -> list[TaskData]:
     return [few_shot(task, plan.shots, plan.subset_seed) for task in tasks] if plan.shots else tasks
 
 
-def _check_room(backbone: Backbone, tasks: Sequence[TaskData], length: int, entry: str) -> None:
+def _check_room(backbone: AnyBackbone, tasks: Sequence[TaskData], length: int, entry: str) -> None:
     """Refuse texts that do not fit behind a prompt which takes positions of its own."""
     room = backbone.model.max_positions - length
     for recipe in (task.recipe for task in tasks):

@@ -13,7 +13,7 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.multitask import balanced
-from mpt_edge.training.objective import Objective
+from mpt_edge.training.objectives import TaskObjective
 from mpt_edge.training.schedule import TaskBatch
 
 #: Starts that are computed; any other word is a task's name.
@@ -37,7 +37,7 @@ def source_tasks(folder: Path, shared: SharedPrompt) -> dict[str, Vectors]:
 
 
 def start_vectors(
-    how: str, folder: Path, shared: SharedPrompt, objective: Objective, index: int
+    how: str, folder: Path, shared: SharedPrompt, objective: TaskObjective, index: int
 ) -> tuple[str, Vectors]:
     """Return the start of one task, and what to call it in the task's file.
 
@@ -95,7 +95,7 @@ def _vectors(file: TaskFile) -> Vectors:
 
 
 @torch.no_grad()
-def _loss(objective: Objective, index: int, prompt: Tensor) -> float:
+def _loss(objective: TaskObjective, index: int, prompt: Tensor) -> float:
     """Return the mean training loss under a prompt, on rows and labels that are the same for every prompt."""
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(objective.train_rows[index]))[:_TRIED_ROWS]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import TaskData
+from mpt_edge.training.families import AnyBackbone, new_objective
 from mpt_edge.training.multitask import PlainPrompts
-from mpt_edge.training.objective import Distillation, Objective
+from mpt_edge.training.objectives import Distillation
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.trainer import Progress, Trainer
 
@@ -46,7 +46,7 @@ class Teacher:
 
 
 def train_teachers(
-    backbone: Backbone,
+    backbone: AnyBackbone,
     tasks: Sequence[TaskData],
     label_texts: Sequence[Sequence[Sequence[str]]],
     start: Tensor,
@@ -81,7 +81,7 @@ def train_teachers(
     for number, (task, texts) in enumerate(zip(tasks, label_texts, strict=True), start=1):
         stage = f"teacher {task.recipe.name} ({number}/{len(tasks)})"
         prompts = PlainPrompts([start])
-        objective = Objective(backbone, [task], [texts], layout=layout, entry=entry)
+        objective = new_objective(backbone, [task], [texts], None, layout, entry)
         run = Trainer(objective, prompts, settings, plan.folder / task.recipe.name, stage=stage)
         run.train(observe)
         found.append(Teacher(prompts(0).detach().clone(), run.best_score))

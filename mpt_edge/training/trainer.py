@@ -22,7 +22,7 @@ from mpt_edge._files import replacing
 from mpt_edge.errors import InputError, TrainingError
 from mpt_edge.training.hardware import Hardware
 from mpt_edge.training.multitask import Prompts
-from mpt_edge.training.objective import Objective
+from mpt_edge.training.objectives import TaskObjective
 from mpt_edge.training.runlog import RunLog
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule, stochastic_schedule
 from mpt_edge.training.settings import Settings
@@ -43,7 +43,7 @@ class Trainer:
     """One run: an objective, prompts, an optimiser, and the folder that holds its checkpoint and log."""
 
     def __init__(
-        self, objective: Objective, prompts: Prompts, settings: Settings, folder: Path, *, stage: str = "training"
+        self, objective: TaskObjective, prompts: Prompts, settings: Settings, folder: Path, *, stage: str = "training"
     ) -> None:
         """Draw the schedule, and take up a checkpoint where there is one.
 
@@ -212,7 +212,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _schedule(objective: Objective, settings: Settings) -> list[list[TaskBatch]]:
+def _schedule(objective: TaskObjective, settings: Settings) -> list[list[TaskBatch]]:
     lengths = [np.array([len(row.ids) for row in rows]) for rows in objective.train_rows]
     sizes = {"epochs": settings.epochs, "rows_per_epoch": settings.rows_per_epoch, "seed": settings.seed}
     if settings.most_tasks:

@@ -15,7 +15,8 @@ from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.initial import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objective import Distillation, Objective
+from mpt_edge.training.objective import Objective
+from mpt_edge.training.objectives import Distillation
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.trainer import Progress, Trainer

@@ -1,0 +1,56 @@
+"""A PyTorch model behind the seam that the device's search is written against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mpt_edge.decoding import Floats, Ids
+from mpt_edge.training.causal import KeyValue, PromptedCausal
+
+
+class TorchDecoding:
+    """Rows of a decoder-only model; see `mpt_edge.decoding.Decoding`.
+
+    Attributes:
+        rows: how many there are now.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: PromptedCausal, prompt: Tensor | None, rows: int) -> None:
+        """Start rows behind a prompt ``(l, d)`` or behind nothing."""
+        self._model, self.rows = model, rows
+        self._device = next(model.parameters()).device
+        self._past: list[KeyValue] | None = None
+        length = 0 if prompt is None else len(prompt)
+        if prompt is not None:
+            self._past = model.encode_prompt(prompt.to(self._device)[None])
+        self._seen = torch.ones(rows, length, dtype=torch.long, device=self._device)
+        self._next = torch.full((rows, 1), 0 if model.positions_from_zero else length, device=self._device)
+
+    def extend(self, tokens: Ids, mask: Ids) -> Floats:
+        """Append tokens to every row; see `mpt_edge.decoding.Decoding.extend`."""
+        return self.read(tokens, mask)
+
+    @torch.no_grad()
+    def read(self, tokens: Ids, mask: Ids, *, last_only: bool = False) -> Floats:
+        """Append tokens ``(rows, n)``, and return logits behind each, or behind each row's last one."""
+        ids, new = torch.from_numpy(tokens).to(self._device), torch.from_numpy(mask).to(self._device)
+        steps = new.cumsum(1)
+        self._seen = torch.cat([self._seen, new], dim=1)
+        positions = self._next + (steps - 1).clamp(min=0)
+        hidden, self._past = self._model(ids, self._seen, positions, past=self._past)
+        self._next = self._next + steps[:, -1:]
+        if last_only:
+            last = (steps[:, -1:] - 1).clamp(min=0)
+            hidden = torch.gather(hidden, 1, last[..., None].expand(-1, -1, hidden.shape[-1]))
+        found: Floats = self._model.logits(hidden).float().cpu().numpy()
+        return found
+
+    def select(self, rows: Ids) -> None:
+        """Keep, repeat or reorder rows; see `mpt_edge.decoding.Decoding.select`."""
+        chosen = torch.from_numpy(rows).to(self._device)
+        if self._past is not None:
+            shape = (self.rows, -1, -1, -1)
+            self._past = [(key.expand(shape)[chosen], value.expand(shape)[chosen]) for key, value in self._past]
+        self._seen, self._next, self.rows = self._seen[chosen], self._next[chosen], len(rows)

@@ -1,0 +1,39 @@
+"""Which objective goes with which family of backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpt_edge.errors import InputError
+from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.data import TaskData
+from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.objective import Objective
+from mpt_edge.training.objectives import Distillation, TaskObjective
+from mpt_edge.training.text_objective import TextObjective
+
+AnyBackbone = Backbone | GenerativeBackbone
+
+
+def new_objective(
+    backbone: AnyBackbone,
+    tasks: Sequence[TaskData],
+    label_texts: Sequence[Sequence[Sequence[str]]],
+    distillation: Distillation | None = None,
+    layout: str = "prefix",
+    entry: str = "first_layer",
+) -> TaskObjective:
+    """Return the objective of a backbone's family; arguments are those of `Objective`.
+
+    Raises:
+        InputError: a task is to write text, and the backbone cannot.
+    """
+    if isinstance(backbone, GenerativeBackbone):
+        return TextObjective(backbone, tasks, label_texts, distillation, layout, entry)
+    for task in tasks:
+        if task.recipe.kind == "generation":
+            raise InputError(
+                f"{task.recipe.name!r} generates text and {backbone.id} is an encoder; pass a decoder-only model with "
+                "--backbone, or a recipe with labels."
+            )
+    return Objective(backbone, tasks, label_texts, distillation, layout, entry)

@@ -1,0 +1,176 @@
+"""What every objective is: tasks, a loss on a batch of one of them, and figures (paper section 3.2)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mpt_edge.text import Encoded
+from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.schedule import TaskBatch
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Frozen teachers, and how much they count.
+
+    Attributes:
+        teachers: one prompt ``(l, d)`` a task, trained by plain prompt tuning.
+        weight: λ of equation 5; the paper's is 0.9.
+        temperature: T of both softmaxes of equation 3, which the paper does not state.
+        hidden: whether equation 4 counts.
+    """
+
+    teachers: Sequence[Tensor]
+    weight: float = 0.9
+    temperature: float = 2.0
+    hidden: bool = True
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A step's loss and its parts, each a scalar.
+
+    Attributes:
+        task: cross entropy (equation 1).
+        logits: divergence from the teacher's answers (equation 3).
+        hidden: squared distance from the teacher's hidden states (equation 4).
+        total: what is minimised (equation 5).
+    """
+
+    task: Tensor
+    logits: Tensor
+    hidden: Tensor
+    total: Tensor
+
+    def parts(self) -> dict[str, float]:
+        """Return the values by name."""
+        return {name: float(getattr(self, name).detach()) for name in ("task", "logits", "hidden", "total")}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a task file says about how its answers are made and how good they are.
+
+    Attributes:
+        readout: how the answer is read.
+        golden: an example with its answer.
+        metrics: figures on validation rows and, where there are some, on test rows.
+        scale: what logits are multiplied by before the softmax.
+        generation: how text is written, where it is.
+    """
+
+    readout: str
+    golden: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    scale: float = 1.0
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TaskObjective(ABC):
+    """Tasks, tokenised once, with a loss and figures.
+
+    Attributes:
+        backbone: the frozen model.
+        tasks: the tasks.
+        label_texts: for each task, each label's texts.
+        distillation: teachers of the tasks, or None for the task's loss alone.
+        layout: attention layout that prompts are read in.
+        entry: where prompts enter.
+        train_rows: for each task its tokenised training texts.
+        max_lengths: for each task the longest input in tokens.
+    """
+
+    backbone: Backbone | GenerativeBackbone
+    tasks: Sequence[TaskData]
+    label_texts: Sequence[Sequence[Sequence[str]]]
+    distillation: Distillation | None
+    layout: str
+    entry: str
+    train_rows: list[list[Encoded]]
+    max_lengths: list[int]
+
+    @abstractmethod
+    def loss(self, prompt: Tensor | None, batch: TaskBatch, rng: np.random.Generator) -> Loss:
+        """Return the loss of one task's batch under its prompt ``(l, d)`` or none."""
+
+    @abstractmethod
+    def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
+        """Return one task's metric, as its recipe names it, on rows read under a prompt ``(l, d)`` or none."""
+
+    @abstractmethod
+    def measured(self, index: int, prompt: Tensor) -> Measured:
+        """Return what the file of one task says about itself, under its finished prompt ``(l, d)``."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a checkpoint depends on, in text."""
+        found: dict[str, Any] = {
+            "backbone": self.backbone.fingerprint,
+            "data": repr([(task.recipe, task.labels, task.train, task.validation) for task in self.tasks]),
+            "label_texts": self.label_texts,
+            "layout": self.layout,
+        }
+        if self.entry != "first_layer":  # left out, so that checkpoints from before there was a choice still fit
+            found["entry"] = self.entry
+        if self.distillation is not None:
+            given = self.distillation
+            values = [teacher.cpu().numpy().tobytes().hex() for teacher in given.teachers]
+            found["distillation"] = [values, given.weight, given.temperature, given.hidden]
+        return found
+
+
+def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return ``T² KL(teacher ‖ student)`` of two softmaxes with temperature, averaged over rows (equation 3).
+
+    The factor T² keeps the gradient's size when T changes (Hinton et al. 2015); at T = 1 it is the
+    paper's term, averaged where the paper sums.
+    """
+    log_student = functional.log_softmax(student / temperature, -1)
+    log_teacher = functional.log_softmax(teacher / temperature, -1)
+    return temperature**2 * functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Return the squared distance of last hidden states, averaged over visible tokens and channels.
+
+    Equation 4 sums; a sum over channels is ten times the task's loss here, and the student then
+    copies states instead of learning the task (docs/training.md has the figures).
+
+    Args:
+        student: ``(rows, tokens, d)``.
+        teacher: likewise.
+        mask: 1 for visible tokens, ``(rows, tokens)``.
+    """
+    visible = mask.to(student.dtype)
+    distance = (student - teacher).square().mean(-1)
+    return (distance * visible).sum() / visible.sum()
+
+
+def taught_loss(
+    task: Tensor,
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    mask: Tensor,
+    distillation: Distillation,
+) -> Loss:
+    """Return the task's loss with what the teacher adds (equation 5).
+
+    Args:
+        task: the task's loss.
+        student: logits ``(rows, classes)`` and hidden states ``(rows, tokens, d)``.
+        teacher: likewise.
+        mask: 1 for tokens whose hidden states count, ``(rows, tokens)``.
+        distillation: weight, temperature, and whether hidden states count.
+    """
+    divergence = logit_loss(student[0], teacher[0], distillation.temperature)
+    distance = hidden_loss(student[1], teacher[1], mask) if distillation.hidden else torch.zeros_like(task)
+    return Loss(task, divergence, distance, task + distillation.weight * (divergence + distance))

@@ -1,0 +1,192 @@
+"""What a step minimises for a model that generates: the loss of the wanted text behind the input.
+
+A task with labels wants its label's text, and answers by the likeliest one; so the recipes of
+encoders train here too (text to text, paper section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mpt_edge.errors import InputError
+from mpt_edge.generation.choice import likelihoods
+from mpt_edge.generation.options import GenerationOptions
+from mpt_edge.generation.search import Row, write
+from mpt_edge.generation.streaming import TextStream
+from mpt_edge.text import Encoded, Text
+from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.decoding import TorchDecoding
+from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
+from mpt_edge.training.objectives import Distillation, Loss, Measured, TaskObjective, taught_loss
+from mpt_edge.training.schedule import TaskBatch
+from mpt_edge.training.text_metrics import TEXT_METRICS
+
+#: Rows that are read at once where nothing is learned.
+_BATCH = 32
+
+
+class TextObjective(TaskObjective):
+    """Text behind text, on a decoder-only model; see `TaskObjective`."""
+
+    backbone: GenerativeBackbone
+
+    def __init__(
+        self,
+        backbone: GenerativeBackbone,
+        tasks: Sequence[TaskData],
+        label_texts: Sequence[Sequence[Sequence[str]]],
+        distillation: Distillation | None = None,
+        layout: str = "prefix",
+        entry: str = "first_layer",
+    ) -> None:
+        """Tokenise everything; arguments are those of `Objective`.
+
+        Raises:
+            InputError: a label's or a wanted text has no tokens.
+        """
+        self.backbone, self.tasks, self.label_texts, self.distillation = backbone, tasks, label_texts, distillation
+        self.layout, self.entry = layout, entry
+        backbone.model.entry = entry
+        self.max_lengths = [min(task.recipe.max_length, backbone.max_length) for task in tasks]
+        self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(tasks)]
+        self._choices = [backbone.texts.continuations([group[0] for group in groups]) for groups in label_texts]
+        self._targets = [self._wanted(i, task.train) for i, task in enumerate(tasks)]
+
+    def loss(self, prompt: Tensor | None, batch: TaskBatch, rng: np.random.Generator) -> Loss:  # noqa: ARG002
+        """Return the mean loss of the wanted tokens; see `TaskObjective.loss`."""
+        rows = [self.train_rows[batch.task][i] for i in batch.rows]
+        targets = [self._targets[batch.task][i] for i in batch.rows]
+        logits, hidden, mask, wanted = self._read(prompt, rows, targets)
+        task = functional.cross_entropy(logits, wanted)
+        if self.distillation is None:
+            zero = torch.zeros_like(task)
+            return Loss(task, zero, zero, task)
+        with torch.no_grad():
+            taught, states, _, _ = self._read(self.distillation.teachers[batch.task], rows, targets)
+        return taught_loss(task, (logits, hidden), (taught, states), mask, self.distillation)
+
+    def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
+        """Return one task's metric; see `TaskObjective.score`."""
+        return float(self._figures(index, prompt, rows)[self.tasks[index].recipe.metric])
+
+    def measured(self, index: int, prompt: Tensor) -> Measured:
+        """Return what the file of one task says about itself; see `TaskObjective.measured`."""
+        data, recipe = self.tasks[index], self.tasks[index].recipe
+        metrics = {"validation": self._figures(index, prompt, data.validation)}
+        if data.test is not None:
+            metrics["test"] = self._figures(index, prompt, data.test)
+        first = data.validation.texts[0]
+        if recipe.kind == "generation":
+            golden = {"text": first, "label": self.write(index, prompt, [first])[0], "score": 0.0}
+            generation = {"max_new_tokens": recipe.max_target_length}
+            return Measured("generation", golden, metrics, generation=generation)
+        scores = self.likelihoods(index, prompt, data.validation.texts)
+        scale = calibrated_scale(scores, data.validation)
+        chances = softmax(scores[:1] * scale)[0]
+        golden = {
+            "text": first,
+            "label": data.labels[int(chances.argmax())],
+            "score": round(float(chances.max()), 5),
+        }
+        # Only the label texts are ever read behind the input, so no room is kept for more.
+        longest = max(len(tokens) for tokens in self._choices[index])
+        return Measured("choice", golden, metrics, scale, {"max_new_tokens": longest})
+
+    @torch.no_grad()
+    def write(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> list[str]:
+        """Write each text's answer under a prompt ``(l, d)`` or none, greedily, as the device does."""
+        options = GenerationOptions(max_new_tokens=self.tasks[index].recipe.max_target_length)
+        found: list[str] = []
+        for rows in _batches(self._encode(index, texts)):
+            decoding, logits = self._opened(prompt, rows)
+            streams = [TextStream(self.backbone.texts.tokenizer, row.ids) for row in rows]
+            under_way = [Row(stream, options, list(row.ids)) for stream, row in zip(streams, rows, strict=True)]
+            for _ in write(decoding, logits, under_way, self.backbone.eos_ids):
+                pass
+            found += [stream.text.lstrip() for stream in streams]
+        return found
+
+    @torch.no_grad()
+    def likelihoods(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
+        """Return the mean log-likelihood of every label's text, ``(rows, labels)``."""
+        found = []
+        for rows in _batches(self._encode(index, texts)):
+            decoding, logits = self._opened(prompt, rows)
+            found += likelihoods(decoding, logits, [self._choices[index]] * len(rows))
+        return np.stack(found).astype(np.float32)
+
+    @torch.no_grad()
+    def held_out_loss(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
+        """Return the mean loss a token of the wanted texts."""
+        encoded, targets = self._encode(index, rows.texts), self._wanted(index, rows)
+        total, count = 0.0, 0
+        for start in range(0, len(encoded), _BATCH):
+            part = slice(start, start + _BATCH)
+            logits, _, _, wanted = self._read(prompt, encoded[part], targets[part])
+            total += float(functional.cross_entropy(logits, wanted, reduction="sum"))
+            count += len(wanted)
+        return total / count
+
+    def _figures(self, index: int, prompt: Tensor | None, rows: Rows) -> dict[str, Any]:
+        recipe = self.tasks[index].recipe
+        if recipe.kind != "generation":
+            return classification_metrics(self.likelihoods(index, prompt, rows.texts).argmax(1), rows)
+        value = TEXT_METRICS[recipe.metric](self.write(index, prompt, rows.texts), rows.references)
+        loss = self.held_out_loss(index, prompt, rows)
+        return {recipe.metric: round(value, 4), "loss": round(loss, 4), "rows": len(rows)}
+
+    def _wanted(self, index: int, rows: Rows) -> list[list[int]]:
+        """Return the tokens that are wanted behind each text, and the one that ends them."""
+        recipe = self.tasks[index].recipe
+        if recipe.kind != "generation":
+            return [self._choices[index][label] for label in rows.labels]
+        found = self.backbone.texts.continuations([answers[0] for answers in rows.references])
+        if not all(found):
+            raise InputError(f"{recipe.name}: a text to generate has no tokens; give it words or drop its row.")
+        return [tokens[: recipe.max_target_length] + list(self.backbone.eos_ids[:1]) for tokens in found]
+
+    def _read(
+        self, prompt: Tensor | None, rows: Sequence[Encoded], targets: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Read inputs and wanted texts in one pass.
+
+        Returns:
+            Logits of all wanted tokens ``(tokens, vocabulary)``, hidden states ``(rows, columns, d)``, the
+            mask of columns that are there, and the wanted tokens ``(tokens,)``.
+        """
+        whole = [[*row.ids, *target] for row, target in zip(rows, targets, strict=True)]
+        batch = self.backbone.texts.pad([Encoded(ids, [0] * len(ids), truncated=False) for ids in whole])
+        device = next(self.backbone.model.parameters()).device
+        ids, mask = torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.attention_mask).to(device)
+        model, length = self.backbone.model, 0 if prompt is None else len(prompt)
+        past = None if prompt is None else model.encode_prompt(prompt.to(device)[None])
+        keys = functional.pad(mask, (length, 0), value=1)
+        hidden, _ = model(ids, keys, model.text_positions(mask, length), past=past)
+        places = [
+            (i, column)
+            for i, (row, target) in enumerate(zip(rows, targets, strict=True))
+            for column in range(len(row.ids) - 1, len(row.ids) + len(target) - 1)
+        ]
+        at, columns = torch.tensor(places, device=device).T
+        return model.logits(hidden[at, columns]).float(), hidden.float(), mask, ids[at, columns + 1]
+
+    def _opened(self, prompt: Tensor | None, rows: Sequence[Encoded]) -> tuple[TorchDecoding, Any]:
+        decoding = TorchDecoding(self.backbone.model, prompt, len(rows))
+        batch = self.backbone.texts.pad(rows)
+        return decoding, decoding.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
+
+    def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
+        template = self.tasks[index].recipe.template
+        return [self.backbone.texts.fit(template, text, self.max_lengths[index]) for text in texts]
+
+
+def _batches(rows: Sequence[Encoded]) -> list[list[Encoded]]:
+    return [list(rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]
