@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from numpy.typing import NDArray
 
 from mpt_edge.errors import InputError
 from mpt_edge.text import Encoded, Text, TextEncoder, checked, render
@@ -34,6 +35,15 @@ class Rows:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.texts)
+
+    def take(self, chosen: NDArray[np.int64]) -> Rows:
+        """Return some rows by index, in the order of the data."""
+        kept = np.sort(chosen).tolist()
+        return Rows(
+            [self.texts[i] for i in kept],
+            [self.labels[i] for i in kept] if self.labels else [],
+            [self.references[i] for i in kept] if self.references else [],
+        )
 
     def head(self, count: int) -> Rows:
         """Return the first rows."""
@@ -89,7 +99,8 @@ def load_task(recipe: Recipe, root: Path, *, test: bool = False) -> TaskData:
 def few_shot(data: TaskData, shots: int, seed: int) -> TaskData:
     """Return a task with ``shots`` training rows a label, and as many validation rows at most.
 
-    A label with fewer validation rows keeps all it has; the test split is left whole.
+    Where text is generated there are no labels, and ``shots`` rows in all. A label with fewer validation
+    rows keeps all it has; the test split is left whole.
 
     Args:
         data: the task with all its rows.
@@ -100,6 +111,13 @@ def few_shot(data: TaskData, shots: int, seed: int) -> TaskData:
         InputError: a label has fewer training rows than ``shots``.
     """
     rng = np.random.default_rng(seed)
+    if data.recipe.kind == "generation":
+        if len(data.train) < shots:
+            raise InputError(
+                f"{data.recipe.name}: there are {len(data.train)} training rows, fewer than {shots}; lower --shots."
+            )
+        drawn = [rng.permutation(len(rows))[:shots] for rows in (data.train, data.validation)]
+        return replace(data, train=data.train.take(drawn[0]), validation=data.validation.take(drawn[1]))
     counts = np.bincount(data.train.labels, minlength=len(data.labels))
     if counts.min() < shots:
         label = data.labels[int(counts.argmin())]
@@ -114,8 +132,7 @@ def _some(rows: Rows, count: int, rng: np.random.Generator) -> Rows:
     """Draw up to ``count`` rows of each label."""
     gold = np.array(rows.labels)
     drawn = [rng.permutation(np.flatnonzero(gold == label))[:count] for label in np.unique(gold)]
-    kept = np.sort(np.concatenate(drawn)).tolist()
-    return Rows([rows.texts[i] for i in kept], [rows.labels[i] for i in kept])
+    return rows.take(np.concatenate(drawn))
 
 
 def _column_rows(recipe: Recipe, split: str, root: Path) -> list[tuple[Text, str]]:

@@ -10,7 +10,7 @@ import pytest
 
 from mpt_edge.errors import InputError
 from mpt_edge.training.columns import as_text, column, roots
-from mpt_edge.training.data import load_task
+from mpt_edge.training.data import few_shot, load_task
 from mpt_edge.training.recipes import Recipe
 
 
@@ -76,3 +76,14 @@ def test_a_row_with_nothing_to_generate(tmp_path: Path, target: object) -> None:
 def test_a_column_of_a_pattern_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no column 'gloss'"):
         load_task(recipe(tmp_path, [{"source": "a", "target": "b"}], target="{gloss}!"), tmp_path)
+
+
+def test_few_rows_to_generate(tmp_path: Path) -> None:
+    """There are no labels to draw from, so it is that many rows in all."""
+    rows = [{"source": f"s{i}", "target": f"t{i}"} for i in range(9)]
+    drawn = few_shot(load_task(recipe(tmp_path, rows), tmp_path), 4, seed=1)
+    assert len(drawn.train) == len(drawn.validation) == 4
+    assert [answers[0].replace("t", "s") for answers in drawn.train.references] == drawn.train.texts
+    assert drawn.train.texts != few_shot(load_task(recipe(tmp_path, rows), tmp_path), 4, seed=2).train.texts
+    with pytest.raises(InputError, match="9 training rows, fewer than 10"):
+        few_shot(load_task(recipe(tmp_path, rows), tmp_path), 10, seed=1)

@@ -1,0 +1,88 @@
+"""`mpt-edge run` where a model writes: the real command on an exported bundle of real weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mpt_edge
+from tests.test_writing import LLAMA, TEXTS, bundle
+
+__all__ = ["bundle"]
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = pytest.mark.skipif(not LLAMA.is_dir(), reason="no ../shared/weights with the TinyStories models")
+
+
+def test_one_text_is_streamed(bundle: Path, mpt_edge_command: Command) -> None:
+    """What arrives on standard output is the text that the API returns, and nothing else."""
+    done = mpt_edge_command("run", "--task", "story", TEXTS[0], "--bundle", bundle, "--max-new-tokens", 12)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == mpt_edge.load(bundle).task("story")(TEXTS[0], max_new_tokens=12).label + "\n"
+
+
+def test_options_reach_the_search(bundle: Path, mpt_edge_command: Command) -> None:
+    task = mpt_edge.load(bundle).task("story")
+    options = ["--temperature", 0.9, "--top-k", 20, "--top-p", 0.9, "--seed", 7, "--repetition-penalty", 1.1]
+    done = mpt_edge_command("run", "--task", "story", TEXTS[0], "--bundle", bundle, "--stop", ".", *options)
+    wanted = task(TEXTS[0], temperature=0.9, top_k=20, top_p=0.9, seed=7, repetition_penalty=1.1, stop=".")
+    assert done.stdout == wanted.label + "\n"
+    beams = mpt_edge_command("run", "--task", "story", TEXTS[0], "--bundle", bundle, "--num-beams", 3, "--json")
+    assert json.loads(beams.stdout)["output"] == task(TEXTS[0], num_beams=3).label
+
+
+def test_rows_of_several_tasks(bundle: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+    rows = [{"text": text, "task": task} for text, task in zip(TEXTS, ("story", "mood", "other-story"), strict=True)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = mpt_edge_command("run", "--input", tmp_path / "rows.jsonl", "--json", "--bundle", bundle)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    wanted = mpt_edge.load(bundle).run(TEXTS, tasks=["story", "mood", "other-story"])
+    assert [row.get("output", row.get("label")) for row in found] == [answer.label for answer in wanted]
+    assert found[0]["finish"] in ("length", "eos")
+    assert found[0]["new_tokens"] > 0
+    assert found[1]["scores"].keys() == {"good", "bad"}
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--max-new-tokens", 0], "limit of 0 new tokens leaves nothing to write"),
+        (["--max-new-tokens", 5000], "leave no room for a text"),
+        (["--temperature", -1], "a temperature of -1.0 is not possible"),
+        (["--num-beams", 2, "--temperature", 1], "beams follow the likeliest tokens"),
+        (["--top-p", 2], "top_p above 0 and at most 1"),
+        (["--stop", ""], "a stop text is empty"),
+    ],
+)
+def test_bad_options_are_one_sentence(
+    bundle: Path, mpt_edge_command: Command, options: list[object], part: str
+) -> None:
+    done = mpt_edge_command("run", "--task", "story", "The cat", "--bundle", bundle, *options)
+    assert done.returncode == 1
+    assert part in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_an_encoder_writes_no_text(tiny_bundle: Path, mpt_edge_command: Command) -> None:
+    done = mpt_edge_command("run", "--task", "topic", "a film", "--bundle", tiny_bundle, "--max-new-tokens", 3)
+    assert done.returncode == 1
+    assert "write no text; leave --max-new-tokens out" in done.stderr
+
+
+def test_tasks_are_listed_and_shown(bundle: Path, mpt_edge_command: Command) -> None:
+    listed = mpt_edge_command("tasks", "list", "--bundle", bundle)
+    assert [line.split()[:2] for line in listed.stdout.splitlines()[1:]] == [
+        ["ask", "generation"],
+        ["mood", "classification"],
+        ["other-story", "generation"],
+        ["story", "generation"],
+    ]
+    shown = json.loads(mpt_edge_command("tasks", "show", "story", "--bundle", bundle).stdout)
+    assert (shown["readout"], shown["generation"]) == ("generation", {"max_new_tokens": 24})
+    assert "4 tasks are as they were made" in mpt_edge_command("tasks", "verify", "--bundle", bundle).stdout

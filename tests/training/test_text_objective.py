@@ -1,0 +1,156 @@
+"""Text tasks on a decoder-only model: loss and answers against transformers, training that helps, and the bundle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+from transformers import AutoModelForCausalLM
+
+import mpt_edge
+from mpt_edge.errors import InputError
+from mpt_edge.prompts import SharedPrompt
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.data import Rows, TaskData, load_task
+from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.training.objectives import Distillation
+from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.schedule import TaskBatch
+from mpt_edge.training.settings import Settings
+from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
+from mpt_edge.training.teachers import TeacherPlan
+from mpt_edge.training.text_objective import TextObjective
+from mpt_edge.training.trainer import Progress
+from mpt_edge_export import ExportPlan, export_bundle
+from tests.conftest import SHARED
+
+LLAMA = SHARED / "weights" / "tinystories-656k-llama"
+TEXTS = ["The cat", "Tom had a ball and", "One day"]
+ANSWERS = [("It sat on the mat.", "It slept."), ("He was happy.",), ("She ran to the park.",)]
+
+pytestmark = pytest.mark.skipif(not LLAMA.is_dir(), reason="no ../shared/weights with the TinyStories models")
+
+
+@pytest.fixture(scope="module")
+def backbone() -> GenerativeBackbone:
+    found = open_backbone(str(LLAMA))
+    assert isinstance(found, GenerativeBackbone)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def story() -> TaskData:
+    rows = Rows(TEXTS, [], ANSWERS)
+    recipe = Recipe(
+        "story", "t", "v", kind="generation", template="{text}:", max_length=32, max_target_length=12, metric="f1"
+    )
+    return TaskData(recipe, (), rows, rows, None)
+
+
+def prompt(seed: int) -> torch.Tensor:
+    return 0.05 * torch.randn(7, 128, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def reference_losses(backbone: GenerativeBackbone, given: torch.Tensor | None) -> np.ndarray:
+    """Loss of every wanted token, one text at a time, from the unchanged model."""
+    model = AutoModelForCausalLM.from_pretrained(LLAMA, dtype=torch.float32).eval()
+    found = []
+    for text, answers in zip(TEXTS, ANSWERS, strict=True):
+        ids = backbone.texts.encode([f"{text}:"], 100)[0].ids
+        wanted = [*backbone.texts.continuations([answers[0]])[0][:12], 2]
+        rows = model.get_input_embeddings()(torch.tensor(ids + wanted))
+        rows = rows if given is None else torch.cat([given, rows])
+        scores = log_softmax(model(inputs_embeds=rows[None]).logits[0].numpy(), axis=-1)
+        places = np.arange(len(rows) - len(wanted) - 1, len(rows) - 1)
+        found.append(-scores[places, wanted])
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_loss_is_that_of_transformers(backbone: GenerativeBackbone, seed: int | None) -> None:
+    given = None if seed is None else prompt(seed)
+    objective = TextObjective(backbone, [story()], [[]])
+    wanted = reference_losses(backbone, given).mean()
+    loss = objective.loss(given, TaskBatch(0, np.arange(3)), np.random.default_rng(0))
+    assert float(loss.task) == pytest.approx(wanted, abs=1e-4)
+    assert objective.held_out_loss(0, given, story().validation) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_teacher_pulls_and_an_agreeing_one_does_not(backbone: GenerativeBackbone) -> None:
+    batch = TaskBatch(0, np.arange(3))
+    same = TextObjective(backbone, [story()], [[]], Distillation([prompt(1)]))
+    loss = same.loss(prompt(1), batch, np.random.default_rng(0))
+    assert float(loss.logits) == pytest.approx(0, abs=1e-6)
+    assert float(loss.hidden) == pytest.approx(0, abs=1e-6)
+    other = TextObjective(backbone, [story()], [[]], Distillation([prompt(2)]))
+    given = prompt(1).requires_grad_()
+    loss = other.loss(given, batch, np.random.default_rng(0))
+    assert float(loss.logits) > 1e-4
+    assert float(loss.hidden) > 1e-4
+    assert float(loss.total) == pytest.approx(float(loss.task + 0.9 * (loss.logits + loss.hidden)), rel=1e-5)
+    loss.total.backward()
+    assert given.grad is not None
+    assert (given.grad.abs().sum(1) > 0).all()
+
+
+def write_data(folder: Path) -> list[Recipe]:
+    """Write a task that always wants the same words, and one of two labels."""
+    things = ["cat", "dog", "ball", "park", "tree", "boy"]
+    rows = [{"text": f"The {thing}", "target": "was very happy."} for thing in things]
+    (folder / "happy.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows = [{"text": f"{name} saw a {thing}.", "label": name} for thing in things for name in ("Tom", "Lily")]
+    (folder / "who.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    common = {"template": "{text}\n", "max_length": 32}
+    written = {"kind": "generation", "metric": "exact_match", "max_target_length": 8}
+    return [
+        Recipe("happy", "happy.jsonl", "happy.jsonl", "happy.jsonl", **written, **common),
+        Recipe("who", "who.jsonl", "who.jsonl", labels={"Tom": ("He was Tom.",), "Lily": ("She was Lily.",)}, **common),
+    ]
+
+
+def silent(_: Progress) -> None:
+    """Observe nothing."""
+
+
+def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(backbone: GenerativeBackbone, tmp_path: Path) -> None:
+    """Teachers, student, target, export: the device gives the texts and labels that training measured."""
+    happy, who = write_data(tmp_path)
+    settings = Settings(epochs=30, batch_size=6, tasks_per_step=2, prompt_rate=0.05, task_rate=0.05)
+    plan = Plan([happy, who], tmp_path, tmp_path / "run", settings, test=True)
+    teachers = TeacherPlan(tmp_path / "teachers", epochs=2, rate=0.05)
+    tasks = {task.name: task for task in train_source(backbone, plan, NewPrompt("shared", 8), silent, teachers)}
+    assert (tasks["happy"].readout, tasks["who"].readout) == ("generation", "choice")
+    assert tasks["happy"].metrics["test"]["exact_match"] > 0.5  # nothing of it is ever written without training
+    data = load_task(happy, tmp_path)
+    untrained = TextObjective(backbone, [data], [[]])
+    assert set(untrained.write(0, None, data.train.texts)) != {"was very happy."}
+    assert tasks["happy"].metrics["test"]["loss"] < 0.7 * untrained.held_out_loss(0, None, data.train)
+    assert tasks["who"].metrics["validation"]["accuracy"] > 0.5  # of two labels, each for half of the rows
+    shared = SharedPrompt.load(tmp_path / "run/prompts/shared.safetensors")
+    plan = replace(plan, recipes=[replace(happy, name="again")], settings=replace(settings, epochs=2))
+    train_target(backbone, plan, Origin(tmp_path / "run", shared, "nearest"), silent)
+    export_bundle(ExportPlan(backbone, [tmp_path / "run"], tmp_path / "bundle"))
+    model = mpt_edge.load(tmp_path / "bundle", threads=1)
+    assert model.tasks == ["again", "happy", "who"]
+    for name in model.tasks:
+        golden = TaskFile.load(tmp_path / f"run/tasks/{name}.safetensors").golden
+        answer = model.task(name)(golden["text"])
+        assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-3))
+
+
+def test_an_encoder_does_not_write(tiny: Backbone, tmp_path: Path) -> None:
+    plan = Plan([write_data(tmp_path)[0]], tmp_path, tmp_path / "run", Settings(epochs=1))
+    with pytest.raises(InputError, match="'happy' generates text and tiny-bert is an encoder"):
+        train_source(tiny, plan, NewPrompt("shared", 8), silent)
