@@ -11,12 +11,17 @@ from conftest import save_tokenizer
 from peft import MultitaskPromptTuningConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
     PreTrainedModel,
     RobertaConfig,
 )
@@ -34,18 +39,40 @@ CONFIGS = {
     "electra": ElectraConfig(**_SIZES, **_MORE, embedding_size=32),
     "roberta": RobertaConfig(**_SIZES, **_MORE, type_vocab_size=1),
 }
+_NO_END = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
+_ROTARY = _SIZES | _MORE | _NO_END | {"num_key_value_heads": 2, "head_dim": 8}
+CAUSAL = {
+    "gemma2": Gemma2Config(**_ROTARY, query_pre_attn_scalar=8, sliding_window=12),
+    "gpt2": GPT2Config(
+        vocab_size=100, n_positions=48, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, **_NO_END
+    ),
+    "gpt_neo": GPTNeoConfig(
+        vocab_size=100,
+        max_position_embeddings=48,
+        hidden_size=32,
+        num_layers=2,
+        attention_types=[[["global", "local"], 1]],
+        num_heads=4,
+        intermediate_size=48,
+        window_size=9,
+        initializer_range=0.3,
+        **_NO_END,
+    ),
+    "llama": LlamaConfig(**_ROTARY),
+}
 MODELS = {
     "SEQ_CLS": AutoModelForSequenceClassification,
     "TOKEN_CLS": AutoModelForTokenClassification,
     "QUESTION_ANS": AutoModelForQuestionAnswering,
     "FEATURE_EXTRACTION": AutoModel,
+    "CAUSAL_LM": AutoModelForCausalLM,
 }
 
 
 def save_base(kind: str, folder: Path) -> Path:
-    """Write a small random encoder with a tokenizer, norms and biases included."""
+    """Write a small random model with a tokenizer, norms and biases included."""
     torch.manual_seed(1)
-    model = AutoModel.from_config(CONFIGS[kind])
+    model = AutoModelForCausalLM.from_config(CAUSAL[kind]) if kind in CAUSAL else AutoModel.from_config(CONFIGS[kind])
     shake(model)
     model.save_pretrained(folder)
     save_tokenizer(folder)

@@ -31,10 +31,12 @@ def peft(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the shared prompt.", show_default="the adapter's")] = "",
     label: Annotated[
-        list[str] | None, typer.Option(help="Names of the head's labels, in order.", show_default="the base model's")
+        list[str] | None,
+        typer.Option(help="Names of the head's labels, in order; or the texts a model that generates chooses from."),
     ] = None,
     pair: Annotated[bool, typer.Option("--pair", help="The tasks read pairs of texts.")] = False,
     max_length: Annotated[int, typer.Option(min=3, help="Longest text in tokens.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=0, help="Longest text to write; 0 for the default.")] = 0,
     licence: Annotated[str, typer.Option(help="Licence of the data it was trained on.")] = "",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub adapter.")] = None,
 ) -> None:
@@ -44,7 +46,7 @@ def peft(
     from mpt_edge_export.peft.importing import ImportOptions
 
     kind = "pair" if pair else "classification"
-    options = ImportOptions(task_names(task or []), name, tuple(label or ()), kind, max_length, licence)
+    options = ImportOptions(task_names(task or []), name, tuple(label or ()), kind, max_length, max_new_tokens, licence)
     imported = import_command(adapter, backbone, output, options, revision=revision)
     for warning in imported.warnings:
         typer.echo(f"mpt-edge: {warning}", err=True)

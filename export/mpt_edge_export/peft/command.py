@@ -11,7 +11,7 @@ from mpt_edge.bundle import MANIFEST, Bundle
 from mpt_edge.errors import InputError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import load_backbone
+from mpt_edge.training.generative import open_backbone
 from mpt_edge_export.peft.adapter import CONFIG, read_adapter
 from mpt_edge_export.peft.caikit import is_caikit, read_caikit
 from mpt_edge_export.peft.importing import Imported, ImportOptions, import_adapter
@@ -49,7 +49,7 @@ def import_command(
     folded = is_caikit(folder) and not (folder / CONFIG).is_file()
     # before the backbone, which takes longer
     read = read_caikit(folder) if folded else read_adapter(adapter, revision)
-    imported = import_adapter(read, load_backbone(backbone), options)
+    imported = import_adapter(read, open_backbone(backbone), options)
     if (output / MANIFEST).is_file():
         _install(imported, Bundle.open(output))
     else:

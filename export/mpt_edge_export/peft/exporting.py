@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
+from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge_export.peft.adapter import CONFIG, MULTITASK, PLAIN, SAFETENSORS
@@ -118,7 +119,7 @@ def export_adapter(
 def _source(bundle: Bundle, tasks: list[TaskFile], base_model: str) -> Source:
     first = tasks[0]
     shared = [_shared(bundle, task) for task in tasks]
-    types = [_task_type(task) for task in tasks]
+    types = [_task_type(task, bundle.manifest.family) for task in tasks]
     problems = {
         "scale different shared prompts": any(not np.array_equal(shared[0], other) for other in shared),
         "are of different kinds": len(set(types)) > 1,
@@ -142,7 +143,7 @@ def _shared(bundle: Bundle, task: TaskFile) -> Floats:
         values, layout, entry = prompt.values, prompt.layout, prompt.entry
     else:
         values, layout, entry = task.own_prompt, task.layout, task.entry
-    if bundle.manifest.family == "encoder" and (layout, entry) != (LAYOUT, ENTRY):
+    if not _read_alike(bundle.manifest, layout, entry):
         raise UnsupportedModelError(
             f"{task.name!r} was trained in the {layout or 'prefix'} layout with its prompt as the first layer's input; "
             "PEFT feeds prompts as word embeddings that attend to the text, where it would answer differently."
@@ -150,8 +151,16 @@ def _shared(bundle: Bundle, task: TaskFile) -> Floats:
     return values.astype(np.float32)
 
 
-def _task_type(task: TaskFile) -> str:
+def _read_alike(manifest: Manifest, layout: str, entry: str) -> bool:
+    """Whether PEFT reads a prompt of this layout and entry as the bundle does."""
+    if manifest.family == "causal":
+        return not manifest.generation["positions_from_zero"]
+    return layout == LAYOUT and (entry == ENTRY or manifest.family != "encoder")
+
+
+def _task_type(task: TaskFile, family: str) -> str:
     known = {readout: task_type for task_type, readout in READOUTS.items()} | {"similarity": "FEATURE_EXTRACTION"}
+    known |= dict.fromkeys(("generation", "choice"), "CAUSAL_LM" if family == "causal" else "SEQ_2_SEQ_LM")
     return str(task.training.get("task_type") or known[task.readout])
 
 

@@ -15,9 +15,12 @@ from transformers import AutoModel
 from mpt_edge.errors import CorruptFileError, UnsupportedModelError
 from mpt_edge.heads import Head, Layer
 from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.generative import GenerativeBackbone
 from mpt_edge_export.peft.adapter import PeftAdapter
 
 Tensors = Mapping[str, NDArray[np.float32]]
+
+AnyBackbone = Backbone | GenerativeBackbone
 
 #: How the answer of each task type is read here.
 READOUTS = {
@@ -25,6 +28,8 @@ READOUTS = {
     "TOKEN_CLS": "tokens",
     "QUESTION_ANS": "span",
     "FEATURE_EXTRACTION": "embedding",
+    "CAUSAL_LM": "generation",
+    "SEQ_2_SEQ_LM": "generation",
 }
 
 #: Layers of a sequence classifier by ``model_type``: the module's name, and what follows it.
@@ -39,8 +44,8 @@ _SEQUENCE |= dict.fromkeys(("camembert", "xlm-roberta"), _SEQUENCE["roberta"])
 _PER_TOKEN = {"TOKEN_CLS": (("classifier", ""),), "QUESTION_ANS": (("qa_outputs", ""),)}
 
 
-def head_of(adapter: PeftAdapter, backbone: Backbone) -> Head | None:
-    """Return the head behind an adapter's prompts; None for feature extraction.
+def head_of(adapter: PeftAdapter, backbone: AnyBackbone) -> Head | None:
+    """Return the head behind an adapter's prompts; None where the task type has none.
 
     Raises:
         CorruptFileError: the adapter did not save it whole, or saved other modules too.
@@ -48,7 +53,7 @@ def head_of(adapter: PeftAdapter, backbone: Backbone) -> Head | None:
     """
     layers = _layers(adapter.task_type, backbone)
     tensors = dict(adapter.modules)
-    if ("pooler.dense", "tanh") in layers:
+    if isinstance(backbone, Backbone) and ("pooler.dense", "tanh") in layers:
         tensors |= _pooler(backbone)
     found = [_layer(adapter, tensors, name, activation) for name, activation in layers]
     if tensors:
@@ -59,12 +64,12 @@ def head_of(adapter: PeftAdapter, backbone: Backbone) -> Head | None:
     return Head(tuple(found)) if found else None
 
 
-def head_names(task_type: str, backbone: Backbone) -> list[str]:
+def head_names(task_type: str, backbone: AnyBackbone) -> list[str]:
     """Return what the layers of a head are called in the base model."""
     return [name for name, _ in _layers(task_type, backbone)]
 
 
-def _layers(task_type: str, backbone: Backbone) -> tuple[tuple[str, str], ...]:
+def _layers(task_type: str, backbone: AnyBackbone) -> tuple[tuple[str, str], ...]:
     kind = backbone.model.model.config.model_type
     return _SEQUENCE.get(kind, ()) if task_type == "SEQ_CLS" else _PER_TOKEN.get(task_type, ())
 

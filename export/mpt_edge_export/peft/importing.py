@@ -15,9 +15,9 @@ from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.heads import Head
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import NAME, TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.generative import GenerativeBackbone
 from mpt_edge_export.peft.adapter import MULTITASK, PeftAdapter
-from mpt_edge_export.peft.heads import READOUTS, head_names, head_of
+from mpt_edge_export.peft.heads import READOUTS, AnyBackbone, head_names, head_of
 
 #: PEFT's layout and entry: prompt and text attend to each other, and the prompt enters in place of word embeddings.
 LAYOUT, ENTRY = "joint", "inputs_embeds"
@@ -34,8 +34,10 @@ class ImportOptions:
         tasks: names of the task ids to import; empty for all of them, named after the adapter.
         name: name of the shared prompt; empty for the adapter's.
         labels: names of the labels, in the head's order; empty for those of the base model's configuration.
+            For a model that generates, the texts of which it chooses one; empty to write freely.
         kind: ``"classification"`` for single texts, ``"pair"`` for pairs.
         max_length: longest text in tokens.
+        max_new_tokens: longest text to write, in tokens; 0 for the default.
         licence: licence of the data the adapter was trained on.
     """
 
@@ -44,6 +46,7 @@ class ImportOptions:
     labels: Sequence[str] = ()
     kind: str = "classification"
     max_length: int = 128
+    max_new_tokens: int = 0
     licence: str = ""
 
 
@@ -69,7 +72,7 @@ class Imported:
             task.save(folder / "tasks" / f"{task.name}.safetensors")
 
 
-def import_adapter(adapter: PeftAdapter, backbone: Backbone, options: ImportOptions | None = None) -> Imported:
+def import_adapter(adapter: PeftAdapter, backbone: AnyBackbone, options: ImportOptions | None = None) -> Imported:
     """Turn an adapter into tasks of a backbone.
 
     A multitask adapter becomes a shared prompt that its tasks scale; plain prompt tuning becomes a
@@ -90,25 +93,42 @@ def import_adapter(adapter: PeftAdapter, backbone: Backbone, options: ImportOpti
     warnings = _check(adapter, backbone)
     name = options.name or _file_name(adapter.source)
     head = head_of(adapter, backbone)
+    layout, entry = _placement(backbone)
     shared = SharedPrompt(
         name=name,
         values=adapter.shared(),
-        layout=LAYOUT,
+        layout=layout,
         backbone=backbone.fingerprint,
         training=_facts(adapter),
         licence=options.licence,
-        entry=ENTRY,
+        entry=entry,
     )
     chosen = options.tasks or _default_names(adapter, name)
     files = [_task_file(adapter, backbone, shared, head, options, task, index) for task, index in chosen.items()]
     return Imported(shared if adapter.method == MULTITASK else None, files, warnings)
 
 
-def _check(adapter: PeftAdapter, backbone: Backbone) -> list[str]:
+def _placement(backbone: AnyBackbone) -> tuple[str, str]:
+    """Return the layout and the entry in which a backbone reads prompts as it does in PEFT.
+
+    In decoder-only models prompt rows see prompt rows alone anyway, so they can be cached, which is the
+    prefix layout; and where positions are relative, it does not matter from where the text is counted.
+    """
+    if not isinstance(backbone, GenerativeBackbone):
+        return LAYOUT, ENTRY
+    return "prefix", ENTRY if backbone.model.positions_from_zero else "first_layer"
+
+
+def _check(adapter: PeftAdapter, backbone: AnyBackbone) -> list[str]:
     """Return warnings about an adapter that can be imported."""
     model = backbone.model
-    if adapter.task_type not in READOUTS:
-        raise UnsupportedModelError(f"{adapter.source} is a {adapter.task_type} adapter, but {backbone.id} an encoder.")
+    family = "autoregressive decoder" if isinstance(backbone, GenerativeBackbone) else "encoder"
+    wanted = {"CAUSAL_LM": "autoregressive decoder", "SEQ_2_SEQ_LM": "encoder-decoder model"}
+    if wanted.get(adapter.task_type, "encoder") != family:
+        raise UnsupportedModelError(
+            f"{adapter.source} is a {adapter.task_type} adapter, which {backbone.id}, an {family}, cannot run; "
+            "pass its base model."
+        )
     if adapter.prompt.shape[1] != model.hidden_size:
         raise MismatchError(
             f"{adapter.source} was trained on a model of width {adapter.prompt.shape[1]} "
@@ -120,16 +140,26 @@ def _check(adapter: PeftAdapter, backbone: Backbone) -> list[str]:
         )
     if adapter.length + 3 > model.max_positions:
         raise MismatchError(f"{adapter.source} has {adapter.length} virtual tokens, too many for {backbone.id}.")
-    warnings = []
+    warnings = _left_out(adapter)
     named = adapter.base_model.rstrip("/").rsplit("/", 1)[-1]
     if named and named != backbone.id.rsplit("/", 1)[-1]:
         warnings.append(f"{adapter.source} names {adapter.base_model} as its base model; {backbone.id} was passed.")
     return warnings
 
 
+def _left_out(adapter: PeftAdapter) -> list[str]:
+    if not adapter.has_decoder_half:
+        return []
+    warning = (
+        f"{adapter.source} has {adapter.length} further virtual tokens for the decoder's input, which PEFT's own "
+        "generate ignores; they are left out."
+    )
+    return [warning]
+
+
 def _task_file(
     adapter: PeftAdapter,
-    backbone: Backbone,
+    backbone: AnyBackbone,
     shared: SharedPrompt,
     head: Head | None,
     options: ImportOptions,
@@ -139,14 +169,19 @@ def _task_file(
     if NAME.fullmatch(name) is None:
         raise InputError(f"{name!r} cannot name a task; use letters, digits, dots, dashes and underscores.")
     u, v = adapter.vectors(index)
-    readout = READOUTS[adapter.task_type]
+    writes = adapter.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+    readout = "choice" if writes and options.labels else READOUTS[adapter.task_type]
+    if writes:
+        labels = tuple(options.labels)
+    else:
+        labels = _labels(backbone, head, options.labels, adapter) if readout in ("classifier", "tokens") else ()
     own = adapter.method != MULTITASK
     names = head_names(adapter.task_type, backbone)
     return TaskFile(
         name=name,
-        kind="pair" if readout == "span" else options.kind,
-        labels=_labels(backbone, head, options.labels, adapter) if readout in ("classifier", "tokens") else (),
-        label_texts=(),
+        kind="pair" if readout == "span" else "generation" if writes else options.kind,
+        labels=labels,
+        label_texts=tuple((label,) for label in labels) if writes else (),
         u=u,
         v=v,
         prompt="" if own else shared.name,
@@ -160,14 +195,15 @@ def _task_file(
         own_prompt=shared.values if own else None,
         training=_facts(adapter) | {"task_id": index} | ({"head": names} if names else {}),
         licence=options.licence,
-        layout=LAYOUT if own else "",
-        entry=ENTRY if own else "",
+        layout=shared.layout if own else "",
+        entry=shared.entry if own else "",
         head=head,
+        generation={"max_new_tokens": options.max_new_tokens} if writes and options.max_new_tokens else {},
         token_types=adapter.task_type not in _WITHOUT_TYPES,
     )
 
 
-def _labels(backbone: Backbone, head: Head | None, given: Sequence[str], adapter: PeftAdapter) -> tuple[str, ...]:
+def _labels(backbone: AnyBackbone, head: Head | None, given: Sequence[str], adapter: PeftAdapter) -> tuple[str, ...]:
     count = 0 if head is None else head.outputs
     if count < 2:
         raise UnsupportedModelError(
