@@ -315,8 +315,11 @@ class _Table:
         if tasks <= self._seen:
             return
         self._seen |= tasks
-        labels = [label for task in self._seen for label in self._model.task(task).labels]
-        label = min(_WIDEST_NAME, max(cell_len(name) for name in [*labels, "label"]))
+        files = [self._model.task(task).file for task in self._seen]
+        labels = [label for file in files for label in file.labels]
+        longest = max(cell_len(name) for name in [*labels, "label"])
+        free = any(file.readout in ("tokens", "span") for file in files)  # their answers are no single labels
+        label = _WIDEST_NAME if free else min(_WIDEST_NAME, longest)
         names = min(_WIDEST_NAME, max(cell_len(name) for name in [*self._seen, "task"]))
         widths = (label, names if len(self._seen) > 1 else 0)
         if widths != self._widths:

@@ -76,6 +76,8 @@ def test_into_a_bundle_that_is_there(base: Path, bundle: Path, mpt_edge_command:
     assert made_of["other-1"] == "2 pairs of u, v, its own prompt and a head"
     result = mpt_edge_command("run", "--bundle", copy, "--json", "--task", "names", "a witty film")
     tokens = json.loads(outcomes.done(result))["tokens"]
+    table = outcomes.done(mpt_edge_command("run", "--bundle", copy, "--task", "names", "a witty film")).splitlines()
+    assert table[1].startswith(" ".join(token["label"] for token in tokens)[:20])
     assert [token["text"] for token in tokens] == ["a", "witty", "film"]
     assert "are as they were made" in outcomes.done(mpt_edge_command("tasks", "verify", "--bundle", copy))
 

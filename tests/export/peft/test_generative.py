@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import adapters
 import numpy as np
@@ -56,7 +57,7 @@ def imports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Imports(backbone, models, root)
 
 
-def peft_tokens(model: PeftModel, ids: list[int], **inputs: torch.Tensor) -> list[int]:
+def peft_tokens(model: PeftModel, ids: list[int], **inputs: Any) -> list[int]:
     given = torch.tensor([ids])
     with torch.no_grad():
         found = model.generate(
@@ -88,6 +89,7 @@ def test_tokens_are_pefts(imports: Imports) -> None:
         ids = {} if index is None else {"task_ids": torch.tensor([index])}
         expected = [peft_tokens(model, row, **ids) for row in rows]
         assert our_tokens(imports.bundle, name, rows) == expected
+        assert peft_tokens(model, rows[0], use_cache=False, **ids) == expected[0]
         seen.add(str(expected))
     assert len(seen) == 3  # prompts that changed nothing would agree as well
 
