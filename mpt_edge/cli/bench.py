@@ -21,10 +21,12 @@ from rich.table import Table
 
 from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import InputError
 from mpt_edge.locate import default_bundle
-from mpt_edge.model import Model
+from mpt_edge.model import Model, open_model
 from mpt_edge.text import Batch
+from mpt_edge.writing import TextModel
 
 
 def bench(
@@ -34,15 +36,17 @@ def bench(
     tokens: Annotated[int, typer.Option(min=1, help="Length of the text, in tokens.")] = 16,
     length: Annotated[int, typer.Option("--length", "-l", min=1, help="Prompt rows.")] = 100,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of one request; 0 is automatic.")] = 1,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write, where the model writes.")] = 32,
     repeats: Annotated[int, typer.Option(min=3, help="Timed runs of each call; the median is reported.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure size, load, selection, request and memory; the calls are timed in turn, in one run."""
     opened = Bundle.open(bundle or default_bundle())
-    if tokens > opened.manifest.max_length:
-        raise InputError(f"this backbone reads {opened.manifest.max_length} tokens at most; lower --tokens.")
+    room = opened.manifest.generation.get("context", opened.manifest.max_length + length + new_tokens)
+    if tokens > room - length - new_tokens:
+        raise InputError(f"this backbone reads {room - length - new_tokens} tokens here at most; lower --tokens.")
     started = time.perf_counter()
-    model = Model(opened, threads=threads)
+    model = open_model(opened, threads=threads)
     figures: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, ONNX Runtime {onnxruntime.__version__}",
         "threads": threads,
@@ -55,7 +59,10 @@ def bench(
         ),
     }
     figures |= _selection(model, opened)
-    figures |= _requests(model.backbone, tokens, length, repeats)
+    if isinstance(model, TextModel):
+        figures |= {"new_tokens": new_tokens} | _writing(model.backbone, tokens, length, new_tokens, repeats)
+    else:
+        figures |= _requests(model.backbone, tokens, length, repeats)
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
     figures["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         1e6 if sys.platform == "darwin" else 1e3
@@ -66,7 +73,7 @@ def bench(
         _print(figures)
 
 
-def _selection(model: Model, bundle: Bundle) -> dict[str, float]:
+def _selection(model: Model | TextModel, bundle: Bundle) -> dict[str, float]:
     """Time the first selection of each task (compose, encode, embed labels) and a later switch."""
     if not bundle.task_names:
         return {}
@@ -101,6 +108,34 @@ def _requests(backbone: OnnxBackbone, tokens: int, length: int, repeats: int) ->
     }
 
 
+def _writing(backbone: OnnxCausal, tokens: int, length: int, new_tokens: int, repeats: int) -> dict[str, float]:
+    """Time the first token and the ones behind it, with no prompt and under a cached one, in turn."""
+    rng = np.random.default_rng(0)
+    prompt = 0.1 * rng.standard_normal((length, backbone.width)).astype(np.float32)
+    ids = rng.integers(0, 100, (1, tokens))
+    batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
+    caches = {"none": backbone.no_past, "prefix": backbone.encode_prompt(prompt)}
+    first: dict[str, list[float]] = {name: [] for name in caches}
+    later: dict[str, list[float]] = {name: [] for name in caches}
+    for number in range(repeats + 3):  # the first three warm up
+        for name, cache in caches.items():
+            started = time.perf_counter()
+            state, logits = backbone.open(batch, [cache])
+            opened = time.perf_counter()
+            for _ in range(new_tokens - 1):
+                token = logits.argmax(-1)[:, None]
+                logits = state.extend(token, np.ones_like(token))[:, 0]
+            if number >= 3:
+                first[name].append(opened - started)
+                later[name].append((time.perf_counter() - opened) / max(1, new_tokens - 1))
+    whole = {name: [a + b * (new_tokens - 1) for a, b in zip(first[name], later[name], strict=True)] for name in caches}
+    return {
+        **{f"first_token_{name}_ms": 1e3 * median(values) for name, values in first.items()},
+        **{f"tokens_per_second_{name}": 1 / median(values) for name, values in later.items() if new_tokens > 1},
+        "prefix_ratio": median(a / b for a, b in zip(whole["prefix"], whole["none"], strict=True)),
+    }
+
+
 def _seconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
@@ -115,9 +150,17 @@ def _print(figures: dict[str, Any]) -> None:
     if "select_ms" in figures:
         table.add_row("select a task, first time", f"{figures['select_ms']:.1f} ms")
         table.add_row("switch to a selected task", f"{figures['switch_us']:.1f} µs")
-    table.add_row("request, no prompt", f"{figures['request_none_ms']:.2f} ms")
-    table.add_row("request, prefix", f"{figures['request_prefix_ms']:.2f} ms  ({figures['prefix_ratio']:.2f} x)")
-    table.add_row("request, joint", f"{figures['request_joint_ms']:.2f} ms  ({figures['joint_ratio']:.2f} x)")
+    if "request_none_ms" in figures:
+        table.add_row("request, no prompt", f"{figures['request_none_ms']:.2f} ms")
+        table.add_row("request, prefix", f"{figures['request_prefix_ms']:.2f} ms  ({figures['prefix_ratio']:.2f} x)")
+        table.add_row("request, joint", f"{figures['request_joint_ms']:.2f} ms  ({figures['joint_ratio']:.2f} x)")
+    for name, words in (("none", "no prompt"), ("prefix", "with its prompt")):
+        if f"first_token_{name}_ms" in figures:
+            table.add_row(f"first token, {words}", f"{figures[f'first_token_{name}_ms']:.2f} ms")
+        if f"tokens_per_second_{name}" in figures:
+            table.add_row(f"further tokens, {words}", f"{figures[f'tokens_per_second_{name}']:.0f} a second")
+    if "new_tokens" in figures:
+        table.add_row("the prompt's price", f"{figures['prefix_ratio']:.2f} x for {figures['new_tokens']} tokens")
     table.add_row("peak memory", f"{figures['peak_memory_mb']:.0f} MB")
     console = Console()
     console.print(table)

@@ -86,3 +86,16 @@ def test_tasks_are_listed_and_shown(bundle: Path, mpt_edge_command: Command) -> 
     shown = json.loads(mpt_edge_command("tasks", "show", "story", "--bundle", bundle).stdout)
     assert (shown["readout"], shown["generation"]) == ("generation", {"max_new_tokens": 24})
     assert "4 tasks are as they were made" in mpt_edge_command("tasks", "verify", "--bundle", bundle).stdout
+
+
+def test_bench_of_a_model_that_writes(bundle: Path, mpt_edge_command: Command) -> None:
+    options = ["--bundle", bundle, "--repeats", 3, "--new-tokens", 4, "--length", 10]
+    figures = json.loads(mpt_edge_command("bench", *options, "--json").stdout)
+    assert figures["tokens_per_second_prefix"] > 0
+    assert figures["first_token_none_ms"] > 0
+    assert figures["prefix_ratio"] > 0
+    assert figures["model_bytes"] == (bundle / "onnx/model.onnx").stat().st_size
+    assert "the prompt's price" in mpt_edge_command("bench", *options).stdout
+    done = mpt_edge_command("bench", "--bundle", bundle, "--tokens", 5000)
+    assert done.returncode == 1
+    assert "lower --tokens" in done.stderr
