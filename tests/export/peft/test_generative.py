@@ -12,7 +12,9 @@ import pytest
 import torch
 from adapters import VIRTUAL
 from peft import PeftModel
+from transformers import AutoTokenizer
 
+import mpt_edge
 from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import UnsupportedModelError
@@ -92,6 +94,16 @@ def test_tokens_are_pefts(imports: Imports) -> None:
         assert peft_tokens(model, rows[0], use_cache=False, **ids) == expected[0]
         seen.add(str(expected))
     assert len(seen) == 3  # prompts that changed nothing would agree as well
+
+
+def test_texts_are_pefts(imports: Imports) -> None:
+    """What a user gets is PEFT's tokens as text."""
+    task = mpt_edge.load(imports.root / "bundle", threads=1).task("many-2")
+    tokenizer = AutoTokenizer.from_pretrained(imports.backbone.folder)
+    for text, found in zip(TEXTS, task(TEXTS), strict=True):
+        ids = imports.backbone.texts.encode([text], 30)[0].ids
+        tokens = peft_tokens(imports.models["many"], ids, task_ids=torch.tensor([2]))
+        assert found.label == tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
 def test_files(imports: Imports) -> None:
