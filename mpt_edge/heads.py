@@ -95,7 +95,7 @@ class Head:
         for i, activation in enumerate(activations):
             weight, bias = (arrays.get(_TENSOR.format(i, part)) for part in ("weight", "bias"))
             fits = weight is not None and bias is not None and weight.shape == (bias.size, width) and bias.ndim == 1
-            if not fits or weight is None or bias is None or not bias.size or activation not in ACTIVATIONS:
+            if not fits or weight is None or bias is None or not bias.size or str(activation) not in ACTIVATIONS:
                 raise CorruptFileError(f"{source}: layer {i} of its head cannot be used; import the task again.")
             layers.append(Layer(weight, bias, str(activation)))
             width = bias.size
