@@ -136,7 +136,7 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"task": "a\n"}, "not allowed"),
         ({"task": "x" * 65}, "not allowed"),
         ({"task": None}, "not allowed"),
-        ({"kind": "generation"}, "kind 'generation' is unknown"),
+        ({"kind": "poetry"}, "kind 'poetry' is unknown"),
         ({"readout": "mask"}, "readout 'mask' is unknown"),
         ({"labels": "[]"}, "do not pair up"),
         ({"labels": '["a"]', "label_texts": '[["a"]]'}, "do not pair up"),
