@@ -100,16 +100,23 @@ def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: st
     )
 
 
-def save_graph(
+def save_graph(module: nn.Module, arguments: tuple[Any, ...], *, path: Path, **shapes: Any) -> None:
+    """Export a module to one ONNX file; ``shapes`` are those of `make_graph`."""
+    model = make_graph(module, arguments, **shapes)
+    # ONNX files end at 2 GB; what is larger keeps its weights in a file beside it.
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    onnx_ir.save(model, path, external_data=f"{path.name}_data" if size > _LARGEST else None)
+
+
+def make_graph(
     module: nn.Module,
     arguments: tuple[Any, ...],
     *,
     dynamic_shapes: tuple[Any, ...],
     inputs: Mapping[str, Axes],
     outputs: Mapping[str, Axes],
-    path: Path,
-) -> None:
-    """Export a module to one ONNX file and name every axis.
+) -> onnx_ir.Model:
+    """Export a module and name every axis.
 
     A cache is exported with a batch of one. The products against it broadcast by themselves, so the
     graph holds no trace of that batch; only the declared shape does, and here it gets its name.
@@ -120,7 +127,6 @@ def save_graph(
         dynamic_shapes: which of their axes vary, as `torch.export` takes it.
         inputs: name -> names of its axes, None for those of fixed size.
         outputs: likewise.
-        path: the file to write.
     """
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -143,6 +149,4 @@ def save_graph(
     RemoveUnusedNodesPass()(model)
     ClearMetadataAndDocStringPass()(model)  # stack traces of the exporter, half a megabyte
     model.producer_name = "mpt-edge"
-    # ONNX files end at 2 GB; what is larger keeps its weights in a file beside it.
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    onnx_ir.save(model, path, external_data=f"{path.name}_data" if size > _LARGEST else None)
+    return model

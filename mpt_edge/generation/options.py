@@ -21,7 +21,8 @@ class GenerationOptions:
         num_beams: texts that are followed side by side; 1 follows one.
         length_penalty: exponent of the length that beams' scores are divided by.
         early_stopping: whether beams end as soon as ``num_beams`` texts are complete.
-        seed: fixes what is drawn, row by row.
+        seed: fixes what is drawn. Every row begins with it, so the same text with the same seed gets the same
+            answer, alone or in a batch.
         stop: texts that end the text; they are not part of it.
     """
 

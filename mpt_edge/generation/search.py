@@ -41,13 +41,13 @@ class Row:
         scores = penalised(scores, [*self.history, *written], self.options, eos, len(written))
         token = pick(scores, self.options, self.rng)
         if token in eos:
-            self.finish = "eos"
-            return token, self.stream.finish()
+            piece = self.stream.finish()
+            self.finish = "stop" if self.stream.stopped else "eos"
+            return token, piece
         piece = self.stream.push(token)
         if self.stream.stopped:
             self.finish = "stop"
         elif len(written) >= self.options.max_new_tokens:
-            self.finish = "length"
             piece += self.stream.finish()
             self.finish = "stop" if self.stream.stopped else "length"
         return token, piece

@@ -34,7 +34,8 @@ class TextStream:
         self.tokens: list[int] = []
         self.text = ""
         self.stopped = False
-        self._window = list(before)[-_CONTEXT:]
+        self._window = list(before)
+        self._shorten()
         self._shown = len(self._decoded())
         self._held = ""
 
@@ -46,8 +47,7 @@ class TextStream:
         if whole.endswith(_INCOMPLETE):
             return ""  # the rest of a character is still to come
         fresh, self._shown = whole[self._shown :], len(whole)
-        if len(self._window) > 4 * _CONTEXT:
-            self._window = self._window[-_CONTEXT:]
+        if len(self._window) > 4 * _CONTEXT and self._shorten():
             self._shown = len(self._decoded())
         return self._release(fresh, last=False)
 
@@ -57,6 +57,15 @@ class TextStream:
 
     def _decoded(self) -> str:
         return str(self._tokenizer.decode(self._window, skip_special_tokens=True))
+
+    def _shorten(self) -> bool:
+        """Drop all but the last tokens, unless that would cut through a character; return whether it was done."""
+        kept = self._window[-_CONTEXT:]
+        text = str(self._tokenizer.decode(kept, skip_special_tokens=True))
+        if _INCOMPLETE in text or not self._decoded().endswith(text):
+            return False
+        self._window = kept
+        return True
 
     def _release(self, fresh: str, *, last: bool) -> str:
         """Hand out text up to a stop text, or to what may be the beginning of one."""

@@ -62,6 +62,10 @@ def load_backbone(source: str, revision: str | None = None) -> Backbone:
     found = locate_model(source, revision)
     folder = found.folder
     kind = model_type(source, folder)
+    if kind in CAUSAL_ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"{source} writes text, and this needs an encoder; use one of {', '.join(sorted(ARCHITECTURES))}."
+        )
     if kind not in ARCHITECTURES:
         raise UnsupportedModelError(
             f"{source} is a {kind!r} model, which cannot carry a prompt yet; use one of {supported()}."

@@ -22,8 +22,8 @@ from mpt_edge.errors import InputError, UnsupportedModelError
 #: Keys and values of one layer, each ``(batch, key/value heads, rows, head size)``.
 KeyValue = tuple[Tensor, Tensor]
 
-# Large and negative, and finite in float16, so that fully masked rows stay free of NaN.
-_MASKED = -3e4
+#: Large and negative, and finite in float16, so that fully masked rows stay free of NaN.
+MASKED = -3e4
 
 
 #: Decoder-only models, by ``model_type``: where they keep learned positions; empty where positions are rotary.
@@ -171,12 +171,12 @@ def _causal_masks(mask: Tensor, rows: int, window: int, dtype: torch.dtype) -> t
     keys = torch.arange(mask.shape[1], device=mask.device)
     before = keys[None, :] <= keys[mask.shape[1] - rows :, None]
     visible = before[None, None] & (mask[:, None, None, :] == 1)
-    full = torch.where(visible, 0.0, _MASKED).to(dtype)
+    full = torch.where(visible, 0.0, MASKED).to(dtype)
     if not window:
         return full, full
     place = mask.cumsum(1)
     near = place[:, None, mask.shape[1] - rows :, None] - place[:, None, None, :] < window
-    return full, torch.where(visible & near, 0.0, _MASKED).to(dtype)
+    return full, torch.where(visible & near, 0.0, MASKED).to(dtype)
 
 
 def _neo_attention(

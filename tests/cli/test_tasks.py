@@ -52,7 +52,7 @@ def listed(tasks: Command) -> dict[str, dict]:
 def test_list(tasks: Command, bundle: Path) -> None:
     rows = listed(tasks)
     assert list(rows) == NAMES
-    assert list(rows["topic"]) == ["task", "kind", "labels", "bytes", "vectors", "test_accuracy", "version"]
+    assert list(rows["topic"]) == ["task", "kind", "labels", "bytes", "vectors", "test_accuracy", "test", "version"]
     assert (rows["same"]["kind"], rows["topic"]["labels"], rows["topic"]["vectors"]) == ("pair", 3, "u, v")
     for name in NAMES:
         assert rows[name]["bytes"] == (bundle / "tasks" / f"{name}.safetensors").stat().st_size

@@ -10,10 +10,10 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, GPT2Config, T5Config
+from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, BloomConfig, GPT2Config, T5Config
 
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
-from mpt_edge.training import backbones
+from mpt_edge.training import sources
 from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.prompted import ARCHITECTURES
 
@@ -30,7 +30,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("no network\nand several lines")
 
-    monkeypatch.setattr(backbones, "snapshot_download", fail)
+    monkeypatch.setattr(sources, "snapshot_download", fail)
 
 
 def one_sentence(error: Exception, *parts: str) -> None:
@@ -71,7 +71,7 @@ def test_hub_download_gives_id_and_revision(folder: Path, monkeypatch: pytest.Mo
         return str(snapshot)
 
     (snapshot / "README.md").write_text("---\ntags: [x]\nlicense: mit\n---\n# Model\nlicense: none\n")
-    monkeypatch.setattr(backbones, "snapshot_download", give)
+    monkeypatch.setattr(sources, "snapshot_download", give)
     found = load_backbone("someone/tiny", "main")
     assert asked == [("someone/tiny", "main")]
     assert (found.name, found.id, found.revision, found.licence) == ("tiny", "someone/tiny", "c0ffee", "mit")
@@ -126,14 +126,23 @@ def test_folder_without_tokenizer(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [GPT2Config(n_embd=8, n_layer=1, n_head=2), T5Config(d_model=8, num_layers=1, num_heads=2)],
-    ids=["gpt2", "t5"],
+    [BloomConfig(hidden_size=8, n_layer=1, n_head=2), T5Config(d_model=8, num_layers=1, num_heads=2)],
+    ids=["bloom", "t5"],
 )
-def test_unsupported_model_lists_what_is(tmp_path: Path, config: GPT2Config | T5Config) -> None:
+def test_unsupported_model_lists_what_is(tmp_path: Path, config: BloomConfig | T5Config) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError) as caught:
         load_backbone(str(tmp_path))
     one_sentence(caught.value, f"'{config.model_type}'", *ARCHITECTURES)
+
+
+def test_an_encoder_is_asked_for(tmp_path: Path) -> None:
+    GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained(tmp_path)
+    with pytest.raises(
+        UnsupportedModelError, match="writes text, and this needs an encoder; use one of bert"
+    ) as caught:
+        load_backbone(str(tmp_path))
+    one_sentence(caught.value, str(tmp_path))
 
 
 def test_fingerprint_is_the_same_for_another_file_format(tiny: Backbone, folder: Path) -> None:

@@ -1,0 +1,171 @@
+"""The graphs of a T5: an encoder that reads text under a prompt, and a decoder that writes.
+
+Both hold the embedding, which is a third of a small T5; it lies once on disk, in a file that both
+graphs refer to and that ONNX Runtime maps into memory once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx_ir
+import torch
+from torch import Tensor, nn
+
+from mpt_edge.training.causal import KeyValue
+from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge_export.graph import layer_names, make_graph
+
+#: File beside the graphs that holds their weights.
+WEIGHTS = "model.onnx_data"
+
+#: Tensors of fewer bytes stay in the graphs, which ONNX Runtime needs to see while it prepares them.
+_SMALL = 1024
+
+#: Weights begin where a page of memory does, so that they can be mapped.
+_PAGE = 4096
+
+
+class EncoderGraph(nn.Module):
+    """The encoder with the flat inputs and outputs of the ONNX graph."""
+
+    def __init__(self, model: PromptedSeq2Seq) -> None:
+        """Wrap a model; weights are shared."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, prompt: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        """Return each encoder layer's new keys and values, then what each decoder layer sees of the new rows."""
+        hidden, present = self.model.encode(input_ids, attention_mask, prompt, _pairs(past))
+        return (*_flat(present), *_flat(self.model.cross(hidden)))
+
+
+class DecoderGraph(nn.Module):
+    """The decoder with the flat inputs and outputs of the ONNX graph."""
+
+    def __init__(self, model: PromptedSeq2Seq) -> None:
+        """Wrap a model; weights are shared."""
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        encoder_attention_mask: Tensor,
+        logits_index: Tensor,
+        *past: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Return the wanted logits, then each layer's keys and values of all tokens."""
+        half = 2 * self.model.decoder_layers
+        own, cross = _pairs(past[:half]), _pairs(past[half:])
+        hidden, present = self.model.decode(input_ids, attention_mask, encoder_attention_mask, cross, own)
+        wanted = torch.gather(hidden, 1, logits_index[..., None].expand(-1, -1, hidden.shape[-1]))
+        return (self.model.logits(wanted), *_flat(present))
+
+
+def export_seq2seq_graphs(model: PromptedSeq2Seq, heads: int, head_size: int, folder: Path) -> None:
+    """Write ``encoder_model.onnx``, ``decoder_model.onnx`` and the weights they share.
+
+    Args:
+        model: the model, frozen and in evaluation mode.
+        heads: attention heads of a layer.
+        head_size: channels of a head.
+        folder: where the files go.
+    """
+    graphs = {
+        "encoder_model.onnx": _encoder(model, heads, head_size),
+        "decoder_model.onnx": _decoder(model, heads, head_size),
+    }
+    _share_weights(list(graphs.values()), folder)
+    for name, graph in graphs.items():
+        onnx_ir.save(graph, folder / name)
+
+
+def _encoder(model: PromptedSeq2Seq, heads: int, head_size: int) -> onnx_ir.Model:
+    tokens, prompt_rows, cached = 5, 3, 4
+    ids = torch.ones(2, tokens, dtype=torch.long)
+    mask = torch.ones(2, cached + prompt_rows + tokens, dtype=torch.long)
+    prompt = torch.zeros(2, prompt_rows, model.hidden_size)
+    names = layer_names(model.encoder_layers)
+    past = tuple(torch.zeros(1, heads, cached, head_size) for _ in names)
+    auto = torch.export.Dim.AUTO
+    axes = {0: auto, 1: auto}
+    row = ("batch", None, "rows", None)
+    return make_graph(
+        EncoderGraph(model),
+        (ids, mask, prompt, *past),
+        dynamic_shapes=(axes, axes, axes, ({2: auto},) * len(names)),
+        inputs={
+            "input_ids": ("batch", "tokens"),
+            "attention_mask": ("batch", "keys"),
+            "prompt": ("batch", "prompt_rows", None),
+            **{f"past_key_values.{name}": ("cache_batch", None, "cached", None) for name in names},
+        },
+        outputs={
+            **{f"present.{name}": row for name in names},
+            **{f"cross.{name}": row for name in layer_names(model.decoder_layers)},
+        },
+    )
+
+
+def _decoder(model: PromptedSeq2Seq, heads: int, head_size: int) -> onnx_ir.Model:
+    tokens, cached, rows, wanted = 5, 4, 7, 2
+    ids = torch.ones(2, tokens, dtype=torch.long)
+    mask = torch.ones(2, cached + tokens, dtype=torch.long)
+    names = layer_names(model.decoder_layers)
+    own = tuple(torch.zeros(2, heads, cached, head_size) for _ in names)
+    cross = tuple(torch.zeros(2, heads, rows, head_size) for _ in names)
+    auto = torch.export.Dim.AUTO
+    axes = {0: auto, 1: auto}
+    return make_graph(
+        DecoderGraph(model),
+        (ids, mask, torch.ones(2, rows, dtype=torch.long), torch.zeros(2, wanted, dtype=torch.long), *own, *cross),
+        dynamic_shapes=(axes, axes, axes, axes, ({0: auto, 2: auto},) * (2 * len(names))),
+        inputs={
+            "input_ids": ("batch", "tokens"),
+            "attention_mask": ("batch", "keys"),
+            "encoder_attention_mask": ("batch", "encoder_rows"),
+            "logits_index": ("batch", "wanted"),
+            **{f"past_key_values.{_part(name, 'decoder')}": ("batch", None, "cached", None) for name in names},
+            **{f"past_key_values.{_part(name, 'encoder')}": ("batch", None, "encoder_rows", None) for name in names},
+        },
+        outputs={
+            "logits": ("batch", "wanted", None),
+            **{f"present.{_part(name, 'decoder')}": ("batch", None, "keys", None) for name in names},
+        },
+    )
+
+
+def _part(name: str, side: str) -> str:
+    """Return ``0.decoder.key`` for ``0.key``, as Optimum names it."""
+    layer, _, part = name.partition(".")
+    return f"{layer}.{side}.{part}"
+
+
+def _share_weights(graphs: list[onnx_ir.Model], folder: Path) -> None:
+    """Move large weights of all graphs into one file; equal ones lie there once."""
+    places: dict[tuple[str, str], int] = {}
+    with (folder / WEIGHTS).open("wb") as file:
+        for value in [value for graph in graphs for value in graph.graph.initializers.values()]:
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < _SMALL:
+                continue
+            data, shape = tensor.tobytes(), onnx_ir.Shape(tensor.numpy().shape)
+            key = (f"{tensor.dtype}{shape}", hashlib.sha256(data).hexdigest())
+            if key not in places:
+                file.write(b"\0" * (-file.tell() % _PAGE))
+                places[key] = file.tell()
+                file.write(data)
+            value.const_value = onnx_ir.ExternalTensor(
+                WEIGHTS, places[key], len(data), tensor.dtype, shape=shape, name=value.name or "", base_dir=folder
+            )
+
+
+def _pairs(flat: tuple[Tensor, ...]) -> list[KeyValue]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _flat(pairs: list[KeyValue]) -> list[Tensor]:
+    return [tensor for pair in pairs for tensor in pair]

@@ -1,0 +1,144 @@
+"""An encoder-decoder backbone in ONNX Runtime: the encoder reads once, the decoder goes on from its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from mpt_edge.backbone import PromptCache, stack
+from mpt_edge.decoding import Floats, Ids
+from mpt_edge.errors import CorruptFileError
+from mpt_edge.manifest import Manifest
+from mpt_edge.session import open_session
+from mpt_edge.text import Batch
+
+#: The prompt itself in a cache, where it is read with every text (joint layout).
+_PROMPT = "prompt"
+
+
+class OnnxSeq2Seq:
+    """A frozen encoder-decoder model, shared by all tasks; safe under several threads."""
+
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 0) -> None:
+        """Load both graphs once.
+
+        Args:
+            folder: the folder with ``encoder_model.onnx`` and ``decoder_model.onnx``.
+            manifest: the bundle's manifest.
+            threads: threads of one request; 0 leaves it to ONNX Runtime.
+
+        Raises:
+            CorruptFileError: ONNX Runtime cannot load a file, or it is another model's.
+            InputError: ``threads`` is negative.
+        """
+        self._encoder = open_session(folder / "encoder_model.onnx", threads)
+        self.decoder = open_session(folder / "decoder_model.onnx", threads)
+        self.width = manifest.hidden_size
+        self.start_id = int(manifest.generation["start_id"])
+        layers = [f"{i}.{part}" for i in range(manifest.layers) for part in ("key", "value")]
+        self._past, self._present = [f"past_key_values.{n}" for n in layers], [f"present.{n}" for n in layers]
+        outputs = [value.name for value in self._encoder.get_outputs()]
+        self._cross = [name for name in outputs if name.startswith("cross.")]
+        inputs = {value.name: value.shape for value in self._encoder.get_inputs()}
+        if not set(self._past) <= set(inputs) or inputs.get("prompt", [0])[-1] != manifest.hidden_size:
+            raise CorruptFileError(f"{folder} does not hold the graphs of the manifest; export the bundle again.")
+        sides = [name.removeprefix("cross.").split(".") for name in self._cross]
+        self.own = [f"past_key_values.{i}.decoder.{part}" for i, part in sides]
+        self.seen = [f"past_key_values.{i}.encoder.{part}" for i, part in sides]
+        self.outputs = ["logits", *(f"present.{i}.decoder.{part}" for i, part in sides)]
+        self.empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
+
+    def encode_prompt(self, prompt: Floats, layout: str = "prefix") -> PromptCache:
+        """Return what is read once of a prompt ``(l, d)``: keys and values, for encoder and decoder.
+
+        In the joint layout nothing is, and the prompt itself is kept.
+        """
+        if layout == "joint":
+            return {_PROMPT: prompt[None]}
+        nothing = np.zeros((1, 0), np.int64)
+        found = self._run(nothing, np.ones((1, len(prompt)), np.int64), prompt[None], {})
+        return dict(zip([*self._past, *self._cross], found, strict=True))
+
+    def open(self, batch: Batch, caches: Sequence[PromptCache]) -> tuple[Seq2SeqDecoding, Floats]:
+        """Read texts, each under its own prompt.
+
+        Args:
+            batch: the tokens.
+            caches: a prompt for each row, or one for all.
+
+        Returns:
+            The state from which each row goes on, and the logits of its first token, ``(rows, vocabulary)``.
+        """
+        rows = len(batch.input_ids)
+        if _PROMPT in caches[0]:
+            prompts = np.concatenate([cache[_PROMPT] for cache in caches] * (rows if len(caches) == 1 else 1))
+            mask = np.concatenate([np.ones(prompts.shape[:2], np.int64), batch.attention_mask], axis=1)
+            cross = self._run(batch.input_ids, mask, prompts, {})[len(self._past) :]
+        else:
+            cache, seen = caches[0], np.ones((rows, next(iter(caches[0].values())).shape[2]), np.int64)
+            if any(other is not cache for other in caches):
+                cache, seen = stack(list(caches))
+            mask = np.concatenate([seen, batch.attention_mask], axis=1)
+            nothing = np.zeros((rows, 0, self.width), np.float32)
+            fresh = self._run(batch.input_ids, mask, nothing, cache)[len(self._past) :]
+            cross = [
+                np.concatenate([np.broadcast_to(cache[name], (rows, *cache[name].shape[1:])), new], axis=2)
+                for name, new in zip(self._cross, fresh, strict=True)
+            ]
+        state = Seq2SeqDecoding(self, mask, dict(zip(self.seen, cross, strict=True)))
+        start = np.full((rows, 1), self.start_id, np.int64)
+        return state, state.extend(start, np.ones_like(start))[:, 0]
+
+    def _run(self, ids: Ids, mask: Ids, prompt: Floats, cache: PromptCache) -> list[Floats]:
+        feeds: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "prompt": prompt}
+        feeds |= {name: cache.get(name, self.empty) for name in self._past}
+        found: list[Floats] = self._encoder.run([*self._present, *self._cross], feeds)
+        return found
+
+
+class Seq2SeqDecoding:
+    """Rows that are being written; see `mpt_edge.decoding.Decoding`.
+
+    Attributes:
+        rows: how many there are now.
+    """
+
+    def __init__(self, backbone: OnnxSeq2Seq, encoder_mask: Ids, cross: PromptCache) -> None:
+        """Start behind what the encoder read: its mask ``(rows, encoder rows)``, its keys and values."""
+        self._backbone, self._encoder_mask = backbone, encoder_mask
+        self.rows = len(encoder_mask)
+        shape = (self.rows, *backbone.empty.shape[1:])
+        own = {name: np.zeros(shape, np.float32) for name in backbone.own}
+        self._values = {name: _value(array) for name, array in (cross | own).items()}
+        self._mask = np.zeros((self.rows, 0), np.int64)
+
+    def extend(self, tokens: Ids, mask: Ids) -> Floats:
+        """Append tokens to every row; see `mpt_edge.decoding.Decoding.extend`."""
+        backbone = self._backbone
+        self._mask = np.concatenate([self._mask, mask], axis=1)
+        feeds = {
+            "input_ids": tokens,
+            "attention_mask": self._mask,
+            "encoder_attention_mask": self._encoder_mask,
+            "logits_index": np.tile(np.arange(tokens.shape[1]), (self.rows, 1)),
+        }
+        values = {name: _value(array) for name, array in feeds.items()} | self._values
+        logits, *present = backbone.decoder.run_with_ort_values(backbone.outputs, values)
+        self._values |= dict(zip(backbone.own, present, strict=True))
+        found: Floats = logits.numpy()
+        return found
+
+    def select(self, rows: Ids) -> None:
+        """Keep, repeat or reorder rows; see `mpt_edge.decoding.Decoding.select`."""
+        if len(rows) == self.rows and (rows == np.arange(self.rows)).all():
+            return
+        self._values = {name: _value(value.numpy()[rows]) for name, value in self._values.items()}
+        self._mask, self._encoder_mask, self.rows = self._mask[rows], self._encoder_mask[rows], len(rows)
+
+
+def _value(array: np.ndarray[Any, Any]) -> Any:
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,107 @@
+"""T5's exported graphs in ONNX Runtime against the unchanged transformers model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from mpt_edge.generation.beams import BeamRow, follow
+from mpt_edge.generation.options import GenerationOptions
+from mpt_edge.manifest import Manifest
+from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.text import Batch
+from mpt_edge_export.seq2seq_graph import WEIGHTS, export_seq2seq_graphs
+from tests.training.test_seq2seq import KINDS, build, inputs, reference, states
+
+Exported = tuple[PreTrainedModel, OnnxSeq2Seq, Path]
+
+
+@pytest.fixture(scope="module", params=sorted(KINDS))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    plain, prompted = build(request.param)
+    folder = tmp_path_factory.mktemp("graphs")
+    export_seq2seq_graphs(prompted.float(), 4, 8, folder)
+    values = dict.fromkeys(Manifest.__dataclass_fields__, "")
+    values |= {"layers": 3, "heads": 4, "head_size": 8, "hidden_size": 32, "generation": {"start_id": 0}}
+    return plain, OnnxSeq2Seq(folder, Manifest(**values), threads=1), folder  # type: ignore[arg-type]
+
+
+def close(found: np.ndarray, wanted: torch.Tensor) -> bool:
+    """To 1e-4 of the spread of these weights' logits, which is in the tens."""
+    return bool(np.abs(found - wanted.numpy()).max() < 1e-4 * max(1.0, float(wanted.std())))
+
+
+@pytest.mark.parametrize("layout", ["prefix", "joint"])
+def test_every_call(exported: Exported, layout: str) -> None:
+    """Prompt once, a padded batch under it, first and further tokens, rows reordered and repeated."""
+    plain, model, _ = exported
+    ids, mask, out, _, prompt = inputs()
+    cache = model.encode_prompt(prompt.float().numpy(), layout)
+    batch = Batch(ids.numpy(), mask.numpy(), np.zeros_like(ids))
+    state, first = model.open(batch, [cache])
+    texts = [ids[i, : int(n)] for i, n in enumerate(mask.sum(1))]
+    prefix = layout == "prefix"
+    for row, text in zip(first, texts, strict=True):
+        assert close(row, reference(plain, text, out[0, :1], prompt, prefix=prefix)[0])
+    state.select(np.array([1, 0, 1]))
+    more, given = np.array([[7, 9], [11, 0], [13, 5]]), np.array([[1, 1], [1, 0], [1, 1]])
+    found = [state.extend(more, given), state.extend(np.array([[4], [8], [6]]), np.ones((3, 1), np.int64))]
+    for i, (text, n) in enumerate(zip([texts[1], texts[0], texts[1]], given.sum(1), strict=True)):
+        written = torch.tensor([0, *more[i, :n], (4, 8, 6)[i]])
+        wanted = reference(plain, text, written, prompt, prefix=prefix)
+        assert close(found[0][i, :n], wanted[1 : n + 1])
+        assert close(found[1][i, 0], wanted[-1])
+
+
+def test_rows_under_different_prompts(exported: Exported) -> None:
+    plain, model, _ = exported
+    ids, _, out, _, prompt = inputs()
+    prompts = [prompt, prompt.flip(0)[:3]]
+    caches = [model.encode_prompt(one.float().numpy()) for one in prompts]
+    ones = np.ones_like(ids.numpy())
+    _, first = model.open(Batch(ids.numpy(), ones, np.zeros_like(ones)), caches)
+    for row, text, given in zip(first, ids, prompts, strict=True):
+        hidden = states(plain, text, given, prefix=True)
+        with torch.no_grad():
+            wanted = plain(encoder_outputs=(hidden,), decoder_input_ids=out[:1, :1]).logits[0, 0]
+        assert close(row, wanted)
+
+
+@torch.no_grad()
+def test_beams_are_those_of_transformers(exported: Exported) -> None:
+    plain, model, _ = exported
+    ids, _, _, _, prompt = inputs()
+    hidden = torch.cat([states(plain, text, prompt, prefix=True) for text in ids])
+    outputs = BaseModelOutput(last_hidden_state=hidden)
+    ones = torch.ones(hidden.shape[:2], dtype=torch.long)
+    found = plain.generate(
+        input_ids=ids, encoder_outputs=outputs, attention_mask=ones, num_beams=3, max_new_tokens=8, do_sample=False
+    )
+    cache = model.encode_prompt(prompt.float().numpy())
+    every = np.ones_like(ids.numpy())
+    decoding, logits = model.open(Batch(ids.numpy(), every, np.zeros_like(every)), [cache])
+    rows = [BeamRow(GenerationOptions(max_new_tokens=8, num_beams=3), history=[0]) for _ in ids]
+    follow(decoding, logits, rows, (1,))
+    for row, wanted in zip(rows, found[:, 1:].tolist(), strict=True):
+        assert row.best[0] == (wanted[: wanted.index(1)] if 1 in wanted else wanted)
+
+
+def test_weights_are_there_once(exported: Exported) -> None:
+    """The embedding is in both graphs' reach and once on disk; the graphs themselves are small."""
+    plain, _, folder = exported
+    shared = {p.data_ptr(): p.numel() for p in plain.parameters()}
+    large = sum(4 * n + 4096 for n in shared.values())
+    assert (folder / WEIGHTS).stat().st_size < large
+    names = [onnx.load(folder / f"{side}_model.onnx", load_external_data=False) for side in ("encoder", "decoder")]
+    places = [
+        {int(entry.value) for t in model.graph.initializer for entry in t.external_data if entry.key == "offset"}
+        for model in names
+    ]
+    assert places[0] & places[1]
+    assert all((folder / f"{side}_model.onnx").stat().st_size < 400_000 for side in ("encoder", "decoder"))

@@ -1,0 +1,71 @@
+"""Streamed text against the whole decoded at once: whole characters, and the real tokenizers."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers
+
+from mpt_edge.generation.streaming import TextStream
+from tests.conftest import SHARED
+
+TEXTS = [
+    "Hello there, my friend.",
+    "héllo 日本語 テスト 한국어",
+    "ok 😀👩‍👩‍👧🎉 yes",
+    "😀" * 12 + " end",
+    "日本語" * 15 + "!",
+    "a\n\n b  c",
+    " leading",
+]
+FILES = sorted((SHARED / "weights").rglob("tokenizer.json"))
+
+
+def byte_fallback() -> Tokenizer:
+    """A tokenizer in Llama's manner, which spells most characters in bytes."""
+    vocabulary = {"<unk>": 0, **{f"<0x{i:02X}>": i + 1 for i in range(256)}}
+    for character in "▁abcdefghijklmnopqrstuvwxyzHO,.!":
+        vocabulary[character] = len(vocabulary)
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    strip = decoders.Strip(" ", 1, 0)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
+    return tokenizer
+
+
+def streamed(tokenizer: Tokenizer, text: str, before: str) -> None:
+    front, ids = (tokenizer.encode(part, add_special_tokens=False).ids for part in (before, text))
+    stream = TextStream(tokenizer, front)
+    pieces = [stream.push(i) for i in ids] + [stream.finish()]
+    wanted = tokenizer.decode([*front, *ids])[len(tokenizer.decode(front)) :]
+    assert "".join(pieces) == stream.text == wanted
+    if "\ufffd" not in wanted:
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("before", ["", "Once 😀😀"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_bytes_come_as_whole_characters(text: str, before: str) -> None:
+    streamed(byte_fallback(), text, before)
+
+
+@pytest.mark.skipif(not FILES, reason="no ../shared/weights with real tokenizers")
+@pytest.mark.parametrize("before", ["", "Once 😀😀"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_real_tokenizers(text: str, before: str) -> None:
+    for file in FILES:
+        streamed(Tokenizer.from_file(str(file)), text, before)
+
+
+def test_what_may_be_a_stop_text_is_held_back() -> None:
+    tokenizer = byte_fallback()
+    ids = tokenizer.encode("abc end of it", add_special_tokens=False).ids
+    stream = TextStream(tokenizer, stop=("end.", "of"))
+    pieces = [stream.push(i) for i in ids]
+    assert stream.stopped
+    assert "".join(pieces) == stream.text == "abc end "
+    assert "e" not in pieces  # "e" alone might have become "end."
+    assert stream.finish() == ""
+    held = TextStream(tokenizer, stop=("item",))
+    assert "".join([held.push(i) for i in ids]) == "abc end of "
+    assert held.finish() == "it"
+    assert not held.stopped
