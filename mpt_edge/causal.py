@@ -46,8 +46,11 @@ class OnnxCausal:
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self.no_past: PromptCache = dict.fromkeys(self.past, empty)
 
-    def encode_prompt(self, prompt: Floats) -> PromptCache:
-        """Return the keys and values of a prompt ``(l, d)``; batch one, to be shared by all its texts."""
+    def encode_prompt(self, prompt: Floats, layout: str = "prefix") -> PromptCache:  # noqa: ARG002
+        """Return the keys and values of a prompt ``(l, d)``; batch one, to be shared by all its texts.
+
+        A prompt never sees its text here, so both layouts are the same.
+        """
         length = len(prompt)
         feeds = {
             "input_ids": np.zeros((1, 0), np.int64),

@@ -17,7 +17,7 @@ from mpt_edge.taskfile import READOUTS
 SCHEMA = 1
 
 _ALLOWED: dict[str, tuple[str | bool, ...]] = {
-    "family": ("encoder", "causal"),
+    "family": ("encoder", "causal", "seq2seq"),
     "readout": READOUTS,
     "layout": LAYOUTS,
     "entry": ENTRIES,
@@ -34,7 +34,7 @@ class Manifest:
 
     Attributes:
         name: the bundle's name.
-        family: ``"encoder"``, or ``"causal"`` for decoder-only models.
+        family: ``"encoder"``, ``"causal"`` for decoder-only models, or ``"seq2seq"``.
         readout: that of its tasks, one of `READOUTS`; each task file states its own.
         layout: attention layout of the tasks, ``"prefix"`` or ``"joint"``.
         entry: where prompts enter, ``"first_layer"`` (behind the embeddings' norm) or ``"inputs_embeds"``
@@ -55,7 +55,8 @@ class Manifest:
         files: path -> sha256 and size of every file.
         made_by: version of mpt-edge that wrote it.
         generation: for models that generate: ``eos_ids``, ``vocabulary`` (size), ``context`` (most rows of
-            prompt and text), and ``positions_from_zero`` (whether text is counted without its prompt).
+            prompt and text), ``positions_from_zero`` (whether text is counted without its prompt), and for
+            ``"seq2seq"`` ``start_id`` (the token that every text begins behind).
     """
 
     name: str
@@ -124,7 +125,7 @@ class Manifest:
         good |= {name: type(value) is int and value > 0 for name, value in sizes.items()}
         good |= {name: _is_one_of(getattr(self, name), allowed) for name, allowed in _ALLOWED.items()}
         good["backbone"] = isinstance(self.backbone, dict)
-        good["generation"] = self.family == "encoder" or _generates(self.generation)
+        good["generation"] = self.family == "encoder" or _generates(self.generation, seq2seq=self.family == "seq2seq")
         good["parity"] = isinstance(self.parity, dict)
         good["prompts"] = isinstance(self.prompts, dict) and all(
             isinstance(p, dict) and type(p.get("length")) is int and isinstance(p.get("fingerprint"), str)
@@ -137,7 +138,7 @@ class Manifest:
         return [name for name, is_good in good.items() if not is_good]
 
 
-def _generates(entries: object) -> bool:
+def _generates(entries: object, *, seq2seq: bool) -> bool:
     """Return whether the entries of a model that generates are there and of their types."""
     if not isinstance(entries, dict):
         return False
@@ -147,6 +148,7 @@ def _generates(entries: object) -> bool:
         and all(type(i) is int and i >= 0 for i in ids)
         and all(type(entries.get(name)) is int and entries[name] > 0 for name in ("vocabulary", "context"))
         and type(entries.get("positions_from_zero")) is bool
+        and (not seq2seq or type(entries.get("start_id")) is int)
     )
 
 

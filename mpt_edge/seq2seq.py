@@ -51,6 +51,7 @@ class OnnxSeq2Seq:
         self.seen = [f"past_key_values.{i}.encoder.{part}" for i, part in sides]
         self.outputs = ["logits", *(f"present.{i}.decoder.{part}" for i, part in sides)]
         self.empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
+        self.no_past: PromptCache = dict.fromkeys([*self._past, *self._cross], self.empty)
 
     def encode_prompt(self, prompt: Floats, layout: str = "prefix") -> PromptCache:
         """Return what is read once of a prompt ``(l, d)``: keys and values, for encoder and decoder.

@@ -12,7 +12,8 @@ import numpy as np
 from mpt_edge.answers import Generation, Prediction, classify
 from mpt_edge.backbone import Floats
 from mpt_edge.bundle import MODEL, Bundle
-from mpt_edge.causal import CausalDecoding, OnnxCausal
+from mpt_edge.causal import OnnxCausal
+from mpt_edge.decoding import Decoding
 from mpt_edge.errors import InputError
 from mpt_edge.generation.beams import BeamRow, follow
 from mpt_edge.generation.choice import likelihoods
@@ -20,6 +21,7 @@ from mpt_edge.generation.options import GenerationOptions
 from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.selection import Selected, Selection
+from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Encoded, Text, checked
 
@@ -104,8 +106,14 @@ class TextModel(Selection):
     def __init__(self, bundle: Bundle, *, threads: int = 0, verify: bool = True) -> None:
         """Use `mpt_edge.load` instead."""
         super().__init__(bundle)
-        path = bundle.verify(MODEL) if verify else bundle.path(MODEL)
-        self.backbone = OnnxCausal(path, bundle.manifest, threads=threads)
+        files = [name for name in bundle.manifest.files if name.startswith("onnx/")]
+        for name in files:
+            (bundle.verify if verify else bundle.path)(name)
+        self.backbone: OnnxCausal | OnnxSeq2Seq
+        if bundle.manifest.family == "seq2seq":
+            self.backbone = OnnxSeq2Seq(bundle.folder / "onnx", bundle.manifest, threads=threads)
+        else:
+            self.backbone = OnnxCausal(bundle.path(MODEL), bundle.manifest, threads=threads)
         self._eos = tuple(bundle.manifest.generation["eos_ids"])
 
     def task(self, name: str) -> TextTask:
@@ -149,7 +157,7 @@ class TextModel(Selection):
         choices = tuple(tuple(tokens) for tokens in self._texts.continuations([group[0] for group in file.label_texts]))
         if not all(choices):
             raise InputError(f"a label text of {file.name!r} has no tokens; train the task again with other texts.")
-        return Selected(file, layout, composed, self.backbone.encode_prompt(composed), choices=choices)
+        return Selected(file, layout, composed, self.backbone.encode_prompt(composed, layout), choices=choices)
 
     def _options(self, task: Selected, given: dict[str, Any]) -> GenerationOptions:
         """Return what the task says about its text, and what the request says instead."""
@@ -165,7 +173,8 @@ class TextModel(Selection):
     def _limit(self, file: TaskFile, options: GenerationOptions) -> int:
         """Return how many tokens of text there is room for, beside the prompt and what is to be written."""
         context = int(self.bundle.manifest.generation["context"])
-        longest = options.max_new_tokens
+        # An encoder-decoder model writes in a row of its own, which takes no room from the text.
+        longest = 0 if isinstance(self.backbone, OnnxSeq2Seq) else options.max_new_tokens
         room = context - len(file.u) - longest
         if room < 1:
             raise InputError(
@@ -221,7 +230,7 @@ class TextModel(Selection):
                 for task, score, row in zip(tasks, scores, rows, strict=True)
             ]
         if options[0].num_beams > 1:
-            beams = [BeamRow(option, list(row.ids)) for option, row in zip(options, rows, strict=True)]
+            beams = [BeamRow(option, self._front(row)) for option, row in zip(options, rows, strict=True)]
             follow(decoding, logits, beams, self._eos)
             return [self._followed(*item) for item in zip(beams, rows, tasks, strict=True)]
         under_way = [self._row(*item) for item in zip(rows, options, strict=True)]
@@ -229,11 +238,16 @@ class TextModel(Selection):
             pass
         return [_generation(task.file, row, read) for task, row, read in zip(tasks, under_way, rows, strict=True)]
 
-    def _open(self, rows: Sequence[Encoded], tasks: Sequence[Selected]) -> tuple[CausalDecoding, Floats]:
+    def _open(self, rows: Sequence[Encoded], tasks: Sequence[Selected]) -> tuple[Decoding, Floats]:
         return self.backbone.open(self._texts.pad(rows), [task.cache for task in tasks])
 
     def _row(self, row: Encoded, options: GenerationOptions) -> Row:
-        return Row(TextStream(self._texts.tokenizer, row.ids, options.stop), options, list(row.ids))
+        front = self._front(row)
+        return Row(TextStream(self._texts.tokenizer, front, options.stop), options, front)
+
+    def _front(self, row: Encoded) -> list[int]:
+        """Return the tokens that a written text stands behind: the input, or the decoder's first token."""
+        return [self.backbone.start_id] if isinstance(self.backbone, OnnxSeq2Seq) else list(row.ids)
 
     def _followed(self, beam: BeamRow, row: Encoded, task: Selected) -> Generation:
         tokens, finish = beam.best

@@ -11,6 +11,7 @@ from optimum.utils.normalized_config import NormalizedConfigManager
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.seq2seq import PromptedSeq2Seq
 
 #: Optimum's tasks that a bundle serves, and the family each belongs to.
 FAMILIES = {"feature-extraction": "encoder", "sentence-similarity": "encoder", "fill-mask": "encoder"}
@@ -35,6 +36,11 @@ def dimensions(backbone: Backbone | GenerativeBackbone) -> Dimensions:
     """
     if isinstance(backbone, GenerativeBackbone):
         causal = backbone.model
+        if isinstance(causal, PromptedSeq2Seq):
+            config = causal.model.config
+            return Dimensions(
+                "seq2seq", causal.encoder_layers, int(config.num_heads), int(config.d_kv), causal.hidden_size
+            )
         with torch.no_grad():  # configurations name grouped heads and their size in too many ways
             _, heads, _, head_size = causal.encode_prompt(torch.zeros(1, 1, causal.hidden_size))[0][0].shape
         return Dimensions("causal", causal.layer_count, heads, head_size, causal.hidden_size)

@@ -20,14 +20,18 @@ from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import ENTRIES, SharedPrompt, compose
+from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.seq2seq import PromptedSeq2Seq
 from mpt_edge_export.architecture import Dimensions, dimensions
 from mpt_edge_export.card import write_card
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.graph import export_graph
-from mpt_edge_export.parity import check_causal_parity, check_parity
+from mpt_edge_export.parity import check_parity, check_text_parity
+from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
 
 #: What a bundle's folder may hold.
 _PARTS = {MANIFEST, TOKENIZER, "onnx", "prompts", "tasks", "README.md"}
@@ -95,10 +99,12 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
 
 def _export(backbone: Backbone | GenerativeBackbone, size: Dimensions, entry: str, path: Path) -> None:
     """Write the graph of the backbone's family, with prompts entering where the bundle's do."""
-    if isinstance(backbone, GenerativeBackbone):
+    if isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedSeq2Seq):
+        export_seq2seq_graphs(backbone.model, size.heads, size.head_size, path.parent)
+    elif isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedCausal):
         backbone.model.entry = entry
         export_causal_graph(backbone.model, size.heads, size.head_size, path)
-    else:
+    elif isinstance(backbone, Backbone):
         export_graph(backbone.model, size.heads, size.head_size, entry, path)
 
 
@@ -110,7 +116,9 @@ def _parity(
 ) -> dict[str, Any]:
     """Hold the graph against PyTorch. Raises ParityError."""
     if isinstance(backbone, GenerativeBackbone):
-        return check_causal_parity(backbone, OnnxCausal(path, manifest), prompts)
+        seq2seq = backbone.family == "seq2seq"
+        session = OnnxSeq2Seq(path.parent, manifest) if seq2seq else OnnxCausal(path, manifest)
+        return check_text_parity(backbone, session, prompts)
     return check_parity(backbone, OnnxBackbone(path, manifest), prompts, manifest.entry)
 
 
@@ -253,7 +261,7 @@ def _generation(backbone: GenerativeBackbone) -> dict[str, Any]:
         "vocabulary": int(backbone.model.model.config.vocab_size),
         "context": backbone.max_length,
         "positions_from_zero": backbone.model.positions_from_zero,
-    }
+    } | ({"start_id": backbone.model.start_id} if isinstance(backbone.model, PromptedSeq2Seq) else {})
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mpt_edge.bundle import MANIFEST, MODEL
+from mpt_edge.bundle import MANIFEST
 from mpt_edge.errors import InputError
 from mpt_edge.training.generative import open_backbone
 from mpt_edge.training.sources import PACKAGED
@@ -39,7 +39,7 @@ def export_command(
         backbone = open_backbone(source, revision)
         plan = ExportPlan(backbone, _vectors(source, output, vectors), output, force)
         manifest = export_bundle(plan, observe)
-    size = manifest.files[MODEL]["size"]
+    size = sum(entry["size"] for name, entry in manifest.files.items() if name.startswith("onnx/"))
     tasks = sum(name.startswith("tasks/") for name in manifest.files)
     Console().print(
         f"{output}: {manifest.backbone['id']}, {size / 1e6:.1f} MB, {tasks} tasks; ONNX Runtime agrees with PyTorch "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from torch import Tensor
 from mpt_edge.backbone import OnnxBackbone, stack
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import ParityError
-from mpt_edge.text import Batch
+from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.text import Batch, Encoded
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.reading import open_texts
 
 #: Largest difference of any hidden state, key or value that a bundle may have.
 TOLERANCE = 1e-4
@@ -69,12 +72,12 @@ def check_parity(
     return _verdict(largest, cases)
 
 
-def check_causal_parity(
+def check_text_parity(
     backbone: GenerativeBackbone,
-    session: OnnxCausal,
+    session: OnnxCausal | OnnxSeq2Seq,
     prompts: Sequence[np.ndarray[Any, np.dtype[np.float32]]],
 ) -> dict[str, Any]:
-    """Compare prompts' keys and values, and the logits of texts and of what follows them.
+    """Compare the logits of texts under prompts, and of what follows them, in both layouts.
 
     Args:
         backbone: the PyTorch side.
@@ -89,48 +92,28 @@ def check_causal_parity(
         ParityError: the difference is above `TOLERANCE`.
     """
     rng = np.random.default_rng(0)
-    model, largest, cases = backbone.model, 0.0, 0
-    vocabulary = int(model.model.config.vocab_size)
+    largest, cases = 0.0, 0
+    vocabulary = int(backbone.model.model.config.vocab_size)
+    layouts = ("prefix", "joint") if backbone.family == "seq2seq" else ("prefix",)
     for number, prompt in enumerate(prompts):
-        cache = session.encode_prompt(prompt)
-        with torch.no_grad():
-            past = model.encode_prompt(torch.from_numpy(prompt)[None])
-        expected = [tensor.numpy() for pair in past for tensor in pair]
-        largest = max(largest, *(_difference(*pair) for pair in zip(cache.values(), expected, strict=True)))
         room = backbone.max_length - len(prompt) - 2
-        for rows, tokens in _shapes(number, 2):
+        for layout, (rows, tokens) in product(layouts, _shapes(number, 2)):
             lengths = rng.integers(1, min(tokens, room) + 1, rows)
-            mask = (np.arange(lengths.max())[None, :] < lengths[:, None]).astype(np.int64)
-            ids = rng.integers(0, vocabulary, mask.shape) * mask
+            texts = [rng.integers(0, vocabulary, length).tolist() for length in lengths]
+            encoded = [Encoded(ids, [0] * len(ids), truncated=False) for ids in texts]
             more = rng.integers(0, vocabulary, (rows, 2))
-            state, first = session.open(Batch(ids, mask, np.zeros_like(ids)), [cache])
-            found = np.concatenate([first[:, None], state.extend(more, np.ones_like(more))], axis=1)
-            wanted = _causal_logits(backbone, ids, mask, more, past)
+            cache = session.encode_prompt(prompt, layout)
+            pairs = [
+                session.open(backbone.texts.pad(encoded), [cache] * rows),
+                open_texts(backbone, torch.from_numpy(prompt), layout, encoded),
+            ]
+            found, wanted = (
+                np.concatenate([first[:, None], state.extend(more, np.ones_like(more))], axis=1)
+                for state, first in pairs
+            )
             largest = max(largest, _difference(found, wanted) / max(1.0, float(wanted.std())))
             cases += 1
     return _verdict(largest, cases)
-
-
-@torch.no_grad()
-def _causal_logits(
-    backbone: GenerativeBackbone,
-    ids: np.ndarray[Any, np.dtype[np.int64]],
-    mask: np.ndarray[Any, np.dtype[np.int64]],
-    more: np.ndarray[Any, np.dtype[np.int64]],
-    past: list[tuple[Tensor, Tensor]],
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the logits behind each row's last token and behind further ones, all read in one pass."""
-    model, length = backbone.model, past[0][0].shape[2]
-    whole = torch.from_numpy(np.concatenate([ids, more], axis=1))
-    seen = torch.from_numpy(np.concatenate([mask, np.ones_like(more)], axis=1))
-    keys = torch.nn.functional.pad(seen, (length, 0), value=1)
-    hidden, _ = model(whole, keys, model.text_positions(seen, length), past=past)
-    places = torch.from_numpy(np.concatenate([mask.sum(1)[:, None] - 1, np.full_like(more, ids.shape[1])], axis=1))
-    places[:, 2] += 1
-    found: np.ndarray[Any, np.dtype[np.float32]] = model.logits(
-        torch.gather(hidden, 1, places[..., None].expand(-1, -1, hidden.shape[-1]))
-    ).numpy()
-    return found
 
 
 def _verdict(largest: float, cases: int) -> dict[str, Any]:

@@ -20,11 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mpt_edge.backbone import OnnxBackbone
-from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.bundle import Bundle
 from mpt_edge.causal import OnnxCausal
+from mpt_edge.decoding import Decoding
 from mpt_edge.errors import InputError
 from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model, open_model
+from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 from mpt_edge.writing import TextModel
 
@@ -53,7 +55,7 @@ def bench(
         "tokens": tokens,
         "prompt_rows": length,
         "load_ms": 1e3 * (time.perf_counter() - started),
-        "model_bytes": opened.manifest.files[MODEL]["size"],
+        "model_bytes": sum(entry["size"] for name, entry in opened.manifest.files.items() if name.startswith("onnx/")),
         "largest_task_bytes": max(
             (entry["size"] for name, entry in opened.manifest.files.items() if name.startswith("tasks/")), default=0
         ),
@@ -108,7 +110,9 @@ def _requests(backbone: OnnxBackbone, tokens: int, length: int, repeats: int) ->
     }
 
 
-def _writing(backbone: OnnxCausal, tokens: int, length: int, new_tokens: int, repeats: int) -> dict[str, float]:
+def _writing(
+    backbone: OnnxCausal | OnnxSeq2Seq, tokens: int, length: int, new_tokens: int, repeats: int
+) -> dict[str, float]:
     """Time the first token and the ones behind it, with no prompt and under a cached one, in turn."""
     rng = np.random.default_rng(0)
     prompt = 0.1 * rng.standard_normal((length, backbone.width)).astype(np.float32)
@@ -121,10 +125,11 @@ def _writing(backbone: OnnxCausal, tokens: int, length: int, new_tokens: int, re
         for name, cache in caches.items():
             started = time.perf_counter()
             state, logits = backbone.open(batch, [cache])
+            decoding: Decoding = state
             opened = time.perf_counter()
             for _ in range(new_tokens - 1):
                 token = logits.argmax(-1)[:, None]
-                logits = state.extend(token, np.ones_like(token))[:, 0]
+                logits = decoding.extend(token, np.ones_like(token))[:, 0]
             if number >= 3:
                 first[name].append(opened - started)
                 later[name].append((time.perf_counter() - opened) / max(1, new_tokens - 1))

@@ -15,6 +15,7 @@ from mpt_edge.errors import CorruptFileError, UnsupportedModelError
 from mpt_edge.text import TextEncoder
 from mpt_edge.training.causal import CAUSAL_ARCHITECTURES, PromptedCausal
 from mpt_edge.training.prompted import ARCHITECTURES, ATTENTION, PromptedEncoder
+from mpt_edge.training.seq2seq import SEQ2SEQ_ARCHITECTURES, PromptedSeq2Seq
 from mpt_edge.training.sources import PACKAGED, locate_model, read_json, read_tokenizer
 
 
@@ -62,7 +63,7 @@ def load_backbone(source: str, revision: str | None = None) -> Backbone:
     found = locate_model(source, revision)
     folder = found.folder
     kind = model_type(source, folder)
-    if kind in CAUSAL_ARCHITECTURES:
+    if kind in CAUSAL_ARCHITECTURES or kind in SEQ2SEQ_ARCHITECTURES:
         raise UnsupportedModelError(
             f"{source} writes text, and this needs an encoder; use one of {', '.join(sorted(ARCHITECTURES))}."
         )
@@ -104,10 +105,10 @@ def model_type(source: str, folder: Path) -> str:
 
 def supported() -> str:
     """Return the model types that can carry a prompt, as words in a sentence."""
-    return ", ".join(sorted({*ARCHITECTURES, *CAUSAL_ARCHITECTURES}))
+    return ", ".join(sorted({*ARCHITECTURES, *CAUSAL_ARCHITECTURES, *SEQ2SEQ_ARCHITECTURES}))
 
 
-def weights_fingerprint(model: PromptedEncoder | PromptedCausal) -> str:
+def weights_fingerprint(model: PromptedEncoder | PromptedCausal | PromptedSeq2Seq) -> str:
     """Return the SHA-256 over the model's weights, whatever files they came from.
 
     The pooler is left out: no readout uses it, and checkpoints without one get a random one.

@@ -1,4 +1,4 @@
-"""A PyTorch model behind the seam that the device's search is written against."""
+"""PyTorch models behind the seam that the device's search is written against."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mpt_edge.decoding import Floats, Ids
 from mpt_edge.training.causal import KeyValue, PromptedCausal
+from mpt_edge.training.seq2seq import PromptedSeq2Seq
 
 
 class TorchDecoding:
@@ -54,3 +55,36 @@ class TorchDecoding:
             shape = (self.rows, -1, -1, -1)
             self._past = [(key.expand(shape)[chosen], value.expand(shape)[chosen]) for key, value in self._past]
         self._seen, self._next, self.rows = self._seen[chosen], self._next[chosen], len(rows)
+
+
+class TorchSeq2SeqDecoding:
+    """Rows of an encoder-decoder model; see `mpt_edge.decoding.Decoding`.
+
+    Attributes:
+        rows: how many there are now.
+    """
+
+    def __init__(self, model: PromptedSeq2Seq, encoder_mask: Tensor, cross: list[KeyValue]) -> None:
+        """Start behind what the encoder read: its mask ``(rows, encoder rows)``, its keys and values."""
+        self._model, self._encoder_mask, self._cross = model, encoder_mask, cross
+        self._past: list[KeyValue] | None = None
+        self.rows = len(encoder_mask)
+        self._mask = encoder_mask[:, :0]
+
+    @torch.no_grad()
+    def extend(self, tokens: Ids, mask: Ids) -> Floats:
+        """Append tokens to every row; see `mpt_edge.decoding.Decoding.extend`."""
+        device = self._mask.device
+        self._mask = torch.cat([self._mask, torch.from_numpy(mask).to(device)], dim=1)
+        ids = torch.from_numpy(tokens).to(device)
+        hidden, self._past = self._model.decode(ids, self._mask, self._encoder_mask, self._cross, self._past)
+        found: Floats = self._model.logits(hidden).float().cpu().numpy()
+        return found
+
+    def select(self, rows: Ids) -> None:
+        """Keep, repeat or reorder rows; see `mpt_edge.decoding.Decoding.select`."""
+        chosen = torch.from_numpy(rows).to(self._mask.device)
+        self._past = None if self._past is None else [(key[chosen], value[chosen]) for key, value in self._past]
+        self._cross = [(key[chosen], value[chosen]) for key, value in self._cross]
+        self._mask, self._encoder_mask = self._mask[chosen], self._encoder_mask[chosen]
+        self.rows = len(rows)

@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PretrainedConfig
 
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.text import TextEncoder
 from mpt_edge.training.backbones import Backbone, load_backbone, model_type, weights_fingerprint
 from mpt_edge.training.causal import CAUSAL_ARCHITECTURES, PromptedCausal
+from mpt_edge.training.seq2seq import SEQ2SEQ_ARCHITECTURES, PromptedSeq2Seq
 from mpt_edge.training.sources import locate_model, read_tokenizer
 
 
 @dataclass(frozen=True)
 class GenerativeBackbone:
-    """A frozen decoder-only model with its tokenizer and the facts a bundle records.
+    """A frozen decoder-only or encoder-decoder model with its tokenizer and the facts a bundle records.
 
     Attributes:
         name: last part of the id.
@@ -41,13 +42,22 @@ class GenerativeBackbone:
     revision: str
     licence: str
     folder: Path
-    model: PromptedCausal
+    model: PromptedCausal | PromptedSeq2Seq
     texts: TextEncoder
     tokenizer_json: bytes
     pad_id: int
     eos_ids: tuple[int, ...]
     max_length: int
     fingerprint: str
+
+    @property
+    def family(self) -> str:
+        """``"causal"`` or ``"seq2seq"``."""
+        return "causal" if isinstance(self.model, PromptedCausal) else "seq2seq"
+
+    def front(self, ids: list[int]) -> list[int]:
+        """Return the tokens that a written text stands behind: the input, or the decoder's first token."""
+        return list(ids) if isinstance(self.model, PromptedCausal) else [self.model.start_id]
 
 
 def open_backbone(source: str, revision: str | None = None) -> Backbone | GenerativeBackbone:
@@ -59,14 +69,15 @@ def open_backbone(source: str, revision: str | None = None) -> Backbone | Genera
         CorruptFileError: files are missing or damaged.
     """
     found = locate_model(source, revision)
-    if model_type(source, found.folder) not in CAUSAL_ARCHITECTURES:
+    folder, kind = found.folder, model_type(source, found.folder)
+    if kind not in CAUSAL_ARCHITECTURES and kind not in SEQ2SEQ_ARCHITECTURES:
         return load_backbone(source, revision)
-    folder = found.folder
+    family = AutoModelForCausalLM if kind in CAUSAL_ARCHITECTURES else AutoModelForSeq2SeqLM
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+        model = family.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
-    prompted = PromptedCausal(model)
+    prompted = PromptedCausal(model) if kind in CAUSAL_ARCHITECTURES else PromptedSeq2Seq(model)
     tokenizer_json, pad_id = read_tokenizer(folder)
     return GenerativeBackbone(
         name=found.id.rsplit("/", 1)[-1],

@@ -8,6 +8,7 @@ from torch import Tensor
 from mpt_edge.errors import InputError
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.families import AnyBackbone
+from mpt_edge.training.seq2seq import PromptedSeq2Seq
 
 #: Starts that are computed; any other words are a text whose tokens the rows start as.
 VOCABULARY, RANDOM = "vocabulary", "random"
@@ -57,7 +58,7 @@ def _as_rows(backbone: AnyBackbone, ids: Tensor, entry: str) -> Tensor:
     """Return tokens as word embeddings, or behind the embeddings' normalisation, each as a text's first."""
     model = backbone.model
     ids = ids.to(next(model.parameters()).device)
-    if entry == "inputs_embeds" or isinstance(model, PromptedCausal):
+    if entry == "inputs_embeds" or isinstance(model, PromptedCausal | PromptedSeq2Seq):
         rows: Tensor = model.model.get_input_embeddings()(ids)
         return rows.cpu()
     return model.embed(ids[:, None], torch.ones_like(ids[:, None]))[:, 0].cpu()

@@ -30,7 +30,14 @@ class PromptedSeq2Seq(nn.Module):
         decoder_layers: layers of the decoder.
         hidden_size: width d of prompt rows.
         start_id: the token that every text to write begins behind.
+        max_positions: most rows of prompt and text that are read; positions are relative, so this is the
+            length that the model was trained on.
+        entry: where prompts enter; embeddings are the first layer's input, so there is one place only.
+        positions_from_zero: likewise always False.
     """
+
+    entry = "first_layer"
+    positions_from_zero = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Freeze ``model``.
@@ -48,7 +55,8 @@ class PromptedSeq2Seq(nn.Module):
         self.model.set_attn_implementation("eager")
         config = model.config
         self.encoder_layers, self.decoder_layers = int(config.num_layers), int(config.num_decoder_layers)
-        self.hidden_size, self.start_id = int(config.d_model), int(config.decoder_start_token_id or 0)
+        self.hidden_size, self.start_id = int(config.d_model), _start_id(model)
+        self.max_positions = int(getattr(config, "n_positions", None) or 512)
         # T5 1.0 scales what goes into its tied head; 1.1, Flan and mT5 do not.
         self._scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
 
@@ -157,6 +165,17 @@ class PromptedSeq2Seq(nn.Module):
     def recompute_activations(self) -> None:
         """Refuse gradient checkpointing, which transformers has no room for beside a cache. Raises InputError."""
         raise InputError("--recompute is for encoders; with this model pass a smaller --micro-batch instead.")
+
+
+def _start_id(model: PreTrainedModel) -> int:
+    """Return the token that `generate` begins with. Raises UnsupportedModelError where none is named."""
+    for place in (getattr(model, "generation_config", None), model.config):
+        found = getattr(place, "decoder_start_token_id", None)
+        if found is not None:
+            return int(found)
+    raise UnsupportedModelError(
+        "the model's configuration names no decoder_start_token_id; add it to config.json, T5 takes its padding token."
+    )
 
 
 def _cache(pairs: Sequence[KeyValue] | None, batch: int) -> DynamicCache:

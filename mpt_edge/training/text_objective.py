@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from mpt_edge.decoding import Decoding, Floats
 from mpt_edge.errors import InputError
 from mpt_edge.generation.choice import likelihoods
 from mpt_edge.generation.options import GenerationOptions
@@ -22,10 +23,10 @@ from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.data import Rows, TaskData
-from mpt_edge.training.decoding import TorchDecoding
 from mpt_edge.training.generative import GenerativeBackbone
 from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
 from mpt_edge.training.objectives import Distillation, Loss, Measured, TaskObjective, taught_loss
+from mpt_edge.training.reading import TextReading, open_texts, read_texts
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.text_metrics import TEXT_METRICS
 
@@ -34,7 +35,7 @@ _BATCH = 32
 
 
 class TextObjective(TaskObjective):
-    """Text behind text, on a decoder-only model; see `TaskObjective`."""
+    """Text behind text, on a model that writes; see `TaskObjective`."""
 
     backbone: GenerativeBackbone
 
@@ -64,14 +65,15 @@ class TextObjective(TaskObjective):
         """Return the mean loss of the wanted tokens; see `TaskObjective.loss`."""
         rows = [self.train_rows[batch.task][i] for i in batch.rows]
         targets = [self._targets[batch.task][i] for i in batch.rows]
-        logits, hidden, mask, wanted = self._read(prompt, rows, targets)
-        task = functional.cross_entropy(logits, wanted)
+        found = self._read(prompt, rows, targets)
+        task = functional.cross_entropy(found.logits, found.wanted)
         if self.distillation is None:
             zero = torch.zeros_like(task)
             return Loss(task, zero, zero, task)
         with torch.no_grad():
-            taught, states, _, _ = self._read(self.distillation.teachers[batch.task], rows, targets)
-        return taught_loss(task, (logits, hidden), (taught, states), mask, self.distillation)
+            taught = self._read(self.distillation.teachers[batch.task], rows, targets)
+        student, teacher = (found.logits, found.hidden), (taught.logits, taught.hidden)
+        return taught_loss(task, student, teacher, found.mask, self.distillation)
 
     def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
         """Return one task's metric; see `TaskObjective.score`."""
@@ -107,8 +109,9 @@ class TextObjective(TaskObjective):
         found: list[str] = []
         for rows in _batches(self._encode(index, texts)):
             decoding, logits = self._opened(prompt, rows)
-            streams = [TextStream(self.backbone.texts.tokenizer, row.ids) for row in rows]
-            under_way = [Row(stream, options, list(row.ids)) for stream, row in zip(streams, rows, strict=True)]
+            fronts = [self.backbone.front(row.ids) for row in rows]
+            streams = [TextStream(self.backbone.texts.tokenizer, front) for front in fronts]
+            under_way = [Row(stream, options, front) for stream, front in zip(streams, fronts, strict=True)]
             for _ in write(decoding, logits, under_way, self.backbone.eos_ids):
                 pass
             found += [stream.text.lstrip() for stream in streams]
@@ -130,9 +133,9 @@ class TextObjective(TaskObjective):
         total, count = 0.0, 0
         for start in range(0, len(encoded), _BATCH):
             part = slice(start, start + _BATCH)
-            logits, _, _, wanted = self._read(prompt, encoded[part], targets[part])
-            total += float(functional.cross_entropy(logits, wanted, reduction="sum"))
-            count += len(wanted)
+            found = self._read(prompt, encoded[part], targets[part])
+            total += float(functional.cross_entropy(found.logits, found.wanted, reduction="sum"))
+            count += len(found.wanted)
         return total / count
 
     def _figures(self, index: int, prompt: Tensor | None, rows: Rows) -> dict[str, Any]:
@@ -153,35 +156,11 @@ class TextObjective(TaskObjective):
             raise InputError(f"{recipe.name}: a text to generate has no tokens; give it words or drop its row.")
         return [tokens[: recipe.max_target_length] + list(self.backbone.eos_ids[:1]) for tokens in found]
 
-    def _read(
-        self, prompt: Tensor | None, rows: Sequence[Encoded], targets: Sequence[Sequence[int]]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Read inputs and wanted texts in one pass.
+    def _read(self, prompt: Tensor | None, rows: Sequence[Encoded], targets: Sequence[Sequence[int]]) -> TextReading:
+        return read_texts(self.backbone, prompt, self.layout, rows, targets)
 
-        Returns:
-            Logits of all wanted tokens ``(tokens, vocabulary)``, hidden states ``(rows, columns, d)``, the
-            mask of columns that are there, and the wanted tokens ``(tokens,)``.
-        """
-        whole = [[*row.ids, *target] for row, target in zip(rows, targets, strict=True)]
-        batch = self.backbone.texts.pad([Encoded(ids, [0] * len(ids), truncated=False) for ids in whole])
-        device = next(self.backbone.model.parameters()).device
-        ids, mask = torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.attention_mask).to(device)
-        model, length = self.backbone.model, 0 if prompt is None else len(prompt)
-        past = None if prompt is None else model.encode_prompt(prompt.to(device)[None])
-        keys = functional.pad(mask, (length, 0), value=1)
-        hidden, _ = model(ids, keys, model.text_positions(mask, length), past=past)
-        places = [
-            (i, column)
-            for i, (row, target) in enumerate(zip(rows, targets, strict=True))
-            for column in range(len(row.ids) - 1, len(row.ids) + len(target) - 1)
-        ]
-        at, columns = torch.tensor(places, device=device).T
-        return model.logits(hidden[at, columns]).float(), hidden.float(), mask, ids[at, columns + 1]
-
-    def _opened(self, prompt: Tensor | None, rows: Sequence[Encoded]) -> tuple[TorchDecoding, Any]:
-        decoding = TorchDecoding(self.backbone.model, prompt, len(rows))
-        batch = self.backbone.texts.pad(rows)
-        return decoding, decoding.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
+    def _opened(self, prompt: Tensor | None, rows: Sequence[Encoded]) -> tuple[Decoding, Floats]:
+        return open_texts(self.backbone, prompt, self.layout, rows)
 
     def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
         template = self.tasks[index].recipe.template

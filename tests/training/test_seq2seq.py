@@ -140,3 +140,13 @@ def test_gradient_reaches_the_prompt_alone() -> None:
 def test_other_architectures_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="'gpt2' models cannot carry a prompt yet; use one of mt5, t5"):
         PromptedSeq2Seq(build_causal("gpt2")[0])
+
+
+def test_start_token_is_the_one_that_generate_takes() -> None:
+    model = T5ForConditionalGeneration(T5Config(**SIZES))
+    model.generation_config.decoder_start_token_id = 3
+    assert PromptedSeq2Seq(model).start_id == 3
+    model = T5ForConditionalGeneration(T5Config(**{k: v for k, v in SIZES.items() if k != "decoder_start_token_id"}))
+    model.generation_config.decoder_start_token_id = None
+    with pytest.raises(UnsupportedModelError, match="names no decoder_start_token_id"):
+        PromptedSeq2Seq(model)

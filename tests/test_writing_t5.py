@@ -1,0 +1,138 @@
+"""T5 from training to the device: its real tokenizer, random weights, transformers' generate as the reference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+import mpt_edge
+from mpt_edge.answers import Generation
+from mpt_edge.bundle import Bundle
+from mpt_edge.prompts import compose
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.settings import Settings
+from mpt_edge.training.stages import NewPrompt, Plan, train_source
+from mpt_edge.training.teachers import TeacherPlan
+from mpt_edge.training.trainer import Progress
+from mpt_edge.writing import TextModel
+from mpt_edge_export import ExportPlan, export_bundle
+from tests.conftest import SHARED
+
+TOKENIZER = SHARED / "weights" / "tokenizers" / "t5"
+TEXTS = ["The house is wonderful.", "Two plus two", "A cat sat on the mat and looked at the moon"]
+
+pytestmark = pytest.mark.skipif(not TOKENIZER.is_dir(), reason="no ../shared/weights with T5's tokenizer")
+
+
+def silent(_: Progress) -> None:
+    """Observe nothing."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of a small random T5 with the real tokenizer."""
+    place = tmp_path_factory.mktemp("t5") / "tiny-t5"
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=32128, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
+    T5ForConditionalGeneration(config).save_pretrained(place)
+    for file in TOKENIZER.iterdir():
+        shutil.copyfile(file, place / file.name)
+    return place
+
+
+@pytest.fixture(scope="module", params=["prefix", "joint"])
+def trained(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train two tasks with teachers, and export them."""
+    data = tmp_path_factory.mktemp("data")
+    rows = [{"text": text, "target": "good"} for text in TEXTS]
+    (data / "say.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows = [{"text": f"{text} {i}", "label": ("no", "yes")[i % 2]} for i, text in enumerate(TEXTS * 2)]
+    (data / "choose.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    say = Recipe(
+        "say",
+        "say.jsonl",
+        "say.jsonl",
+        kind="generation",
+        template="say: {text}",
+        max_length=24,
+        max_target_length=6,
+        metric="f1",
+    )
+    choose = Recipe(
+        "choose", "choose.jsonl", "choose.jsonl", labels={"no": ("no",), "yes": ("yes, surely",)}, max_length=24
+    )
+    backbone = open_backbone(str(folder))
+    assert isinstance(backbone, GenerativeBackbone)
+    assert backbone.family == "seq2seq"
+    settings = Settings(epochs=2, batch_size=3, prompt_rate=0.3, task_rate=0.3)
+    plan = Plan([say, choose], data, data / "run", settings)
+    teachers = TeacherPlan(data / "teachers", epochs=1, rate=0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(data / "cache"))
+        train_source(backbone, plan, NewPrompt("mpt", 9, request.param), silent, teachers)
+    export_bundle(ExportPlan(backbone, [data / "run"], data / "bundle"))
+    return data / "bundle"
+
+
+@torch.no_grad()
+def test_text_is_that_of_transformers(folder: Path, trained: Path) -> None:
+    """The joint layout is what PEFT feeds; in the prefix layout the encoder's states are made by hand."""
+    model = mpt_edge.load(trained, threads=1)
+    assert isinstance(model, TextModel)
+    plain = T5ForConditionalGeneration.from_pretrained(folder).eval()
+    tokenizer, bundle = AutoTokenizer.from_pretrained(folder), Bundle.open(trained)
+    shared, file = bundle.prompt("mpt"), bundle.task("say")
+    prompt = torch.from_numpy(compose(shared.values, file.u, file.v))
+    options = {"max_new_tokens": 12, "repetition_penalty": 1.6, "num_beams": 1}
+    for beams in (1, 3):
+        options["num_beams"] = beams
+        answers = model.task("say")(TEXTS, **options)
+        for text, answer in zip(TEXTS, answers, strict=True):
+            ids = tokenizer(f"say: {text}", return_tensors="pt").input_ids
+            rows = torch.cat([prompt, plain.get_input_embeddings()(ids[0])])[None]
+            mask = torch.zeros(1, 1, rows.shape[1], rows.shape[1])
+            if shared.layout == "prefix":
+                mask[..., :9, 9:] = -1e9
+            hidden, bias = rows, None
+            for block in plain.encoder.block:
+                hidden, bias, _ = block(hidden, attention_mask=mask, position_bias=bias)
+            hidden = plain.encoder.final_layer_norm(hidden)
+            ones = torch.ones(hidden.shape[:2], dtype=torch.long)
+            found = plain.generate(
+                input_ids=ids, encoder_outputs=BaseModelOutput(hidden), attention_mask=ones, do_sample=False, **options
+            )
+            wanted = tokenizer.decode(found[0], skip_special_tokens=True)
+            assert isinstance(answer, Generation)
+            assert answer.text == wanted.lstrip()
+    assert model.run(TEXTS, "say") == [model.task("say")(text) for text in TEXTS]
+
+
+def test_golden_examples_and_the_command(
+    trained: Path, mpt_edge_command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    model = mpt_edge.load(trained, threads=1)
+    for name in ("say", "choose"):
+        golden = TaskFile.parse((trained / f"tasks/{name}.safetensors").read_bytes(), name).golden
+        answer = model.task(name)(golden["text"])
+        assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-3))
+    assert np.isclose(sum(model.task("choose")("Two plus two").scores.values()), 1)
+    done = mpt_edge_command("run", "--task", "say", TEXTS[0], "--bundle", trained, "--max-new-tokens", 5)
+    assert done.stdout == model.task("say")(TEXTS[0], max_new_tokens=5).label + "\n"
+    done = mpt_edge_command("bench", "--bundle", trained, "--repeats", 3, "--new-tokens", 3, "--json")
+    assert json.loads(done.stdout)["tokens_per_second_prefix"] > 0
+    assert "2 tasks are as they were made" in mpt_edge_command("tasks", "verify", "--bundle", trained).stdout
+    assert len(list((trained / "onnx").iterdir())) == 3
