@@ -10,7 +10,7 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, BloomConfig, GPT2Config, T5Config
+from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, BloomConfig, GPT2Config, OPTConfig
 
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
 from mpt_edge.training import sources
@@ -126,10 +126,13 @@ def test_folder_without_tokenizer(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [BloomConfig(hidden_size=8, n_layer=1, n_head=2), T5Config(d_model=8, num_layers=1, num_heads=2)],
-    ids=["bloom", "t5"],
+    [
+        BloomConfig(hidden_size=8, n_layer=1, n_head=2),
+        OPTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2),
+    ],
+    ids=["bloom", "opt"],
 )
-def test_unsupported_model_lists_what_is(tmp_path: Path, config: BloomConfig | T5Config) -> None:
+def test_unsupported_model_lists_what_is(tmp_path: Path, config: BloomConfig | OPTConfig) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError) as caught:
         load_backbone(str(tmp_path))
