@@ -21,6 +21,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoModelForCausalLM
 
 from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.causal import OnnxCausal
@@ -65,7 +66,7 @@ def measured(
     rng = np.random.default_rng(0)
     ids = rng.integers(3, 1000, (1, tokens))
     prompt = (0.05 * rng.standard_normal((length, graph.width))).astype(np.float32)
-    model = backbone.model.model.set_attn_implementation("sdpa") or backbone.model.model
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     rows = torch.cat([torch.from_numpy(prompt), model.get_input_embeddings()(torch.from_numpy(ids))[0]])[None]
     cached = graph.encode_prompt(prompt)
     ways: dict[str, Callable[[int], object]] = {
