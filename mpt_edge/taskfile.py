@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from mpt_edge import tensors
 from mpt_edge._files import read_small
-from mpt_edge.errors import CorruptFileError
+from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.generation.options import NAMES, GenerationOptions
 from mpt_edge.heads import Head
 from mpt_edge.prompts import ENTRIES, LAYOUTS, scaled_shape
 
@@ -122,6 +123,11 @@ class TaskFile:
         pairs = "u, v" if self.u.ndim == 1 else f"{self.v.shape[0]} pairs of u, v"
         extra = [name for name, has in (("its own prompt", not self.two_vectors), ("a head", self.head)) if has]
         return " and ".join([pairs, *extra]) if len(extra) < 2 else f"{pairs}, its own prompt and a head"
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """How text is written, by the names of `GenerationOptions`, unless a request says otherwise."""
+        return {name: value for name, value in self.generation.items() if name in NAMES}
 
     @property
     def max_new_tokens(self) -> int:
@@ -228,6 +234,7 @@ class TaskFile:
             "its head does not fit the readout": not self._headed(),
             "its own prompt does not fit u and v": self.own_prompt is not None
             and self.own_prompt.shape != scaled_shape(self.u, self.v),
+            "its generation entries cannot be used": not self._writable(),
             "max_length is below 3": self.max_length < 3,
             "scale is not a positive number": not (np.isfinite(self.scale) and self.scale > 0),
         }
@@ -243,6 +250,14 @@ class TaskFile:
             return False
         least = 0 if self.readout in ("embedding", "span", "generation") else 2
         return len(self.labels) >= least and len(set(self.labels)) == len(self.labels)
+
+    def _writable(self) -> bool:
+        """Whether what is said about generation can be done."""
+        try:
+            GenerationOptions.of(self.written)
+        except InputError:
+            return False
+        return self.generation.get("cut", "right") in ("left", "right")
 
     def _headed(self) -> bool:
         """Whether there is a head of as many outputs as the readout needs, or none where it needs none."""

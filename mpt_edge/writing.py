@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
@@ -17,15 +17,13 @@ from mpt_edge.decoding import Decoding
 from mpt_edge.errors import InputError
 from mpt_edge.generation.beams import BeamRow, follow
 from mpt_edge.generation.choice import likelihoods
-from mpt_edge.generation.options import GenerationOptions
+from mpt_edge.generation.options import NAMES, GenerationOptions
 from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.selection import Selected, Selection
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Encoded, Text, checked
-
-_OPTIONS = frozenset(field.name for field in fields(GenerationOptions))
 
 
 class TextTask:
@@ -161,14 +159,8 @@ class TextModel(Selection):
 
     def _options(self, task: Selected, given: dict[str, Any]) -> GenerationOptions:
         """Return what the task says about its text, and what the request says instead."""
-        for name in given:
-            if name not in _OPTIONS:
-                raise InputError(f"there is no option {name!r}; use one of {', '.join(sorted(_OPTIONS))}.")
-        own = {name: value for name, value in task.file.generation.items() if name in _OPTIONS}
-        values = {name: value for name, value in given.items() if value is not None}
-        merged = own | values
-        stop = merged.get("stop", ())
-        return GenerationOptions(**(merged | {"stop": (stop,) if isinstance(stop, str) else tuple(stop)}))
+        values = {name: value for name, value in given.items() if value is not None or name not in NAMES}
+        return GenerationOptions.of(task.file.written | values)
 
     def _limit(self, file: TaskFile, options: GenerationOptions) -> int:
         """Return how many tokens of text there is room for, beside the prompt and what is to be written."""

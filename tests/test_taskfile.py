@@ -153,6 +153,10 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"scale": "nan"}, "scale is not a positive number"),
         ({"scale": "inf"}, "scale is not a positive number"),
         ({"scale": "0"}, "scale is not a positive number"),
+        ({"generation": '{"max_new_tokens":"many"}'}, "its generation entries cannot be used"),
+        ({"generation": '{"max_new_tokens":0}'}, "its generation entries cannot be used"),
+        ({"generation": '{"stop":[3]}'}, "its generation entries cannot be used"),
+        ({"generation": '{"cut":"middle"}'}, "its generation entries cannot be used"),
     ],
     ids=lambda value: ",".join(f"{k}={v!s:.12}" for k, v in value.items()) if isinstance(value, dict) else "",
 )

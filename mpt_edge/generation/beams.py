@@ -97,7 +97,7 @@ class BeamRow:
     ) -> None:
         """Keep what is complete among the best ``num_beams`` continuations."""
         beams = self.options.num_beams
-        if self.options.early_stopping and len(self.complete) == beams:
+        if self.options.early_stopping is True and len(self.complete) == beams:
             return
         length = len(self.running[0]) + 1
         for i in range(min(beams, len(top))):
@@ -109,8 +109,10 @@ class BeamRow:
     def _cannot_improve(self, length: int) -> bool:
         if len(self.complete) < self.options.num_beams:
             return False
-        if self.options.early_stopping:
+        if self.options.early_stopping is True:
             return True
+        if self.options.early_stopping == "never" and self.options.length_penalty > 0:
+            length = self.options.max_new_tokens  # the length at which a text under way would score best
         return bool(self.scores[0] / length**self.options.length_penalty <= self.complete[-1][0])
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
 
 from mpt_edge.errors import InputError
 
@@ -20,7 +23,8 @@ class GenerationOptions:
         repetition_penalty: divides the likelihood of tokens that were there before; 1 does nothing.
         num_beams: texts that are followed side by side; 1 follows one.
         length_penalty: exponent of the length that beams' scores are divided by.
-        early_stopping: whether beams end as soon as ``num_beams`` texts are complete.
+        early_stopping: whether beams end as soon as ``num_beams`` texts are complete; ``"never"`` follows them
+            until no longer text can win either.
         seed: fixes what is drawn. Every row begins with it, so the same text with the same seed gets the same
             answer, alone or in a batch.
         stop: texts that end the text; they are not part of it.
@@ -34,12 +38,18 @@ class GenerationOptions:
     repetition_penalty: float = 1.0
     num_beams: int = 1
     length_penalty: float = 1.0
-    early_stopping: bool = False
+    early_stopping: bool | str = False
     seed: int = 0
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done. Raises InputError."""
+        for name, allowed in _TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, allowed) or isinstance(value, bool):
+                raise InputError(f"{name} must be {_WORDS[allowed]}, not {value!r}; correct it.")
+        if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
+            raise InputError(f"stop must be a text or a list of texts, not {self.stop!r}; correct it.")
         problems = {
             f"a limit of {self.max_new_tokens} new tokens leaves nothing to write; pass 1 or more": self.max_new_tokens
             < 1,
@@ -55,9 +65,38 @@ class GenerationOptions:
             f"{self.num_beams} beams are not possible; pass 1 or more": self.num_beams < 1,
             "beams follow the likeliest tokens and none are drawn; pass a temperature of 0": self.num_beams > 1
             and self.temperature > 0,
+            "the length penalty must be a finite number; pass 1 for the mean": not abs(self.length_penalty)
+            < float("inf"),
+            'early_stopping must be true, false or "never"; correct it': not isinstance(self.early_stopping, bool)
+            and self.early_stopping != "never",
             "the seed must be 0 or more; correct it": self.seed < 0,
             "a stop text is empty; leave it out": not all(self.stop),
         }
         for problem, found in problems.items():
             if found:
                 raise InputError(f"{problem}.")
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Any]) -> GenerationOptions:
+        """Make options of entries by name, such as a request's or a task file's; ``stop`` may be one text.
+
+        Raises:
+            InputError: an entry is unknown, or cannot be used.
+        """
+        unknown = [name for name in entries if name not in NAMES]
+        if unknown:
+            raise InputError(f"there is no option {unknown[0]!r}; use one of {', '.join(sorted(NAMES))}.")
+        stop = entries.get("stop", ())
+        texts = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
+        return cls(**{**entries, "stop": texts})
+
+
+#: What options are called.
+NAMES = frozenset(field.name for field in fields(GenerationOptions))
+
+_WORDS: dict[type, str] = {Integral: "a whole number", Real: "a number"}
+
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("max_new_tokens", "min_new_tokens", "top_k", "num_beams", "seed"), Integral),
+    **dict.fromkeys(("temperature", "top_p", "repetition_penalty", "length_penalty"), Real),
+}

@@ -54,7 +54,11 @@ def pick(scores: Floats, options: GenerationOptions, rng: np.random.Generator) -
 
 def probabilities(scores: Floats, options: GenerationOptions) -> Doubles:
     """Return what tokens are drawn by, ``(vocabulary,)``: temperature, then top-k, then top-p."""
-    warped = scores.astype(np.float64) / options.temperature
+    # The likeliest token's score becomes 0 first, so that no temperature, however small, makes it infinite.
+    warped = scores.astype(np.float64)
+    warped -= warped.max()
+    with np.errstate(over="ignore"):
+        warped = warped / options.temperature
     if 0 < options.top_k < len(warped):
         least = np.partition(warped, -options.top_k)[-options.top_k]
         warped = np.where(warped < least, -np.inf, warped)

@@ -89,6 +89,9 @@ def test_greedy_tokens_are_those_of_transformers(
         {"num_beams": 3, "length_penalty": 2.5},
         {"num_beams": 3, "length_penalty": -1.0},
         {"num_beams": 4, "early_stopping": True},
+        {"num_beams": 3, "early_stopping": "never"},
+        {"num_beams": 3, "early_stopping": "never", "length_penalty": 2.5},
+        {"num_beams": 3, "early_stopping": "never", "length_penalty": -1.0},
         {"num_beams": 3, "repetition_penalty": 1.5},
         {"num_beams": 3, "min_new_tokens": 9},
     ],
@@ -132,6 +135,12 @@ def test_probabilities_are_those_of_transformers(temperature: float, top_k: int,
     options = GenerationOptions(temperature=temperature, top_k=top_k, top_p=top_p)
     for row, expected in zip(logits, wanted, strict=True):
         np.testing.assert_allclose(probabilities(row, options), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-310])
+def test_hardly_any_temperature_takes_the_likeliest(temperature: float) -> None:
+    options = GenerationOptions(temperature=temperature)
+    np.testing.assert_array_equal(probabilities(np.array([9, 10, -3, -np.inf], np.float32), options), [0, 1, 0, 0])
 
 
 def test_draws_follow_the_probabilities() -> None:
@@ -192,8 +201,25 @@ def test_scores_that_are_no_numbers() -> None:
         ({"num_beams": 2, "temperature": 1.0}, "none are drawn"),
         ({"seed": -1}, "seed"),
         ({"stop": ("",)}, "stop text is empty"),
+        ({"stop": 5}, "stop must be a text or a list of texts, not 5"),
+        ({"stop": (".", None)}, "stop must be a text"),
+        ({"max_new_tokens": "many"}, "max_new_tokens must be a whole number, not 'many'"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number, not 2.5"),
+        ({"max_new_tokens": True}, "max_new_tokens must be a whole number, not True"),
+        ({"seed": None}, "seed must be a whole number"),
+        ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
+        ({"length_penalty": float("nan")}, "length penalty must be a finite number"),
+        ({"early_stopping": "soon"}, "early_stopping must be true, false or"),
     ],
 )
 def test_options_that_cannot_be(values: dict[str, object], part: str) -> None:
     with pytest.raises(InputError, match=part):
         GenerationOptions(**values)  # type: ignore[arg-type]
+
+
+def test_options_from_entries() -> None:
+    found = GenerationOptions.of({"max_new_tokens": np.int64(4), "temperature": 1, "stop": "."})
+    assert (found.max_new_tokens, found.temperature, found.stop) == (4, 1, (".",))
+    assert GenerationOptions.of({"stop": [".", "!"]}).stop == (".", "!")
+    with pytest.raises(InputError, match="no option 'beams'"):
+        GenerationOptions.of({"beams": 3})
