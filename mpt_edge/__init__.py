@@ -20,7 +20,7 @@ from mpt_edge.errors import (
     UnsupportedModelError,
 )
 from mpt_edge.model import Model, Task, load
-from mpt_edge.writing import TextModel, TextTask
+from mpt_edge.writing import Stream, TextModel, TextTask
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,7 @@ __all__ = [
     "ParityError",
     "Prediction",
     "Span",
+    "Stream",
     "Tagging",
     "Task",
     "TextModel",

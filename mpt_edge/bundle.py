@@ -18,7 +18,7 @@ from mpt_edge._files import read_small, replacing, sha256
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import MAX_PROMPT_BYTES, SharedPrompt
-from mpt_edge.taskfile import MAX_TASK_BYTES, TaskFile
+from mpt_edge.taskfile import GENERATIVE_READOUTS, MAX_TASK_BYTES, TaskFile
 
 MANIFEST = "bundle.json"
 MODEL = "onnx/model.onnx"
@@ -143,6 +143,8 @@ class Bundle:
         problems = {
             f"backbone than {manifest.backbone.get('id')}": task.backbone != manifest.backbone.get("fingerprint"),
             "tokenizer": task.tokenizer != manifest.tokenizer,
+            f"kind of model than this {manifest.family} one": (task.readout in GENERATIVE_READOUTS)
+            == (manifest.family == "encoder"),
             f"shared prompt than this bundle's {', '.join(manifest.prompts)}": task.two_vectors
             and task.prompt_sha256 != prompt.get("fingerprint"),
             f"width than {manifest.hidden_size}": task.v.shape[-1:] != (manifest.hidden_size,),

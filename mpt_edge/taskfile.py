@@ -36,6 +36,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # `generation` writes text, and `choice` takes the likeliest of the label texts, where a model generates.
 READOUTS = ("similarity", "embedding", "classifier", "tokens", "span", "generation", "choice")
 
+#: Those of models that generate; the others are of encoders.
+GENERATIVE_READOUTS = ("generation", "choice")
+
 _HEADLESS = ("similarity", "embedding", "generation", "choice")
 
 _STRINGS = (

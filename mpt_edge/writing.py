@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -51,7 +51,7 @@ class TextTask:
     @property
     def max_length(self) -> int:
         """Longest input in tokens; longer ones are truncated."""
-        return self._model._limit(self.file, self._model._options(self._selected, {}))
+        return self._model._limit(self._selected, self._model._options(self._selected, {}))
 
     @property
     def prompt(self) -> Floats:
@@ -80,7 +80,7 @@ class TextTask:
         found = self._model._answer(texts, [self._selected] * len(texts), 32, options)
         return found if many else found[0]
 
-    def stream(self, text: Text, **options: Any) -> Iterator[str]:
+    def stream(self, text: Text, **options: Any) -> Stream:
         """Write a text piece by piece, as it comes; pieces are whole characters.
 
         Raises:
@@ -91,6 +91,28 @@ class TextTask:
     def __repr__(self) -> str:
         """Show name and readout."""
         return f"TextTask({self.name!r}, {self.file.readout})"
+
+
+class Stream(Iterator[str]):
+    """A text that comes piece by piece: iterate over it.
+
+    Attributes:
+        truncated: whether the input is longer than the task reads; known before the first piece.
+        answer: the whole text and why it ended, once the last piece has come; None before.
+    """
+
+    def __init__(self, pieces: Iterator[str], finished: Callable[[], Generation], *, truncated: bool) -> None:
+        """Hand out ``pieces``, then ask ``finished`` for the whole."""
+        self._pieces, self._finished, self.truncated = pieces, finished, truncated
+        self.answer: Generation | None = None
+
+    def __next__(self) -> str:
+        """Return the next piece, at least one character."""
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            self.answer = self._finished()
+            raise
 
 
 class TextModel(Selection):
@@ -162,23 +184,27 @@ class TextModel(Selection):
         values = {name: value for name, value in given.items() if value is not None or name not in NAMES}
         return GenerationOptions.of(task.file.written | values)
 
-    def _limit(self, file: TaskFile, options: GenerationOptions) -> int:
-        """Return how many tokens of text there is room for, beside the prompt and what is to be written."""
-        context = int(self.bundle.manifest.generation["context"])
-        # An encoder-decoder model writes in a row of its own, which takes no room from the text.
-        longest = 0 if isinstance(self.backbone, OnnxSeq2Seq) else options.max_new_tokens
-        room = context - len(file.u) - longest
+    def _limit(self, task: Selected, options: GenerationOptions) -> int:
+        """Return how many tokens of text there is room for, beside the prompt and what stands behind the text."""
+        context, rows = int(self.bundle.manifest.generation["context"]), len(task.file.u)
+        longest, what, way = options.max_new_tokens, "new tokens", "ask for fewer new tokens"
+        if task.file.readout == "choice":
+            longest = max(map(len, task.choices))
+            what, way = "tokens of the longest label", "train the task with shorter label texts"
+        if isinstance(self.backbone, OnnxSeq2Seq):
+            longest = 0  # an encoder-decoder model writes in a row of its own, which takes no room from the text
+        room = context - rows - longest
         if room < 1:
             raise InputError(
-                f"{longest} new tokens and a prompt of {len(file.u)} rows leave no room for a text in the model's "
-                f"{context}; ask for fewer new tokens."
+                f"{longest} {what} and a prompt of {rows} rows leave no room for a text in the model's "
+                f"{context}; {way}."
             )
-        return min(file.max_length, room)
+        return min(task.file.max_length, room)
 
     def _encode(self, text: object, task: Selected, options: GenerationOptions) -> Encoded:
         file = task.file
         cut = "left" if file.generation.get("cut") == "left" else "right"
-        return self._texts.fit(file.template, checked(text, file.kind), self._limit(file, options), cut)
+        return self._texts.fit(file.template, checked(text, file.kind), self._limit(task, options), cut)
 
     def _answer(
         self, texts: Sequence[object], tasks: Sequence[Selected], batch_size: int, given: dict[str, Any]
@@ -252,23 +278,24 @@ class TextModel(Selection):
         written.finish = "stop" if written.stream.stopped else finish
         return _generation(task.file, written, row)
 
-    def _stream(self, text: object, task: Selected, given: dict[str, Any]) -> Iterator[str]:
+    def _stream(self, text: object, task: Selected, given: dict[str, Any]) -> Stream:
         options = self._options(task, given)
         if task.file.readout != "generation":
             raise InputError(f"{task.file.name!r} chooses a label and writes no text; call it instead.")
         if options.num_beams > 1:
             raise InputError("beams know their text only at the end; stream with one beam.")
         read = self._encode(text, task, options)
+        row = self._row(read, options)
 
         def pieces() -> Iterator[str]:
-            row, begun = self._row(read, options), False
+            begun = False
             for _, piece in write(*self._open([read], [task]), [row], self._eos):
                 fresh = piece if begun else piece.lstrip()
                 begun = begun or bool(fresh)
                 if fresh:
                     yield fresh
 
-        return pieces()
+        return Stream(pieces(), lambda: _generation(task.file, row, read), truncated=read.truncated)
 
 
 def _generation(file: TaskFile, row: Row, read: Encoded) -> Generation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import mpt_edge
 from mpt_edge.answers import Generation
-from mpt_edge.errors import InputError
+from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
@@ -140,6 +141,43 @@ def test_stream_gives_the_same_text_in_pieces(model: TextModel) -> None:
         assert len(pieces) > 3 or options.get("stop")
 
 
+def test_stream_says_what_the_answer_says(model: TextModel) -> None:
+    """That the input was cut is known before the first piece, the whole answer behind the last."""
+    for text, truncated in (("The cat", False), ("The cat " * 300, True)):
+        stream = model.task("story").stream(text, max_new_tokens=6)
+        assert (stream.truncated, stream.answer) == (truncated, None)
+        pieces = list(stream)
+        assert stream.answer == model.task("story")(text, max_new_tokens=6)
+        assert "".join(pieces) == stream.answer.label
+        assert stream.answer.truncated == truncated
+
+
+def test_choice_leaves_room_for_its_labels_alone(bundle: Path, tmp_path: Path) -> None:
+    """A label's tokens stand behind the text; a limit of new tokens has no say, and labels past the context none."""
+    found = mpt_edge.load(bundle, threads=1)
+    assert isinstance(found, TextModel)
+    mood = found.bundle.task("mood")
+    longest = max(len(tokens) for tokens in found._select("mood").choices)
+    replace(mood, max_length=500).save(tmp_path / "mood.safetensors")
+    task = found.add_task(tmp_path / "mood.safetensors")
+    assert task.max_length == 512 - LENGTH - longest
+    answer = task("word " * 2000)
+    assert answer.truncated
+    assert answer == task("word " * 2000, max_new_tokens=500)
+    replace(mood, label_texts=(("word " * 600,), ("other",))).save(tmp_path / "mood.safetensors")
+    with pytest.raises(InputError, match=r"tokens of the longest label .* train the task with shorter label texts"):
+        found.add_task(tmp_path / "mood.safetensors")("The cat")
+
+
+@pytest.mark.parametrize("readout", ["similarity", "embedding"])
+def test_tasks_of_encoders_are_refused(bundle: Path, model: TextModel, readout: str, tmp_path: Path) -> None:
+    """A model that writes has no pooled vector, and must not write where one is asked for."""
+    replace(model.bundle.task("mood"), readout=readout).save(tmp_path / "mood.safetensors")
+    for call in (model.add_task, mpt_edge.bundle.Bundle.open(bundle).install):
+        with pytest.raises(MismatchError, match="another kind of model than this causal one"):
+            call(tmp_path / "mood.safetensors")
+
+
 def test_template_and_mixed_batch(model: TextModel, reference: Reference) -> None:
     tasks = ["story", "ask", "mood", "other-story"]
     together = model.run(["The cat"] * 4, tasks=tasks)
@@ -188,6 +226,8 @@ def test_long_text_loses_the_side_that_the_task_names(model: TextModel) -> None:
         (lambda model: model.task("story")("a", max_new_tokens=0), "limit of 0 new tokens"),
         (lambda model: model.task("story")("a", max_new_tokens=600), "leave no room"),
         (lambda model: model.task("story")("a", beams=3), "no option 'beams'"),
+        (lambda model: model.task("story")("a", max_new_tokens="5"), "must be a whole number, not '5'"),
+        (lambda model: model.task("story")("a", stop=5), "stop must be a text or a list of texts"),
         (lambda model: model.task("story").stream("a", num_beams=2), "stream with one beam"),
         (lambda model: model.task("mood").stream("a"), "chooses a label"),
         (lambda model: model.run(["a"], ["story", "ask"]), "1 texts but 2 tasks"),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mpt_edge.cli.table import shown
 from mpt_edge.errors import InputError
 from mpt_edge.model import Model
 from mpt_edge.text import Text
@@ -36,20 +37,28 @@ def options_for(model: Model | TextModel, given: dict[str, Any]) -> dict[str, An
     return found
 
 
-def may_stream(
-    model: Model | TextModel, texts: Sequence[str] | None, task: str | None, options: dict[str, Any]
-) -> bool:
-    """Return whether one text is to be written for someone who watches."""
+def one_text(model: Model | TextModel, texts: Sequence[str] | None, task: str | None) -> bool:
+    """Return whether a single text is to be written, for someone who watches."""
     if not isinstance(model, TextModel) or task is None or not texts or len(texts) != 1:
         return False
+    return model.task(task).file.readout == "generation"
+
+
+def write(model: TextModel, text: Text, task: str, options: dict[str, Any]) -> None:
+    """Print a text as it is written; beams know theirs only at the end."""
     selected = model.task(task)
-    beams = options.get("num_beams") or selected.file.generation.get("num_beams", 1)
-    return selected.file.readout == "generation" and beams == 1
-
-
-def stream(model: TextModel, text: Text, task: str, options: dict[str, Any]) -> None:
-    """Print a text as it is written."""
-    for piece in model.task(task).stream(text, **options):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
+    if options.get("num_beams", selected.file.generation.get("num_beams", 1)) > 1:
+        answer = selected(text, **options)
+        sys.stdout.write(shown(answer.label, sys.stdout))
+        truncated = answer.truncated
+    else:
+        stream = selected.stream(text, **options)
+        truncated = stream.truncated
+        for piece in stream:
+            sys.stdout.write(shown(piece, sys.stdout))
+            sys.stdout.flush()
     sys.stdout.write("\n")
+    sys.stdout.flush()
+    if truncated:
+        side = "beginning" if selected.file.generation.get("cut") == "left" else "end"
+        print(f"mpt-edge: the text is too long for {task!r}; its {side} was left out.", file=sys.stderr)

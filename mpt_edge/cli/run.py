@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TextIO
 
 import typer
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -23,6 +21,7 @@ import mpt_edge
 from mpt_edge.answers import Generation, Prediction
 from mpt_edge.cli import generation
 from mpt_edge.cli.rows import BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
+from mpt_edge.cli.table import Table
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
 from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model
@@ -46,9 +45,6 @@ Rows of a file may name their own task in a column "task". Standard input is ans
 WINDOW = 512
 
 _STDIN = Path("-")
-_WIDEST_NAME = 32
-_NARROWEST_TEXT = 20
-
 Write = Callable[[Sequence[Row], Sequence[Prediction]], None]
 
 
@@ -113,11 +109,11 @@ def run(
             model.task(task)
         elif texts or _format(source, form) is Format.TEXT:
             raise InputError("no task is named; pass --task NAME, and see `mpt-edge tasks list` for the names.")
-        if output is None and not as_json and generation.may_stream(model, texts, task, options):
+        if output is None and not as_json and generation.one_text(model, texts, task):
             assert isinstance(model, mpt_edge.TextModel)
             (row,) = rows.rows
             assert isinstance(row, Row)
-            generation.stream(model, row.text, task or "", options)
+            generation.write(model, row.text, task or "", options)
             return
         write = _writer(model, output, as_json, stream, stack)
         shown = not no_progress and _may_show_bar(source, stream, output)
@@ -252,7 +248,7 @@ def _writer(
     model: Model | TextModel, output: Path | None, as_json: bool, stream: BinaryIO | None, stack: ExitStack
 ) -> Write:
     if output is None:
-        return _json_writer(sys.stdout, stream is not None) if as_json else _Table(model, sys.stdout).write
+        return _json_writer(sys.stdout, stream is not None) if as_json else Table(model, sys.stdout).write
     status = _status(stream)
     if status is not None and output.exists() and os.path.samestat(status, output.stat()):
         raise InputError(f"{output} is the file that is read; name another with --output.")
@@ -289,61 +285,6 @@ def _answer(found: Prediction) -> dict[str, object]:
         return {"output": found.text}
     scores = {label: round(score, 6) for label, score in found.scores.items()}
     return {"label": found.label, "score": round(found.score, 6), "scores": scores}
-
-
-class _Table:
-    """Aligned columns for people; the header comes again where wider or further columns are needed."""
-
-    def __init__(self, model: Model | TextModel, file: TextIO) -> None:
-        self._model = model
-        self._file = file
-        self._encoding = file.encoding or "utf-8"
-        self._seen: set[str] = set()
-        self._widths: tuple[int, int] | None = None
-
-    def write(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> None:
-        """Print a window of rows."""
-        self._lay_out({found.task for found in predictions})
-        for row, found in zip(rows, predictions, strict=True):
-            parts = (row.text,) if isinstance(row.text, str) else row.text
-            limit = self._model.task(found.task).max_length
-            note = f" (truncated to {limit} tokens)" if found.truncated else ""
-            self._line(found.label, f"{found.score:.4f}", found.task, " | ".join(parts), note)
-        self._file.flush()
-
-    def _lay_out(self, tasks: set[str]) -> None:
-        if tasks <= self._seen:
-            return
-        self._seen |= tasks
-        files = [self._model.task(task).file for task in self._seen]
-        labels = [label for file in files for label in file.labels]
-        longest = max(cell_len(name) for name in [*labels, "label"])
-        free = any(file.readout in ("tokens", "span") for file in files)  # their answers are no single labels
-        label = _WIDEST_NAME if free else min(_WIDEST_NAME, longest)
-        names = min(_WIDEST_NAME, max(cell_len(name) for name in [*self._seen, "task"]))
-        widths = (label, names if len(self._seen) > 1 else 0)
-        if widths != self._widths:
-            if self._widths is not None:
-                self._file.write("\n")
-            self._widths = widths
-            self._line("label", "score", "task", "text", "")
-
-    def _line(self, label: str, score: str, task: str, text: str, note: str) -> None:
-        label_width, task_width = self._widths or (0, 0)
-        cells = [_fit(label, label_width), f"{score:<6}"] + ([_fit(task, task_width)] if task_width else [])
-        start = "  ".join(cells) + "  "
-        room = shutil.get_terminal_size((100, 24)).columns - cell_len(start) - len(note)
-        line = start + _fit(text, max(room, _NARROWEST_TEXT)).rstrip() + note
-        self._file.write(line.encode(self._encoding, "replace").decode(self._encoding) + "\n")
-
-
-def _fit(text: str, width: int) -> str:
-    """Return text on one line without control characters, cut or padded to a width in cells."""
-    words = " ".join(text[: width * 8].split())
-    plain = "".join(char if char.isprintable() else "\ufffd" for char in words)
-    if cell_len(plain) <= width and len(text) <= width * 8:
-        return set_cell_size(plain, width)
-    return set_cell_size(plain, width - 1).rstrip() + "…"
 
 
 def _may_show_bar(path: Path | None, stream: BinaryIO | None, output: Path | None) -> bool:

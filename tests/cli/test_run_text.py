@@ -26,6 +26,34 @@ def test_one_text_is_streamed(bundle: Path, mpt_edge_command: Command) -> None:
     assert done.stdout == mpt_edge.load(bundle).task("story")(TEXTS[0], max_new_tokens=12).label + "\n"
 
 
+def test_a_text_that_was_cut_is_said(bundle: Path, mpt_edge_command: Command) -> None:
+    """On standard error, with the side; standard output has the answer alone."""
+    for task, side, beams in (("story", "end", 1), ("other-story", "beginning", 1), ("story", "end", 2)):
+        options = ["--bundle", bundle, "--max-new-tokens", 4, "--num-beams", beams]
+        done = mpt_edge_command("run", "--task", task, "The cat sat. " * 200, *options)
+        answer = mpt_edge.load(bundle).task(task)("The cat sat. " * 200, max_new_tokens=4, num_beams=beams)
+        assert (done.returncode, done.stdout) == (0, answer.label + "\n")
+        assert done.stderr == f"mpt-edge: the text is too long for {task!r}; its {side} was left out.\n"
+
+
+def test_several_texts_are_shown_whole(bundle: Path, mpt_edge_command: Command) -> None:
+    model = mpt_edge.load(bundle)
+    done = mpt_edge_command("run", "--task", "story", *TEXTS, "--bundle", bundle)
+    wanted = model.run(TEXTS, "story")
+    shown = [f"> {text}\n{answer.label}\n\n" for text, answer in zip(TEXTS, wanted, strict=True)]
+    assert done.stdout == "".join(shown)
+
+
+def test_written_texts_beside_labels(bundle: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+    rows = [{"text": TEXTS[0], "task": task} for task in ("mood", "story", "mood")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = mpt_edge_command("run", "--input", tmp_path / "rows.jsonl", "--bundle", bundle)
+    mood, story = (mpt_edge.load(bundle).task(name)(TEXTS[0]) for name in ("mood", "story"))
+    line = f"{mood.label:<5}  {mood.score:.4f}  mood  {TEXTS[0]}"
+    header = "label  score   task  text"
+    assert done.stdout == f"{header}\n{line}\n> story  {TEXTS[0]}\n{story.label}\n\n{line}\n"
+
+
 def test_options_reach_the_search(bundle: Path, mpt_edge_command: Command) -> None:
     task = mpt_edge.load(bundle).task("story")
     options = ["--temperature", 0.9, "--top-k", 20, "--top-p", 0.9, "--seed", 7, "--repetition-penalty", 1.1]
