@@ -1,0 +1,77 @@
+"""The other real model, with learned positions and local attention: the command against transformers' forward."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mpt_edge.bundle import Bundle
+from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge_export import ExportPlan, export_bundle
+from tests.conftest import SHARED
+from tests.test_writing import LENGTH, TEXTS, task_of
+
+NEO = SHARED / "weights" / "tinystories-3m-gptneo"
+COUNT = 16
+
+pytestmark = pytest.mark.skipif(not NEO.is_dir(), reason="no ../shared/weights with the TinyStories models")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("neo")
+    backbone = open_backbone(str(NEO))
+    assert isinstance(backbone, GenerativeBackbone)
+    table = backbone.model.model.get_input_embeddings().weight
+    words = backbone.texts.continuations(["Lily was happy and sang in the park with her friend Max and his dog."])[0]
+    rows = table[words[:LENGTH]].detach().numpy().astype(np.float16)
+    shared = SharedPrompt("mpt", rows, "prefix", backbone.fingerprint)
+    shared.save(folder / "prompts/mpt.safetensors")
+    scales = np.random.default_rng(1).normal(1, 0.3, table.shape[1]).astype(np.float16)
+    task_of(backbone, shared, "story", v=scales).save(folder / "tasks/story.safetensors")
+    export_bundle(ExportPlan(backbone, [folder], folder / "bundle"))
+    return folder / "bundle"
+
+
+@torch.no_grad()
+def reference(bundle: Path, text: str) -> str:
+    """Write greedily by whole passes; text counts from 0, and the prompt has no positions.
+
+    transformers adds positions to whatever comes as embeddings, so the prompt's are taken off first.
+    """
+    model = AutoModelForCausalLM.from_pretrained(NEO, dtype=torch.float32).eval()
+    tokenizer, opened = AutoTokenizer.from_pretrained(NEO), Bundle.open(bundle)
+    file = opened.task("story")
+    prompt = torch.from_numpy(compose(opened.prompt("mpt").values, file.u, file.v))
+    prompt = prompt - model.transformer.wpe.weight[: len(prompt)]
+    ids = tokenizer(text).input_ids
+    start = len(ids)
+    while len(ids) < start + COUNT:
+        rows = torch.cat([prompt, model.get_input_embeddings()(torch.tensor(ids))])[None]
+        places = torch.cat([torch.arange(len(prompt)), torch.arange(len(ids))])[None]
+        token = int(model(inputs_embeds=rows, position_ids=places).logits[0, -1].argmax())
+        if token == tokenizer.eos_token_id:
+            break
+        ids.append(token)
+    return str(tokenizer.decode(ids[start:], skip_special_tokens=True)).lstrip()
+
+
+def test_the_command_writes_what_transformers_writes(
+    bundle: Path, mpt_edge_command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """One text streamed, and three of different lengths in one batch."""
+    wanted = [reference(bundle, text) for text in TEXTS]
+    options = ["--bundle", bundle, "--task", "story", "--max-new-tokens", COUNT]
+    assert mpt_edge_command("run", *options, TEXTS[1]).stdout == wanted[1] + "\n"
+    rows = mpt_edge_command("run", *options, "--json", *TEXTS).stdout.splitlines()
+    assert [json.loads(row)["output"] for row in rows] == wanted
+    assert len(set(wanted)) == len(TEXTS)
+    assert min(map(len, wanted)) > 10
