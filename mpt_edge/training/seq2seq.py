@@ -17,7 +17,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.training.causal import MASKED, KeyValue
 
-#: Encoder-decoder models, by ``model_type``. Flan-T5 and T5 1.1 are ``t5``, ByT5 is too.
+#: Encoder-decoder models, by ``model_type``. Flan-T5 and T5 1.1 are ``t5``.
 SEQ2SEQ_ARCHITECTURES = frozenset({"mt5", "t5"})
 
 
