@@ -13,17 +13,22 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
+    CamembertConfig,
     DistilBertConfig,
     ElectraConfig,
     Gemma2Config,
     GPT2Config,
     GPTNeoConfig,
     LlamaConfig,
+    MT5Config,
     PreTrainedModel,
     RobertaConfig,
+    T5Config,
+    XLMRobertaConfig,
 )
 
 VIRTUAL = 5
@@ -38,6 +43,8 @@ CONFIGS = {
     ),
     "electra": ElectraConfig(**_SIZES, **_MORE, embedding_size=32),
     "roberta": RobertaConfig(**_SIZES, **_MORE, type_vocab_size=1),
+    "xlm-roberta": XLMRobertaConfig(**_SIZES, **_MORE, type_vocab_size=1),
+    "camembert": CamembertConfig(**_SIZES, **_MORE, type_vocab_size=1),
 }
 _NO_END = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
 _ROTARY = _SIZES | _MORE | _NO_END | {"num_key_value_heads": 2, "head_dim": 8}
@@ -60,20 +67,32 @@ CAUSAL = {
     ),
     "llama": LlamaConfig(**_ROTARY),
 }
+_T5 = {"vocab_size": 100, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+_T5 |= {"pad_token_id": 0, "eos_token_id": None, "decoder_start_token_id": 0}
+SEQ2SEQ = {
+    "t5": T5Config(**_T5, initializer_factor=2.0),
+    "flan-t5": T5Config(**_T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False, initializer_factor=1.5),
+    "mt5": MT5Config(**_T5, tie_word_embeddings=False, initializer_factor=1.5),
+}
 MODELS = {
     "SEQ_CLS": AutoModelForSequenceClassification,
     "TOKEN_CLS": AutoModelForTokenClassification,
     "QUESTION_ANS": AutoModelForQuestionAnswering,
     "FEATURE_EXTRACTION": AutoModel,
     "CAUSAL_LM": AutoModelForCausalLM,
+    "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
 }
 
 
 def save_base(kind: str, folder: Path) -> Path:
     """Write a small random model with a tokenizer, norms and biases included."""
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(CAUSAL[kind]) if kind in CAUSAL else AutoModel.from_config(CONFIGS[kind])
+    family = AutoModelForCausalLM if kind in CAUSAL else AutoModelForSeq2SeqLM if kind in SEQ2SEQ else AutoModel
+    model = family.from_config((CONFIGS | CAUSAL | SEQ2SEQ)[kind])
     shake(model)
+    if kind in ("flan-t5", "mt5"):
+        with torch.no_grad():  # logits of the size that trained models have
+            model.decoder.final_layer_norm.weight.mul_(0.2)
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return folder

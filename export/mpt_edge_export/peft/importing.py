@@ -22,6 +22,11 @@ from mpt_edge_export.peft.heads import READOUTS, AnyBackbone, head_names, head_o
 #: PEFT's layout and entry: prompt and text attend to each other, and the prompt enters in place of word embeddings.
 LAYOUT, ENTRY = "joint", "inputs_embeds"
 
+#: Families of base models by task type; all others are of encoders.
+_FAMILIES = {"CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq"}
+
+_CALLED = {"causal": "a decoder-only model", "seq2seq": "an encoder-decoder model", "encoder": "an encoder"}
+
 #: Task types whose forward in PEFT drops the segment ids, so that adapters were trained without them.
 _WITHOUT_TYPES = ("QUESTION_ANS", "FEATURE_EXTRACTION")
 
@@ -113,20 +118,21 @@ def _placement(backbone: AnyBackbone) -> tuple[str, str]:
 
     In decoder-only models prompt rows see prompt rows alone anyway, so they can be cached, which is the
     prefix layout; and where positions are relative, it does not matter from where the text is counted.
+    T5's encoder reads both ways, and its word embeddings are the first layer's input.
     """
     if not isinstance(backbone, GenerativeBackbone):
         return LAYOUT, ENTRY
-    return "prefix", ENTRY if backbone.model.positions_from_zero else "first_layer"
+    layout = "prefix" if backbone.family == "causal" else LAYOUT
+    return layout, ENTRY if backbone.model.positions_from_zero else "first_layer"
 
 
 def _check(adapter: PeftAdapter, backbone: AnyBackbone) -> list[str]:
     """Return warnings about an adapter that can be imported."""
     model = backbone.model
-    family = "autoregressive decoder" if isinstance(backbone, GenerativeBackbone) else "encoder"
-    wanted = {"CAUSAL_LM": "autoregressive decoder", "SEQ_2_SEQ_LM": "encoder-decoder model"}
-    if wanted.get(adapter.task_type, "encoder") != family:
+    family = backbone.family if isinstance(backbone, GenerativeBackbone) else "encoder"
+    if _FAMILIES.get(adapter.task_type, "encoder") != family:
         raise UnsupportedModelError(
-            f"{adapter.source} is a {adapter.task_type} adapter, which {backbone.id}, an {family}, cannot run; "
+            f"{adapter.source} is a {adapter.task_type} adapter, which {backbone.id}, {_CALLED[family]}, cannot run; "
             "pass its base model."
         )
     if adapter.prompt.shape[1] != model.hidden_size:
@@ -169,7 +175,7 @@ def _task_file(
     if NAME.fullmatch(name) is None:
         raise InputError(f"{name!r} cannot name a task; use letters, digits, dots, dashes and underscores.")
     u, v = adapter.vectors(index)
-    writes = adapter.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+    writes = adapter.task_type in _FAMILIES
     readout = "choice" if writes and options.labels else READOUTS[adapter.task_type]
     if writes:
         labels = tuple(options.labels)

@@ -154,7 +154,7 @@ def test_choice_of_given_texts(imports: Imports) -> None:
 def test_adapter_of_another_family(imports: Imports, tmp_path: Path) -> None:
     adapters.make_adapter(adapters.save_base("bert", tmp_path / "bert"), "SEQ_CLS", tmp_path / "a")
     with pytest.raises(
-        UnsupportedModelError, match=r"is a SEQ_CLS adapter, which tiny-.*, an autoregressive decoder, cannot run"
+        UnsupportedModelError, match=r"is a SEQ_CLS adapter, which tiny-.*, a decoder-only model, cannot run"
     ):
         import_adapter(read_adapter(str(tmp_path / "a")), imports.backbone)
 
