@@ -16,7 +16,6 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mpt_edge._extras import require
-from mpt_edge.errors import InputError
 from mpt_edge.taskfile import TaskFile, headline
 from mpt_edge.training.settings import Entry, Layout, Precision, Settings, Trained
 
@@ -48,6 +47,9 @@ InPrecision = Annotated[
 Recompute = Annotated[
     bool, typer.Option("--recompute", help="Keep fewer activations and compute them again: less memory, more time.")
 ]
+Distil = Annotated[float, typer.Option(min=0.0, help="Weight λ of what teachers add to the loss; 0 asks none.")]
+Temperature = Annotated[float, typer.Option(min=0.01, help="Temperature T of the distilled answers.")]
+Hidden = Annotated[bool, typer.Option(help="Distil hidden states as well as answers.")]
 Test = Annotated[bool, typer.Option("--test", help="Measure the test split, once, at the end.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")]
 
@@ -75,9 +77,9 @@ def source(
     rows_per_epoch: RowsPerEpoch = 5000,
     prompt_rate: PromptRate = 0.02,
     task_rate: TaskRate = 0.03,
-    distil: Annotated[float, typer.Option(min=0.0, help="Weight λ of the teachers' losses; 0 trains none.")] = 0.9,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Temperature T of the distilled answers.")] = 2.0,
-    hidden: Annotated[bool, typer.Option(help="Distil hidden states as well as answers.")] = True,
+    distil: Distil = 0.9,
+    temperature: Temperature = 2.0,
+    hidden: Hidden = True,
     teachers: Annotated[
         Path | None, typer.Option(help="Folder of teachers, to share between runs.", show_default="OUTPUT/teachers")
     ] = None,
@@ -126,7 +128,12 @@ def target(
     ],
     data: Data = Path(),
     backbone: Backbone = "minilm-l6",
-    prompt: Annotated[str, typer.Option(help="Which shared prompt, where there are several.")] = "",
+    prompt: Annotated[
+        str, typer.Option(help="Which prompt, where there are several; or a task that carries its own.")
+    ] = "",
+    layout: Annotated[
+        Layout | None, typer.Option(help="Read the prompt in another layout from here on.", show_default="its own")
+    ] = None,
     train: Annotated[
         Trained, typer.Option(help="u and v alone, a copy of the prompt too, or one copy for a group of tasks.")
     ] = Trained.VECTORS,
@@ -134,6 +141,13 @@ def target(
     start: Annotated[
         str, typer.Option(help="Start of u and v: average or nearest of the source tasks, ones, or a task's name.")
     ] = "average",
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Bundle or folder with a finished task of each recipe's name, in any layout, to learn from."),
+    ] = None,
+    distil: Distil = 0.9,
+    temperature: Temperature = 2.0,
+    hidden: Hidden = True,
     shots: Annotated[int, typer.Option(min=0, help="Rows a label for few-shot training; 0 takes all.")] = 0,
     subset_seed: Annotated[int, typer.Option(min=0, help="Fixes which rows those are.")] = 0,
     epochs: Epochs = 5,
@@ -151,9 +165,10 @@ def target(
 ) -> None:
     """Learn further tasks on a shared prompt: u and v alone, or with a copy of the prompt."""
     plan = _plan(recipes, data, output, test, threads)
-    from mpt_edge.prompts import SharedPrompt
     from mpt_edge.training.generative import open_backbone
     from mpt_edge.training.stages import Origin, replace_settings, train_target
+    from mpt_edge.training.starts import find_prompt
+    from mpt_edge.training.teachers import Teaching
 
     plan = replace_settings(
         replace(plan, shots=shots, subset_seed=subset_seed),
@@ -168,7 +183,9 @@ def target(
         recompute=recompute,
         seed=seed,
     )
-    origin = Origin(source, SharedPrompt.load(_prompt_file(source, prompt)), start, train, name)
+    teaching = Teaching(teacher, distil, temperature, hidden) if teacher and distil else None
+    origin = Origin(source, find_prompt(source, prompt), start, train, name, teaching)
+    origin = origin.placed(layout.value if layout else "")
     with _bar() as observe:
         tasks = train_target(open_backbone(backbone), plan, origin, observe)
     _report(tasks, output)
@@ -221,19 +238,6 @@ def _plan(recipes: list[Path], data: Path, output: Path, test: bool, threads: in
     if threads:
         torch.set_num_threads(threads)
     return Plan(loaded, data, output, Settings(), test)
-
-
-def _prompt_file(folder: Path, name: str) -> Path:
-    found = sorted((folder / "prompts").glob(f"{name or '*'}.safetensors"))
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise InputError(
-            f"{folder} holds no shared prompt {name}".rstrip() + "; pass a bundle or a source run's folder."
-        )
-    raise InputError(
-        f"{folder} holds several shared prompts; name one with --prompt: {', '.join(p.stem for p in found)}."
-    )
 
 
 @contextmanager

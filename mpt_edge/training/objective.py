@@ -23,6 +23,7 @@ from mpt_edge.training.objectives import (
     Loss,
     Measured,
     TaskObjective,
+    Teacher,
     taught_loss,
 )
 from mpt_edge.training.schedule import TaskBatch
@@ -79,8 +80,7 @@ class Objective(TaskObjective):
             zero = torch.zeros_like(task)
             return Loss(task, zero, zero, task)
         with torch.no_grad():
-            teacher = self.distillation.teachers[batch.task].to(logits.device)
-            teacher_logits, taught = self._read(teacher, rows, label_rows)
+            teacher_logits, taught = self._taught(self.distillation.teachers[batch.task], rows, label_rows, labels)
         return taught_loss(task, (logits, texts.hidden), (teacher_logits, taught.hidden), texts.mask, self.distillation)
 
     def similarities(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
@@ -111,7 +111,19 @@ class Objective(TaskObjective):
         return Measured("similarity", golden, metrics, scale)
 
     def _read(self, prompt: Tensor | None, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
-        context = Context.of(self.backbone, prompt, self.layout, self.entry)
+        return self._compared(Context.of(self.backbone, prompt, self.layout, self.entry), rows, labels)
+
+    def _taught(
+        self, teacher: Teacher, rows: list[Encoded], label_rows: list[Encoded], labels: NDArray[np.int64]
+    ) -> tuple[Tensor, Reading]:
+        """Return a teacher's logits ``(rows, labels)``, and what it makes of the texts."""
+        context = Context.of(self.backbone, teacher.prompt, teacher.layout, teacher.entry)
+        if teacher.head is None:
+            return self._compared(context, rows, label_rows)
+        texts = read(self.backbone, rows, context)
+        return teacher.answers(texts.first, labels), texts
+
+    def _compared(self, context: Context, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
         texts = read(self.backbone, rows, context)
         named = read(self.backbone, labels, context)
         with torch.autocast(texts.embeddings.device.type, enabled=False):  # cosines need float32's digits

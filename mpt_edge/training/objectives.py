@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from mpt_edge.heads import Head
 from mpt_edge.text import Encoded
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import Rows, TaskData
@@ -20,17 +22,43 @@ from mpt_edge.training.schedule import TaskBatch
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A frozen prompt that knows a task.
+
+    Attributes:
+        prompt: its rows ``(l, d)``.
+        layout: attention layout that it is read in, which need not be the student's.
+        entry: where it enters.
+        head: the classifier that answers for it, on the state at the first position; None where it
+            answers as the student does.
+        outputs: for each label of the task, which output of the head it is.
+    """
+
+    prompt: Tensor
+    layout: str = "prefix"
+    entry: str = "first_layer"
+    head: Head | None = None
+    outputs: Sequence[int] = ()
+
+    def answers(self, states: Tensor, labels: NDArray[np.int64]) -> Tensor:
+        """Return the head's logits of some labels, ``(rows, labels)``, from first states ``(rows, d)``."""
+        assert self.head is not None
+        logits = self.head(states.cpu().numpy())[:, np.asarray(self.outputs)[labels]]
+        return torch.from_numpy(logits.astype(np.float32)).to(states.device)
+
+
+@dataclass(frozen=True)
 class Distillation:
     """Frozen teachers, and how much they count.
 
     Attributes:
-        teachers: one prompt ``(l, d)`` a task, trained by plain prompt tuning.
+        teachers: one a task, in the tasks' order.
         weight: λ of equation 5; the paper's is 0.9.
         temperature: T of both softmaxes of equation 3, which the paper does not state.
         hidden: whether equation 4 counts.
     """
 
-    teachers: Sequence[Tensor]
+    teachers: Sequence[Teacher]
     weight: float = 0.9
     temperature: float = 2.0
     hidden: bool = True
@@ -123,8 +151,9 @@ class TaskObjective(ABC):
             found["entry"] = self.entry
         if self.distillation is not None:
             given = self.distillation
-            values = [teacher.cpu().numpy().tobytes().hex() for teacher in given.teachers]
+            values = [teacher.prompt.cpu().numpy().tobytes().hex() for teacher in given.teachers]
             found["distillation"] = [values, given.weight, given.temperature, given.hidden]
+            found["distillation"] += [[t.layout, t.entry, list(t.outputs)] for t in given.teachers]
         return found
 
 

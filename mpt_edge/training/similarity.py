@@ -67,11 +67,13 @@ class Reading:
     Attributes:
         embeddings: unit embeddings, ``(rows, d)``.
         hidden: last hidden states, ``(rows, tokens, d)``.
+        first: the state at the first position, which is a prompt row in the joint layout, ``(rows, d)``.
         mask: 1 for visible tokens, ``(rows, tokens)``.
     """
 
     embeddings: Tensor
     hidden: Tensor
+    first: Tensor
     mask: Tensor
 
 
@@ -118,8 +120,9 @@ def read(backbone: Backbone, rows: Sequence[Encoded], context: Context = BARE) -
     keys = functional.pad(mask, (context.length, 0), value=1)
     prompt = None if context.prompt is None else context.prompt.expand(len(rows), -1, -1)
     hidden, _ = backbone.model(ids, keys, types, prompt=prompt, past=context.past, entry=context.entry)
-    hidden = hidden[:, hidden.shape[1] - ids.shape[1] :].float()  # losses are taken in float32, whatever computed
-    return Reading(functional.normalize(pool(hidden, mask, backbone.pooling), dim=-1), hidden, mask)
+    hidden = hidden.float()  # losses are taken in float32, whatever computed
+    first, hidden = hidden[:, 0], hidden[:, hidden.shape[1] - ids.shape[1] :]
+    return Reading(functional.normalize(pool(hidden, mask, backbone.pooling), dim=-1), hidden, first, mask)
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:

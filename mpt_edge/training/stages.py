@@ -29,7 +29,7 @@ from mpt_edge.training.results import shared_prompt, write_tasks
 from mpt_edge.training.settings import Settings, Trained
 from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.starts import AVERAGE, start_vectors
-from mpt_edge.training.teachers import TeacherPlan, distillation, train_teachers
+from mpt_edge.training.teachers import TeacherPlan, Teaching, distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
 
 Observer = Callable[[Progress], None]
@@ -87,6 +87,7 @@ class Origin:
         start: ``"average"``, ``"nearest"``, ``"ones"`` or a task of the folder.
         trained: what is trained.
         name: name of a group's new shared prompt.
+        teaching: finished tasks that teach the targets, or None.
     """
 
     folder: Path
@@ -94,6 +95,13 @@ class Origin:
     start: str = AVERAGE
     trained: Trained = Trained.VECTORS
     name: str = "group"
+    teaching: Teaching | None = None
+
+    def placed(self, layout: str) -> Origin:
+        """Read the same prompt in another layout from here on; it gets a name of its own."""
+        if layout in ("", self.shared.layout):
+            return self
+        return replace(self, shared=replace(self.shared, layout=layout, name=f"{self.shared.name}-{layout}"))
 
 
 def train_source(
@@ -130,7 +138,7 @@ def train_source(
         )
         taught = distillation(trained, teachers)
         facts["distillation"] = {key: value for key, value in asdict(teachers).items() if key != "folder"} | {
-            "teachers": {r.name: round(t.score, 4) for r, t in zip(plan.recipes, trained, strict=True)}
+            "teachers": {r.name: round(one.score, 4) for r, one in zip(plan.recipes, trained, strict=True)}
         }
     objective = new_objective(backbone, tasks, texts, taught, prompt.layout, prompt.entry)
     prompts = MultitaskPrompt(start, len(tasks))
@@ -213,16 +221,14 @@ def _train_alone(
     backbone: AnyBackbone, plan: Plan, origin: Origin, task: TaskData, observe: Observer
 ) -> list[TaskFile]:
     """Train one target: its vectors, and its copy of the prompt where that is asked for."""
-    objective = new_objective(
-        backbone, [task], [label_texts(backbone, task)], None, origin.shared.layout, origin.shared.entry
-    )
+    objective = _target_objective(backbone, [task], origin)
     prompts, starts = _started(objective, origin)
     name = task.recipe.name
     Trainer(objective, prompts, plan.settings, plan.output / "runs" / name, stage=name).train(observe)
     prompts.balance()
     prompts.round_to_half()
     own = origin.trained is Trained.PROMPT
-    facts = _facts(plan, "target") | {"start": starts[0]}
+    facts = _facts(plan, "target") | {"start": starts[0]} | _teaching_facts(origin)
     return write_tasks(objective, prompts, origin.shared, plan.output, [facts], own_prompt=own)
 
 
@@ -230,8 +236,7 @@ def _train_group(
     backbone: AnyBackbone, plan: Plan, origin: Origin, tasks: list[TaskData], observe: Observer
 ) -> list[TaskFile]:
     """Train several targets on one new shared prompt."""
-    texts = [label_texts(backbone, task) for task in tasks]
-    objective = new_objective(backbone, tasks, texts, None, origin.shared.layout, origin.shared.entry)
+    objective = _target_objective(backbone, tasks, origin)
     prompts, starts = _started(objective, origin)
     folder = plan.output / "runs" / origin.name
     Trainer(objective, prompts, plan.settings, folder, stage=origin.name).train(observe)
@@ -240,8 +245,17 @@ def _train_group(
     facts = {"stage": "group", "tasks": [r.name for r in plan.recipes], "from": origin.shared.fingerprint}
     shared = shared_prompt(origin.name, prompts, objective, facts | asdict(plan.settings))
     shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
-    training = [_facts(plan, "group") | {"start": start} for start in starts]
+    training = [_facts(plan, "group") | {"start": start} | _teaching_facts(origin) for start in starts]
     return write_tasks(objective, prompts, shared, plan.output, training)
+
+
+def _target_objective(backbone: AnyBackbone, tasks: Sequence[TaskData], origin: Origin) -> TaskObjective:
+    """Return the objective of targets, with their teachers where there are some."""
+    texts = [label_texts(backbone, task) for task in tasks]
+    taught = None if origin.teaching is None else origin.teaching.of(backbone, tasks)
+    for teacher in taught.teachers if taught else ():
+        _check_room(backbone, tasks, len(teacher.prompt), teacher.entry)
+    return new_objective(backbone, tasks, texts, taught, origin.shared.layout, origin.shared.entry)
 
 
 def _started(objective: TaskObjective, origin: Origin) -> tuple[MultitaskPrompt, list[str]]:
@@ -273,6 +287,12 @@ def _check_room(backbone: AnyBackbone, tasks: Sequence[TaskData], length: int, e
                 f"{backbone.id} has {backbone.model.max_positions} positions and the prompt takes {length} of them; "
                 f"lower max_length of {recipe.name!r} to {room} or less."
             )
+
+
+def _teaching_facts(origin: Origin) -> dict[str, Any]:
+    if origin.teaching is None:
+        return {}
+    return {"distillation": {key: value for key, value in asdict(origin.teaching).items() if key != "folder"}}
 
 
 def _facts(plan: Plan, stage: str) -> dict[str, Any]:

@@ -1,8 +1,12 @@
-"""Where a new task's u and v start: averaged, nearest, a named task's, or ones (paper section 3.2)."""
+"""Where a new task starts: a prompt that is there, and u and v averaged, nearest, a named task's, or ones.
+
+Starts of u and v are those of the paper's section 3.2.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.prompts import SharedPrompt
+from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.multitask import balanced
 from mpt_edge.training.objectives import TaskObjective
@@ -23,6 +27,62 @@ AVERAGE, NEAREST, ONES = "average", "nearest", "ones"
 _TRIED_ROWS = 256
 
 Vectors = tuple[Tensor, Tensor]
+
+
+def find_prompt(folder: Path, name: str = "") -> SharedPrompt:
+    """Return a folder's shared prompt, or the whole prompt of one of its tasks, as a shared prompt.
+
+    Args:
+        folder: a bundle, or a folder with ``prompts/`` and ``tasks/``.
+        name: of the prompt, or of a task that carries its own; empty where there is only one.
+
+    Raises:
+        InputError: there is none of that name, or there are several and none is named.
+    """
+    found = {path.stem: path for path in sorted((folder / "prompts").glob("*.safetensors"))}
+    if not found or (name and name not in found):
+        tasks = [TaskFile.load(path) for path in sorted((folder / "tasks").glob("*.safetensors"))]
+        whole = {task.name: task for task in tasks if task.own_prompt is not None}
+        if name in whole or (len(whole) == 1 and not name):
+            return _as_shared(whole[name or next(iter(whole))])
+        found |= dict.fromkeys(whole, folder)
+    if name in found or (len(found) == 1 and not name):
+        return SharedPrompt.load(found[name or next(iter(found))])
+    if name or not found:
+        raise InputError(f"{folder} holds no prompt {name}".rstrip() + "; pass a bundle or a source run's folder.")
+    raise InputError(f"{folder} holds several prompts; name one with --prompt: {', '.join(found)}.")
+
+
+def task_prompt(folder: Path, task: TaskFile) -> SharedPrompt:
+    """Return the prompt that a task of a folder scales, its own or a shared one.
+
+    Raises:
+        InputError: the shared prompt is not in the folder.
+        MismatchError: another prompt has its name there.
+    """
+    if task.own_prompt is not None:
+        return replace(_as_shared(task), values=task.own_prompt)
+    path = folder / "prompts" / f"{task.prompt}.safetensors"
+    if not path.is_file():
+        raise InputError(f"{folder} lacks the prompt {task.prompt!r} of its task {task.name!r}; copy it to {path}.")
+    shared = SharedPrompt.load(path)
+    if shared.fingerprint != task.prompt_sha256:
+        raise MismatchError(f"the task {task.name!r} scales another prompt than {path}; copy the right one there.")
+    return shared
+
+
+def _as_shared(task: TaskFile) -> SharedPrompt:
+    """Return the composed prompt of a task that carries its own."""
+    assert task.own_prompt is not None
+    return SharedPrompt(
+        name=task.name,
+        values=compose(task.own_prompt, task.u, task.v),
+        layout=task.layout or "prefix",
+        backbone=task.backbone,
+        training=task.training,
+        licence=task.licence,
+        entry=task.entry or "first_layer",
+    )
 
 
 def source_tasks(folder: Path, shared: SharedPrompt) -> dict[str, Vectors]:

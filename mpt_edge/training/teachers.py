@@ -1,4 +1,4 @@
-"""Teachers: a prompt of its own for each source task, by plain prompt tuning (paper section 3.2)."""
+"""Teachers: a prompt of its own for each task, by plain prompt tuning (paper section 3.2), or one that was imported."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.prompts import compose
+from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.data import TaskData
 from mpt_edge.training.families import AnyBackbone, new_objective
 from mpt_edge.training.multitask import PlainPrompts
-from mpt_edge.training.objectives import Distillation
+from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.settings import Settings
+from mpt_edge.training.starts import task_prompt
 from mpt_edge.training.trainer import Progress, Trainer
 
 
@@ -37,11 +42,42 @@ class TeacherPlan:
     hidden: bool = True
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """One task's teacher: its prompt ``(l, d)`` and its validation score."""
+#: Readouts of teachers that answer as the student of their family does, or by a head of their own.
+_TEACHING = ("similarity", "classifier", "generation", "choice")
 
-    prompt: Tensor
+
+@dataclass(frozen=True)
+class Teaching:
+    """Finished tasks as teachers, whatever layout they were trained in.
+
+    Attributes:
+        folder: a bundle, or a folder of vectors, that holds a task of each target's name.
+        weight: λ of equation 5.
+        temperature: T of equation 3.
+        hidden: whether hidden states are distilled too (equation 4).
+    """
+
+    folder: Path
+    weight: float = 0.9
+    temperature: float = 2.0
+    hidden: bool = True
+
+    def of(self, backbone: AnyBackbone, tasks: Sequence[TaskData]) -> Distillation:
+        """Read the tasks' teachers.
+
+        Raises:
+            InputError: there is none for a task, or it knows other labels or another template.
+            MismatchError: it was made for another backbone.
+        """
+        teachers = [_read_teacher(self.folder, backbone, task) for task in tasks]
+        return Distillation(teachers, self.weight, self.temperature, self.hidden)
+
+
+@dataclass(frozen=True)
+class TrainedTeacher:
+    """A teacher that was trained here, and its validation score."""
+
+    teacher: Teacher
     score: float
 
 
@@ -55,7 +91,7 @@ def train_teachers(
     observe: Callable[[Progress], None],
     layout: str = "prefix",
     entry: str = "first_layer",
-) -> list[Teacher]:
+) -> list[TrainedTeacher]:
     """Train a teacher for each task, or take up one that an earlier run has left.
 
     Args:
@@ -84,10 +120,40 @@ def train_teachers(
         objective = new_objective(backbone, [task], [texts], None, layout, entry)
         run = Trainer(objective, prompts, settings, plan.folder / task.recipe.name, stage=stage)
         run.train(observe)
-        found.append(Teacher(prompts(0).detach().clone(), run.best_score))
+        found.append(TrainedTeacher(Teacher(prompts(0).detach().clone(), layout, entry), run.best_score))
     return found
 
 
-def distillation(teachers: Sequence[Teacher], plan: TeacherPlan) -> Distillation:
+def distillation(trained: Sequence[TrainedTeacher], plan: TeacherPlan) -> Distillation:
     """Return what the student's objective needs of its teachers."""
-    return Distillation([teacher.prompt for teacher in teachers], plan.weight, plan.temperature, plan.hidden)
+    return Distillation([one.teacher for one in trained], plan.weight, plan.temperature, plan.hidden)
+
+
+def _read_teacher(folder: Path, backbone: AnyBackbone, task: TaskData) -> Teacher:
+    """Return the teacher that a task file is."""
+    name, recipe = task.recipe.name, task.recipe
+    path = folder / "tasks" / f"{name}.safetensors"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no task {name!r} to teach the recipe of that name; import it under this name "
+            f"(--task {name}=ID), or rename the recipe."
+        )
+    file = TaskFile.load(path)
+    if file.backbone != backbone.fingerprint:
+        raise MismatchError(f"the teacher {path} was made for another backbone than {backbone.id}; pass its own.")
+    if file.readout not in _TEACHING:
+        raise InputError(f"the teacher {name!r} answers by {file.readout!r}, which cannot teach a task with labels.")
+    if file.template != recipe.template:
+        raise InputError(
+            f"the teacher {name!r} reads texts as {file.template or '{text}'!r} and the recipe writes "
+            f"{recipe.template or '{text}'!r}; give the recipe the teacher's template."
+        )
+    if file.labels and set(file.labels) != set(task.labels):
+        raise InputError(
+            f"the teacher {name!r} knows the labels {', '.join(file.labels)}, and the recipe has "
+            f"{', '.join(task.labels)}; import it with the recipe's labels, in the order of its outputs (--label)."
+        )
+    shared = task_prompt(folder, file)
+    outputs = [file.labels.index(label) for label in task.labels] if file.head else []
+    prompt = torch.from_numpy(compose(shared.values, file.u, file.v))
+    return Teacher(prompt, shared.layout, shared.entry, file.head, outputs)

@@ -25,7 +25,7 @@ from mpt_edge.text import Encoded, Text
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.generative import GenerativeBackbone
 from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
-from mpt_edge.training.objectives import Distillation, Loss, Measured, TaskObjective, taught_loss
+from mpt_edge.training.objectives import Distillation, Loss, Measured, TaskObjective, Teacher, taught_loss
 from mpt_edge.training.reading import TextReading, open_texts, read_texts
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.text_metrics import TEXT_METRICS
@@ -71,7 +71,7 @@ class TextObjective(TaskObjective):
             zero = torch.zeros_like(task)
             return Loss(task, zero, zero, task)
         with torch.no_grad():
-            taught = self._read(self.distillation.teachers[batch.task], rows, targets)
+            taught = self._taught(self.distillation.teachers[batch.task], rows, targets)
         student, teacher = (found.logits, found.hidden), (taught.logits, taught.hidden)
         return taught_loss(task, student, teacher, found.mask, self.distillation)
 
@@ -158,6 +158,13 @@ class TextObjective(TaskObjective):
 
     def _read(self, prompt: Tensor | None, rows: Sequence[Encoded], targets: Sequence[Sequence[int]]) -> TextReading:
         return read_texts(self.backbone, prompt, self.layout, rows, targets)
+
+    def _taught(self, teacher: Teacher, rows: Sequence[Encoded], targets: Sequence[Sequence[int]]) -> TextReading:
+        self.backbone.model.entry = teacher.entry
+        try:
+            return read_texts(self.backbone, teacher.prompt, teacher.layout, rows, targets)
+        finally:
+            self.backbone.model.entry = self.entry
 
     def _opened(self, prompt: Tensor | None, rows: Sequence[Encoded]) -> tuple[Decoding, Floats]:
         return open_texts(self.backbone, prompt, self.layout, rows)

@@ -199,7 +199,7 @@ def test_missing_recipe(train: Command, data: Path, tmp_path: Path) -> None:
 
 def test_target_of_a_folder_without_a_prompt(train: Command, tmp_path: Path) -> None:
     message = refused(train("target", ["pairs"], tmp_path / "out", "--from", tmp_path))
-    assert f"{tmp_path} holds no shared prompt; pass a bundle or a source run's folder." in message
+    assert f"{tmp_path} holds no prompt; pass a bundle or a source run's folder." in message
 
 
 def test_target_from_a_task_that_is_not_there(train: Command, source: tuple[Path, Result], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import BertModel
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.objective import Objective
-from mpt_edge.training.objectives import Distillation, hidden_loss, logit_loss
+from mpt_edge.training.objectives import Distillation, Teacher, hidden_loss, logit_loss
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.similarity import TRAINING_SCALE
@@ -59,7 +59,7 @@ def test_hidden_loss_counts_visible_tokens_only() -> None:
 
 def test_a_teacher_that_agrees_adds_nothing(tiny: Backbone, task: TaskData, batch: TaskBatch) -> None:
     alone = Objective(tiny, [task], [WORDS]).loss(prompt(0), batch, np.random.default_rng(0))
-    taught = Objective(tiny, [task], [WORDS], Distillation([prompt(0)]))
+    taught = Objective(tiny, [task], [WORDS], Distillation([Teacher(prompt(0))]))
     loss = taught.loss(prompt(0), batch, np.random.default_rng(0))
     assert loss.parts()["total"] == pytest.approx(alone.parts()["total"], abs=1e-6)
     assert alone.parts() | {"total": 0, "task": 0} == {"task": 0, "logits": 0, "hidden": 0, "total": 0}
@@ -67,7 +67,7 @@ def test_a_teacher_that_agrees_adds_nothing(tiny: Backbone, task: TaskData, batc
 
 @pytest.mark.parametrize("hidden", [True, False])
 def test_the_parts_add_up_to_equation_5(tiny: Backbone, task: TaskData, batch: TaskBatch, hidden: bool) -> None:
-    taught = Objective(tiny, [task], [WORDS], Distillation([prompt(1)], 0.9, 2.0, hidden))
+    taught = Objective(tiny, [task], [WORDS], Distillation([Teacher(prompt(1))], 0.9, 2.0, hidden))
     given = prompt(0).requires_grad_()
     loss = taught.loss(given, batch, np.random.default_rng(0))
     parts = loss.parts()
@@ -77,7 +77,7 @@ def test_the_parts_add_up_to_equation_5(tiny: Backbone, task: TaskData, batch: T
     loss.total.backward()
     assert given.grad is not None
     assert float(given.grad.abs().sum()) > 0
-    assert not taught.distillation.teachers[0].requires_grad
+    assert not taught.distillation.teachers[0].prompt.requires_grad
 
 
 def test_cross_entropy_is_that_of_texts_read_one_by_one(tiny: Backbone, task: TaskData, batch: TaskBatch) -> None:

@@ -20,7 +20,7 @@ from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import Rows, TaskData, load_task
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from mpt_edge.training.objectives import Distillation
+from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import Settings
@@ -90,11 +90,11 @@ def test_loss_is_that_of_transformers(backbone: GenerativeBackbone, seed: int | 
 
 def test_a_teacher_pulls_and_an_agreeing_one_does_not(backbone: GenerativeBackbone) -> None:
     batch = TaskBatch(0, np.arange(3))
-    same = TextObjective(backbone, [story()], [[]], Distillation([prompt(1)]))
+    same = TextObjective(backbone, [story()], [[]], Distillation([Teacher(prompt(1))]))
     loss = same.loss(prompt(1), batch, np.random.default_rng(0))
     assert float(loss.logits) == pytest.approx(0, abs=1e-6)
     assert float(loss.hidden) == pytest.approx(0, abs=1e-6)
-    other = TextObjective(backbone, [story()], [[]], Distillation([prompt(2)]))
+    other = TextObjective(backbone, [story()], [[]], Distillation([Teacher(prompt(2))]))
     given = prompt(1).requires_grad_()
     loss = other.loss(given, batch, np.random.default_rng(0))
     assert float(loss.logits) > 1e-4

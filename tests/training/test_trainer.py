@@ -16,7 +16,7 @@ from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.initial import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objective import Objective
-from mpt_edge.training.objectives import Distillation
+from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.trainer import Progress, Trainer
@@ -250,7 +250,7 @@ def test_training_raises_the_accuracy_of_a_separable_task(tiny: Backbone, tmp_pa
 
 
 def test_teachers_are_part_of_what_a_checkpoint_depends_on(tiny: Backbone, tmp_path: Path) -> None:
-    teachers = [torch.zeros(5, 32), torch.ones(5, 32)]
+    teachers = [Teacher(torch.zeros(5, 32)), Teacher(torch.ones(5, 32))]
     trainer(tiny, tmp_path, distillation=Distillation(teachers)).save()
     for other in (
         None,
@@ -258,6 +258,7 @@ def test_teachers_are_part_of_what_a_checkpoint_depends_on(tiny: Backbone, tmp_p
         Distillation(teachers, weight=0.5),
         Distillation(teachers, temperature=1.0),
         Distillation(teachers, hidden=False),
+        Distillation([replace(teacher, layout="joint") for teacher in teachers]),
     ):
         with pytest.raises(InputError, match="other data, settings or backbone"):
             trainer(tiny, tmp_path, distillation=other)
@@ -266,7 +267,8 @@ def test_teachers_are_part_of_what_a_checkpoint_depends_on(tiny: Backbone, tmp_p
 @pytest.mark.parametrize("most_tasks", [0, 2])
 def test_a_distilled_run_resumes_like_any_other(tiny: Backbone, tmp_path: Path, most_tasks: int) -> None:
     settings = replace(SETTINGS, most_tasks=most_tasks)
-    teachers = Distillation([torch.randn(5, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    values = [torch.randn(5, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    teachers = Distillation([Teacher(prompt) for prompt in values])
     whole = trainer(tiny, tmp_path / "whole", settings, distillation=teachers)
     whole.train(silent)
     first = trainer(tiny, tmp_path / "parts", settings, distillation=teachers)
