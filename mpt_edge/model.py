@@ -13,10 +13,12 @@ from mpt_edge.answers import Embedding, Place, Prediction, answer, classify, tag
 from mpt_edge.backbone import Floats, OnnxBackbone, stack
 from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.heads import Head
 from mpt_edge.locate import default_bundle
+from mpt_edge.prompts import SharedPrompt
 from mpt_edge.readout import label_embeddings, pool
 from mpt_edge.selection import Selected, Selection
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.taskfile import HEADLESS, TaskFile
 from mpt_edge.text import Encoded, Text, checked, render
 from mpt_edge.writing import TextModel
 
@@ -147,14 +149,15 @@ class Model(Selection):
         return self._answer(texts, [self._select(name) for name in names], batch_size)
 
     def _compose(self, file: TaskFile) -> Selected:
-        layout, composed = self._composed(file)
+        shared, composed = self._composed(file)
+        layout, head = shared.layout, _head(file, shared)
         if file.readout == "classifier" and layout != "joint":
             raise MismatchError(
                 f"the head of {file.name!r} reads the first prompt row, which sees no text in the {layout} layout; "
                 "use it in the joint layout."
             )
         cache = self.backbone.encode_prompt(composed) if layout == "prefix" else {}
-        selected = Selected(file, layout, composed, cache)
+        selected = Selected(file, layout, composed, cache, head=head)
         if not file.label_texts:
             return selected
         owners = [i for i, group in enumerate(file.label_texts) for _ in group]
@@ -215,12 +218,11 @@ class Model(Selection):
             tokens = hidden[:, hidden.shape[1] - batch.input_ids.shape[1] :]
             pooled = pool(tokens, batch.attention_mask, self.bundle.manifest.pooling)
             for place, (i, task) in enumerate(zip(chosen, selected, strict=True)):
-                head = task.file.head
-                if head is None:
+                if task.head is None:
                     out[i] = pooled[place]
                 else:
                     text = tokens[place, : len(rows[i].ids)]
-                    out[i] = head(hidden[place, 0] if task.file.readout == "classifier" else text)
+                    out[i] = task.head(hidden[place, 0] if task.file.readout == "classifier" else text)
         return out
 
 
@@ -245,6 +247,19 @@ def open_model(bundle: Bundle, *, threads: int = 0, verify: bool = True) -> Mode
     """Load a bundle that has been opened; see `load`."""
     family = Model if bundle.manifest.family == "encoder" else TextModel
     return family(bundle, threads=threads, verify=verify)
+
+
+def _head(file: TaskFile, shared: SharedPrompt) -> Head | None:
+    """Return what a task answers by, its own or the shared prompt's. Raises MismatchError where none fits."""
+    if file.readout in HEADLESS:
+        return None
+    head = file.head or shared.head
+    if head is None or not file.fits(head):
+        raise MismatchError(
+            f"{file.name!r} answers by a head of {len(file.labels) or 2} outputs, and its prompt {shared.name!r} has "
+            f"{f'one of {head.outputs}' if head else 'none'}; import the adapter again."
+        )
+    return head
 
 
 def _usable(text: object, task: TaskFile, index: int) -> Text:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mpt_edge import tensors
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, MismatchError
+from mpt_edge.heads import Head
 
 #: Prompt rows attend to prompt rows only, or prompt and text attend to each other.
 LAYOUTS = ("prefix", "joint")
@@ -76,6 +77,7 @@ class SharedPrompt:
         training: how it was made (data, steps, seed, rates).
         licence: licence of the data it was trained on.
         entry: ``"first_layer"`` or ``"inputs_embeds"``, where it entered.
+        head: layers that all its tasks answer by, as PEFT saves them; None where each has its own or none.
     """
 
     name: str
@@ -85,11 +87,12 @@ class SharedPrompt:
     training: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
     entry: str = "first_layer"
+    head: Head | None = None
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the values; task files name the prompt they scale by it."""
-        return tensors.fingerprint(self.values)
+        """SHA-256 of the values and the head's; task files name the prompt they scale by it."""
+        return tensors.fingerprint(self.values, *(self.head.tensors().values() if self.head else ()))
 
     def save(self, path: Path) -> None:
         """Write the prompt as one safetensors file."""
@@ -102,7 +105,8 @@ class SharedPrompt:
             "training": dict(self.training),
             "licence": self.licence,
         }
-        tensors.write(path, {"prompt": self.values}, metadata)
+        metadata |= {"head": self.head.activations} if self.head else {}
+        tensors.write(path, {"prompt": self.values} | (self.head.tensors() if self.head else {}), metadata)
 
     @classmethod
     def load(cls, path: Path) -> SharedPrompt:
@@ -120,7 +124,8 @@ class SharedPrompt:
         values = arrays.get("prompt")
         layout, entry = metadata.get("layout", ""), metadata.get("entry", "first_layer")
         known = layout in LAYOUTS and entry in ENTRIES
-        if values is None or values.ndim != 2 or not known or len(arrays) != 1:
+        others = [name for name in arrays if name != "prompt" and not name.startswith("head.")]
+        if values is None or values.ndim != 2 or not known or others:
             raise CorruptFileError(f"{source} is not a prompt file; pass prompts/<name>.safetensors.")
         return cls(
             name=metadata.get("name", ""),
@@ -130,4 +135,5 @@ class SharedPrompt:
             training=tensors.structured(metadata, "training", dict, source),
             licence=metadata.get("licence", ""),
             entry=entry,
+            head=Head.parse(arrays, tensors.structured(metadata, "head", list, source), values.shape[1], source),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from mpt_edge.backbone import Floats, PromptCache
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import MismatchError, UnknownTaskError
+from mpt_edge.heads import Head
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Text, TextEncoder, checked
@@ -29,6 +30,7 @@ class Selected:
         cache: the prompt's keys and values, where it is read by itself.
         labels: embeddings of its labels, ``(labels, d)``.
         choices: tokens of its label texts, where a model that generates chooses.
+        head: what it answers by, its own or the shared prompt's; None where it needs none.
     """
 
     file: TaskFile
@@ -37,6 +39,7 @@ class Selected:
     cache: PromptCache
     labels: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
     choices: tuple[tuple[int, ...], ...] = ()
+    head: Head | None = None
 
 
 class Selection(ABC):
@@ -88,14 +91,16 @@ class Selection(ABC):
             self._selected[file.name] = self._compose(file)
             return self._selected[file.name]
 
-    def _composed(self, file: TaskFile) -> tuple[str, Floats]:
-        """Return a task's layout and its prompt ``(l, d)``. Raises MismatchError where that overflows."""
-        shared, layout = file.own_prompt, file.layout or self.bundle.manifest.layout
+    def _composed(self, file: TaskFile) -> tuple[SharedPrompt, Floats]:
+        """Return the prompt that a task scales and its own ``(l, d)``. Raises MismatchError where that overflows."""
+        shared = file.whole_prompt()
         if shared is None:
             if file.prompt not in self._prompts:
                 self._prompts[file.prompt] = self.bundle.prompt(file.prompt)
-            shared, layout = self._prompts[file.prompt].values, self._prompts[file.prompt].layout
-        composed = compose(shared, file.u, file.v)
+            shared = self._prompts[file.prompt]
+        elif not file.layout:
+            shared = replace(shared, layout=self.bundle.manifest.layout)
+        composed = compose(shared.values, file.u, file.v)
         if not np.isfinite(composed).all():
             raise MismatchError(f"the prompt of {file.name!r} overflows; install the task's original file.")
-        return layout, composed
+        return shared, composed

@@ -21,7 +21,7 @@ from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.generation.options import NAMES, GenerationOptions
 from mpt_edge.heads import Head
-from mpt_edge.prompts import ENTRIES, LAYOUTS, scaled_shape
+from mpt_edge.prompts import ENTRIES, LAYOUTS, SharedPrompt, scaled_shape
 
 FORMAT = "mpt-edge task 1"
 
@@ -39,7 +39,8 @@ READOUTS = ("similarity", "embedding", "classifier", "tokens", "span", "generati
 #: Those of models that generate; the others are of encoders.
 GENERATIVE_READOUTS = ("generation", "choice")
 
-_HEADLESS = ("similarity", "embedding", "generation", "choice")
+#: Readouts that need no head.
+HEADLESS = ("similarity", "embedding", "generation", "choice")
 
 _STRINGS = (
     "task",
@@ -83,7 +84,7 @@ class TaskFile:
         licence: licence of the data it was trained on.
         layout: attention layout of its own prompt; empty for the bundle's.
         entry: where its own prompt enters; empty for the bundle's.
-        head: layers that were saved with the prompt, or None.
+        head: layers of its own that it answers by; None where it needs none, or the shared prompt has them.
         generation: for tasks that write text: ``max_new_tokens``, ``stop`` (texts that end it) and ``cut``
             (``"left"`` or ``"right"``, the side that a text too long loses; right where it is absent).
         token_types: whether segment ids tell the second text of a pair from the first, where the model reads them.
@@ -126,6 +127,25 @@ class TaskFile:
         pairs = "u, v" if self.u.ndim == 1 else f"{self.v.shape[0]} pairs of u, v"
         extra = [name for name, has in (("its own prompt", not self.two_vectors), ("a head", self.head)) if has]
         return " and ".join([pairs, *extra]) if len(extra) < 2 else f"{pairs}, its own prompt and a head"
+
+    def fits(self, head: Head) -> bool:
+        """Whether a head has as many outputs as the readout needs."""
+        return self.readout not in HEADLESS and head.outputs == (2 if self.readout == "span" else len(self.labels))
+
+    def whole_prompt(self) -> SharedPrompt | None:
+        """Return the prompt and the head that the task carries; None where it scales a shared prompt."""
+        if self.own_prompt is None:
+            return None
+        return SharedPrompt(
+            name=self.name,
+            values=self.own_prompt,
+            layout=self.layout or LAYOUTS[0],
+            backbone=self.backbone,
+            training=self.training,
+            licence=self.licence,
+            entry=self.entry or ENTRIES[0],
+            head=self.head,
+        )
 
     @property
     def written(self) -> dict[str, Any]:
@@ -263,10 +283,10 @@ class TaskFile:
         return self.generation.get("cut", "right") in ("left", "right")
 
     def _headed(self) -> bool:
-        """Whether there is a head of as many outputs as the readout needs, or none where it needs none."""
-        if self.head is None or self.readout in _HEADLESS:
-            return (self.head is None) == (self.readout in _HEADLESS)
-        return self.head.outputs == (2 if self.readout == "span" else len(self.labels))
+        """Whether there is a head where the readout needs one, which may lie with the shared prompt."""
+        if self.head is None:
+            return self.readout in HEADLESS or self.two_vectors
+        return self.fits(self.head)
 
 
 def headline(figures: Mapping[str, Any] | None) -> tuple[str, float] | None:

@@ -61,10 +61,13 @@ def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
     return tensors, header.get("__metadata__") or {}
 
 
-def fingerprint(value: Array) -> str:
-    """Return the SHA-256 of an array's type, shape and little-endian bytes."""
-    head = f"{value.dtype.name}{list(value.shape)}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(value).tobytes()).hexdigest()
+def fingerprint(*values: Array) -> str:
+    """Return the SHA-256 of arrays' types, shapes and little-endian bytes."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(f"{value.dtype.name}{list(value.shape)}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
 
 
 def _compact(value: Any) -> str:

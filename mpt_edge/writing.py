@@ -173,11 +173,13 @@ class TextModel(Selection):
         return self._answer(texts, [self._select(name) for name in names], batch_size, options)
 
     def _compose(self, file: TaskFile) -> Selected:
-        layout, composed = self._composed(file)
+        shared, composed = self._composed(file)
         choices = tuple(tuple(tokens) for tokens in self._texts.continuations([group[0] for group in file.label_texts]))
         if not all(choices):
             raise InputError(f"a label text of {file.name!r} has no tokens; train the task again with other texts.")
-        return Selected(file, layout, composed, self.backbone.encode_prompt(composed, layout), choices=choices)
+        return Selected(
+            file, shared.layout, composed, self.backbone.encode_prompt(composed, shared.layout), choices=choices
+        )
 
     def _options(self, task: Selected, given: dict[str, Any]) -> GenerationOptions:
         """Return what the task says about its text, and what the request says instead."""

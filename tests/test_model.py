@@ -500,3 +500,13 @@ def test_encoder_of_the_bundle_is_the_trainings(model: Model, tiny: Backbone) ->
     texts = TextEncoder(model.bundle.tokenizer())
     assert texts.encode(TEXTS, 8) == tiny.texts.encode(TEXTS, 8)
     assert isinstance(texts.encode(["a"], 8)[0], Encoded)
+
+
+def test_a_readout_whose_head_is_not_there(tiny_bundle: Path, tmp_path: Path) -> None:
+    """A task may leave its head to the shared prompt, which then must have one."""
+    bundle = Bundle.open(Path(shutil.copytree(tiny_bundle, tmp_path / "bundle")))
+    task = replace(bundle.task("topic"), name="headless", readout="tokens", label_texts=())
+    task.save(tmp_path / "headless.safetensors")
+    bundle.install(tmp_path / "headless.safetensors")
+    with pytest.raises(MismatchError, match="answers by a head of 3 outputs, and its prompt 'mpt' has none"):
+        mpt_edge.load(bundle.folder).task("headless")

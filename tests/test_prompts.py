@@ -12,6 +12,7 @@ from torch import nn
 
 from mpt_edge import tensors
 from mpt_edge.errors import CorruptFileError, MismatchError
+from mpt_edge.heads import Head, Layer
 from mpt_edge.prompts import MAX_PROMPT_BYTES, SharedPrompt, compose
 
 
@@ -118,3 +119,23 @@ def test_oversized_file_is_not_read(tmp_path: Path) -> None:
         stream.truncate(MAX_PROMPT_BYTES + 1)
     with pytest.raises(CorruptFileError, match="more than the 16,777,216"):
         SharedPrompt.load(file)
+
+
+def test_a_head_lies_with_the_prompt_that_its_tasks_share(prompt: SharedPrompt, tmp_path: Path) -> None:
+    """The fingerprint covers it, so that a task is not answered by another head than it was made with."""
+    rng = np.random.default_rng(3)
+    weights = [rng.standard_normal(shape).astype(np.float32) for shape in ((4, 5), (4,), (2, 4), (2,))]
+    head = Head((Layer(weights[0], weights[1], "tanh"), Layer(weights[2], weights[3])))
+    headed = replace(prompt, head=head)
+    headed.save(tmp_path / "p.safetensors")
+    found = SharedPrompt.load(tmp_path / "p.safetensors")
+    assert found.head is not None
+    states = rng.standard_normal((3, 5)).astype(np.float32)
+    wanted = np.tanh(states @ weights[0].T + weights[1]) @ weights[2].T + weights[3]
+    np.testing.assert_allclose(found.head(states), wanted, rtol=1e-5)
+    assert found.fingerprint == headed.fingerprint != prompt.fingerprint
+    other = Head((head.layers[0], Layer(weights[2], weights[3] + 1)))
+    assert replace(prompt, head=other).fingerprint != headed.fingerprint
+    replace(prompt, values=prompt.values[:, :3], head=head).save(tmp_path / "p.safetensors")
+    with pytest.raises(CorruptFileError, match="layer 0 of its head cannot be used"):
+        SharedPrompt.load(tmp_path / "p.safetensors")

@@ -42,9 +42,9 @@ def find_prompt(folder: Path, name: str = "") -> SharedPrompt:
     found = {path.stem: path for path in sorted((folder / "prompts").glob("*.safetensors"))}
     if not found or (name and name not in found):
         tasks = [TaskFile.load(path) for path in sorted((folder / "tasks").glob("*.safetensors"))]
-        whole = {task.name: task for task in tasks if task.own_prompt is not None}
+        whole = {task.name: prompt for task in tasks if (prompt := _as_shared(task)) is not None}
         if name in whole or (len(whole) == 1 and not name):
-            return _as_shared(whole[name or next(iter(whole))])
+            return whole[name or next(iter(whole))]
         found |= dict.fromkeys(whole, folder)
     if name in found or (len(found) == 1 and not name):
         return SharedPrompt.load(found[name or next(iter(found))])
@@ -60,8 +60,9 @@ def task_prompt(folder: Path, task: TaskFile) -> SharedPrompt:
         InputError: the shared prompt is not in the folder.
         MismatchError: another prompt has its name there.
     """
-    if task.own_prompt is not None:
-        return replace(_as_shared(task), values=task.own_prompt)
+    own = task.whole_prompt()
+    if own is not None:
+        return own
     path = folder / "prompts" / f"{task.prompt}.safetensors"
     if not path.is_file():
         raise InputError(f"{folder} lacks the prompt {task.prompt!r} of its task {task.name!r}; copy it to {path}.")
@@ -71,18 +72,10 @@ def task_prompt(folder: Path, task: TaskFile) -> SharedPrompt:
     return shared
 
 
-def _as_shared(task: TaskFile) -> SharedPrompt:
-    """Return the composed prompt of a task that carries its own."""
-    assert task.own_prompt is not None
-    return SharedPrompt(
-        name=task.name,
-        values=compose(task.own_prompt, task.u, task.v),
-        layout=task.layout or "prefix",
-        backbone=task.backbone,
-        training=task.training,
-        licence=task.licence,
-        entry=task.entry or "first_layer",
-    )
+def _as_shared(task: TaskFile) -> SharedPrompt | None:
+    """Return the composed prompt of a task that carries its own, for others to scale."""
+    own = task.whole_prompt()
+    return own and replace(own, values=compose(own.values, task.u, task.v), head=None)
 
 
 def source_tasks(folder: Path, shared: SharedPrompt) -> dict[str, Vectors]:

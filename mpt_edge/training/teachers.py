@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import compose
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.taskfile import HEADLESS, TaskFile
 from mpt_edge.training.data import TaskData
 from mpt_edge.training.families import AnyBackbone, new_objective
 from mpt_edge.training.multitask import PlainPrompts
@@ -154,6 +154,7 @@ def _read_teacher(folder: Path, backbone: AnyBackbone, task: TaskData) -> Teache
             f"{', '.join(task.labels)}; import it with the recipe's labels, in the order of its outputs (--label)."
         )
     shared = task_prompt(folder, file)
-    outputs = [file.labels.index(label) for label in task.labels] if file.head else []
+    head = None if file.readout in HEADLESS else file.head or shared.head
+    outputs = [file.labels.index(label) for label in task.labels] if head else []
     prompt = torch.from_numpy(compose(shared.values, file.u, file.v))
-    return Teacher(prompt, shared.layout, shared.entry, file.head, outputs)
+    return Teacher(prompt, shared.layout, shared.entry, head, outputs)

@@ -78,4 +78,5 @@ def _with_own_prompt(task: TaskFile, shared: SharedPrompt) -> TaskFile:
         own_prompt=shared.values,
         layout=shared.layout,
         entry=shared.entry,
+        head=shared.head,
     )

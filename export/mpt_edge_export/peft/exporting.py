@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
+from mpt_edge.heads import Head
 from mpt_edge.manifest import Manifest
-from mpt_edge.prompts import compose
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.taskfile import HEADLESS, TaskFile
 from mpt_edge_export.peft.adapter import CONFIG, MULTITASK, PLAIN, SAFETENSORS
 from mpt_edge_export.peft.heads import READOUTS
 from mpt_edge_export.peft.importing import ENTRY, LAYOUT
@@ -66,13 +67,13 @@ class Source:
 
     Attributes:
         tasks: at least one, in the order of their ids.
-        shared: P*, ``(l, d)``, float32.
+        shared: P*, ``(l, d)``, float32, with the head of all tasks, if they have one.
         task_type: PEFT's.
         base_model: what PEFT loads the base model by.
     """
 
     tasks: Sequence[TaskFile]
-    shared: Floats
+    shared: SharedPrompt
     task_type: str
     base_model: str
 
@@ -121,10 +122,10 @@ def _source(bundle: Bundle, tasks: list[TaskFile], base_model: str) -> Source:
     shared = [_shared(bundle, task) for task in tasks]
     types = [_task_type(task, bundle.manifest.family) for task in tasks]
     problems = {
-        "scale different shared prompts": any(not np.array_equal(shared[0], other) for other in shared),
+        "scale different shared prompts": any(not np.array_equal(shared[0].values, other.values) for other in shared),
         "are of different kinds": len(set(types)) > 1,
         "have different numbers of vectors": len({(task.u.ndim, task.u.shape) for task in tasks}) > 1,
-        "have different heads": any(not _same_head(first, task) for task in tasks),
+        "have different heads": any(not _same_head(shared[0].head, other.head) for other in shared),
     }
     for problem, found in problems.items():
         if found:
@@ -136,19 +137,16 @@ def _source(bundle: Bundle, tasks: list[TaskFile], base_model: str) -> Source:
     return Source(tasks, shared[0], types[0], base_model or named)
 
 
-def _shared(bundle: Bundle, task: TaskFile) -> Floats:
-    """Return the prompt that a task scales, if PEFT would read it in the same way."""
-    if task.own_prompt is None:
-        prompt = bundle.prompt(task.prompt)
-        values, layout, entry = prompt.values, prompt.layout, prompt.entry
-    else:
-        values, layout, entry = task.own_prompt, task.layout, task.entry
-    if not _read_alike(bundle.manifest, layout, entry):
+def _shared(bundle: Bundle, task: TaskFile) -> SharedPrompt:
+    """Return the prompt and the head that a task uses, if PEFT would read them in the same way."""
+    shared = task.whole_prompt() or bundle.prompt(task.prompt)
+    if not _read_alike(bundle.manifest, shared.layout, shared.entry):
         raise UnsupportedModelError(
-            f"{task.name!r} was trained in the {layout or 'prefix'} layout with its prompt as the first layer's input; "
+            f"{task.name!r} was trained in the {shared.layout} layout with its prompt as the first layer's input; "
             "PEFT feeds prompts as word embeddings that attend to the text, where it would answer differently."
         )
-    return values.astype(np.float32)
+    head = None if task.readout in HEADLESS else task.head or shared.head
+    return replace(shared, values=shared.values.astype(np.float32), head=head)
 
 
 def _read_alike(manifest: Manifest, layout: str, entry: str) -> bool:
@@ -164,10 +162,10 @@ def _task_type(task: TaskFile, family: str) -> str:
     return str(task.training.get("task_type") or known[task.readout])
 
 
-def _same_head(one: TaskFile, other: TaskFile) -> bool:
-    if one.head is None or other.head is None:
-        return one.head is other.head
-    parts, others = one.head.tensors(), other.head.tensors()
+def _same_head(one: Head | None, other: Head | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    parts, others = one.tensors(), other.tensors()
     return parts.keys() == others.keys() and all(np.array_equal(parts[name], others[name]) for name in parts)
 
 
@@ -180,25 +178,23 @@ def _write(bundle: Bundle, source: Source, folder: Path, *, fold: bool) -> None:
 
 
 def _tensors(source: Source, *, fold: bool) -> dict[str, Floats]:
-    tasks, tensors = source.tasks, _head_tensors(source.tasks[0])
+    tasks, shared, tensors = source.tasks, source.shared.values, _head_tensors(source.tasks[0], source.shared.head)
     if fold:
-        return tensors | {"prompt_embeddings": compose(source.shared, tasks[0].u, tasks[0].v)}
-    tensors["prompt_embeddings"] = np.ascontiguousarray(source.shared)
-    tensors["prefix_task_cols"] = np.stack([task.u.reshape(len(source.shared), -1) for task in tasks]).astype(
-        np.float32
-    )
+        return tensors | {"prompt_embeddings": compose(shared, tasks[0].u, tasks[0].v)}
+    tensors["prompt_embeddings"] = np.ascontiguousarray(shared)
+    tensors["prefix_task_cols"] = np.stack([task.u.reshape(len(shared), -1) for task in tasks]).astype(np.float32)
     tensors["prefix_task_rows"] = np.stack([np.atleast_2d(task.v) for task in tasks]).astype(np.float32)
     return tensors
 
 
-def _head_tensors(task: TaskFile) -> dict[str, Floats]:
+def _head_tensors(task: TaskFile, head: Head | None) -> dict[str, Floats]:
     """Return the head under the names that PEFT gives it; BERT's pooler stays with the base model."""
-    if task.head is None:
+    if head is None:
         return {}
     names = task.training.get("head")
-    if not isinstance(names, list) or len(names) != len(task.head.layers):
+    if not isinstance(names, list) or len(names) != len(head.layers):
         raise UnsupportedModelError(f"the head of {task.name!r} has no names in the base model; import the task again.")
-    parts = [(str(name), layer) for name, layer in zip(names, task.head.layers, strict=True)]
+    parts = [(str(name), layer) for name, layer in zip(names, head.layers, strict=True)]
     kept = [(name, layer) for name, layer in parts if not name.startswith("pooler.")]
     return {
         f"base_model.{name}.{part}": np.ascontiguousarray(getattr(layer, part), np.float32)
@@ -215,12 +211,12 @@ def _config(bundle: Bundle, source: Source, *, fold: bool) -> dict[str, Any]:
         "num_attention_heads": manifest.heads,
         "num_layers": manifest.layers,
         "num_transformer_submodules": 1,
-        "num_virtual_tokens": len(source.shared),
+        "num_virtual_tokens": len(source.shared.values),
         "peft_type": PLAIN if fold else MULTITASK,
         # PEFT starts a prompt as this says before it loads the values, and a source file may be gone by then.
         "prompt_tuning_init": "RANDOM",
         "task_type": source.task_type,
-        "token_dim": source.shared.shape[1],
+        "token_dim": source.shared.values.shape[1],
     }
     return config if fold else config | {"num_ranks": first.u.size // len(first.u), "num_tasks": len(source.tasks)}
 
@@ -228,7 +224,7 @@ def _config(bundle: Bundle, source: Source, *, fold: bool) -> dict[str, Any]:
 def _card(source: Source, folder: Path, *, fold: bool) -> str:
     tasks = source.tasks
     licences = sorted({task.licence for task in tasks if task.licence})
-    labelled = tasks[0].head is not None and tasks[0].labels
+    labelled = source.shared.head is not None and tasks[0].labels
     facts: Mapping[str, Any] = {
         "base": source.base_model,
         "licence": f"license: {licences[0]}\n" if len(licences) == 1 else "",

@@ -107,6 +107,7 @@ def import_adapter(adapter: PeftAdapter, backbone: AnyBackbone, options: ImportO
         training=_facts(adapter),
         licence=options.licence,
         entry=entry,
+        head=head,
     )
     chosen = options.tasks or _default_names(adapter, name)
     files = [_task_file(adapter, backbone, shared, head, options, task, index) for task, index in chosen.items()]
@@ -203,7 +204,7 @@ def _task_file(
         licence=options.licence,
         layout=shared.layout if own else "",
         entry=shared.entry if own else "",
-        head=head,
+        head=head if own else None,
         generation={"max_new_tokens": options.max_new_tokens} if writes and options.max_new_tokens else {},
         token_types=adapter.task_type not in _WITHOUT_TYPES,
     )

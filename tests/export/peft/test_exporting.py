@@ -149,9 +149,10 @@ def test_tasks_of_different_prompts(root: Path, tmp_path: Path) -> None:
 def test_different_heads(root: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(root / "bundle")
     task = bundle.task("SEQ_CLS-0")
-    assert task.head is not None
-    last = replace(task.head.layers[-1], bias=task.head.layers[-1].bias + 1)
-    other = replace(task, name="other", head=replace(task.head, layers=(*task.head.layers[:-1], last)))
+    head = bundle.prompt(task.prompt).head
+    assert head is not None
+    last = replace(head.layers[-1], bias=head.layers[-1].bias + 1)
+    other = replace(task, name="other", head=replace(head, layers=(*head.layers[:-1], last)))
 
     class Opened(Bundle):
         def task(self, name: str) -> TaskFile:

@@ -138,9 +138,10 @@ def test_values_are_the_adapters_bit_for_bit(imports: Imports, name: str) -> Non
         task = opened.task(task_name)
         u, v = adapter.vectors(index)
         assert task.two_vectors == name.endswith("multitask")
-        shared = opened.prompt(task.prompt).values if task.own_prompt is None else task.own_prompt
-        pairs = [(task.u, u), (task.v, v), (shared, adapter.shared())]
-        last = None if task.head is None else task.head.layers[-1]
+        shared = task.whole_prompt() or opened.prompt(task.prompt)
+        assert task.head is None or not task.two_vectors  # one head for all tasks of an adapter lies with its prompt
+        pairs = [(task.u, u), (task.v, v), (shared.values, adapter.shared())]
+        last = None if shared.head is None else shared.head.layers[-1]
         assert (last is None) == (not adapter.modules)
         if last is not None:
             saved = next(

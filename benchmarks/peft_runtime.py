@@ -1,0 +1,175 @@
+"""One adapter in PEFT and here: bytes, cold start, load, switch and request.
+
+python benchmarks/peft_runtime.py
+
+PEFT makes a multitask adapter with a classifier for all-MiniLM-L6-v2, and `mpt-edge import peft` takes it. Values are
+random, which changes no time; the task in the prefix layout is what distilling one of them leaves. The answers of both
+are compared before anything is timed.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from peft import MultitaskPromptTuningConfig, PeftModel, TaskType, get_peft_model
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import mpt_edge
+from mpt_edge.bundle import Bundle
+from mpt_edge.training.backbones import load_backbone
+from mpt_edge_export import ExportPlan, export_bundle
+from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
+
+TEXT = "a gorgeous, witty, seductive movie that never once loses sight of its people"
+
+COLD_PEFT = """
+import sys, torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+torch.set_num_threads({threads})
+base = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels=2)
+model = PeftModel.from_pretrained(base, {adapter!r}).eval()
+inputs = AutoTokenizer.from_pretrained({base!r})([{text!r}], return_tensors="pt")
+with torch.no_grad():
+    model(**inputs, task_ids=torch.tensor([0]))
+"""
+
+COLD_OURS = """
+import mpt_edge
+mpt_edge.load({bundle!r}, threads={threads}).task("task-0")([{text!r}])
+"""
+
+
+def main(
+    tasks: Annotated[int, typer.Option(help="Tasks of the adapter.")] = 8,
+    length: Annotated[int, typer.Option("--length", "-l", help="Virtual tokens.")] = 100,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each; they take turns.")] = 21,
+    threads: int = 2,
+) -> None:
+    """Print medians, PEFT beside this runtime."""
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as name:
+        rows = compared(Path(name), tasks, length, repeats, threads)
+    table = Table("", "PEFT", "joint layout, the same answers", "prefix layout", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table)
+    print(
+        f"{tasks} tasks, l = {length}, {len(TEXT.split())} words of text, float32, {threads} threads, medians of "
+        f"{repeats}; {platform.machine()}, torch {torch.__version__}"
+    )
+
+
+def compared(root: Path, tasks: int, length: int, repeats: int, threads: int) -> list[tuple[str, str, str, str]]:
+    """Return the table's rows."""
+    adapter, bundle = made(root, tasks, length)
+    base = str(load_backbone("minilm-l6").folder)
+
+    def load_peft() -> PeftModel:
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+        return PeftModel.from_pretrained(model, adapter).eval()
+
+    theirs, ours = load_peft(), mpt_edge.load(bundle, threads=threads)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+
+    def peft_request(task: int = 0) -> torch.Tensor:
+        with torch.no_grad():
+            return theirs(**tokenizer([TEXT], return_tensors="pt"), task_ids=torch.tensor([task])).logits
+
+    joint, fast = ours.task("task-0"), ours.task("fast")
+    assert np.allclose(joint.states([TEXT])[0], peft_request().numpy()[0], atol=1e-4)
+    theirs.load_adapter(str(adapter), "other")
+    others = [f"task-{i}" for i in range(1, tasks)]
+    for other in others:
+        ours.task(other)
+    turn = iter(range(10**9))
+    request = timed({"peft": peft_request, "joint": lambda: joint(TEXT), "prefix": lambda: fast(TEXT)}, repeats)
+    switch = timed(
+        {
+            "peft": lambda: theirs.set_adapter(("default", "other")[next(turn) % 2]),
+            "ours": lambda: ours.task(others[next(turn) % len(others)]),
+        },
+        repeats,
+    )
+    places = {"base": base, "adapter": str(adapter), "bundle": str(bundle), "text": TEXT, "threads": threads}
+    loads = timed({"peft": load_peft, "ours": lambda: mpt_edge.load(bundle, threads=threads)}, 5)
+    cold = timed({"peft": lambda: fresh(COLD_PEFT, places), "ours": lambda: fresh(COLD_OURS, places)}, 5)
+    sizes = [size(adapter / "adapter_model.safetensors"), size(bundle / "tasks/task-1.safetensors")]
+    shared = size(bundle / "prompts/adapter.safetensors")
+    every = sum(size(path) for path in (bundle / "tasks").glob("task-*")) + shared
+    return [
+        ("all tasks (bytes)", f"{sizes[0]:,}", f"{every:,}", ""),
+        ("one task more (bytes)", f"{sizes[0]:,} (the file anew)", f"{sizes[1]:,}", ""),
+        ("process start to first answer (s)", f"{cold['peft']:.2f}", f"{cold['ours']:.2f}", ""),
+        ("load (ms)", f"{1e3 * loads['peft']:.0f}", f"{1e3 * loads['ours']:.0f}", ""),
+        ("switch (µs)", f"{1e6 * switch['peft']:.1f} (another adapter)", f"{1e6 * switch['ours']:.1f}", ""),
+        ("request (ms)", *(f"{1e3 * request[name]:.1f}" for name in ("peft", "joint", "prefix"))),
+    ]
+
+
+def made(root: Path, tasks: int, length: int) -> tuple[Path, Path]:
+    """Let PEFT make an adapter, import it, and export a bundle; one task of it also lies in the prefix layout."""
+    backbone = load_backbone("minilm-l6")
+    base = AutoModelForSequenceClassification.from_pretrained(backbone.folder, num_labels=2)
+    config = MultitaskPromptTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=length, num_tasks=tasks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(base, config)
+        with torch.no_grad():
+            for part in (
+                model.prompt_encoder["default"].prefix_task_cols,
+                model.prompt_encoder["default"].prefix_task_rows,
+            ):
+                part.normal_(1.0, 0.3)
+        model.save_pretrained(root / "adapter")
+    names = {f"task-{i}": i for i in range(tasks)}
+    imported = import_adapter(read_adapter(str(root / "adapter")), backbone, ImportOptions(names))
+    imported.save(root / "vectors")
+    assert imported.prompt is not None
+    shared, first = imported.prompt, imported.tasks[0]
+    own = {"own_prompt": shared.values, "prompt": "", "prompt_sha256": "", "layout": "prefix", "entry": shared.entry}
+    answers = {"readout": "similarity", "label_texts": (("a bad film",), ("a good film",))}
+    replace(first, name="fast", **own, **answers).save(root / "vectors/tasks/fast.safetensors")
+    export_bundle(ExportPlan(backbone, [root / "vectors"], root / "bundle"))
+    return root / "adapter", Bundle.open(root / "bundle").folder
+
+
+def timed(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Return the median seconds of each call, taken in turn after one that warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(repeats + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: median(found) for name, found in seconds.items()}
+
+
+def fresh(code: str, places: dict[str, object]) -> None:
+    """Run code in a process of its own."""
+    subprocess.run([sys.executable, "-c", code.format(**places)], check=True, capture_output=True)
+
+
+def size(path: Path) -> int:
+    """Return a file's bytes."""
+    return path.stat().st_size
+
+
+if __name__ == "__main__":
+    typer.run(main)
