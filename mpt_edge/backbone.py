@@ -14,6 +14,7 @@ from mpt_edge.session import open_session
 from mpt_edge.text import Batch
 
 Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
 
 #: Keys and values of a prompt, by graph input name; each ``(batch, heads, rows, head size)``.
 PromptCache = dict[str, Floats]
@@ -43,6 +44,7 @@ class OnnxBackbone:
         self._past = [f"past_key_values.{name}" for name in names]
         self._present = [f"present.{name}" for name in names]
         self._no_past: PromptCache = dict.fromkeys(self._past, empty)
+        self._masked = bool(manifest.mask)
 
     def encode_prompt(self, prompt: Floats) -> PromptCache:
         """Return the keys and values of a prompt ``(l, d)`` whose rows see only each other."""
@@ -64,13 +66,7 @@ class OnnxBackbone:
         Returns:
             The last hidden state of the text, ``(rows, tokens, d)``.
         """
-        cached = self._no_past if past is None else past
-        rows = len(batch.input_ids)
-        if past_mask is None:
-            past_mask = np.ones((rows, cached[self._past[0]].shape[2]), np.int64)
-        mask = np.concatenate([past_mask, batch.attention_mask], axis=1)
-        prompt = np.zeros((rows, 0, self.width), np.float32)
-        return self._hidden(self._feeds(batch, mask, prompt, cached))
+        return self._hidden(self._text(batch, past, past_mask))
 
     def joint_request(self, batch: Batch, prompt: Floats) -> Floats:
         """Read text together with its prompt ``(l, d)``, each attending to the other.
@@ -82,10 +78,41 @@ class OnnxBackbone:
 
     def joint_states(self, batch: Batch, prompt: Floats) -> Floats:
         """Return what `joint_request` does with the prompt's rows in front, ``(rows, l + tokens, d)``."""
+        return self._hidden(self._joint(batch, prompt))
+
+    def words_at(self, batch: Batch, places: Ids, words: Ids, past: PromptCache | None = None) -> Floats:
+        """Return the masked-LM logits of some words at one token of each text, under a cached prompt.
+
+        Args:
+            batch: the tokens.
+            places: which token, ``(rows,)``.
+            words: token ids, ``(words,)``.
+            past: as in `request`.
+
+        Returns:
+            Logits ``(rows, words)``.
+        """
+        return self._words(self._text(batch, past, None), places, words)
+
+    def joint_words_at(self, batch: Batch, places: Ids, words: Ids, prompt: Floats) -> Floats:
+        """Return what `words_at` does, for text that is read together with its prompt ``(l, d)``."""
+        return self._words(self._joint(batch, prompt), places + len(prompt), words)
+
+    def _text(self, batch: Batch, past: PromptCache | None, past_mask: Ids | None) -> dict[str, Any]:
+        """Return the inputs of a request."""
+        cached = self._no_past if past is None else past
+        rows = len(batch.input_ids)
+        if past_mask is None:
+            past_mask = np.ones((rows, cached[self._past[0]].shape[2]), np.int64)
+        mask = np.concatenate([past_mask, batch.attention_mask], axis=1)
+        return self._feeds(batch, mask, np.zeros((rows, 0, self.width), np.float32), cached)
+
+    def _joint(self, batch: Batch, prompt: Floats) -> dict[str, Any]:
+        """Return the inputs of a joint request."""
         rows, length = len(batch.input_ids), len(prompt)
         mask = np.concatenate([np.ones((rows, length), np.int64), batch.attention_mask], axis=1)
         prompts = np.ascontiguousarray(np.broadcast_to(prompt, (rows, *prompt.shape)))
-        return self._hidden(self._feeds(batch, mask, prompts, self._no_past))
+        return self._feeds(batch, mask, prompts, self._no_past)
 
     def _check(self, path: Path, manifest: Manifest) -> None:
         """Hold the graph's inputs against the manifest, so that a mix-up shows at load."""
@@ -96,6 +123,7 @@ class OnnxBackbone:
             and all((shape[1], shape[3]) == (manifest.heads, manifest.head_size) for shape in cached)
             and inputs.get("prompt", [0])[-1] == manifest.hidden_size
             and ("token_type_ids" in inputs) == manifest.token_types
+            and ("word_ids" in inputs) == bool(manifest.mask)
         )
         if not fits:
             raise CorruptFileError(f"{path} is not the graph that the manifest describes; export the bundle again.")
@@ -104,7 +132,13 @@ class OnnxBackbone:
         feeds: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask, "prompt": prompt, **past}
         if self._token_types:
             feeds["token_type_ids"] = batch.token_type_ids
+        if self._masked:
+            feeds |= {"logits_index": np.zeros((len(mask), 0), np.int64), "word_ids": np.zeros(0, np.int64)}
         return feeds
+
+    def _words(self, feeds: dict[str, Any], places: Ids, words: Ids) -> Floats:
+        logits: Floats = self._session.run(["logits"], feeds | {"logits_index": places[:, None], "word_ids": words})[0]
+        return logits[:, 0]
 
     def _hidden(self, feeds: dict[str, Any]) -> Floats:
         hidden: Floats = self._session.run(["last_hidden_state"], feeds)[0]

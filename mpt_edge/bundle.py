@@ -145,6 +145,7 @@ class Bundle:
             "tokenizer": task.tokenizer != manifest.tokenizer,
             f"kind of model than this {manifest.family} one": (task.readout in GENERATIVE_READOUTS)
             == (manifest.family == "encoder"),
+            "kind of model than this one, which has no masked-LM head": task.readout == "mask" and not manifest.mask,
             f"shared prompt than this bundle's {', '.join(manifest.prompts)}": task.two_vectors
             and task.prompt_sha256 != prompt.get("fingerprint"),
             f"width than {manifest.hidden_size}": task.v.shape[-1:] != (manifest.hidden_size,),

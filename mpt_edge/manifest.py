@@ -57,6 +57,7 @@ class Manifest:
         generation: for models that generate: ``eos_ids``, ``vocabulary`` (size), ``context`` (most rows of
             prompt and text), ``positions_from_zero`` (whether text is counted without its prompt), and for
             ``"seq2seq"`` ``start_id`` (the token that every text begins behind).
+        mask: for encoders with a masked-LM head: ``id`` and ``token`` of the mask.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     made_by: str
     generation: Mapping[str, Any] = field(default_factory=dict)
+    mask: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON, the schema version first."""
@@ -104,7 +106,7 @@ class Manifest:
                 f"{source} was written by a newer mpt-edge (schema {schema}; this one reads {SCHEMA}); upgrade it."
             )
         known = cls.__dataclass_fields__
-        missing = [name for name in known if name not in entries and name != "generation"]
+        missing = [name for name in known if name not in entries and name not in ("generation", "mask")]
         if missing:
             raise CorruptFileError(f"{source} lacks the entry {missing[0]!r}; export the bundle again.")
         manifest = cls(**{name: entries[name] for name in known if name in entries})
@@ -126,6 +128,7 @@ class Manifest:
         good |= {name: _is_one_of(getattr(self, name), allowed) for name, allowed in _ALLOWED.items()}
         good["backbone"] = isinstance(self.backbone, dict)
         good["generation"] = self.family == "encoder" or _generates(self.generation, seq2seq=self.family == "seq2seq")
+        good["mask"] = self.mask == {} or _masks(self.mask)
         good["parity"] = isinstance(self.parity, dict)
         good["prompts"] = isinstance(self.prompts, dict) and all(
             isinstance(p, dict) and type(p.get("length")) is int and isinstance(p.get("fingerprint"), str)
@@ -136,6 +139,11 @@ class Manifest:
             for f in self.files.values()
         )
         return [name for name, is_good in good.items() if not is_good]
+
+
+def _masks(entries: object) -> bool:
+    """Return whether the entries of a masked-LM head are there and of their types."""
+    return isinstance(entries, dict) and type(entries.get("id")) is int and isinstance(entries.get("token"), str)
 
 
 def _generates(entries: object, *, seq2seq: bool) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -15,11 +15,12 @@ from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.heads import Head
 from mpt_edge.locate import default_bundle
+from mpt_edge.masking import LabelWords, mask_place
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.readout import label_embeddings, pool
 from mpt_edge.selection import Selected, Selection
 from mpt_edge.taskfile import HEADLESS, TaskFile
-from mpt_edge.text import Encoded, Text, checked, render
+from mpt_edge.text import Batch, Encoded, Text, checked, render
 from mpt_edge.writing import TextModel
 
 #: Padded tokens of one run of the graph; more rows than fit are run in several batches.
@@ -158,6 +159,9 @@ class Model(Selection):
             )
         cache = self.backbone.encode_prompt(composed) if layout == "prefix" else {}
         selected = Selected(file, layout, composed, cache, head=head)
+        if file.readout == "mask":
+            words = LabelWords.encode(self._texts, file.template, self._mask["token"], file.label_texts)
+            return replace(selected, words=words)
         if not file.label_texts:
             return selected
         owners = [i for i, group in enumerate(file.label_texts) for _ in group]
@@ -178,7 +182,7 @@ class Model(Selection):
             return classify(file, task.labels @ state, truncated=truncated, cosines=True)
         if file.readout == "embedding":
             return Embedding(file.name, "", 0.0, truncated=truncated, vector=state)
-        if file.readout == "classifier":
+        if file.readout in ("mask", "classifier"):
             return classify(file, state, truncated=truncated)
         places = [Place(*found) for found in self._texts.places(text, self._limit(file))]
         return (tag if file.readout == "tokens" else answer)(file, state, text, places, truncated=truncated)
@@ -186,14 +190,20 @@ class Model(Selection):
     def _encode(self, texts: Sequence[object], tasks: Sequence[Selected]) -> tuple[list[Text], list[Encoded]]:
         """Check texts, fill templates and tokenise, in one call of the tokenizer for each length limit."""
         usable = [_usable(text, task.file, i) for i, (text, task) in enumerate(zip(texts, tasks, strict=True))]
-        limits = np.array([self._limit(task.file) for task in tasks], np.int64)
-        rows: dict[int, Encoded] = {}
-        for limit in np.unique(limits):
+        # The mask must not be cut off, so these texts are fitted into their templates one by one.
+        masked = [i for i, task in enumerate(tasks) if task.words is not None]
+        rows = {i: self._fitted(texts[i], tasks[i].file) for i in masked}
+        limits = np.array([-1 if i in rows else self._limit(task.file) for i, task in enumerate(tasks)], np.int64)
+        for limit in set(limits.tolist()) - {-1}:
             places = np.flatnonzero(limits == limit).tolist()
             rows |= zip(places, self._texts.encode([usable[i] for i in places], int(limit)), strict=True)
         ignored = [i for i, task in enumerate(tasks) if not task.file.token_types]
         rows |= {i: replace(rows[i], types=[0] * len(rows[i].ids)) for i in ignored}
         return usable, [rows[i] for i in range(len(usable))]
+
+    def _fitted(self, text: object, file: TaskFile) -> Encoded:
+        cut = str(file.generation.get("cut", "right"))
+        return self._texts.fit(file.template, checked(text, file.kind), self._limit(file), cut)
 
     def _limit(self, file: TaskFile) -> int:
         return min(file.max_length, self.bundle.manifest.max_length)
@@ -202,13 +212,17 @@ class Model(Selection):
         """Read rows, each under its task, in runs of similar length; the order is kept.
 
         Returns:
-            For each row its pooled embedding ``(d,)``, or the logits of its task's head.
+            For each row its pooled embedding ``(d,)``, or the logits of its task's head or label words.
         """
         out: list[Floats] = [np.empty(0, np.float32)] * len(rows)
         for chosen in _runs(rows, tasks, batch_size):
             batch = self._texts.pad([rows[i] for i in chosen])
             selected = [tasks[i] for i in chosen]
             first = selected[0]
+            if first.words is not None:
+                for i, scores in zip(chosen, self._at_mask([rows[i] for i in chosen], batch, first), strict=True):
+                    out[i] = scores
+                continue
             if first.layout == "joint":
                 hidden = self.backbone.joint_states(batch, first.prompt)
             elif all(task is first for task in selected):
@@ -224,6 +238,19 @@ class Model(Selection):
                     text = tokens[place, : len(rows[i].ids)]
                     out[i] = task.head(hidden[place, 0] if task.file.readout == "classifier" else text)
         return out
+
+    def _at_mask(self, rows: Sequence[Encoded], batch: Batch, task: Selected) -> Floats:
+        """Return the labels' logits ``(rows, labels)`` where texts of one task have their mask."""
+        assert task.words is not None
+        mask, template = self._mask, task.file.template
+        places = np.array([mask_place(row, mask["id"], template, mask["token"]) for row in rows], np.int64)
+        if task.layout == "joint":
+            return task.words.scores(self.backbone.joint_words_at(batch, places, task.words.tokens, task.prompt))
+        return task.words.scores(self.backbone.words_at(batch, places, task.words.tokens, task.cache))
+
+    @property
+    def _mask(self) -> Mapping[str, Any]:
+        return self.bundle.manifest.mask
 
 
 def load(path: str | os.PathLike[str] | None = None, *, threads: int = 0, verify: bool = True) -> Model | TextModel:
@@ -272,7 +299,8 @@ def _usable(text: object, task: TaskFile, index: int) -> Text:
 def _runs(rows: Sequence[Encoded], tasks: Sequence[Selected], batch_size: int) -> Iterator[list[int]]:
     """Group rows into runs of one layout and similar length.
 
-    Joint rows of different tasks do not share a run, since each needs its own prompt rows. Many
+    Joint rows of different tasks do not share a run, since each needs its own prompt rows, and neither do
+    tasks that answer at a mask, since each asks for its own words. Many
     rows of one task run by themselves, because a shared cache is broadcast without a copy; what is
     left of all tasks is mixed.
     """
@@ -282,7 +310,8 @@ def _runs(rows: Sequence[Encoded], tasks: Sequence[Selected], batch_size: int) -
     mixed: list[int] = []
     groups: list[list[int]] = []
     for members in by_task.values():
-        alone = tasks[members[0]].layout == "joint" or len(members) >= batch_size or len(by_task) == 1
+        first = tasks[members[0]]
+        alone = first.layout == "joint" or first.words is not None or len(members) >= batch_size or len(by_task) == 1
         if alone:
             groups.append(members)
         else:

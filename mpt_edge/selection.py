@@ -14,6 +14,7 @@ from mpt_edge.backbone import Floats, PromptCache
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import MismatchError, UnknownTaskError
 from mpt_edge.heads import Head
+from mpt_edge.masking import LabelWords
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Text, TextEncoder, checked
@@ -31,6 +32,7 @@ class Selected:
         labels: embeddings of its labels, ``(labels, d)``.
         choices: tokens of its label texts, where a model that generates chooses.
         head: what it answers by, its own or the shared prompt's; None where it needs none.
+        words: tokens of its label words, where it answers at a mask.
     """
 
     file: TaskFile
@@ -40,6 +42,7 @@ class Selected:
     labels: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
     choices: tuple[tuple[int, ...], ...] = ()
     head: Head | None = None
+    words: LabelWords | None = None
 
 
 class Selection(ABC):

@@ -31,16 +31,17 @@ MAX_TASK_BYTES = 16 << 20
 #: Task names are file names, so they stay in one folder on every system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-#: How an answer is read: by likeness to label texts, as the pooled vector itself, or by a saved head on the
-#: first row (`classifier`), on each token (`tokens`), or for the start and end of an answer (`span`).
+#: How an answer is read: by likeness to label texts, by label words at a mask, as the pooled vector itself, or by
+#: a head that was saved, on the first row (`classifier`), on each token (`tokens`), or for the start and end of an
+#: answer (`span`).
 # `generation` writes text, and `choice` takes the likeliest of the label texts, where a model generates.
-READOUTS = ("similarity", "embedding", "classifier", "tokens", "span", "generation", "choice")
+READOUTS = ("similarity", "mask", "embedding", "classifier", "tokens", "span", "generation", "choice")
 
 #: Those of models that generate; the others are of encoders.
 GENERATIVE_READOUTS = ("generation", "choice")
 
 #: Readouts that need no head.
-HEADLESS = ("similarity", "embedding", "generation", "choice")
+HEADLESS = ("similarity", "mask", "embedding", "generation", "choice")
 
 _STRINGS = (
     "task",
@@ -267,7 +268,7 @@ class TaskFile:
 
     def _labelled(self) -> bool:
         """Whether there are the labels and label texts that the readout needs."""
-        if self.readout in ("similarity", "choice") and (
+        if self.readout in ("similarity", "mask", "choice") and (
             len(self.labels) != len(self.label_texts) or not all(self.label_texts)
         ):
             return False

@@ -107,6 +107,20 @@ class TextEncoder:
         """Return the tokens of texts that stand behind others, without the special tokens of a whole input."""
         return [list(e.ids) for e in self._for(_WHOLE).encode_batch(list(texts), add_special_tokens=False)]
 
+    def words(self, texts: Sequence[str], *, spaced: bool = True) -> list[int]:
+        """Return the token of each word, as it stands behind a space or at a text's beginning.
+
+        Raises:
+            InputError: a word is not exactly one token.
+        """
+        found = self.continuations([f" {text}" if spaced else text for text in texts])
+        for text, tokens in zip(texts, found, strict=True):
+            if len(tokens) != 1:
+                raise InputError(
+                    f"{text!r} is {len(tokens)} tokens to this model, and a mask stands for one; choose another word."
+                )
+        return [tokens[0] for tokens in found]
+
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer itself, to turn tokens into text."""

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +252,7 @@ def _manifest(
         files={},
         made_by=f"mpt-edge {mpt_edge.__version__}",
         generation=_generation(backbone) if isinstance(backbone, GenerativeBackbone) else {},
+        mask=asdict(backbone.mask) if isinstance(backbone, Backbone) and backbone.mask else {},
     )
 
 

@@ -2,8 +2,9 @@
 
 Inputs: ``input_ids``, ``attention_mask`` over cached prompt, prompt and text, ``token_type_ids``
 where the model reads them, ``prompt`` rows, and ``past_key_values.i.key`` / ``.value``. Outputs:
-``last_hidden_state`` over prompt and text, and ``present.i.key`` / ``.value`` of those rows. An axis
-that a call does not use has length zero.
+``last_hidden_state`` over prompt and text, and ``present.i.key`` / ``.value`` of those rows. Models with
+a masked-LM head also take ``logits_index`` (rows that need logits) and ``word_ids`` (for which words),
+and give ``logits``. An axis that a call does not use has length zero.
 """
 
 from __future__ import annotations
@@ -41,14 +42,21 @@ class BackboneGraph(nn.Module):
         self.encoder, self.entry = encoder, entry
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, prompt: Tensor, *past: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None,
+        prompt: Tensor,
+        asked: tuple[Tensor, Tensor] | None,
+        *past: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return the last hidden state, then each layer's new key and value."""
+        """Return the last hidden state, the logits of words where those are asked for, then new keys and values."""
         pairs = list(zip(past[::2], past[1::2], strict=True))
         hidden, present = self.encoder(
             input_ids, attention_mask, token_type_ids, prompt=prompt, past=pairs, entry=self.entry
         )
-        return (hidden, *(tensor for pair in present for tensor in pair))
+        logits = () if asked is None or self.encoder.masked is None else (self.encoder.masked.at(hidden, *asked),)
+        return (hidden, *logits, *(tensor for pair in present for tensor in pair))
 
 
 def layer_names(layers: int) -> list[str]:
@@ -73,16 +81,19 @@ def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: st
     types = torch.zeros_like(ids) if encoder.token_types else None
     prompt = torch.zeros(2, prompt_rows, encoder.hidden_size)
     past = tuple(torch.zeros(1, heads, cached, head_size) for _ in names)
+    wanted, words = torch.zeros(2, 3, dtype=torch.long), torch.ones(4, dtype=torch.long)
+    masked = encoder.masked is not None
     auto = torch.export.Dim.AUTO
     text_axes = {0: auto, 1: auto}
     save_graph(
         BackboneGraph(encoder, entry),
-        (ids, mask, types, prompt, *past),
+        (ids, mask, types, prompt, (wanted, words) if masked else None, *past),
         dynamic_shapes=(
             text_axes,
             text_axes,
             text_axes if encoder.token_types else None,
             text_axes,
+            (text_axes, {0: auto}) if masked else None,
             ({2: auto},) * len(names),
         ),
         inputs={
@@ -90,10 +101,12 @@ def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: st
             "attention_mask": ("batch", "keys"),
             **({"token_type_ids": ("batch", "tokens")} if encoder.token_types else {}),
             "prompt": ("batch", "prompt_rows", None),
+            **({"logits_index": ("batch", "wanted"), "word_ids": ("words",)} if masked else {}),
             **{f"past_key_values.{name}": ("cache_batch", None, "cached", None) for name in names},
         },
         outputs={
             "last_hidden_state": ("batch", "rows", None),
+            **({"logits": ("batch", "wanted", "words")} if masked else {}),
             **{f"present.{name}": ("batch", None, "rows", None) for name in names},
         },
         path=path,

@@ -65,6 +65,9 @@ def check_parity(
                 (session.request(batch, cache), _torch(backbone, batch, past=past, seen=len(prompt))),
                 (session.joint_request(batch, prompt), _torch(backbone, batch, prompt=prompt, entry=entry)),
             ]
+            if backbone.mask is not None:
+                largest = max(largest, _word_difference(backbone, session, rng, batch, prompt, entry))
+                cases += 2
             joined, mask = stack([cache] * rows)
             pairs.append((session.request(batch, joined, mask), pairs[1][1]))
             largest = max(largest, *(_difference(a[text], b[text]) for a, b in pairs))
@@ -144,6 +147,33 @@ def _random_batch(
     ids = np.where(mask == 1, ids, backbone.pad_id)
     types = (rng.random((rows, tokens)) < 0.3).astype(np.int64) if backbone.model.token_types else np.zeros_like(mask)
     return Batch(ids, mask, types)
+
+
+@torch.no_grad()
+def _word_difference(
+    backbone: Backbone,
+    session: OnnxBackbone,
+    rng: np.random.Generator,
+    batch: Batch,
+    prompt: np.ndarray[Any, np.dtype[np.float32]],
+    entry: str,
+) -> float:
+    """Return how far logits of random words at random tokens are apart, in units of their spread above one."""
+    assert backbone.model.masked is not None
+    words = rng.integers(0, int(backbone.model.model.config.vocab_size), 5)
+    places = rng.integers(0, batch.attention_mask.sum(1))
+    past = backbone.model.encode_prompt(torch.from_numpy(prompt)[None], entry)
+    pairs = [
+        (session.words_at(batch, places, words, session.encode_prompt(prompt)), {"past": past, "seen": len(prompt)}),
+        (session.joint_words_at(batch, places, words, prompt), {"prompt": prompt, "entry": entry}),
+    ]
+    largest = 0.0
+    for found, context in pairs:
+        hidden = torch.from_numpy(_torch(backbone, batch, **context))  # type: ignore[arg-type]
+        logits = backbone.model.masked.at(hidden, torch.from_numpy(places)[:, None], torch.from_numpy(words))
+        wanted = logits[:, 0].numpy()
+        largest = max(largest, _difference(found, wanted) / max(1.0, float(wanted.std())))
+    return largest
 
 
 @torch.no_grad()

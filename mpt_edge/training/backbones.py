@@ -9,14 +9,28 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from mpt_edge.errors import CorruptFileError, UnsupportedModelError
 from mpt_edge.text import TextEncoder
 from mpt_edge.training.causal import CAUSAL_ARCHITECTURES, PromptedCausal
+from mpt_edge.training.masked import TRANSFORMS, MaskedHead
 from mpt_edge.training.prompted import ARCHITECTURES, ATTENTION, PromptedEncoder
 from mpt_edge.training.seq2seq import SEQ2SEQ_ARCHITECTURES, PromptedSeq2Seq
-from mpt_edge.training.sources import PACKAGED, locate_model, read_json, read_tokenizer
+from mpt_edge.training.sources import PACKAGED, locate_model, read_json, read_mask, read_tokenizer
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The token that stands where a word is to be guessed.
+
+    Attributes:
+        id: its id.
+        token: how texts write it.
+    """
+
+    id: int
+    token: str
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,8 @@ class Backbone:
         pad_id: id of the padding token.
         pooling: ``"mean"``, ``"cls"`` or ``"max"``.
         max_length: longest text in tokens that the bundle accepts.
-        fingerprint: SHA-256 over the names, shapes and float32 values of all weights in use.
+        fingerprint: SHA-256 over the names, shapes and float32 values of all weights in use, without a head's.
+        mask: the mask of a model that has a masked-LM head, or None.
     """
 
     name: str
@@ -50,6 +65,7 @@ class Backbone:
     pooling: str
     max_length: int
     fingerprint: str
+    mask: Mask | None = None
 
 
 def load_backbone(source: str, revision: str | None = None) -> Backbone:
@@ -71,11 +87,13 @@ def load_backbone(source: str, revision: str | None = None) -> Backbone:
         raise UnsupportedModelError(
             f"{source} is a {kind!r} model, which cannot carry a prompt yet; use one of {supported()}."
         )
+    mask = _mask(folder)
+    family = AutoModel if mask is None else AutoModelForMaskedLM
     try:
-        model = AutoModel.from_pretrained(folder, attn_implementation=ATTENTION, dtype=torch.float32)
+        model = family.from_pretrained(folder, attn_implementation=ATTENTION, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
-    prompted = PromptedEncoder(model)
+    prompted = PromptedEncoder(model) if mask is None else PromptedEncoder(model.base_model, MaskedHead(model))
     tokenizer_json, pad_id = read_tokenizer(folder)
     return Backbone(
         name=source if source in PACKAGED else found.id.rsplit("/", 1)[-1],
@@ -90,6 +108,7 @@ def load_backbone(source: str, revision: str | None = None) -> Backbone:
         pooling=_pooling(folder),
         max_length=_max_length(folder, prompted.max_positions),
         fingerprint=weights_fingerprint(prompted),
+        mask=mask,
     )
 
 
@@ -120,6 +139,16 @@ def weights_fingerprint(model: PromptedEncoder | PromptedCausal | PromptedSeq2Se
         digest.update(f"{name}{list(value.shape)}".encode())
         digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _mask(folder: Path) -> Mask | None:
+    """Return the mask of a checkpoint that was saved with a masked-LM head."""
+    config = AutoConfig.from_pretrained(folder)
+    named = [name.endswith("ForMaskedLM") for name in config.architectures or ()]
+    if config.model_type not in TRANSFORMS or not any(named):
+        return None
+    found = read_mask(folder)
+    return None if found is None else Mask(*found)
 
 
 def _pooling(folder: Path) -> str:

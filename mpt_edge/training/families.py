@@ -8,6 +8,7 @@ from mpt_edge.errors import InputError
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import TaskData
 from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.mask_objective import MaskObjective
 from mpt_edge.training.objective import Objective
 from mpt_edge.training.objectives import Distillation, TaskObjective
 from mpt_edge.training.text_objective import TextObjective
@@ -29,6 +30,12 @@ def new_objective(
         InputError: a task is to write text, and the backbone cannot.
     """
     if isinstance(backbone, GenerativeBackbone):
+        for task in tasks:
+            if task.recipe.readout:
+                raise InputError(
+                    f"{task.recipe.name!r} states readout = {task.recipe.readout!r}, which is for encoders, and "
+                    f"{backbone.id} writes text; leave readout out of the recipe."
+                )
         return TextObjective(backbone, tasks, label_texts, distillation, layout, entry)
     for task in tasks:
         if task.recipe.kind == "generation":
@@ -36,4 +43,8 @@ def new_objective(
                 f"{task.recipe.name!r} generates text and {backbone.id} is an encoder; pass a decoder-only model with "
                 "--backbone, or a recipe with labels."
             )
-    return Objective(backbone, tasks, label_texts, distillation, layout, entry)
+    masked = {task.recipe.readout == "mask" for task in tasks}
+    if len(masked) > 1:
+        raise InputError("some recipes have readout = 'mask' and some not; train the two kinds in runs of their own.")
+    family = MaskObjective if True in masked else Objective
+    return family(backbone, tasks, label_texts, distillation, layout, entry)

@@ -127,6 +127,10 @@ class TaskObjective(ABC):
     train_rows: list[list[Encoded]]
     max_lengths: list[int]
 
+    def template(self, index: int) -> str:
+        """Return one task's template as its file has it."""
+        return self.tasks[index].recipe.template
+
     @abstractmethod
     def loss(self, prompt: Tensor | None, batch: TaskBatch, rng: np.random.Generator) -> Loss:
         """Return the loss of one task's batch under its prompt ``(l, d)`` or none."""

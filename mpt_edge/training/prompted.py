@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.training.masked import MaskedHead
 
 #: Name under which our attention is registered with transformers.
 ATTENTION = "mpt_edge"
@@ -108,9 +109,10 @@ class PromptedEncoder(nn.Module):
         layer_count: number of layers, and of key/value pairs.
         hidden_size: width d of prompt rows and hidden states.
         token_types: whether segment ids are read.
+        masked: the masked-LM head that came with it, or None.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, masked: MaskedHead | None = None) -> None:
         """Freeze ``model`` and route its attention through the prompt.
 
         Raises:
@@ -124,6 +126,7 @@ class PromptedEncoder(nn.Module):
             )
         self.architecture = ARCHITECTURES[kind]
         self.model = model.eval().requires_grad_(requires_grad=False)
+        self.masked = masked
         self.model.set_attn_implementation(ATTENTION)
         layers = model.get_submodule(self.architecture.layers)
         for index, layer in enumerate(layers.children()):

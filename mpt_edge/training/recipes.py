@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mpt_edge.errors import InputError
+from mpt_edge.masking import PLACEHOLDER
 from mpt_edge.taskfile import NAME
 
 if sys.version_info >= (3, 11):
@@ -65,6 +66,8 @@ class Recipe:
         max_length: longest input in tokens.
         max_target_length: longest text to generate, in tokens.
         label_examples: typical training texts of each label that join its label texts.
+        readout: for encoders ``"similarity"``, which empty stands for too, or ``"mask"``: the likeliest of the
+            labels' words, one token each, at ``{mask}`` in the template.
         metric: what validation is scored by: one of `METRICS`, or of `TEXT_METRICS` where text is generated.
         labels: label -> its texts; empty to take the labels from the training split.
         licence: licence of the data.
@@ -87,6 +90,7 @@ class Recipe:
     max_length: int = 64
     max_target_length: int = 64
     label_examples: int = 0
+    readout: str = ""
     metric: str = "accuracy"
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     where: Mapping[str, str] = field(default_factory=dict)
@@ -147,6 +151,14 @@ def _problems(recipe: Recipe) -> list[str]:
             recipe.template
         )
         and not all(part in recipe.template for part in parts),
+        f"readout {recipe.readout!r} is unknown; use similarity or mask, or leave it out": recipe.readout
+        not in ("", "similarity", "mask"),
+        f"readout 'mask' needs the template to have {PLACEHOLDER} once, as in '{{text}} It was {PLACEHOLDER}.'": (
+            recipe.readout == "mask" and recipe.template.count(PLACEHOLDER) != 1
+        ),
+        "readout 'mask' reads words at a mask; leave label_examples out": recipe.readout == "mask"
+        and recipe.label_examples > 0,
+        "a task that generates text has no readout; leave it out": recipe.kind == "generation" and bool(recipe.readout),
         "one label is no choice; list at least two, or none to take them from the data": len(recipe.labels) == 1,
         "a task that generates text has no labels; leave [labels] out": recipe.kind == "generation"
         and bool(recipe.labels),

@@ -87,7 +87,7 @@ def _task_file(
         prompt_sha256=shared.fingerprint,
         backbone=backbone.fingerprint,
         tokenizer=backbone.texts.fingerprint,
-        template=recipe.template,
+        template=objective.template(index),
         max_length=objective.max_lengths[index],
         readout=found.readout,
         scale=found.scale,

@@ -99,6 +99,13 @@ def read_tokenizer(folder: Path) -> tuple[bytes, int]:
     return data, int(tokenizer.pad_token_id or 0)
 
 
+def read_mask(folder: Path) -> tuple[int, str] | None:
+    """Return the id of the tokenizer's mask and how texts write it; None where it has none."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+    token = tokenizer.mask_token
+    return None if token is None else (int(tokenizer.mask_token_id), str(token))
+
+
 def read_json(path: Path) -> Any:
     """Return a JSON file's value; an empty mapping where there is no file. Raises CorruptFileError."""
     try:

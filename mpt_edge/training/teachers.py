@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.masking import PLACEHOLDER
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import HEADLESS, TaskFile
+from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import TaskData
 from mpt_edge.training.families import AnyBackbone, new_objective
 from mpt_edge.training.multitask import PlainPrompts
@@ -43,7 +45,7 @@ class TeacherPlan:
 
 
 #: Readouts of teachers that answer as the student of their family does, or by a head of their own.
-_TEACHING = ("similarity", "classifier", "generation", "choice")
+_TEACHING = ("similarity", "mask", "classifier", "generation", "choice")
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,12 @@ def _read_teacher(folder: Path, backbone: AnyBackbone, task: TaskData) -> Teache
         raise MismatchError(f"the teacher {path} was made for another backbone than {backbone.id}; pass its own.")
     if file.readout not in _TEACHING:
         raise InputError(f"the teacher {name!r} answers by {file.readout!r}, which cannot teach a task with labels.")
-    if file.template != recipe.template:
+    mask = backbone.mask if isinstance(backbone, Backbone) else None
+    template = recipe.template.replace(PLACEHOLDER, mask.token) if mask else recipe.template
+    if file.template != template:
         raise InputError(
             f"the teacher {name!r} reads texts as {file.template or '{text}'!r} and the recipe writes "
-            f"{recipe.template or '{text}'!r}; give the recipe the teacher's template."
+            f"{template or '{text}'!r}; give the recipe the teacher's template."
         )
     if file.labels and set(file.labels) != set(task.labels):
         raise InputError(
