@@ -18,6 +18,7 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     DistilBertConfig,
+    ModernBertConfig,
     RobertaConfig,
 )
 
@@ -43,6 +44,9 @@ _SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_att
 _SIZES |= {"intermediate_size": 48, "max_position_embeddings": 48, "initializer_range": 0.3, "pad_token_id": 0}
 CONFIGS = {
     "bert": BertConfig(**_SIZES),
+    "modernbert": ModernBertConfig(
+        **_SIZES, local_attention=8, global_attn_every_n_layers=2, bos_token_id=2, eos_token_id=3, sep_token_id=3
+    ),
     "roberta": RobertaConfig(**_SIZES, type_vocab_size=1),
     "distilbert": DistilBertConfig(
         vocab_size=100, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=48, initializer_range=0.3

@@ -15,6 +15,7 @@ from mpt_edge.errors import CorruptFileError, UnsupportedModelError
 from mpt_edge.text import TextEncoder
 from mpt_edge.training.causal import CAUSAL_ARCHITECTURES, PromptedCausal
 from mpt_edge.training.masked import TRANSFORMS, MaskedHead
+from mpt_edge.training.modernbert import PromptedModernBert
 from mpt_edge.training.prompted import ARCHITECTURES, ATTENTION, PromptedEncoder
 from mpt_edge.training.seq2seq import SEQ2SEQ_ARCHITECTURES, PromptedSeq2Seq
 from mpt_edge.training.sources import PACKAGED, locate_model, read_json, read_mask, read_tokenizer
@@ -93,7 +94,8 @@ def load_backbone(source: str, revision: str | None = None) -> Backbone:
         model = family.from_pretrained(folder, attn_implementation=ATTENTION, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
-    prompted = PromptedEncoder(model) if mask is None else PromptedEncoder(model.base_model, MaskedHead(model))
+    carrier = PromptedModernBert if kind == "modernbert" else PromptedEncoder
+    prompted = carrier(model) if mask is None else carrier(model.base_model, MaskedHead(model))
     tokenizer_json, pad_id = read_tokenizer(folder)
     return Backbone(
         name=source if source in PACKAGED else found.id.rsplit("/", 1)[-1],

@@ -31,7 +31,7 @@ ATTENTION = "mpt_edge"
 KeyValue = tuple[Tensor, Tensor]
 
 # Large and negative, and finite in float16, so that fully masked rows stay free of NaN.
-_MASKED = -3e4
+MASKED = -3e4
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "camembert": Architecture(),
     "distilbert": Architecture("transformer", "transformer.layer", token_types=False),
     "electra": Architecture(),
+    "modernbert": Architecture("", "layers", token_types=False),
     "roberta": Architecture(),
     "xlm-roberta": Architecture(),
 }
 
 
 @dataclass
-class _Attending:
+class Attending:
     """What one forward hands to every attention layer, and collects from it."""
 
     past: Sequence[KeyValue] | None
@@ -75,7 +76,7 @@ def _prompted_attention(
     value: Tensor,
     attention_mask: Tensor,
     scaling: float,
-    attending: _Attending,
+    attending: Attending,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend to the cached prompt and to the rows at hand, without copying the cache per row.
@@ -135,10 +136,14 @@ class PromptedEncoder(nn.Module):
         self.layer_count = len(list(layers.children()))
         self.hidden_size = int(model.config.hidden_size)
         self.token_types = self.architecture.token_types and getattr(model.config, "type_vocab_size", 1) > 1
+        self.first_position, self.max_positions = self._positions()
+
+    def _positions(self) -> tuple[int, int]:
+        """Return the first position of a text, and how many there are."""
         # RoBERTa and its kin count positions from behind the padding index.
-        table = model.get_submodule("embeddings.position_embeddings")
-        self.first_position = 0 if table.padding_idx is None else int(table.padding_idx) + 1
-        self.max_positions = int(table.num_embeddings) - self.first_position
+        table = self.model.get_submodule("embeddings.position_embeddings")
+        first = 0 if table.padding_idx is None else int(table.padding_idx) + 1
+        return first, int(table.num_embeddings) - first
 
     def forward(
         self,
@@ -219,8 +224,8 @@ class PromptedEncoder(nn.Module):
         return hidden  # type: ignore[no-any-return]
 
     def _run(self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None) -> tuple[Tensor, list[KeyValue]]:
-        bias = (1 - mask[:, None, None, :].to(hidden.dtype)) * _MASKED
-        attending = _Attending(past)
+        bias = (1 - mask[:, None, None, :].to(hidden.dtype)) * MASKED
+        attending = Attending(past)
         stack = self.model.get_submodule(self.architecture.stack)
         output = stack(hidden, attention_mask=bias, attending=attending)
         present = [attending.present[layer] for layer in range(self.layer_count)]

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoTokenizer
 
 from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError
+from mpt_edge.training.byte_tokenizer import BYTE_TOKENIZER, byte_tokenizer
 
 #: Backbones that a Python package carries: short name -> (module, hub id, licence).
 PACKAGED = {
@@ -82,20 +83,21 @@ def read_tokenizer(folder: Path) -> tuple[bytes, int]:
     Raises:
         CorruptFileError: there is no tokenizer that can be saved so.
     """
+    of_bytes = read_json(folder / "tokenizer_config.json").get("tokenizer_class") == BYTE_TOKENIZER
     # transformers makes up an empty tokenizer where a folder has none.
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if not of_bytes and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise CorruptFileError(
             f"{folder} holds no tokenizer; add the model's tokenizer files ({', '.join(_TOKENIZER_FILES)})."
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
-        backend = tokenizer.backend_tokenizer
+        made = byte_tokenizer(tokenizer) if of_bytes else tokenizer.backend_tokenizer.to_str().encode()
     except Exception as error:  # the loaders of the many tokenizer kinds raise many kinds of error
         raise CorruptFileError(
             f"{folder} holds no tokenizer that can be saved as tokenizer.json; add the model's tokenizer files."
         ) from error
     file = folder / "tokenizer.json"
-    data = file.read_bytes() if file.is_file() else backend.to_str().encode()
+    data = file.read_bytes() if file.is_file() else made
     return data, int(tokenizer.pad_token_id or 0)
 
 

@@ -13,12 +13,14 @@ from transformers import (
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
+    ModernBertConfig,
     PreTrainedModel,
     RobertaConfig,
     T5Config,
 )
 
 from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.training.modernbert import PromptedModernBert
 from mpt_edge.training.prompted import ARCHITECTURES, PromptedEncoder
 
 COMMON = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -30,6 +32,16 @@ CONFIGS = {
         vocab_size=60, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=24, initializer_range=0.3
     ),
     "electra": ElectraConfig(**SIZES, embedding_size=16),
+    "modernbert": ModernBertConfig(
+        **SIZES,
+        local_attention=6,
+        global_attn_every_n_layers=2,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        cls_token_id=2,
+        sep_token_id=3,
+    ),
 }
 PAD = {"roberta": 1}
 LENGTHS = (7, 1, 4)
@@ -43,7 +55,8 @@ def models(request: pytest.FixtureRequest) -> tuple[str, PreTrainedModel, Prompt
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    return request.param, model, PromptedEncoder(copy.deepcopy(model))
+    carrier = PromptedModernBert if request.param == "modernbert" else PromptedEncoder
+    return request.param, model, carrier(copy.deepcopy(model))
 
 
 def batch(kind: str, side: str = "right") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -107,9 +120,28 @@ def reference(
     if hasattr(model, "embeddings_project"):
         embedded = model.embeddings_project(embedded)
     rows = torch.cat([prompt, embedded], dim=1)
+    if model.config.model_type == "modernbert":
+        return windowed(model, rows, visible, len(prompt[0]))
     bias = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
     stack = model.transformer if model.config.model_type == "distilbert" else model.encoder
     return stack(rows, attention_mask=bias).last_hidden_state
+
+
+def windowed(model: PreTrainedModel, rows: torch.Tensor, visible: torch.Tensor, length: int) -> torch.Tensor:
+    """Run ModernBERT's own layers; where the prompt does not see the text, all of the text sees all of the prompt."""
+    places = torch.arange(rows.shape[1])
+    near = ((places[:, None] - places[None]).abs() <= model.config.local_attention // 2).expand_as(visible).clone()
+    if not visible[0, 0, length]:
+        near[:, length:, :length] = True
+    masks = {
+        kind: torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+        for kind, seen in (("full_attention", visible), ("sliding_attention", visible & near))
+    }
+    for layer in model.layers:
+        kind = layer.attention_type
+        turns = model.rotary_emb(rows, places[None], kind)
+        rows = layer(rows, attention_mask=masks[kind], position_embeddings=turns)
+    return model.final_norm(rows)
 
 
 @pytest.mark.parametrize("layout", ["prefix", "joint"])

@@ -52,6 +52,12 @@ def head_of(adapter: PeftAdapter, backbone: AnyBackbone) -> Head | None:
         UnsupportedModelError: the backbone lacks a part that PEFT took from it.
     """
     layers = _layers(adapter.task_type, backbone)
+    kind = backbone.model.model.config.model_type
+    if adapter.task_type in ("SEQ_CLS", *_PER_TOKEN) and kind not in _SEQUENCE:
+        raise UnsupportedModelError(
+            f"{adapter.source} is a {adapter.task_type} adapter, and the heads of {kind} models cannot be imported; "
+            f"those of {', '.join(sorted(_SEQUENCE))} can."
+        )
     tensors = dict(adapter.modules)
     if isinstance(backbone, Backbone) and ("pooler.dense", "tanh") in layers:
         tensors |= _pooler(backbone)
