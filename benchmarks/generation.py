@@ -1,17 +1,21 @@
-"""Tokens a second: the exported graph with and without a prompt, beside transformers on the same model.
+r"""Tokens a second and memory of models that write, beside transformers, a stock ONNX export and CTranslate2.
 
-python benchmarks/generation.py ../shared/weights/tinystories-656k-llama ../shared/weights/tinystories-3m-gptneo
+python benchmarks/generation.py ../shared/weights/tinystories-656k-llama ../shared/weights/tinystories-3m-gptneo \
+    t5-small t5-base --tokenizer ../shared/weights/tokenizers/t5
 
 All write the same number of tokens greedily behind the same random text, in turn, on the same threads. transformers
-gets prompt and text as embeddings, as PEFT feeds them, and its cache.
+gets prompt and text as embeddings, as PEFT feeds them; the stock export and CTranslate2 (`pip install ctranslate2`)
+know no prompt. `t5-small` and `t5-base` are the shapes, with random weights.
 """
 
 from __future__ import annotations
 
 import platform
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -19,94 +23,193 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from generation_peers import Writer, ctranslate2_writer, stock_causal, transformers_writer
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.causal import OnnxCausal
+from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 
+SHAPES = {
+    "t5-small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+    "t5-base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+}
+
+MEMORY = """
+import numpy as np
+from pathlib import Path
+from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.causal import OnnxCausal
+from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.text import Batch
+bundle = Bundle.open(Path({bundle!r}))
+path = bundle.folder / MODEL
+family = bundle.manifest.family
+graph = OnnxSeq2Seq(path.parent, bundle.manifest) if family == "seq2seq" else OnnxCausal(path, bundle.manifest)
+ids = np.array([{ids!r}])
+cache = graph.encode_prompt(np.zeros(({length}, graph.width), np.float32))
+state, logits = graph.open(Batch(ids, np.ones_like(ids), np.zeros_like(ids)), [cache])
+for _ in range({count}):
+    token = logits.argmax(-1)[:, None]
+    logits = state.extend(token, np.ones_like(token))[:, 0]
+status = Path("/proc/self/status").read_text()
+print(1024 * int(status.partition("VmHWM:")[2].split()[0]))
+"""
+
 
 def main(
-    models: Annotated[list[Path], typer.Argument(help="Folders of decoder-only models.")],
+    models: Annotated[list[str], typer.Argument(help=f"Folders of models that write, or {', '.join(SHAPES)}.")],
+    tokenizer: Annotated[Path, typer.Option(help="T5's tokenizer, for the shapes.")] = Path(),
     tokens: Annotated[int, typer.Option(help="Length of the text.")] = 32,
     new_tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 64,
     length: Annotated[int, typer.Option("--length", "-l", help="Prompt rows.")] = 100,
-    repeats: Annotated[int, typer.Option(help="Timed runs of each; they take turns.")] = 9,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each; they take turns.")] = 5,
     threads: int = 2,
 ) -> None:
-    """Print medians: time to the first token, and tokens a second over the whole text."""
+    """Print medians: time to the first token, tokens a second over the whole text, and memory."""
     torch.set_num_threads(threads)
     table = Table("model", "", "first token (ms)", "tokens a second", "to transformers", box=None, pad_edge=False)
-    for folder in models:
-        found = measured(folder, tokens, new_tokens, length, repeats, threads)
+    notes = []
+    for name in models:
+        with tempfile.TemporaryDirectory() as place:
+            folder = _folder(name, tokenizer, Path(place))
+            contest = Contest(folder, Path(place), tokens, length, threads)
+            found = contest.timed(new_tokens, repeats)
+            notes += [f"{folder.name}: {note}" for note in (*contest.missing, contest.memory(new_tokens))]
         base = found["transformers, prompt"][1]
-        for name, (first, rate) in found.items():
-            table.add_row(folder.name, name, f"{first:.1f}", f"{rate:.0f}", f"{rate / base:.2f} x")
+        for way, (first, rate) in found.items():
+            table.add_row(folder.name, way, f"{first:.1f}", f"{rate:.0f}", f"{rate / base:.2f} x")
+        price = found["mpt-edge, no prompt"][1] / found["mpt-edge, prompt"][1]
+        notes.append(f"{folder.name}: writing under a prompt takes {price:.3f} times as long as without")
     Console(width=120).print(table)
+    print(*notes, sep="\n")
     print(
-        f"{tokens} tokens of text, {new_tokens} new ones, l = {length}, float32, {threads} threads, "
+        f"{tokens} tokens of text, {new_tokens} new ones, l = {length}, float32 unless stated, {threads} threads, "
         f"medians of {repeats}; {platform.machine()}, torch {torch.__version__}"
     )
 
 
-def measured(
-    folder: Path, tokens: int, new_tokens: int, length: int, repeats: int, threads: int
-) -> dict[str, tuple[float, float]]:
-    """Return milliseconds to the first token and tokens a second of each way to run one model."""
-    backbone = open_backbone(str(folder))
-    assert isinstance(backbone, GenerativeBackbone)
-    with tempfile.TemporaryDirectory() as place:
-        export_bundle(ExportPlan(backbone, [], Path(place) / "bundle"))
-        bundle = Bundle.open(Path(place) / "bundle")
-        graph = OnnxCausal(bundle.path(MODEL), bundle.manifest, threads=threads)
-    rng = np.random.default_rng(0)
-    ids = rng.integers(3, 1000, (1, tokens))
-    prompt = (0.05 * rng.standard_normal((length, graph.width))).astype(np.float32)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    rows = torch.cat([torch.from_numpy(prompt), model.get_input_embeddings()(torch.from_numpy(ids))[0]])[None]
-    cached = graph.encode_prompt(prompt)
-    ways: dict[str, Callable[[int], object]] = {
-        "mpt-edge, prompt": lambda count: ours(graph, ids, cached, count),
-        "mpt-edge, no prompt": lambda count: ours(graph, ids, graph.no_past, count),
-        "transformers, prompt": lambda count: theirs(model, rows, count),
-        "transformers, no prompt": lambda count: theirs(model, rows[:, length:], count),
-    }
-    firsts: dict[str, list[float]] = {name: [] for name in ways}
-    wholes: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(repeats + 1):  # the first round warms up
-        for name, way in ways.items():
-            for count, times in ((1, firsts), (new_tokens, wholes)):
-                started = time.perf_counter()
-                way(count)
-                if number:
-                    times[name].append(time.perf_counter() - started)
-    return {name: (1e3 * median(firsts[name]), new_tokens / median(wholes[name])) for name in ways}
+class Contest:
+    """One model and everything that can write with it."""
+
+    def __init__(self, folder: Path, place: Path, tokens: int, length: int, threads: int) -> None:
+        """Export the model, load all contenders, and check that those without a prompt write the same."""
+        backbone = open_backbone(str(folder))
+        assert isinstance(backbone, GenerativeBackbone)
+        self.folder, self.place, self.length, self.threads = folder, place, length, threads
+        self.seq2seq = backbone.family == "seq2seq"
+        export_bundle(ExportPlan(backbone, [], place / "bundle"))
+        bundle = Bundle.open(place / "bundle")
+        path = bundle.folder / MODEL
+        graph = (
+            OnnxSeq2Seq(path.parent, bundle.manifest, threads=threads)
+            if self.seq2seq
+            else OnnxCausal(path, bundle.manifest, threads=threads)
+        )
+        rng = np.random.default_rng(0)
+        self.ids = rng.integers(3, 1000, tokens).tolist()
+        prompt = (0.05 * rng.standard_normal((length, graph.width))).astype(np.float32)
+        family = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
+        model = family.from_pretrained(folder, dtype=torch.float32).eval()
+        text = model.get_input_embeddings()(torch.tensor(self.ids)).detach()
+        cache = graph.encode_prompt(prompt)  # once, as it is when a task is selected
+        self.ways: dict[str, Writer] = {
+            "mpt-edge, prompt": lambda count: ours(graph, self.ids, cache, count),
+            "mpt-edge, no prompt": lambda count: ours(graph, self.ids, graph.no_past, count),
+            "transformers, prompt": transformers_writer(model, torch.cat([torch.from_numpy(prompt), text])[None]),
+            "transformers, no prompt": transformers_writer(model, text[None]),
+        }
+        self.missing: list[str] = []
+        self._peers(family.from_pretrained(folder, dtype=torch.float32).eval())
+        wanted = self.ways["mpt-edge, no prompt"](8)
+        for name in ("transformers, no prompt", "stock export, no prompt"):
+            if name in self.ways:
+                assert self.ways[name](8) == wanted, f"{name} writes something else"
+
+    def _peers(self, model: PreTrainedModel) -> None:
+        """Add the peers that there are; why one is missing is noted."""
+        try:
+            self.ways["stock export, no prompt"] = stock_causal(model, self.ids, self.place / "stock", self.threads)
+        except ValueError as error:
+            self.missing.append(f"no stock export ({error})")
+        words = AutoTokenizer.from_pretrained(self.folder).convert_ids_to_tokens(self.ids)
+        for kind in ("float32", "int8"):
+            try:
+                writer = ctranslate2_writer(self.folder, self.place / f"ct2-{kind}", words, kind, self.threads)
+                self.ways[f"CTranslate2 {kind}, no prompt"] = writer
+            except ImportError:
+                self.missing.append("no CTranslate2; pip install ctranslate2")
+            except ValueError as error:
+                self.missing.append(f"no CTranslate2 {kind} ({str(error).splitlines()[0][:120]})")
+
+    def timed(self, new_tokens: int, repeats: int) -> dict[str, tuple[float, float]]:
+        """Return milliseconds to the first token and tokens a second of each way."""
+        firsts: dict[str, list[float]] = {name: [] for name in self.ways}
+        wholes: dict[str, list[float]] = {name: [] for name in self.ways}
+        for number in range(repeats + 1):  # the first round warms up
+            for name, way in self.ways.items():
+                for count, times in ((1, firsts), (new_tokens, wholes)):
+                    started = time.perf_counter()
+                    written = way(count)
+                    seconds = time.perf_counter() - started
+                    assert len(written) == count, f"{name} wrote {len(written)} of {count} tokens"
+                    if number:
+                        times[name].append(seconds)
+        return {name: (1e3 * median(firsts[name]), new_tokens / median(wholes[name])) for name in self.ways}
+
+    def memory(self, new_tokens: int) -> str:
+        """Return what a process that writes holds at most, beside the model's files and its key/value cache."""
+        bundle = self.place / "bundle"
+        facts = {"bundle": str(bundle), "ids": self.ids, "length": self.length, "count": new_tokens}
+        command = [sys.executable, "-c", MEMORY.format(**facts)]
+        peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        files = sum(path.stat().st_size for path in (bundle / "onnx").iterdir())
+        manifest = Bundle.open(bundle).manifest
+        rows = len(self.ids) + self.length + new_tokens + 1
+        cache = 2 * 4 * manifest.layers * manifest.heads * manifest.head_size * rows * (2 if self.seq2seq else 1)
+        return (
+            f"peak memory {peak / 1e6:.0f} MB, model {files / 1e6:.0f} MB, cache {cache / 1e6:.1f} MB: "
+            f"{(peak - cache) / files:.2f} times the model beside its cache"
+        )
 
 
-def ours(graph: OnnxCausal, ids: np.ndarray, cache: dict[str, np.ndarray], count: int) -> None:
-    """Write ``count`` tokens with the exported graph; the prompt is cached, as it is once a task is selected."""
-    state, logits = graph.open(Batch(ids, np.ones_like(ids), np.zeros_like(ids)), [cache])
-    for _ in range(count - 1):
-        token = logits.argmax(-1)[:, None]
+def ours(graph: OnnxCausal | OnnxSeq2Seq, ids: list[int], cache: dict[str, np.ndarray], count: int) -> list[int]:
+    """Write with the exported graph."""
+    given = np.array([ids])
+    state, logits = graph.open(Batch(given, np.ones_like(given), np.zeros_like(given)), [cache])
+    found = [int(logits[0].argmax())]
+    while len(found) < count:
+        token = np.array([[found[-1]]])
         logits = state.extend(token, np.ones_like(token))[:, 0]
+        found.append(int(logits[0].argmax()))
+    return found
 
 
-@torch.no_grad()
-def theirs(model: torch.nn.Module, rows: torch.Tensor, count: int) -> None:
-    """Write ``count`` tokens with transformers' own loop."""
-    ones = torch.ones(rows.shape[:2], dtype=torch.long)
-    model.generate(  # type: ignore[operator]
-        inputs_embeds=rows,
-        attention_mask=ones,
-        max_new_tokens=count,
-        min_new_tokens=count,
-        do_sample=False,
-        pad_token_id=0,
+def _folder(name: str, tokenizer: Path, place: Path) -> Path:
+    """Return a model's folder; one of `SHAPES` is made there, with random weights."""
+    if name not in SHAPES:
+        return Path(name)
+    if not (tokenizer / "tokenizer.json").is_file():
+        raise typer.BadParameter(f"{name} needs --tokenizer with a folder that holds T5's tokenizer.json.")
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(T5Config(vocab_size=32128, decoder_start_token_id=0, **SHAPES[name])).save_pretrained(
+        place / name
     )
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tokenizer / file, place / name / file)
+    return place / name
 
 
 if __name__ == "__main__":

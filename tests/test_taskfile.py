@@ -137,7 +137,7 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"task": "x" * 65}, "not allowed"),
         ({"task": None}, "not allowed"),
         ({"kind": "poetry"}, "kind 'poetry' is unknown"),
-        ({"readout": "mask"}, "readout 'mask' is unknown"),
+        ({"readout": "guess"}, "readout 'guess' is unknown"),
         ({"labels": "[]"}, "do not pair up"),
         ({"labels": '["a"]', "label_texts": '[["a"]]'}, "do not pair up"),
         ({"labels": '["a","a"]', "label_texts": '[["a"],["b"]]'}, "do not pair up"),
