@@ -150,7 +150,7 @@ def test_prefix_layout_and_mixed_batches(trained: tuple[Backbone, Path], tmp_pat
         backbone, [load_task(recipe, tmp_path)], [list(LABELS.values())], None, "prefix", "inputs_embeds"
     )
     assert isinstance(objective, MaskObjective)
-    wanted = objective.label_logits(0, torch.from_numpy(compose(shared.values, file.u, file.v)), TEXTS)
+    wanted = objective.label_scores(0, torch.from_numpy(compose(shared.values, file.u, file.v)), TEXTS)
     np.testing.assert_allclose(model.task("fast").states(TEXTS), wanted, atol=1e-4)
     names = ["fast", "like", "behind", "before", "like", "fast"]
     mixed = model.run(["a witty film", "atom"] * 3, names)

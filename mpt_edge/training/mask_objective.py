@@ -15,10 +15,10 @@ from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.masking import PLACEHOLDER, LabelWords, mask_place
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones import Backbone, Mask
-from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.classifying import ClassifyingObjective
+from mpt_edge.training.data import TaskData
 from mpt_edge.training.masked import MaskedHead
-from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
-from mpt_edge.training.objectives import Distillation, Loss, Measured, TaskObjective, Teacher, taught_loss
+from mpt_edge.training.objectives import Distillation, Loss, Teacher, taught_loss
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.similarity import Context, Reading, read
 
@@ -34,10 +34,11 @@ class _Cloze:
     words: LabelWords
 
 
-class MaskObjective(TaskObjective):
+class MaskObjective(ClassifyingObjective):
     """Classification by label words at a mask, on an encoder with a masked-LM head; see `TaskObjective`."""
 
     backbone: Backbone
+    readout = "mask"
 
     def __init__(
         self,
@@ -84,30 +85,8 @@ class MaskObjective(TaskObjective):
             teacher_logits, taught = self._taught(batch.task, self.distillation.teachers[batch.task], rows)
         return taught_loss(task, (logits, texts.hidden), (teacher_logits, taught.hidden), texts.mask, self.distillation)
 
-    def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
-        """Return one task's metric; see `TaskObjective.score`."""
-        found = self.label_logits(index, prompt, rows.texts)
-        return float(classification_metrics(found.argmax(1), rows)[self.tasks[index].recipe.metric])
-
-    def measured(self, index: int, prompt: Tensor) -> Measured:
-        """Return what the file of one task says about itself; see `TaskObjective.measured`."""
-        data = self.tasks[index]
-        found = self.label_logits(index, prompt, data.validation.texts)
-        scale = calibrated_scale(found, data.validation)
-        metrics = {"validation": classification_metrics(found.argmax(1), data.validation)}
-        if data.test is not None:
-            answers = self.label_logits(index, prompt, data.test.texts).argmax(1)
-            metrics["test"] = classification_metrics(answers, data.test)
-        scores = softmax(found[:1] * scale)[0]
-        golden = {
-            "text": data.validation.texts[0],
-            "label": data.labels[int(scores.argmax())],
-            "score": round(float(scores.max()), 5),
-        }
-        return Measured("mask", golden, metrics, scale)
-
     @torch.no_grad()
-    def label_logits(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
+    def label_scores(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Return the labels' logits ``(rows, labels)`` of one task's texts under a prompt ``(l, d)`` or none."""
         context = Context.of(self.backbone, prompt, self.layout, self.entry)
         rows = self._encode(index, texts)

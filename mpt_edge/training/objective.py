@@ -16,13 +16,11 @@ from torch.nn import functional
 
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones import Backbone
-from mpt_edge.training.data import Rows, TaskData, encode
-from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
+from mpt_edge.training.classifying import ClassifyingObjective
+from mpt_edge.training.data import TaskData, encode
 from mpt_edge.training.objectives import (
     Distillation,
     Loss,
-    Measured,
-    TaskObjective,
     Teacher,
     taught_loss,
 )
@@ -30,10 +28,11 @@ from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.similarity import TRAINING_SCALE, Context, LabelTexts, Reading, read, similarities
 
 
-class Objective(TaskObjective):
+class Objective(ClassifyingObjective):
     """Classification by similarity to label texts, on an encoder; see `TaskObjective`."""
 
     backbone: Backbone
+    readout = "similarity"
 
     def __init__(
         self,
@@ -83,32 +82,10 @@ class Objective(TaskObjective):
             teacher_logits, taught = self._taught(self.distillation.teachers[batch.task], rows, label_rows, labels)
         return taught_loss(task, (logits, texts.hidden), (teacher_logits, taught.hidden), texts.mask, self.distillation)
 
-    def similarities(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
+    def label_scores(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Return cosine similarities ``(rows, labels)`` of one task's texts under a prompt ``(l, d)`` or none."""
         context = Context.of(self.backbone, prompt, self.layout, self.entry)
         return similarities(self.backbone, context, self._encode(index, texts), self._labels[index])
-
-    def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
-        """Return one task's metric, as its recipe names it, on rows read under a prompt ``(l, d)`` or none."""
-        found = self.similarities(index, prompt, rows.texts)
-        return float(classification_metrics(found.argmax(1), rows)[self.tasks[index].recipe.metric])
-
-    def measured(self, index: int, prompt: Tensor) -> Measured:
-        """Return what the file of one task says about itself; see `TaskObjective.measured`."""
-        data = self.tasks[index]
-        found = self.similarities(index, prompt, data.validation.texts)
-        scale = calibrated_scale(found, data.validation)
-        metrics = {"validation": classification_metrics(found.argmax(1), data.validation)}
-        if data.test is not None:
-            answers = self.similarities(index, prompt, data.test.texts).argmax(1)
-            metrics["test"] = classification_metrics(answers, data.test)
-        scores = softmax(found[:1] * scale)[0]
-        golden = {
-            "text": data.validation.texts[0],
-            "label": data.labels[int(scores.argmax())],
-            "score": round(float(scores.max()), 5),
-        }
-        return Measured("similarity", golden, metrics, scale)
 
     def _read(self, prompt: Tensor | None, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
         return self._compared(Context.of(self.backbone, prompt, self.layout, self.entry), rows, labels)

@@ -111,7 +111,7 @@ def test_sampled_labels_keep_the_gold_ones_in_their_place(tiny: Backbone) -> Non
     _, labels = objective._labels[0].sample(chosen, rng)
     assert set(chosen) <= set(labels.tolist())
     assert len(labels) == 48
-    found = objective.similarities(0, prompt(0), [TEXTS[i % 4] for i in chosen])[:, labels] * TRAINING_SCALE
+    found = objective.label_scores(0, prompt(0), [TEXTS[i % 4] for i in chosen])[:, labels] * TRAINING_SCALE
     places = [int(np.flatnonzero(labels == gold)[0]) for gold in chosen]
     assert float(loss.task) == pytest.approx(-log_softmax(found, 1)[range(4), places].mean(), abs=1e-4)
 
@@ -135,5 +135,5 @@ def test_joint_layout_reads_prompt_and_text_as_transformers_does(
     objective = Objective(tiny, [task], [WORDS], layout="joint")
     found = objective.loss(given, batch, np.random.default_rng(0))
     assert float(found.task) == pytest.approx(expected, abs=1e-4)
-    assert np.abs(objective.similarities(0, given, TEXTS) - logits).max() < 1e-5
+    assert np.abs(objective.label_scores(0, given, TEXTS) - logits).max() < 1e-5
     assert objective.identity() != Objective(tiny, [task], [WORDS]).identity()
