@@ -59,7 +59,7 @@ path = bundle.folder / MODEL
 family = bundle.manifest.family
 graph = OnnxSeq2Seq(path.parent, bundle.manifest) if family == "seq2seq" else OnnxCausal(path, bundle.manifest)
 ids = np.array([{ids!r}])
-cache = graph.encode_prompt(np.zeros(({length}, graph.width), np.float32))
+cache = graph.encode_prompt(np.zeros(graph.prompt_shape({length}), np.float32))
 state, logits = graph.open(Batch(ids, np.ones_like(ids), np.zeros_like(ids)), [cache])
 for _ in range({count}):
     token = logits.argmax(-1)[:, None]
@@ -120,7 +120,7 @@ class Contest:
         )
         rng = np.random.default_rng(0)
         self.ids = rng.integers(3, 1000, tokens).tolist()
-        prompt = (0.05 * rng.standard_normal((length, graph.width))).astype(np.float32)
+        prompt = (0.05 * rng.standard_normal(graph.prompt_shape(length))).astype(np.float32)
         family = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
         model = family.from_pretrained(folder, dtype=torch.float32).eval()
         text = model.get_input_embeddings()(torch.tensor(self.ids)).detach()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
+from mpt_edge.prompts import EVERY_LAYER
 from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.data import Rows, TaskData
-from mpt_edge.training.initial import sampled_vocabulary
+from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, Prompts
 from mpt_edge.training.objective import Objective
 from mpt_edge.training.probe import probe
@@ -120,11 +122,13 @@ def logistic_probe(tasks: Sequence[TaskData], budget: Budget, observe: Callable[
     return {task.recipe.name: probe(backbone, task)["test"][task.recipe.metric] for task in tasks}
 
 
-def prompt_tuning(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
-    """Plain prompt tuning: a full prompt a task, each trained alone."""
+def prompt_tuning(
+    tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None], entry: str = "first_layer"
+) -> dict[str, float]:
+    """Plain prompt tuning: a full prompt a task, each trained alone; at every layer it is P-tuning v2."""
     backbone = load_backbone(BACKBONE)
-    start = sampled_vocabulary(backbone, budget.length, budget.seed)
-    return _each_alone(tasks, budget, observe, lambda: (backbone, PlainPrompts([start])))
+    start = initial_prompt(backbone, budget.length, budget.seed, VOCABULARY, entry)
+    return _each_alone(tasks, budget, observe, lambda: (backbone, PlainPrompts([start])), entry)
 
 
 def lora(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
@@ -150,36 +154,48 @@ def fine_tuning(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Pr
     return _each_alone(tasks, budget, observe, unfrozen)
 
 
-def mpt(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
+def mpt(
+    tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None], entry: str = "first_layer"
+) -> dict[str, float]:
     """Multitask prompt tuning with teachers and distillation: u and v a task on one shared prompt."""
-    return _shared(tasks, budget, observe, teachers=TeacherPlan(budget.folder / "teachers", epochs=budget.epochs))
+    teachers = TeacherPlan(budget.folder / "teachers", epochs=budget.epochs)
+    return _shared(tasks, budget, observe, entry, teachers)
 
 
-def mpt_plain(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
+def mpt_plain(
+    tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None], entry: str = "first_layer"
+) -> dict[str, float]:
     """Multitask prompt tuning without distillation."""
-    return _shared(tasks, budget, observe)
+    return _shared(tasks, budget, observe, entry)
 
 
-def mpt_shared(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
+def mpt_shared(
+    tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None], entry: str = "first_layer"
+) -> dict[str, float]:
     """Multitask prompt tuning without decomposition: one prompt for all tasks."""
     backbone = load_backbone(BACKBONE)
-    prompts = SharedOnly(sampled_vocabulary(backbone, budget.length, budget.seed))
-    return _trained(_objective(backbone, tasks), prompts, budget.settings(most_tasks=4), budget.folder, observe)
+    prompts = SharedOnly(initial_prompt(backbone, budget.length, budget.seed, VOCABULARY, entry))
+    objective = _objective(backbone, tasks, entry)
+    return _trained(objective, prompts, budget.settings(most_tasks=4), budget.folder, observe)
 
 
+#: Where a name does not say otherwise, prompts enter the first layer, as published.
 METHODS: dict[str, Method] = {
     "zero-shot": zero_shot,
     "probe": logistic_probe,
     "prompt-tuning": prompt_tuning,
     "mpt": mpt,
     "mpt-no-distillation": mpt_plain,
-    "mpt-no-decomposition": mpt_shared,
+    "every-layer-prompt-tuning": partial(prompt_tuning, entry=EVERY_LAYER),
+    "every-layer-mpt": partial(mpt, entry=EVERY_LAYER),
+    "every-layer-mpt-no-distillation": partial(mpt_plain, entry=EVERY_LAYER),
+    "every-layer-mpt-no-decomposition": partial(mpt_shared, entry=EVERY_LAYER),
     "lora": lora,
     "fine-tuning": fine_tuning,
 }
 
 #: Methods that train all tasks together, so their figures depend on which tasks there are.
-TOGETHER = ("mpt", "mpt-no-distillation", "mpt-no-decomposition")
+TOGETHER = tuple(name for name in METHODS if "mpt" in name)
 
 
 def limited(data: TaskData, rows: int) -> TaskData:
@@ -194,15 +210,17 @@ def _shared(
     tasks: Sequence[TaskData],
     budget: Budget,
     observe: Callable[[Progress], None],
+    entry: str,
     teachers: TeacherPlan | None = None,
 ) -> dict[str, float]:
     backbone = load_backbone(BACKBONE)
-    start = sampled_vocabulary(backbone, budget.length, budget.seed)
+    start = initial_prompt(backbone, budget.length, budget.seed, VOCABULARY, entry)
     settings = budget.settings(most_tasks=4)
-    objective = _objective(backbone, tasks)
+    objective = _objective(backbone, tasks, entry)
     if teachers is not None:
-        taught = train_teachers(backbone, tasks, objective.label_texts, start, teachers, settings, observe)
-        objective = Objective(backbone, tasks, objective.label_texts, distillation(taught, teachers))
+        texts = objective.label_texts
+        taught = train_teachers(backbone, tasks, texts, start, teachers, settings, observe, entry=entry)
+        objective = Objective(backbone, tasks, texts, distillation(taught, teachers), entry=entry)
     return _trained(objective, MultitaskPrompt(start, len(tasks)), settings, budget.folder, observe)
 
 
@@ -211,12 +229,15 @@ def _each_alone(
     budget: Budget,
     observe: Callable[[Progress], None],
     fresh: Callable[[], tuple[Backbone, Prompts]],
+    entry: str = "first_layer",
 ) -> dict[str, float]:
     found = {}
     for task in tasks:
         backbone, prompts = fresh()
         folder = budget.folder / task.recipe.name
-        found |= _trained(_objective(backbone, [task]), prompts, budget.settings(tasks_per_step=1), folder, observe)
+        found |= _trained(
+            _objective(backbone, [task], entry), prompts, budget.settings(tasks_per_step=1), folder, observe
+        )
     return found
 
 
@@ -228,8 +249,8 @@ def _trained(
         return {task.recipe.name: _test(objective, i, prompts(i)) for i, task in enumerate(objective.tasks)}
 
 
-def _objective(backbone: Backbone, tasks: Sequence[TaskData]) -> Objective:
-    return Objective(backbone, tasks, [label_texts(backbone, task) for task in tasks])
+def _objective(backbone: Backbone, tasks: Sequence[TaskData], entry: str = "first_layer") -> Objective:
+    return Objective(backbone, tasks, [label_texts(backbone, task) for task in tasks], entry=entry)
 
 
 def _test(objective: Objective, index: int, prompt: Tensor | None) -> float:

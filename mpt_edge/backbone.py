@@ -38,7 +38,7 @@ class OnnxBackbone:
         self._session = open_session(path, threads)
         self._check(path, manifest)
         self._token_types = manifest.token_types
-        self.width = manifest.hidden_size
+        self.prompt_shape = manifest.prompt_shape
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         names = [f"{i}.{part}" for i in range(manifest.layers) for part in ("key", "value")]
         self._past = [f"past_key_values.{name}" for name in names]
@@ -47,7 +47,7 @@ class OnnxBackbone:
         self._masked = bool(manifest.mask)
 
     def encode_prompt(self, prompt: Floats) -> PromptCache:
-        """Return the keys and values of a prompt ``(l, d)`` whose rows see only each other."""
+        """Return the keys and values of a prompt ``(l, d)``, or ``(l, layers, d)``, whose rows see only each other."""
         no_text = np.zeros((1, 0), np.int64)
         mask = np.ones((1, len(prompt)), np.int64)
         feeds = self._feeds(Batch(no_text, no_text, no_text), mask, prompt[None], self._no_past)
@@ -105,7 +105,7 @@ class OnnxBackbone:
         if past_mask is None:
             past_mask = np.ones((rows, cached[self._past[0]].shape[2]), np.int64)
         mask = np.concatenate([past_mask, batch.attention_mask], axis=1)
-        return self._feeds(batch, mask, np.zeros((rows, 0, self.width), np.float32), cached)
+        return self._feeds(batch, mask, np.zeros((rows, *self.prompt_shape(0)), np.float32), cached)
 
     def _joint(self, batch: Batch, prompt: Floats) -> dict[str, Any]:
         """Return the inputs of a joint request."""
@@ -121,7 +121,7 @@ class OnnxBackbone:
         fits = (
             len(cached) == 2 * manifest.layers
             and all((shape[1], shape[3]) == (manifest.heads, manifest.head_size) for shape in cached)
-            and inputs.get("prompt", [0])[-1] == manifest.hidden_size
+            and inputs.get("prompt", [0])[2:] == list(manifest.prompt_shape(0)[1:])
             and ("token_type_ids" in inputs) == manifest.token_types
             and ("word_ids" in inputs) == bool(manifest.mask)
         )

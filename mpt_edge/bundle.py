@@ -151,6 +151,8 @@ class Bundle:
             f"width than {manifest.hidden_size}": task.v.shape[-1:] != (manifest.hidden_size,),
             f"place of its own prompt than {manifest.entry!r}": not task.two_vectors
             and (task.entry or "first_layer") != manifest.entry,
+            f"number of layers than {manifest.layers}": task.own_prompt is not None
+            and task.own_prompt.shape[1:-1] not in ((), (manifest.layers,)),
             f"room than {manifest.prompt_length} prompt rows": manifest.entry == "inputs_embeds"
             and len(task.u) > manifest.prompt_length,
             f"prompt length than {prompt.get('length')}": task.two_vectors and task.u.shape[0] != prompt.get("length"),

@@ -33,7 +33,7 @@ class OnnxCausal:
             InputError: ``threads`` is negative.
         """
         self.session = open_session(path, threads)
-        self.width = manifest.hidden_size
+        self.prompt_shape = manifest.prompt_shape
         self.positions_from_zero = bool(manifest.generation["positions_from_zero"])
         names = [f"{i}.{part}" for i in range(manifest.layers) for part in ("key", "value")]
         self.past = [f"past_key_values.{name}" for name in names]
@@ -41,13 +41,13 @@ class OnnxCausal:
         inputs = {value.name: value.shape for value in self.session.get_inputs()}
         cached = [inputs.get(name) for name in self.past]
         fits = all(shape and (shape[1], shape[3]) == (manifest.heads, manifest.head_size) for shape in cached)
-        if not fits or inputs.get("prompt", [0])[-1] != manifest.hidden_size:
+        if not fits or inputs.get("prompt", [0])[2:] != list(manifest.prompt_shape(0)[1:]):
             raise CorruptFileError(f"{path} is not the graph that the manifest describes; export the bundle again.")
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self.no_past: PromptCache = dict.fromkeys(self.past, empty)
 
     def encode_prompt(self, prompt: Floats, layout: str = "prefix") -> PromptCache:  # noqa: ARG002
-        """Return the keys and values of a prompt ``(l, d)``; batch one, to be shared by all its texts.
+        """Return the keys and values of a prompt ``(l, d)`` or ``(l, layers, d)``; batch one, shared by its texts.
 
         A prompt never sees its text here, so both layouts are the same.
         """
@@ -123,7 +123,7 @@ class CausalDecoding:
             "input_ids": tokens,
             "attention_mask": self._seen,
             "position_ids": self._next + np.maximum(steps - 1, 0),
-            "prompt": np.zeros((self.rows, 0, backbone.width), np.float32),
+            "prompt": np.zeros((self.rows, *backbone.prompt_shape(0)), np.float32),
             "logits_index": index,
         }
         values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v)) for name, v in feeds.items()}

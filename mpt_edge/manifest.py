@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.prompts import ENTRIES, LAYOUTS
+from mpt_edge.prompts import ENTRIES, EVERY_LAYER, LAYOUTS
 from mpt_edge.taskfile import READOUTS
 
 #: Version of bundle.json that this code writes, and the newest it reads.
@@ -37,8 +37,9 @@ class Manifest:
         family: ``"encoder"``, ``"causal"`` for decoder-only models, or ``"seq2seq"``.
         readout: that of its tasks, one of `READOUTS`; each task file states its own.
         layout: attention layout of the tasks, ``"prefix"`` or ``"joint"``.
-        entry: where prompts enter, ``"first_layer"`` (behind the embeddings' norm) or ``"inputs_embeds"``
-            (in front of it, as PEFT feeds them; text positions then count from behind the prompt).
+        entry: where prompts enter, ``"first_layer"`` (behind the embeddings' norm), ``"inputs_embeds"``
+            (in front of it, as PEFT feeds them; text positions then count from behind the prompt), or
+            ``"every_layer"`` (with rows of their own for each layer).
         prompt_length: rows l of the shared prompt.
         hidden_size: channels d.
         layers: layers of the backbone.
@@ -82,6 +83,11 @@ class Manifest:
     made_by: str
     generation: Mapping[str, Any] = field(default_factory=dict)
     mask: Mapping[str, Any] = field(default_factory=dict)
+
+    def prompt_shape(self, length: int) -> tuple[int, ...]:
+        """Return the shape of a prompt of ``length`` rows: ``(l, d)``, or ``(l, layers, d)`` for every layer."""
+        layers = (self.layers,) if self.entry == EVERY_LAYER else ()
+        return (length, *layers, self.hidden_size)
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON, the schema version first."""

@@ -3,7 +3,8 @@
 A task's prompt is the shared prompt scaled by two vectors,
 ``P_k = P* ∘ (u_k v_kᵀ) = diag(u_k) · P* · diag(v_k)``, so ``u`` scales prompt rows and ``v``
 scales channels. PEFT can train r such pairs a task (``num_ranks``), whose products are summed; ``u``
-is then ``(l, r)`` and ``v`` ``(r, d)``.
+is then ``(l, r)`` and ``v`` ``(r, d)``. A shared prompt that enters every layer has rows for each of
+them, ``(l, layers, d)``, which the same two vectors scale.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ from mpt_edge.heads import Head
 #: Prompt rows attend to prompt rows only, or prompt and text attend to each other.
 LAYOUTS = ("prefix", "joint")
 
-#: Where a prompt enters: as the first layer's input, or where PEFT feeds it, in place of word embeddings.
-ENTRIES = ("first_layer", "inputs_embeds")
+#: The entry of prompts that have rows of their own for each layer.
+EVERY_LAYER = "every_layer"
 
-#: Largest prompt file that is read: 4,096 rows of 1,024 float32 channels.
-MAX_PROMPT_BYTES = 16 << 20
+#: Where a prompt enters: as the first layer's input; where PEFT feeds it, in place of word embeddings; or with rows of
+#: its own as the input of every layer, in place of what the layer before made of them (P-tuning v2, arXiv 2110.07602).
+ENTRIES = ("first_layer", "inputs_embeds", EVERY_LAYER)
+
+#: Largest prompt file that is read: 200 rows for each of 32 layers, with 4,096 float16 channels, and some room.
+MAX_PROMPT_BYTES = 64 << 20
 
 
 def compose(
@@ -40,14 +45,14 @@ def compose(
     get the same prompt to the last bit.
 
     Args:
-        shared: the shared prompt, shape ``(l, d)``.
+        shared: the shared prompt, shape ``(l, d)``, or ``(l, layers, d)`` where it enters every layer.
         u: the task's row scales, shape ``(l,)``, or ``(l, r)`` for r pairs.
         v: the task's channel scales, shape ``(d,)``, or ``(r, d)``.
 
     Raises:
         MismatchError: the shapes do not belong together.
     """
-    if shared.ndim != 2 or scaled_shape(u, v) != shared.shape:
+    if shared.ndim not in (2, 3) or scaled_shape(u, v) != rows_and_width(shared):
         raise MismatchError(
             f"u {u.shape} and v {v.shape} do not fit a shared prompt of shape {shared.shape}; "
             "use the shared prompt the task was trained with."
@@ -55,14 +60,25 @@ def compose(
     single = np.float32
     u, v = u.astype(single), v.astype(single)
     scales = u[:, None] * v[None, :] if u.ndim == 1 else u @ v
+    scales = scales if shared.ndim == 2 else scales[:, None, :]
     composed: NDArray[np.float32] = shared.astype(single) * scales
     return composed
 
 
+def rows_and_width(prompt: NDArray[np.floating[Any]]) -> tuple[int, int]:
+    """Return l and d of a prompt ``(l, d)`` or ``(l, layers, d)``."""
+    return prompt.shape[0], prompt.shape[-1]
+
+
 def scaled_shape(u: NDArray[np.floating[Any]], v: NDArray[np.floating[Any]]) -> tuple[int, int] | None:
-    """Return the shape ``(l, d)`` of the prompts that a task's vectors scale; None where they do not pair up."""
+    """Return l and d of the prompts that a task's vectors scale; None where they do not pair up."""
     pairs = u.ndim == v.ndim == 1 or (u.ndim == v.ndim == 2 and u.shape[1] == v.shape[0])
     return (u.shape[0], v.shape[-1]) if pairs and u.size and v.size else None
+
+
+def dimensions(entry: str) -> int:
+    """Return how many axes a prompt has, by where it enters."""
+    return 3 if entry == EVERY_LAYER else 2
 
 
 @dataclass(frozen=True)
@@ -71,12 +87,12 @@ class SharedPrompt:
 
     Attributes:
         name: what task files call it.
-        values: ``P*``, shape ``(l, d)``, float16 or float32.
+        values: ``P*``, shape ``(l, d)``, or ``(l, layers, d)`` where it enters every layer; float16 or float32.
         layout: ``"prefix"`` or ``"joint"``, the attention it was trained in.
         backbone: fingerprint of the frozen model it was trained on.
         training: how it was made (data, steps, seed, rates).
         licence: licence of the data it was trained on.
-        entry: ``"first_layer"`` or ``"inputs_embeds"``, where it entered.
+        entry: one of `ENTRIES`, where it entered.
         head: layers that all its tasks answer by, as PEFT saves them; None where each has its own or none.
     """
 
@@ -123,9 +139,9 @@ class SharedPrompt:
         arrays, metadata = tensors.parse(data, source)
         values = arrays.get("prompt")
         layout, entry = metadata.get("layout", ""), metadata.get("entry", "first_layer")
-        known = layout in LAYOUTS and entry in ENTRIES
+        known = layout in LAYOUTS and entry in ENTRIES and (layout, entry) != ("joint", EVERY_LAYER)
         others = [name for name in arrays if name != "prompt" and not name.startswith("head.")]
-        if values is None or values.ndim != 2 or not known or others:
+        if values is None or values.ndim != dimensions(entry) or not values.size or not known or others:
             raise CorruptFileError(f"{source} is not a prompt file; pass prompts/<name>.safetensors.")
         return cls(
             name=metadata.get("name", ""),
@@ -135,5 +151,5 @@ class SharedPrompt:
             training=tensors.structured(metadata, "training", dict, source),
             licence=metadata.get("licence", ""),
             entry=entry,
-            head=Head.parse(arrays, tensors.structured(metadata, "head", list, source), values.shape[1], source),
+            head=Head.parse(arrays, tensors.structured(metadata, "head", list, source), values.shape[-1], source),
         )

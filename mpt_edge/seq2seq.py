@@ -37,14 +37,15 @@ class OnnxSeq2Seq:
         """
         self._encoder = open_session(folder / "encoder_model.onnx", threads)
         self.decoder = open_session(folder / "decoder_model.onnx", threads)
-        self.width = manifest.hidden_size
+        self.prompt_shape = manifest.prompt_shape
         self.start_id = int(manifest.generation["start_id"])
         layers = [f"{i}.{part}" for i in range(manifest.layers) for part in ("key", "value")]
         self._past, self._present = [f"past_key_values.{n}" for n in layers], [f"present.{n}" for n in layers]
         outputs = [value.name for value in self._encoder.get_outputs()]
         self._cross = [name for name in outputs if name.startswith("cross.")]
         inputs = {value.name: value.shape for value in self._encoder.get_inputs()}
-        if not set(self._past) <= set(inputs) or inputs.get("prompt", [0])[-1] != manifest.hidden_size:
+        rows = list(manifest.prompt_shape(0)[1:])
+        if not set(self._past) <= set(inputs) or inputs.get("prompt", [0])[2:] != rows:
             raise CorruptFileError(f"{folder} does not hold the graphs of the manifest; export the bundle again.")
         sides = [name.removeprefix("cross.").split(".") for name in self._cross]
         self.own = [f"past_key_values.{i}.decoder.{part}" for i, part in sides]
@@ -54,7 +55,7 @@ class OnnxSeq2Seq:
         self.no_past: PromptCache = dict.fromkeys([*self._past, *self._cross], self.empty)
 
     def encode_prompt(self, prompt: Floats, layout: str = "prefix") -> PromptCache:
-        """Return what is read once of a prompt ``(l, d)``: keys and values, for encoder and decoder.
+        """Return what is read once of a prompt ``(l, d)`` or ``(l, layers, d)``: encoder and decoder keys and values.
 
         In the joint layout nothing is, and the prompt itself is kept.
         """
@@ -84,7 +85,7 @@ class OnnxSeq2Seq:
             if any(other is not cache for other in caches):
                 cache, seen = stack(list(caches))
             mask = np.concatenate([seen, batch.attention_mask], axis=1)
-            nothing = np.zeros((rows, 0, self.width), np.float32)
+            nothing = np.zeros((rows, *self.prompt_shape(0)), np.float32)
             fresh = self._run(batch.input_ids, mask, nothing, cache)[len(self._past) :]
             cross = [
                 np.concatenate([np.broadcast_to(cache[name], (rows, *cache[name].shape[1:])), new], axis=2)

@@ -21,7 +21,7 @@ from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.generation.options import NAMES, GenerationOptions
 from mpt_edge.heads import Head
-from mpt_edge.prompts import ENTRIES, LAYOUTS, SharedPrompt, scaled_shape
+from mpt_edge.prompts import ENTRIES, LAYOUTS, SharedPrompt, dimensions, rows_and_width, scaled_shape
 
 FORMAT = "mpt-edge task 1"
 
@@ -73,7 +73,7 @@ class TaskFile:
         scale: cosine similarities, or a head's logits, are multiplied by this before the softmax.
         u: row scales, shape ``(l,)``; ``(l, r)`` for r pairs of vectors, which PEFT calls ranks.
         v: channel scales, shape ``(d,)``; ``(r, d)`` for r pairs.
-        own_prompt: a shared prompt that only this task uses, shape ``(l, d)``, or None.
+        own_prompt: a shared prompt that only this task uses, shape ``(l, d)`` or ``(l, layers, d)``, or None.
         prompt: name of the shared prompt in the bundle.
         prompt_sha256: fingerprint of the shared prompt that u and v scale.
         backbone: fingerprint of the frozen model.
@@ -257,7 +257,10 @@ class TaskFile:
             "labels and label texts do not pair up": not self._labelled(),
             "its head does not fit the readout": not self._headed(),
             "its own prompt does not fit u and v": self.own_prompt is not None
-            and self.own_prompt.shape != scaled_shape(self.u, self.v),
+            and (
+                self.own_prompt.ndim != dimensions(self.entry)
+                or rows_and_width(self.own_prompt) != scaled_shape(self.u, self.v)
+            ),
             "its generation entries cannot be used": not self._writable(),
             "max_length is below 3": self.max_length < 3,
             "scale is not a positive number": not (np.isfinite(self.scale) and self.scale > 0),

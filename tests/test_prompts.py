@@ -117,7 +117,7 @@ def test_oversized_file_is_not_read(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     with file.open("wb") as stream:
         stream.truncate(MAX_PROMPT_BYTES + 1)
-    with pytest.raises(CorruptFileError, match="more than the 16,777,216"):
+    with pytest.raises(CorruptFileError, match="more than the 67,108,864"):
         SharedPrompt.load(file)
 
 

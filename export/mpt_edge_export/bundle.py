@@ -19,7 +19,7 @@ from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.manifest import Manifest
-from mpt_edge.prompts import ENTRIES, SharedPrompt, compose
+from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
@@ -84,7 +84,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         _copy_vectors(plan, folder)
         manifest = _manifest(plan, size, place, prompts, tasks)
         observe("comparing with PyTorch")
-        parity = _parity(plan.backbone, folder / MODEL, manifest, _composed(prompts, tasks, size))
+        parity = _parity(plan.backbone, folder / MODEL, manifest, _composed(prompts, tasks, manifest))
         observe("writing the manifest")
         write_card(folder / "README.md", manifest, tasks, folder)
         files = {
@@ -100,6 +100,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
 def _export(backbone: Backbone | GenerativeBackbone, size: Dimensions, entry: str, path: Path) -> None:
     """Write the graph of the backbone's family, with prompts entering where the bundle's do."""
     if isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedSeq2Seq):
+        backbone.model.entry = entry
         export_seq2seq_graphs(backbone.model, size.heads, size.head_size, path.parent)
     elif isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedCausal):
         backbone.model.entry = entry
@@ -165,14 +166,14 @@ def _copy_vectors(plan: ExportPlan, folder: Path) -> None:
 
 
 def _composed(
-    prompts: dict[str, SharedPrompt], tasks: dict[str, TaskFile], size: Dimensions
+    prompts: dict[str, SharedPrompt], tasks: dict[str, TaskFile], manifest: Manifest
 ) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
     """Return the prompts of all tasks; a random one where the bundle has none."""
     found = [
         compose(prompts[task.prompt].values if task.own_prompt is None else task.own_prompt, task.u, task.v)
         for task in tasks.values()
     ]
-    return found or [np.random.default_rng(0).standard_normal((10, size.hidden_size)).astype(np.float32)]
+    return found or [np.random.default_rng(0).standard_normal(manifest.prompt_shape(10)).astype(np.float32)]
 
 
 @dataclass(frozen=True)
@@ -195,10 +196,10 @@ def _placement(prompts: dict[str, SharedPrompt], tasks: dict[str, TaskFile]) -> 
     entries = {name: prompt.entry for name, prompt in prompts.items()}
     entries |= {name: task.entry or _Placement.entry for name, task in own.items()}
     if len(set(entries.values())) > 1:
-        names = [next(name for name, entry in entries.items() if entry == kind) for kind in ENTRIES]
+        (one, first), (other, second) = list({entry: name for name, entry in entries.items()}.items())[:2]
         raise MismatchError(
-            f"the prompt of {names[0]!r} enters as the first layer's input and that of {names[1]!r} as word "
-            "embeddings; export them into two bundles."
+            f"the prompt of {first!r} enters at {one} and that of {second!r} at {other}, and a graph has one place; "
+            "export them into two bundles."
         )
     layouts = [prompt.layout for prompt in prompts.values()] + [task.layout for task in own.values() if task.layout]
     lengths = [len(prompt.values) for prompt in prompts.values()] + [len(task.u) for task in own.values()]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mpt_edge.training.causal import PromptedCausal
-from mpt_edge_export.graph import layer_names, save_graph
+from mpt_edge_export.graph import layer_names, prompt_axes, prompt_shape, save_graph
 
 
 class CausalGraph(nn.Module):
@@ -46,7 +46,7 @@ def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, path:
     """Export a frozen decoder-only model to one ONNX file.
 
     Args:
-        model: the model, frozen and in evaluation mode.
+        model: the model, frozen and in evaluation mode; prompts enter where its ``entry`` says.
         heads: key/value heads of a layer.
         head_size: channels of a head.
         path: the file to write.
@@ -56,7 +56,7 @@ def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, path:
     ids = torch.ones(2, tokens, dtype=torch.long)
     mask = torch.ones(2, cached + prompt_rows + tokens, dtype=torch.long)
     positions = torch.arange(prompt_rows + tokens).repeat(2, 1)
-    prompt = torch.zeros(2, prompt_rows, model.hidden_size)
+    prompt = torch.zeros(2, *prompt_shape(model, model.entry, prompt_rows))
     index = torch.zeros(2, wanted, dtype=torch.long)
     past = tuple(torch.zeros(1, heads, cached, head_size) for _ in names)
     auto = torch.export.Dim.AUTO
@@ -69,7 +69,7 @@ def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, path:
             "input_ids": ("batch", "tokens"),
             "attention_mask": ("batch", "keys"),
             "position_ids": ("batch", "rows"),
-            "prompt": ("batch", "prompt_rows", None),
+            "prompt": prompt_axes(model.entry),
             "logits_index": ("batch", "wanted"),
             **{f"past_key_values.{name}": ("cache_batch", None, "cached", None) for name in names},
         },

@@ -1,10 +1,11 @@
 """The exported graph: one copy of the weights that serves three calls (docs/design.md).
 
 Inputs: ``input_ids``, ``attention_mask`` over cached prompt, prompt and text, ``token_type_ids``
-where the model reads them, ``prompt`` rows, and ``past_key_values.i.key`` / ``.value``. Outputs:
-``last_hidden_state`` over prompt and text, and ``present.i.key`` / ``.value`` of those rows. Models with
-a masked-LM head also take ``logits_index`` (rows that need logits) and ``word_ids`` (for which words),
-and give ``logits``. An axis that a call does not use has length zero.
+where the model reads them, ``prompt`` rows (with an axis for layers where they enter every one), and
+``past_key_values.i.key`` / ``.value``. Outputs: ``last_hidden_state`` over prompt and text, and
+``present.i.key`` / ``.value`` of those rows. Models with a masked-LM head also take ``logits_index``
+(rows that need logits) and ``word_ids`` (for which words), and give ``logits``. An axis that
+a call does not use has length zero.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from torch import Tensor, nn
 
+from mpt_edge.prompts import EVERY_LAYER
+from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.prompted import PromptedEncoder
+from mpt_edge.training.seq2seq import PromptedSeq2Seq
 
 #: ONNX operator set of the graph.
 OPSET = 20
@@ -64,6 +68,17 @@ def layer_names(layers: int) -> list[str]:
     return [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
 
 
+def prompt_shape(model: PromptedEncoder | PromptedCausal | PromptedSeq2Seq, entry: str, length: int) -> tuple[int, ...]:
+    """Return the shape of a prompt of ``length`` rows, without a batch; see `Manifest.prompt_shape`."""
+    layers = (len(model.layers),) if entry == EVERY_LAYER else ()
+    return (length, *layers, model.hidden_size)
+
+
+def prompt_axes(entry: str) -> Axes:
+    """Return the axes of the graph's ``prompt`` input."""
+    return ("batch", "prompt_rows", *([None] if entry == EVERY_LAYER else []), None)
+
+
 def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: str, path: Path) -> None:
     """Export the frozen encoder to one ONNX file.
 
@@ -71,7 +86,7 @@ def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: st
         encoder: the model, frozen and in evaluation mode.
         heads: attention heads of a layer.
         head_size: channels of a head.
-        entry: ``"first_layer"`` or ``"inputs_embeds"``, where prompts enter.
+        entry: where prompts enter, one of `mpt_edge.prompts.ENTRIES`.
         path: the file to write.
     """
     names = layer_names(encoder.layer_count)
@@ -79,7 +94,7 @@ def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: st
     ids = torch.ones(2, tokens, dtype=torch.long)
     mask = torch.ones(2, cached + prompt_rows + tokens, dtype=torch.long)
     types = torch.zeros_like(ids) if encoder.token_types else None
-    prompt = torch.zeros(2, prompt_rows, encoder.hidden_size)
+    prompt = torch.zeros(2, *prompt_shape(encoder, entry, prompt_rows))
     past = tuple(torch.zeros(1, heads, cached, head_size) for _ in names)
     wanted, words = torch.zeros(2, 3, dtype=torch.long), torch.ones(4, dtype=torch.long)
     masked = encoder.masked is not None
@@ -100,7 +115,7 @@ def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: st
             "input_ids": ("batch", "tokens"),
             "attention_mask": ("batch", "keys"),
             **({"token_type_ids": ("batch", "tokens")} if encoder.token_types else {}),
-            "prompt": ("batch", "prompt_rows", None),
+            "prompt": prompt_axes(entry),
             **({"logits_index": ("batch", "wanted"), "word_ids": ("words",)} if masked else {}),
             **{f"past_key_values.{name}": ("cache_batch", None, "cached", None) for name in names},
         },

@@ -189,7 +189,7 @@ def _torch(
     rows = len(batch.input_ids)
     length = seen if prompt is None else len(prompt)
     mask = torch.from_numpy(np.pad(batch.attention_mask, ((0, 0), (length, 0)), constant_values=1))
-    prompts = None if prompt is None else torch.from_numpy(prompt).expand(rows, -1, -1)
+    prompts = None if prompt is None else torch.from_numpy(prompt).expand(rows, *prompt.shape)
     ids, types = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.token_type_ids)
     hidden, _ = backbone.model(ids, mask, types, prompt=prompts, past=past, entry=entry)
     found: np.ndarray[Any, np.dtype[np.float32]] = hidden[:, 0 if prompt is None else length :].numpy()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mpt_edge.training.causal import KeyValue
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
-from mpt_edge_export.graph import layer_names, make_graph
+from mpt_edge_export.graph import layer_names, make_graph, prompt_axes, prompt_shape
 
 #: File beside the graphs that holds their weights.
 WEIGHTS = "model.onnx_data"
@@ -69,7 +69,7 @@ def export_seq2seq_graphs(model: PromptedSeq2Seq, heads: int, head_size: int, fo
     """Write ``encoder_model.onnx``, ``decoder_model.onnx`` and the weights they share.
 
     Args:
-        model: the model, frozen and in evaluation mode.
+        model: the model, frozen and in evaluation mode; prompts enter where its ``entry`` says.
         heads: attention heads of a layer.
         head_size: channels of a head.
         folder: where the files go.
@@ -87,7 +87,7 @@ def _encoder(model: PromptedSeq2Seq, heads: int, head_size: int) -> onnx_ir.Mode
     tokens, prompt_rows, cached = 5, 3, 4
     ids = torch.ones(2, tokens, dtype=torch.long)
     mask = torch.ones(2, cached + prompt_rows + tokens, dtype=torch.long)
-    prompt = torch.zeros(2, prompt_rows, model.hidden_size)
+    prompt = torch.zeros(2, *prompt_shape(model, model.entry, prompt_rows))
     names = layer_names(model.encoder_layers)
     past = tuple(torch.zeros(1, heads, cached, head_size) for _ in names)
     auto = torch.export.Dim.AUTO
@@ -100,7 +100,7 @@ def _encoder(model: PromptedSeq2Seq, heads: int, head_size: int) -> onnx_ir.Mode
         inputs={
             "input_ids": ("batch", "tokens"),
             "attention_mask": ("batch", "keys"),
-            "prompt": ("batch", "prompt_rows", None),
+            "prompt": prompt_axes(model.entry),
             **{f"past_key_values.{name}": ("cache_batch", None, "cached", None) for name in names},
         },
         outputs={

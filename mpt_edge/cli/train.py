@@ -64,8 +64,12 @@ def source(
     length: Annotated[int, typer.Option("--length", "-l", min=1, help="Rows of the shared prompt.")] = 100,
     layout: Annotated[Layout, typer.Option(help="Prompt rows see prompt rows alone, or the text too.")] = Layout.PREFIX,
     entry: Annotated[
-        Entry, typer.Option(help="The prompt enters as the first layer's input, or as word embeddings like PEFT's.")
-    ] = Entry.FIRST_LAYER,
+        Entry | None,
+        typer.Option(
+            help="The prompt enters every layer with rows of its own, the first only, or where PEFT has it.",
+            show_default="every_layer; first_layer in the joint layout",
+        ),
+    ] = None,
     init: Annotated[
         str, typer.Option(help="Start of the prompt: vocabulary (sampled tokens), random, or a text.")
     ] = "vocabulary",
@@ -114,7 +118,8 @@ def source(
     folder = teachers or output / "teachers"
     taught = TeacherPlan(folder, teacher_epochs, teacher_rate, distil, temperature, hidden) if distil else None
     with _bar() as observe:
-        prompt = NewPrompt(name, length, layout.value, entry.value, init)
+        where = entry or (Entry.EVERY_LAYER if layout is Layout.PREFIX else Entry.FIRST_LAYER)
+        prompt = NewPrompt(name, length, layout.value, where.value, init)
         tasks = train_source(open_backbone(backbone), plan, prompt, observe, taught)
     _report(tasks, output)
 

@@ -18,6 +18,7 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 from mpt_edge.errors import InputError, UnsupportedModelError
+from mpt_edge.training.entering import Entering, replace_inputs
 
 #: Keys and values of one layer, each ``(batch, key/value heads, rows, head size)``.
 KeyValue = tuple[Tensor, Tensor]
@@ -52,8 +53,10 @@ class PromptedCausal(nn.Module):
         model: the model with its head, without gradient, in evaluation mode.
         entry: ``"first_layer"`` where prompts enter behind learned positions and text counts from 0,
             ``"inputs_embeds"`` where they take positions 0 to l - 1 and text goes on behind, as PEFT
-            has it. Rotary positions are relative, so there both are the same.
-        layer_count: number of layers, and of key/value pairs.
+            has it. Rotary positions are relative, so there both are the same. ``"every_layer"`` counts as the
+            first, and each layer has rows of its own.
+        layers: its layers.
+        layer_count: how many these are, and key/value pairs.
         hidden_size: width d of prompt rows.
         max_positions: most rows, prompt and text, that the model can tell apart.
     """
@@ -75,7 +78,10 @@ class PromptedCausal(nn.Module):
         self.model.set_attn_implementation("eager")
         self.entry = entry
         config = model.config
-        self.layer_count = int(config.num_hidden_layers)
+        self.layers: list[nn.Module] = list(getattr(model.base_model, "h", None) or model.base_model.layers)
+        self.layer_count = len(self.layers)
+        self._entering: Entering | None = None
+        replace_inputs(self.layers, lambda _: self._entering)
         self.hidden_size = int(config.hidden_size)
         self.max_positions = int(config.max_position_embeddings)
         self._local = _window(config)
@@ -86,7 +92,7 @@ class PromptedCausal(nn.Module):
     @property
     def positions_from_zero(self) -> bool:
         """Whether text counts its positions from 0 in spite of a prompt before it."""
-        return bool(self._position_table) and self.entry == "first_layer"
+        return bool(self._position_table) and self.entry != "inputs_embeds"
 
     def forward(
         self,
@@ -95,6 +101,8 @@ class PromptedCausal(nn.Module):
         position_ids: Tensor,
         prompt: Tensor | None = None,
         past: Sequence[KeyValue] | None = None,
+        *,
+        alone: bool = False,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Run prompt rows and tokens through the layers.
 
@@ -102,15 +110,19 @@ class PromptedCausal(nn.Module):
             input_ids: token ids, ``(batch, tokens)``.
             attention_mask: 1 for rows that may be seen, ``(batch, past + prompt + tokens)``.
             position_ids: positions of prompt rows and tokens, ``(batch, prompt + tokens)``.
-            prompt: prompt rows that are part of this call, ``(batch, l, d)``.
+            prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
             past: keys and values of what was read before, batch one or ``batch``.
+            alone: whether there are no tokens; see `Entering`.
 
         Returns:
             The last hidden state, ``(batch, prompt + tokens, d)``, and each layer's keys and values
             of all rows, the past ones first.
         """
         embedded = self.model.get_input_embeddings()(input_ids)
+        self._entering = None
         if prompt is not None:
+            if prompt.ndim == 4:
+                self._entering, prompt = Entering(prompt, alone=alone), prompt[:, :, 0]
             rows = prompt.to(embedded.dtype)
             if self.positions_from_zero:  # take away what the model is about to add
                 table = self.model.base_model.get_submodule(self._position_table)
@@ -145,11 +157,11 @@ class PromptedCausal(nn.Module):
         return torch.tanh(found / cap) * cap if cap else found
 
     def encode_prompt(self, prompt: Tensor) -> list[KeyValue]:
-        """Return every layer's keys and values of prompts ``(batch, l, d)``."""
-        batch, length, _ = prompt.shape
+        """Return every layer's keys and values of prompts ``(batch, l, d)`` or ``(batch, l, layers, d)``."""
+        batch, length = prompt.shape[:2]
         ones = torch.ones(batch, length, dtype=torch.long, device=prompt.device)
         positions = torch.arange(length, device=prompt.device).expand(batch, -1)
-        present: list[KeyValue] = self(ones[:, :0], ones, positions, prompt=prompt)[1]
+        present: list[KeyValue] = self(ones[:, :0], ones, positions, prompt=prompt, alone=True)[1]
         return present
 
     def recompute_activations(self) -> None:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import InputError
+from mpt_edge.prompts import EVERY_LAYER
 from mpt_edge.training.causal import PromptedCausal
+from mpt_edge.training.entering import recorded_inputs
 from mpt_edge.training.families import AnyBackbone
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 
@@ -15,7 +17,7 @@ VOCABULARY, RANDOM = "vocabulary", "random"
 
 
 def initial_prompt(backbone: AnyBackbone, length: int, seed: int, init: str, entry: str = "first_layer") -> Tensor:
-    """Return the values that a shared prompt starts from, ``(l, d)``.
+    """Return the values that a shared prompt starts from, ``(l, d)``, or ``(l, layers, d)`` for every layer.
 
     Unlike PEFT, ``u`` and ``v`` start at one, so these are also what every task starts from.
 
@@ -25,11 +27,14 @@ def initial_prompt(backbone: AnyBackbone, length: int, seed: int, init: str, ent
         seed: fixes what is drawn.
         init: ``"vocabulary"``: frequent tokens; ``"random"``: a standard normal distribution, which is
             PEFT's default; any other words: their tokens, repeated or cut to l rows, PEFT's ``TEXT``.
-        entry: where the prompt enters; rows look like tokens there.
+        entry: where the prompt enters; rows look like tokens there. A prompt for every layer starts as what each
+            layer receives of one that enters the first, so both start alike.
 
     Raises:
         InputError: the text is empty.
     """
+    if entry == EVERY_LAYER:
+        return _at_every_layer(backbone, initial_prompt(backbone, length, seed, init))
     if init == RANDOM:
         return torch.randn(length, backbone.model.hidden_size, generator=torch.Generator().manual_seed(seed))
     if init == VOCABULARY:
@@ -51,6 +56,15 @@ def sampled_vocabulary(backbone: AnyBackbone, length: int, seed: int, entry: str
     pool = torch.arange(first, max(first + length, min(first + 5000, vocabulary)))
     ids = pool[torch.randperm(len(pool), generator=generator)[:length]].clamp(max=vocabulary - 1)
     return _as_rows(backbone, ids, entry)
+
+
+@torch.no_grad()
+def _at_every_layer(backbone: AnyBackbone, prompt: Tensor) -> Tensor:
+    """Return what every layer receives of a prompt ``(l, d)`` that enters the first, ``(l, layers, d)``."""
+    model = backbone.model
+    with recorded_inputs(model.layers) as found:
+        model.encode_prompt(prompt[None].to(next(model.parameters()).device))
+    return torch.stack([rows[0] for rows in found], dim=1).cpu()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mpt_edge.training.entering import Entering
 from mpt_edge.training.prompted import MASKED, Attending, KeyValue, PromptedEncoder
 
 
@@ -24,7 +25,9 @@ class PromptedModernBert(PromptedEncoder):
         found: Tensor = self.model.get_submodule("embeddings")(**rows)
         return found
 
-    def _run(self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None) -> tuple[Tensor, list[KeyValue]]:
+    def _run(
+        self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None, entering: Entering | None = None
+    ) -> tuple[Tensor, list[KeyValue]]:
         rows, cached = hidden.shape[1], mask.shape[1] - hidden.shape[1]
         places = (mask.cumsum(1) - 1).clamp(min=0)  # filling does not count, so a row is the same in a batch as alone
         hidden_keys = (1 - mask[:, None, None, :].to(hidden.dtype)) * MASKED
@@ -34,8 +37,8 @@ class PromptedModernBert(PromptedEncoder):
         bias = {"full_attention": hidden_keys, "sliding_attention": hidden_keys + window}
         rotary = self.model.get_submodule("rotary_emb")
         turns = {kind: rotary(hidden, places[:, mask.shape[1] - rows :], kind) for kind in bias}
-        attending = Attending(past)
-        for layer in self.model.get_submodule("layers").children():
+        attending = Attending(past, entering)
+        for layer in self.layers:
             kind = str(layer.attention_type)
             hidden = layer(hidden, attention_mask=bias[kind], position_embeddings=turns[kind], attending=attending)
         hidden = self.model.get_submodule("final_norm")(hidden)

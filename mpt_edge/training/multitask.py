@@ -39,24 +39,23 @@ class MultitaskPrompt(nn.Module):
     random vectors would start it near zero instead.
 
     Attributes:
-        shared: ``P*``, ``(l, d)``.
+        shared: ``P*``, ``(l, d)``, or ``(l, layers, d)`` where it enters every layer.
         u: one ``(l,)`` a task.
         v: one ``(d,)`` a task.
     """
 
     def __init__(self, shared: Tensor, tasks: int) -> None:
-        """Start from a shared prompt ``(l, d)`` with ``tasks`` pairs of ones."""
+        """Start from a shared prompt with ``tasks`` pairs of ones."""
         super().__init__()
-        length, width = shared.shape
+        length, width = shared.shape[0], shared.shape[-1]
         self.shared = nn.Parameter(shared.clone().float())
         # One parameter a task: a task that is not in a step has no gradient and does not drift.
         self.u = nn.ParameterList([torch.ones(length) for _ in range(tasks)])
         self.v = nn.ParameterList([torch.ones(width) for _ in range(tasks)])
 
     def forward(self, task: int) -> Tensor:
-        """Return the composed prompt of one task, ``(l, d)``."""
-        composed: Tensor = self.shared * self.u[task][:, None] * self.v[task][None, :]
-        return composed
+        """Return the composed prompt of one task, shaped like the shared one."""
+        return scaled(self.shared, self.u[task], self.v[task])
 
     def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:
         """Return u and v with their rate, and P* with its own unless that is zero."""
@@ -107,6 +106,12 @@ class PlainPrompts(nn.Module):
     def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:  # noqa: ARG002
         """Return all prompts with the prompt's rate; there are no vectors."""
         return [{"params": list(self.prompts), "lr": prompt_rate}]
+
+
+def scaled(shared: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Return ``P* ∘ (u vᵀ)``, for a shared prompt ``(l, d)`` or ``(l, layers, d)``."""
+    rows = u[:, None] if shared.ndim == 2 else u[:, None, None]
+    return shared * rows * v
 
 
 def balanced(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 The prompt enters as the first layer's input, behind the embeddings' LayerNorm, so what ``u``
 scales is not normalised away (docs/design.md). Prompts from PEFT enter where PEFT feeds them, as
 ``inputs_embeds``: position and type embeddings are added to them, the LayerNorm follows, and the text
-is counted from behind them. One forward serves three calls:
+is counted from behind them. A third kind has rows of its own for every layer. One forward serves three calls:
 
 - *encode prompt*: prompt rows alone, giving each layer's keys and values;
 - *request*: text under those cached keys and values (prefix layout);
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.training.entering import Entering, replace_inputs
 from mpt_edge.training.masked import MaskedHead
 
 #: Name under which our attention is registered with transformers.
@@ -66,6 +67,7 @@ class Attending:
     """What one forward hands to every attention layer, and collects from it."""
 
     past: Sequence[KeyValue] | None
+    entering: Entering | None = None
     present: dict[int, KeyValue] = field(default_factory=dict)
 
 
@@ -107,7 +109,8 @@ class PromptedEncoder(nn.Module):
 
     Attributes:
         model: the base model, without gradient, in evaluation mode.
-        layer_count: number of layers, and of key/value pairs.
+        layers: its layers.
+        layer_count: how many these are, and key/value pairs.
         hidden_size: width d of prompt rows and hidden states.
         token_types: whether segment ids are read.
         masked: the masked-LM head that came with it, or None.
@@ -129,11 +132,12 @@ class PromptedEncoder(nn.Module):
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.masked = masked
         self.model.set_attn_implementation(ATTENTION)
-        layers = model.get_submodule(self.architecture.layers)
-        for index, layer in enumerate(layers.children()):
+        self.layers = list(model.get_submodule(self.architecture.layers).children())
+        for index, layer in enumerate(self.layers):
             for module in layer.modules():
                 module.mpt_edge_layer = index
-        self.layer_count = len(list(layers.children()))
+        replace_inputs(self.layers, lambda call: call["attending"].entering if "attending" in call else None)
+        self.layer_count = len(self.layers)
         self.hidden_size = int(model.config.hidden_size)
         self.token_types = self.architecture.token_types and getattr(model.config, "type_vocab_size", 1) > 1
         self.first_position, self.max_positions = self._positions()
@@ -160,9 +164,9 @@ class PromptedEncoder(nn.Module):
             input_ids: token ids, ``(batch, tokens)``.
             attention_mask: 1 for keys that may be seen, ``(batch, cached + prompt + tokens)``.
             token_type_ids: segment ids, ``(batch, tokens)``, where the model reads them.
-            prompt: prompt rows that are part of this call, ``(batch, l, d)``.
+            prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
             past: keys and values of a prompt encoded before, batch one or ``batch``.
-            entry: ``"first_layer"`` or ``"inputs_embeds"``, where the prompt rows of this call enter.
+            entry: where the prompt rows of this call enter, one of `mpt_edge.prompts.ENTRIES`.
 
         Returns:
             The last hidden state, ``(batch, prompt + tokens, d)``, and each layer's new keys and
@@ -173,9 +177,12 @@ class PromptedEncoder(nn.Module):
             return self._run(hidden, attention_mask, past)
         text_mask = attention_mask[:, attention_mask.shape[1] - input_ids.shape[1] :]
         hidden = self.embed(input_ids, text_mask, token_type_ids)
+        entering = None
+        if prompt is not None and prompt.ndim == 4:
+            entering, prompt = Entering(prompt), prompt[:, :, 0]
         if prompt is not None:
             hidden = torch.cat([prompt.to(hidden.dtype), hidden], dim=1)
-        return self._run(hidden, attention_mask, past)
+        return self._run(hidden, attention_mask, past, entering)
 
     def recompute_activations(self) -> None:
         """Keep only each layer's input for the backward pass, and compute the rest again (gradient checkpointing)."""
@@ -189,8 +196,15 @@ class PromptedEncoder(nn.Module):
         enable({"use_reentrant": False})
 
     def encode_prompt(self, prompt: Tensor, entry: str = "first_layer") -> list[KeyValue]:
-        """Return every layer's keys and values of prompts ``(batch, l, d)``, which see only themselves."""
+        """Return every layer's keys and values of prompts, which see only themselves.
+
+        Args:
+            prompt: ``(batch, l, d)``, or ``(batch, l, layers, d)`` where they enter every layer.
+            entry: where they enter.
+        """
         mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+        if prompt.ndim == 4:
+            return self._run(prompt[:, :, 0], mask, None, Entering(prompt, alone=True))[1]
         if entry == "inputs_embeds":
             prompt = self._embed_behind(prompt, mask[:, :0], mask, None)
         return self._run(prompt, mask, None)[1]
@@ -223,9 +237,11 @@ class PromptedEncoder(nn.Module):
             hidden = self.model.embeddings_project(hidden)
         return hidden  # type: ignore[no-any-return]
 
-    def _run(self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None) -> tuple[Tensor, list[KeyValue]]:
+    def _run(
+        self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None, entering: Entering | None = None
+    ) -> tuple[Tensor, list[KeyValue]]:
         bias = (1 - mask[:, None, None, :].to(hidden.dtype)) * MASKED
-        attending = Attending(past)
+        attending = Attending(past, entering)
         stack = self.model.get_submodule(self.architecture.stack)
         output = stack(hidden, attention_mask=bias, attending=attending)
         present = [attending.present[layer] for layer in range(self.layer_count)]

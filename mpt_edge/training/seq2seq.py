@@ -16,6 +16,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.training.causal import MASKED, KeyValue
+from mpt_edge.training.entering import Entering
 
 #: Encoder-decoder models, by ``model_type``. Flan-T5 and T5 1.1 are ``t5``.
 SEQ2SEQ_ARCHITECTURES = frozenset({"mt5", "t5"})
@@ -26,14 +27,16 @@ class PromptedSeq2Seq(nn.Module):
 
     Attributes:
         model: the model with its head, without gradient, in evaluation mode.
-        encoder_layers: layers of the encoder.
+        layers: layers of the encoder.
+        encoder_layers: how many these are.
         decoder_layers: layers of the decoder.
         hidden_size: width d of prompt rows.
         start_id: the token that every text to write begins behind.
         max_positions: most rows of prompt and text that are read; positions are relative, so this is the
             length that the model was trained on.
-        entry: where prompts enter; embeddings are the first layer's input, so there is one place only.
-        positions_from_zero: likewise always False.
+        entry: where prompts enter. Embeddings are the first layer's input, so that is one place; ``"every_layer"``
+            is another.
+        positions_from_zero: always False.
     """
 
     entry = "first_layer"
@@ -54,6 +57,7 @@ class PromptedSeq2Seq(nn.Module):
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.model.set_attn_implementation("eager")
         config = model.config
+        self.layers: list[nn.Module] = list(model.get_encoder().block)
         self.encoder_layers, self.decoder_layers = int(config.num_layers), int(config.num_decoder_layers)
         self.hidden_size, self.start_id = int(config.d_model), _start_id(model)
         self.max_positions = int(getattr(config, "n_positions", None) or 512)
@@ -66,14 +70,17 @@ class PromptedSeq2Seq(nn.Module):
         attention_mask: Tensor,
         prompt: Tensor | None = None,
         past: Sequence[KeyValue] | None = None,
+        *,
+        alone: bool = False,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Run prompt rows and text through the encoder.
 
         Args:
             input_ids: token ids, ``(batch, tokens)``.
             attention_mask: 1 for rows that may be seen, ``(batch, past + prompt + tokens)``.
-            prompt: prompt rows that are part of this call, ``(batch, l, d)``.
+            prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
             past: keys and values of a prompt that was read by itself, batch one or ``batch``.
+            alone: whether there is no text; see `Entering`.
 
         Returns:
             The encoder's states ``(batch, prompt + tokens, d)``, and each layer's keys and values of
@@ -81,14 +88,19 @@ class PromptedSeq2Seq(nn.Module):
         """
         stack = self.model.get_encoder()
         hidden = self.model.get_input_embeddings()(input_ids)
+        entering = None
         if prompt is not None:
+            if prompt.ndim == 4:
+                entering, prompt = Entering(prompt, alone=alone), prompt[:, :, 0]
             hidden = torch.cat([prompt.to(hidden.dtype), hidden], dim=1)
         cache = _cache(past, hidden.shape[0])
         rows, keys = hidden.shape[1], attention_mask.shape[1]
         places = attention_mask.cumsum(1) - 1  # filling does not count, so a row is the same in a batch as alone
         bias = _bias(stack, places[:, None, :] - places[:, keys - rows :, None], both_ways=True)
         bias = bias + torch.where(attention_mask[:, None, None, :] == 1, 0.0, MASKED).to(hidden.dtype)
-        for block in stack.block:
+        for number, block in enumerate(self.layers):
+            if entering is not None and number:
+                hidden = entering.at(number, hidden)
             hidden = block(hidden, position_bias=bias, past_key_values=cache)[0]
         new = keys - rows
         return stack.final_layer_norm(hidden), [
@@ -96,13 +108,13 @@ class PromptedSeq2Seq(nn.Module):
         ]
 
     def encode_prompt(self, prompt: Tensor) -> tuple[list[KeyValue], list[KeyValue]]:
-        """Read prompts ``(batch, l, d)`` by themselves (prefix layout).
+        """Read prompts ``(batch, l, d)`` or ``(batch, l, layers, d)`` by themselves (prefix layout).
 
         Returns:
             Each encoder layer's keys and values, and those that each decoder layer sees of them.
         """
         ones = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-        hidden, present = self.encode(ones[:, :0], ones, prompt=prompt)
+        hidden, present = self.encode(ones[:, :0], ones, prompt=prompt, alone=True)
         return present, self.cross(hidden)
 
     def cross(self, hidden: Tensor) -> list[KeyValue]:

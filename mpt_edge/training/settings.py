@@ -63,6 +63,7 @@ class Entry(str, Enum):
 
     FIRST_LAYER = "first_layer"
     INPUTS_EMBEDS = "inputs_embeds"
+    EVERY_LAYER = "every_layer"
 
 
 class Trained(str, Enum):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.prompts import SharedPrompt
+from mpt_edge.prompts import EVERY_LAYER, SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import TaskData, few_shot, load_task
@@ -33,6 +33,11 @@ from mpt_edge.training.teachers import TeacherPlan, Teaching, distillation, trai
 from mpt_edge.training.trainer import Progress, Trainer
 
 Observer = Callable[[Progress], None]
+
+_ONE_LAYOUT = (
+    "a prompt that enters every layer is never changed by a text, so it has the prefix layout alone; leave out "
+    "--layout, or pass --entry first_layer."
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class NewPrompt:
         name: what to call it.
         length: its rows l.
         layout: ``"prefix"`` or ``"joint"``: how it is read with text, here and on the device.
-        entry: ``"first_layer"``, or ``"inputs_embeds"`` where PEFT has it.
+        entry: where it enters, one of `mpt_edge.prompts.ENTRIES`.
         init: where it starts: ``"vocabulary"``, ``"random"``, or a text.
     """
 
@@ -101,6 +106,8 @@ class Origin:
         """Read the same prompt in another layout from here on; it gets a name of its own."""
         if layout in ("", self.shared.layout):
             return self
+        if self.shared.entry == EVERY_LAYER:
+            raise InputError(_ONE_LAYOUT)
         return replace(self, shared=replace(self.shared, layout=layout, name=f"{self.shared.name}-{layout}"))
 
 
@@ -125,6 +132,8 @@ def train_source(
     """
     if prompt.length < 1:
         raise InputError("a prompt needs at least one row; pass --length 1 or more.")
+    if prompt.layout == "joint" and prompt.entry == EVERY_LAYER:
+        raise InputError(_ONE_LAYOUT)
     tasks = _load(plan)
     texts = [label_texts(backbone, data) for data in tasks]
     _check_room(backbone, tasks, prompt.length, prompt.entry)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.prompts import SharedPrompt, compose, rows_and_width
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.multitask import balanced
+from mpt_edge.training.multitask import balanced, scaled
 from mpt_edge.training.objectives import TaskObjective
 from mpt_edge.training.schedule import TaskBatch
 
@@ -107,7 +107,7 @@ def start_vectors(
         InputError: there is no source task to start from, or none of that name.
         MismatchError: the named task scales another prompt.
     """
-    length, width = shared.values.shape
+    length, width = rows_and_width(shared.values)
     if how == ONES:
         return ONES, (torch.ones(length), torch.ones(width))
     if how not in (AVERAGE, NEAREST):
@@ -120,7 +120,7 @@ def start_vectors(
         u, v = (torch.stack(parts).mean(0) for parts in zip(*sources.values(), strict=True))
         return AVERAGE, (u, v)
     values = torch.from_numpy(shared.values.astype(np.float32))
-    losses = {name: _loss(objective, index, values * u[:, None] * v) for name, (u, v) in sources.items()}
+    losses = {name: _loss(objective, index, scaled(values, u, v)) for name, (u, v) in sources.items()}
     best = min(losses, key=losses.__getitem__)
     return f"{NEAREST}: {best}", sources[best]
 

@@ -102,7 +102,7 @@ def test_source(source: tuple[Path, Result]) -> None:
     }
     prompt = SharedPrompt.load(output / "prompts" / "mpt.safetensors")
     task = TaskFile.load(output / "tasks" / "topic.safetensors")
-    assert prompt.values.shape == (4, 32)
+    assert (prompt.values.shape, prompt.entry) == ((4, 2, 32), "every_layer")  # the small model has two layers
     assert (task.u.shape, task.v.shape, task.labels) == ((4,), (32,), ("law", "science", "sport"))
     assert task.prompt_sha256 == prompt.fingerprint
     assert {"validation", "test"} == set(task.metrics)

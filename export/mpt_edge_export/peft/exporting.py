@@ -16,7 +16,7 @@ from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.heads import Head
 from mpt_edge.manifest import Manifest
-from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.prompts import EVERY_LAYER, SharedPrompt, compose
 from mpt_edge.taskfile import HEADLESS, TaskFile
 from mpt_edge_export.peft.adapter import CONFIG, MULTITASK, PLAIN, SAFETENSORS
 from mpt_edge_export.peft.heads import READOUTS
@@ -142,8 +142,9 @@ def _shared(bundle: Bundle, task: TaskFile) -> SharedPrompt:
     shared = task.whole_prompt() or bundle.prompt(task.prompt)
     if not _read_alike(bundle.manifest, shared.layout, shared.entry):
         raise UnsupportedModelError(
-            f"{task.name!r} was trained in the {shared.layout} layout with its prompt as the first layer's input; "
-            "PEFT feeds prompts as word embeddings that attend to the text, where it would answer differently."
+            f"{task.name!r} was trained in the {shared.layout} layout with its prompt entering at {shared.entry}; PEFT "
+            "feeds prompts as word embeddings that attend to the text, where it would answer differently. Train with "
+            "--layout joint --entry inputs_embeds for PEFT."
         )
     head = None if task.readout in HEADLESS else task.head or shared.head
     return replace(shared, values=shared.values.astype(np.float32), head=head)
@@ -151,6 +152,8 @@ def _shared(bundle: Bundle, task: TaskFile) -> SharedPrompt:
 
 def _read_alike(manifest: Manifest, layout: str, entry: str) -> bool:
     """Whether PEFT reads a prompt of this layout and entry as the bundle does."""
+    if entry == EVERY_LAYER:
+        return False
     if manifest.family == "causal":
         return not manifest.generation["positions_from_zero"]
     return layout == LAYOUT and (entry == ENTRY or manifest.family != "encoder")

@@ -292,7 +292,5 @@ def test_two_places_in_one_bundle_are_refused(bert: Backbone, adapter: Path, tmp
     import_adapter(read_adapter(str(adapter)), bert).save(tmp_path / "vectors")
     values = np.ones((3, 32), np.float16)
     SharedPrompt("ours", values, "prefix", bert.fingerprint).save(tmp_path / "vectors/prompts/ours.safetensors")
-    with pytest.raises(
-        MismatchError, match="'ours' enters as the first layer's input and that of 'my-adapter' as word"
-    ):
+    with pytest.raises(MismatchError, match="'my-adapter' enters at inputs_embeds and that of 'ours' at first_layer"):
         export_bundle(ExportPlan(bert, [tmp_path / "vectors"], tmp_path / "bundle"))
