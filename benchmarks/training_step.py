@@ -23,11 +23,12 @@ from transformers import AutoModel, AutoTokenizer
 
 from mpt_edge.training.backbones import load_backbone
 from mpt_edge.training.data import Rows, TaskData
-from mpt_edge.training.initial import sampled_vocabulary
+from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objective import Objective
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule
+from mpt_edge.training.settings import Entry
 from mpt_edge.training.similarity import TRAINING_SCALE
 
 LABELS = {"negative": "a negative, bad review", "positive": "a positive, good review"}
@@ -42,6 +43,7 @@ def main(
     length: Annotated[int, typer.Option("--length", "-l", help="Prompt rows.")] = 100,
     batch_size: int = 32,
     steps: Annotated[int, typer.Option(help="Steps of one pass; each pass reads the same rows.")] = 16,
+    entry: Annotated[Entry, typer.Option(help="Where our prompt enters.")] = Entry.EVERY_LAYER,
     passes: Annotated[int, typer.Option(help="Timed passes of each; they take turns, step by step.")] = 3,
     threads: int = 2,
 ) -> None:
@@ -54,12 +56,13 @@ def main(
     lines = (data / "sst2" / "train.jsonl").read_text(encoding="utf-8").splitlines()[: batch_size * steps]
     rows = [json.loads(line) for line in lines]
     texts, gold = [row["text"] for row in rows], [list(LABELS).index(row["label"]) for row in rows]
-    ours, lengths = our_step(texts, gold, length)
+    ours, lengths = our_step(texts, gold, length, entry.value)
     theirs = peft_step(texts, gold, length)
     drawn = list(np.random.default_rng(0).permutation(len(rows)).reshape(steps, batch_size))
     settings = {"epochs": 1, "batch_size": batch_size, "rows_per_epoch": len(rows), "tasks_per_step": 1, "seed": 0}
     bucketed = [step[0].rows for step in multitask_schedule([lengths], **settings)]
-    print(f"l = {length}, batch {batch_size}, {len(rows)} rows of sst2, {threads} threads, {platform.machine()}")
+    print(f"l = {length}, {entry.value}, batch {batch_size}, {len(rows)} rows of sst2, {threads} threads")
+    print(platform.platform())
     for title, mine in (("the same batches", drawn), ("each trainer's batches", bucketed)):
         seconds = [timed(ours, mine, theirs, drawn) for _ in range(passes + 1)][1:]  # the first pass warms up
         a, b = (median(values) for values in zip(*seconds, strict=True))
@@ -78,13 +81,13 @@ def timed(ours: Step, mine: list[Chosen], theirs: Step, others: list[Chosen]) ->
     return totals[0] / len(mine), totals[1] / len(others)
 
 
-def our_step(texts: list[str], gold: list[int], length: int) -> tuple[Step, NDArray[np.int64]]:
+def our_step(texts: list[str], gold: list[int], length: int, entry: str) -> tuple[Step, NDArray[np.int64]]:
     """Return a training step in the prefix layout, and the rows' tokens."""
     backbone = load_backbone("minilm-l6")
     rows = Rows(list(texts), gold)
     task = TaskData(Recipe("sst2", "t", "v", max_length=MAX_LENGTH), tuple(LABELS), rows, rows.head(1), None)
-    objective = Objective(backbone, [task], [[[text] for text in LABELS.values()]])
-    prompts = MultitaskPrompt(sampled_vocabulary(backbone, length, 0), 1)
+    objective = Objective(backbone, [task], [[[text] for text in LABELS.values()]], entry=entry)
+    prompts = MultitaskPrompt(initial_prompt(backbone, length, 0, VOCABULARY, entry), 1)
     optimizer = torch.optim.AdamW(prompts.parameters(), lr=0.01)
     rng = np.random.default_rng(0)
 
