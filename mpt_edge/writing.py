@@ -19,7 +19,7 @@ from mpt_edge.generation.beams import BeamRow, follow
 from mpt_edge.generation.choice import likelihoods
 from mpt_edge.generation.options import NAMES, GenerationOptions
 from mpt_edge.generation.search import Row, write
-from mpt_edge.generation.streaming import TextStream
+from mpt_edge.generation.streaming import TextStream, stop_check
 from mpt_edge.selection import Selected, Selection
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.taskfile import TaskFile
@@ -250,7 +250,10 @@ class TextModel(Selection):
                 for task, score, row in zip(tasks, scores, rows, strict=True)
             ]
         if options[0].num_beams > 1:
-            beams = [BeamRow(option, self._front(row)) for option, row in zip(options, rows, strict=True)]
+            beams = [
+                BeamRow(option, self._front(row), stop_check(self._texts.tokenizer, option.stop))
+                for option, row in zip(options, rows, strict=True)
+            ]
             follow(decoding, logits, beams, self._eos)
             return [self._followed(*item) for item in zip(beams, rows, tasks, strict=True)]
         under_way = [self._row(*item) for item in zip(rows, options, strict=True)]

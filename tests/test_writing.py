@@ -134,6 +134,19 @@ def test_beams_are_those_of_transformers(model: TextModel, reference: Reference)
         assert answer.label == reference.tokenizer.decode(tokens, skip_special_tokens=True).lstrip()
 
 
+@pytest.mark.parametrize("stop", [[" was"], [".", "!"], ["ed to"], ["he"]], ids=str)
+def test_beams_end_at_stop_texts_as_those_of_transformers(
+    model: TextModel, reference: Reference, stop: list[str]
+) -> None:
+    for text, answer in zip(TEXTS, model.task("story")(TEXTS, num_beams=3, max_new_tokens=20, stop=stop), strict=True):
+        tokens = reference.write(text, "story", 20, num_beams=3, stop_strings=stop, tokenizer=reference.tokenizer)
+        whole = reference.tokenizer.decode(tokens, skip_special_tokens=True)
+        ended = [whole.find(one) for one in stop if one in whole]
+        assert answer.label == (whole[: min(ended)] if ended else whole).lstrip()
+        assert isinstance(answer, Generation)
+        assert answer.finish == ("stop" if ended else "length" if len(tokens) == 20 else "eos")
+
+
 def test_stream_gives_the_same_text_in_pieces(model: TextModel) -> None:
     for options in ({}, {"temperature": 0.9, "seed": 3}, {"stop": "he"}):
         pieces = list(model.task("story").stream(TEXTS[1], **options))

@@ -6,7 +6,7 @@ divided by a power of its length, and a row ends when no text under way can beat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +26,7 @@ class BeamRow:
     Attributes:
         options: what its request says.
         history: tokens in front of it, for the repetition penalty.
+        stops: whether a text, in tokens, has come to a stop text.
         running: tokens of the texts under way.
         scores: their log-likelihoods, ``(beams,)``.
         complete: complete texts with their scores, best first, at most ``num_beams``.
@@ -34,9 +35,10 @@ class BeamRow:
 
     options: GenerationOptions
     history: list[int] = field(default_factory=list)
+    stops: Callable[[list[int]], bool] = lambda _: False
     running: list[list[int]] = field(default_factory=list)
     scores: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    complete: list[tuple[float, list[int], bool]] = field(default_factory=list)
+    complete: list[tuple[float, list[int], str]] = field(default_factory=list)
     done: bool = False
 
     def __post_init__(self) -> None:
@@ -48,9 +50,9 @@ class BeamRow:
 
     @property
     def best(self) -> tuple[list[int], str]:
-        """The tokens of the best text, without the one that ends it, and why it ended."""
-        _, tokens, ended = max(self.complete, key=lambda found: found[0])
-        return (tokens[:-1], "eos") if ended else (tokens, "length")
+        """The tokens of the best text, without an end token, and why it ended, as in `Row.finish`."""
+        _, tokens, why = max(self.complete, key=lambda found: found[0])
+        return tokens[:-1] if why == "eos" else tokens, why
 
     def step(self, logits: Floats, eos: Sequence[int]) -> tuple[list[int], list[int]]:
         """Go on by one token.
@@ -73,37 +75,27 @@ class BeamRow:
         top = np.argpartition(-summed, wanted - 1)[:wanted]
         top = top[np.argsort(-summed[top], kind="stable")]
         origins, tokens = np.divmod(top, logits.shape[1])
-        ended = np.isin(tokens, list(eos))
+        texts = [[*self.running[origin], int(token)] for origin, token in zip(origins, tokens, strict=True)]
+        ends = ["eos" if text[-1] in eos else "stop" if self.stops(text) else "" for text in texts]
         last = new + 1 == self.options.max_new_tokens
-        self._keep(top, origins, tokens, summed, ended, last=last)
-        going = [i for i in range(wanted) if not ended[i]][:beams]
-        self.running, previous = (
-            [[*self.running[origins[i]], int(tokens[i])] for i in going],
-            [int(origins[i]) for i in going],
-        )
-        self.scores = summed[top[going]]
+        self._keep(texts, summed[top], [why or ("length" if last else "") for why in ends])
+        going = [i for i in range(wanted) if not ends[i]][:beams]
+        # Where more texts than there is room for come to a stop text at once, some go on without a chance to win.
+        going += [i for i in range(wanted) if ends[i]][: beams - len(going)]
+        self.running, previous = [texts[i] for i in going], [int(origins[i]) for i in going]
+        self.scores = np.where([bool(ends[i]) for i in going], _NEVER, summed[top[going]])
         self.done = last or self._cannot_improve(new + 1)
         return previous, [text[-1] for text in self.running]
 
-    def _keep(
-        self,
-        top: NDArray[np.int64],
-        origins: NDArray[np.int64],
-        tokens: NDArray[np.int64],
-        summed: NDArray[np.float64],
-        ended: NDArray[np.bool_],
-        *,
-        last: bool,
-    ) -> None:
-        """Keep what is complete among the best ``num_beams`` continuations."""
+    def _keep(self, texts: Sequence[list[int]], scores: NDArray[np.float64], ends: Sequence[str]) -> None:
+        """Keep what is complete among the best ``num_beams`` continuations, best first."""
         beams = self.options.num_beams
         if self.options.early_stopping is True and len(self.complete) == beams:
             return
         length = len(self.running[0]) + 1
-        for i in range(min(beams, len(top))):
-            if ended[i] or last:
-                score = float(summed[top[i]]) / length**self.options.length_penalty
-                self.complete.append((score, [*self.running[origins[i]], int(tokens[i])], bool(ended[i])))
+        for text, score, why in list(zip(texts, scores, ends, strict=True))[:beams]:
+            if why:
+                self.complete.append((float(score) / length**self.options.length_penalty, text, why))
         self.complete = sorted(self.complete, key=lambda found: -found[0])[:beams]
 
     def _cannot_improve(self, length: int) -> bool:

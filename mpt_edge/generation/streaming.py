@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tokenizers import Tokenizer
 
@@ -11,6 +11,18 @@ _INCOMPLETE = "\ufffd"
 
 #: Tokens that are decoded again with each new one, so that joins between tokens come out right.
 _CONTEXT = 6
+
+
+def stop_check(tokenizer: Tokenizer, stop: Sequence[str]) -> Callable[[list[int]], bool]:
+    """Return a function that tells whether a text, in tokens, has come to a stop text with its last token."""
+    # A token is a character or more, but for those that are single bytes.
+    reach = 4 * max(map(len, stop), default=0) + _CONTEXT
+
+    def stops(tokens: list[int]) -> bool:
+        end = str(tokenizer.decode(tokens[-reach:], skip_special_tokens=True)) if stop else ""
+        return any(text in end for text in stop)
+
+    return stops
 
 
 class TextStream:
