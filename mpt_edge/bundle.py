@@ -106,6 +106,19 @@ class Bundle:
         self._check(name, sha256(path))
         return path
 
+    def check_graphs(self, *, verify: bool = True) -> None:
+        """Check the graphs and the weights that lie beside them.
+
+        Args:
+            verify: check each file's hash, not only its size.
+
+        Raises:
+            CorruptFileError: a file is missing or damaged.
+        """
+        for name in self.manifest.files:
+            if name.startswith("onnx/"):
+                (self.verify if verify else self.path)(name)
+
     def tokenizer(self) -> bytes:
         """Return the bytes of tokenizer.json."""
         return self.read(TOKENIZER, _MAX_TOKENIZER)

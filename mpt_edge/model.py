@@ -104,8 +104,8 @@ class Model(Selection):
     def __init__(self, bundle: Bundle, *, threads: int = 0, verify: bool = True) -> None:
         """Use `mpt_edge.load` instead."""
         super().__init__(bundle)
-        path = bundle.verify(MODEL) if verify else bundle.path(MODEL)
-        self.backbone = OnnxBackbone(path, bundle.manifest, threads=threads)
+        bundle.check_graphs(verify=verify)
+        self.backbone = OnnxBackbone(bundle.path(MODEL), bundle.manifest, threads=threads)
 
     def task(self, name: str) -> Task:
         """Select a task: compose its prompt, cache its keys and values, embed its labels.

@@ -126,9 +126,7 @@ class TextModel(Selection):
     def __init__(self, bundle: Bundle, *, threads: int = 0, verify: bool = True) -> None:
         """Use `mpt_edge.load` instead."""
         super().__init__(bundle)
-        files = [name for name in bundle.manifest.files if name.startswith("onnx/")]
-        for name in files:
-            (bundle.verify if verify else bundle.path)(name)
+        bundle.check_graphs(verify=verify)
         self.backbone: OnnxCausal | OnnxSeq2Seq
         if bundle.manifest.family == "seq2seq":
             self.backbone = OnnxSeq2Seq(bundle.folder / "onnx", bundle.manifest, threads=threads)

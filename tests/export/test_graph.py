@@ -16,7 +16,9 @@ from conftest import save_tokenizer
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel, RobertaConfig
 
+import mpt_edge
 from mpt_edge.bundle import MODEL
+from mpt_edge.errors import CorruptFileError
 from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.prompted import KeyValue, PromptedEncoder
 from mpt_edge_export import ExportPlan, export_bundle
@@ -113,6 +115,24 @@ def cached(past: list[KeyValue]) -> dict[str, np.ndarray]:
 
 def none(batch: int, encoder: PromptedEncoder) -> np.ndarray:
     return np.zeros((batch, 0, encoder.hidden_size), np.float32)
+
+
+def test_weights_that_no_onnx_file_has_room_for(
+    tiny: Backbone, tiny_vectors: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above a limit, here a small one, the weights lie in a file beside the graph, and are checked like it."""
+    monkeypatch.setattr("mpt_edge_export.graph._LARGEST", 10_000)
+    bundle = tmp_path / "bundle"
+    manifest = export_bundle(ExportPlan(tiny, [tiny_vectors], bundle))
+    weights = bundle / "onnx/model.onnx_data"
+    assert manifest.files["onnx/model.onnx_data"]["size"] == weights.stat().st_size > 10_000
+    one, other = (mpt_edge.load(folder, threads=1).task("topic")("a ball game") for folder in (bundle, tiny_bundle))
+    assert (one.label, one.score) == (other.label, pytest.approx(other.score, abs=1e-6))
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CorruptFileError, match=r"model\.onnx_data is damaged"):
+        mpt_edge.load(bundle)
 
 
 @torch.no_grad()
