@@ -19,8 +19,8 @@ tags: [multitask-prompt-tuning, onnx]
 # {name}
 
 Tasks for [{base}](https://huggingface.co/{base}) (licence: {licence}), each two vectors `u`, `v` that scale the shared
-prompt: `P_k = P* ∘ (u_k v_kᵀ)`. Layout {layout}, l = {length}, d = {width}. `mpt-edge export` wrote this card from the
-task files.
+prompt: `P_k = P* ∘ (u_k v_kᵀ)`. Layout {layout}, entry {entry}, l = {length}, d = {width}. `mpt-edge export` wrote
+this card from the task files.
 
 | task | labels | test accuracy | probe, same rows | difference | rows | bytes | data licence |
 | --- | --: | --: | --: | --: | --: | --: | --- |
@@ -44,6 +44,7 @@ def write_card(path: Path, manifest: Manifest, tasks: Mapping[str, TaskFile], fo
         "base": manifest.backbone["id"],
         "licence": manifest.backbone["licence"] or "not stated",
         "layout": manifest.layout,
+        "entry": manifest.entry,
         "length": manifest.prompt_length,
         "width": manifest.hidden_size,
     }

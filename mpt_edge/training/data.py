@@ -61,6 +61,10 @@ class TaskData:
     test: Rows | None
 
 
+#: What datasets and pyarrow say of a CSV with a header alone, and of a Parquet file without rows.
+_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
+
+
 def encode(encoder: TextEncoder, recipe: Recipe, texts: Sequence[Text], max_length: int) -> list[Encoded]:
     """Fill the recipe's template and tokenise, as the device does."""
     return encoder.encode([render(recipe.template, text) for text in texts], max_length)
@@ -209,6 +213,8 @@ def _table(recipe: Recipe, place: str, root: Path) -> datasets.Dataset:
         cause = error.__cause__ or error
         where = recipe.hub or root / place
         reason = (str(cause).splitlines() or ["it is empty"])[0].removesuffix(".")
+        if any(words in reason for words in _NO_ROWS):
+            reason = "it has no rows"
         raise InputError(
             f"{recipe.name}: cannot read {where} ({reason}); mend it, or point the recipe elsewhere."
         ) from error

@@ -165,7 +165,7 @@ def test_empty_split(folder: Path, suffix: str) -> None:
         pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS).slice(0, 0), path)
     else:
         path.write_text("text,label\n" if suffix == ".csv" else "")
-    fails(recipe(validation=path.name), folder, path.name)
+    fails(recipe(validation=path.name), folder, path.name, "it is empty" if suffix == ".jsonl" else "it has no rows")
 
 
 @pytest.mark.parametrize("text", ["", "  \n", None, 3])
