@@ -288,6 +288,21 @@ def _report(tasks: list[TaskFile], output: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"written to {output}", highlight=False)
+    stuck = unlearned(tasks)
+    if stuck:
+        typer.echo(
+            f"mpt-edge: {', '.join(stuck)}: the answers have nothing to do with the text (Matthews correlation 0); "
+            "train again with a lower --prompt-rate or --task-rate, or from another --start.",
+            err=True,
+        )
+
+
+def unlearned(tasks: list[TaskFile]) -> list[str]:
+    """Return the tasks whose answers on validation are no better than one answer to every row.
+
+    Rates that are too high drive a prompt to where no attention is left for the text, and then there is no gradient.
+    """
+    return [task.name for task in tasks if task.metrics.get("validation", {}).get("matthews") == 0.0]
 
 
 def _figure(figures: dict[str, float] | None) -> str:

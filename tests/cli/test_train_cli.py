@@ -118,6 +118,17 @@ def test_source(source: tuple[Path, Result]) -> None:
     assert written == f"written to {output}"
 
 
+def test_a_task_that_was_not_learned_is_named(train: Command, source: tuple[Path, Result], tmp_path: Path) -> None:
+    """Rates that blow the vectors up leave one answer to every text; the command says so and what to do."""
+    result = train("target", ["pairs"], tmp_path, "--from", source[0], "--task-rate", 100)
+    assert result.returncode == 0, result.stderr
+    matthews = TaskFile.load(tmp_path / "tasks/pairs.safetensors").metrics["validation"]["matthews"]
+    said = "mpt-edge: pairs: the answers have nothing to do with the text" in result.stderr
+    assert said == (matthews == 0)
+    assert matthews == 0
+    assert "nothing to do" not in source[1].stderr
+
+
 def test_target_keeps_the_prompt(source: tuple[Path, Result], target: Path) -> None:
     before, after = (SharedPrompt.load(run / "prompts" / "mpt.safetensors") for run in (source[0], target))
     task = TaskFile.load(target / "tasks" / "pairs.safetensors")
