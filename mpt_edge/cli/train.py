@@ -300,7 +300,7 @@ def _report(tasks: list[TaskFile], output: Path) -> None:
 def unlearned(tasks: list[TaskFile]) -> list[str]:
     """Return the tasks whose answers on validation are no better than one answer to every row.
 
-    Rates that are too high drive a prompt to where no attention is left for the text, and then there is no gradient.
+    Rates that are too high do that to some tasks of a long run, and they then stay there (docs/training.md).
     """
     return [task.name for task in tasks if task.metrics.get("validation", {}).get("matthews") == 0.0]
 

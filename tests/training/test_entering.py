@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from mpt_edge.training.backbones import Backbone, load_backbone
-from mpt_edge.training.initial import initial_prompt
+from mpt_edge.training.initial import _at_every_layer, initial_prompt
 from mpt_edge.training.prompted import PromptedEncoder
 from tests.training import test_causal as causal
 from tests.training import test_seq2seq as seq2seq
@@ -122,8 +122,6 @@ def test_causal_start() -> None:
     with torch.no_grad():
         wanted = prompted.encode_prompt(prompt[None])
         backbone = type("Backbone", (), {"model": prompted})
-        from mpt_edge.training.initial import _at_every_layer
-
         every = _at_every_layer(backbone, prompt)  # type: ignore[arg-type]
         found = prompted.encode_prompt(every[None])
     torch.testing.assert_close(every[:, 0], prompt, atol=1e-6, rtol=0)
