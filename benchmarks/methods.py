@@ -91,6 +91,25 @@ class WholeModel(nn.Module):
             parameter.copy_(values[name])
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of the method are there, for its ablation (section 4.3 of the paper).
+
+    Attributes:
+        decomposition: u and v a task; without them all tasks have one prompt.
+        distillation: teachers and their two losses.
+        hidden: the loss on hidden states (equation 4).
+        sampling: a step's tasks are drawn; without it a step takes two batches, each of one task.
+        shared_trained: whether the shared prompt learns; without it only u and v do.
+    """
+
+    decomposition: bool = True
+    distillation: bool = True
+    hidden: bool = True
+    sampling: bool = True
+    shared_trained: bool = True
+
+
 class SharedOnly(nn.Module):
     """One prompt for all tasks and no vectors: MPT without decomposition."""
 
@@ -155,29 +174,32 @@ def fine_tuning(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Pr
 
 
 def mpt(
-    tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None], entry: str = "first_layer"
+    tasks: Sequence[TaskData],
+    budget: Budget,
+    observe: Callable[[Progress], None],
+    entry: str = "first_layer",
+    parts: Parts | None = None,
 ) -> dict[str, float]:
-    """Multitask prompt tuning with teachers and distillation: u and v a task on one shared prompt."""
-    teachers = TeacherPlan(budget.folder / "teachers", epochs=budget.epochs)
-    return _shared(tasks, budget, observe, entry, teachers)
-
-
-def mpt_plain(
-    tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None], entry: str = "first_layer"
-) -> dict[str, float]:
-    """Multitask prompt tuning without distillation."""
-    return _shared(tasks, budget, observe, entry)
-
-
-def mpt_shared(
-    tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None], entry: str = "first_layer"
-) -> dict[str, float]:
-    """Multitask prompt tuning without decomposition: one prompt for all tasks."""
+    """Multitask prompt tuning: u and v a task on one shared prompt, in full or without some of its parts."""
+    parts = parts or Parts()
     backbone = load_backbone(BACKBONE)
-    prompts = SharedOnly(initial_prompt(backbone, budget.length, budget.seed, VOCABULARY, entry))
+    start = initial_prompt(backbone, budget.length, budget.seed, VOCABULARY, entry)
+    settings = budget.settings(
+        most_tasks=4 if parts.sampling else 0, prompt_rate=PROMPT_RATE if parts.shared_trained else 0.0
+    )
     objective = _objective(backbone, tasks, entry)
-    return _trained(objective, prompts, budget.settings(most_tasks=4), budget.folder, observe)
+    if parts.distillation:
+        # All variants of one seed and budget learn from the same teachers.
+        name = f"teachers-{entry}-{budget.seed}-{budget.rows}-{budget.epochs}-{budget.length}"
+        plan = TeacherPlan(budget.folder.parent / name, epochs=budget.epochs, hidden=parts.hidden)
+        texts = objective.label_texts
+        taught = train_teachers(backbone, tasks, texts, start, plan, settings, observe, entry=entry)
+        objective = Objective(backbone, tasks, texts, distillation(taught, plan), entry=entry)
+    prompts = MultitaskPrompt(start, len(tasks)) if parts.decomposition else SharedOnly(start)
+    return _trained(objective, prompts, settings, budget.folder, observe)
 
+
+_PLAIN = Parts(distillation=False)
 
 #: Where a name does not say otherwise, prompts enter the first layer, as published.
 METHODS: dict[str, Method] = {
@@ -185,11 +207,17 @@ METHODS: dict[str, Method] = {
     "probe": logistic_probe,
     "prompt-tuning": prompt_tuning,
     "mpt": mpt,
-    "mpt-no-distillation": mpt_plain,
+    "mpt-no-distillation": partial(mpt, parts=_PLAIN),
     "every-layer-prompt-tuning": partial(prompt_tuning, entry=EVERY_LAYER),
     "every-layer-mpt": partial(mpt, entry=EVERY_LAYER),
-    "every-layer-mpt-no-distillation": partial(mpt_plain, entry=EVERY_LAYER),
-    "every-layer-mpt-no-decomposition": partial(mpt_shared, entry=EVERY_LAYER),
+    "every-layer-mpt-no-hidden": partial(mpt, entry=EVERY_LAYER, parts=Parts(hidden=False)),
+    "every-layer-mpt-no-sampling": partial(mpt, entry=EVERY_LAYER, parts=Parts(sampling=False)),
+    "every-layer-mpt-no-decomposition": partial(mpt, entry=EVERY_LAYER, parts=Parts(decomposition=False)),
+    "every-layer-mpt-no-distillation": partial(mpt, entry=EVERY_LAYER, parts=_PLAIN),
+    "every-layer-mpt-neither": partial(mpt, entry=EVERY_LAYER, parts=Parts(decomposition=False, distillation=False)),
+    "every-layer-mpt-only-vectors": partial(
+        mpt, entry=EVERY_LAYER, parts=Parts(distillation=False, shared_trained=False)
+    ),
     "lora": lora,
     "fine-tuning": fine_tuning,
 }
@@ -204,24 +232,6 @@ def limited(data: TaskData, rows: int) -> TaskData:
         return data
     kept = np.sort(np.random.default_rng(0).permutation(len(data.train))[:rows]).tolist()
     return replace(data, train=Rows([data.train.texts[i] for i in kept], [data.train.labels[i] for i in kept]))
-
-
-def _shared(
-    tasks: Sequence[TaskData],
-    budget: Budget,
-    observe: Callable[[Progress], None],
-    entry: str,
-    teachers: TeacherPlan | None = None,
-) -> dict[str, float]:
-    backbone = load_backbone(BACKBONE)
-    start = initial_prompt(backbone, budget.length, budget.seed, VOCABULARY, entry)
-    settings = budget.settings(most_tasks=4)
-    objective = _objective(backbone, tasks, entry)
-    if teachers is not None:
-        texts = objective.label_texts
-        taught = train_teachers(backbone, tasks, texts, start, teachers, settings, observe, entry=entry)
-        objective = Objective(backbone, tasks, texts, distillation(taught, teachers), entry=entry)
-    return _trained(objective, MultitaskPrompt(start, len(tasks)), settings, budget.folder, observe)
 
 
 def _each_alone(
