@@ -110,6 +110,10 @@ class Parts:
     shared_trained: bool = True
 
 
+#: Nothing is distilled: the loss of the tasks alone.
+PLAIN = Parts(distillation=False)
+
+
 class SharedOnly(nn.Module):
     """One prompt for all tasks and no vectors: MPT without decomposition."""
 
@@ -178,6 +182,7 @@ def mpt(
     budget: Budget,
     observe: Callable[[Progress], None],
     entry: str = "first_layer",
+    layout: str = "prefix",
     parts: Parts | None = None,
 ) -> dict[str, float]:
     """Multitask prompt tuning: u and v a task on one shared prompt, in full or without some of its parts."""
@@ -187,19 +192,17 @@ def mpt(
     settings = budget.settings(
         most_tasks=4 if parts.sampling else 0, prompt_rate=PROMPT_RATE if parts.shared_trained else 0.0
     )
-    objective = _objective(backbone, tasks, entry)
+    objective = _objective(backbone, tasks, entry, layout)
     if parts.distillation:
         # All variants of one seed and budget learn from the same teachers.
         name = f"teachers-{entry}-{budget.seed}-{budget.rows}-{budget.epochs}-{budget.length}"
         plan = TeacherPlan(budget.folder.parent / name, epochs=budget.epochs, hidden=parts.hidden)
         texts = objective.label_texts
-        taught = train_teachers(backbone, tasks, texts, start, plan, settings, observe, entry=entry)
-        objective = Objective(backbone, tasks, texts, distillation(taught, plan), entry=entry)
+        taught = train_teachers(backbone, tasks, texts, start, plan, settings, observe, layout, entry)
+        objective = Objective(backbone, tasks, texts, distillation(taught, plan), layout, entry)
     prompts = MultitaskPrompt(start, len(tasks)) if parts.decomposition else SharedOnly(start)
     return _trained(objective, prompts, settings, budget.folder, observe)
 
-
-_PLAIN = Parts(distillation=False)
 
 #: Where a name does not say otherwise, prompts enter the first layer, as published.
 METHODS: dict[str, Method] = {
@@ -207,13 +210,14 @@ METHODS: dict[str, Method] = {
     "probe": logistic_probe,
     "prompt-tuning": prompt_tuning,
     "mpt": mpt,
-    "mpt-no-distillation": partial(mpt, parts=_PLAIN),
+    "mpt-no-distillation": partial(mpt, parts=PLAIN),
     "every-layer-prompt-tuning": partial(prompt_tuning, entry=EVERY_LAYER),
     "every-layer-mpt": partial(mpt, entry=EVERY_LAYER),
     "every-layer-mpt-no-hidden": partial(mpt, entry=EVERY_LAYER, parts=Parts(hidden=False)),
     "every-layer-mpt-no-sampling": partial(mpt, entry=EVERY_LAYER, parts=Parts(sampling=False)),
     "every-layer-mpt-no-decomposition": partial(mpt, entry=EVERY_LAYER, parts=Parts(decomposition=False)),
-    "every-layer-mpt-no-distillation": partial(mpt, entry=EVERY_LAYER, parts=_PLAIN),
+    "every-layer-mpt-no-distillation": partial(mpt, entry=EVERY_LAYER, parts=PLAIN),
+    "every-layer-mpt-joint": partial(mpt, entry=EVERY_LAYER, layout="joint", parts=PLAIN),
     "every-layer-mpt-neither": partial(mpt, entry=EVERY_LAYER, parts=Parts(decomposition=False, distillation=False)),
     "every-layer-mpt-only-vectors": partial(
         mpt, entry=EVERY_LAYER, parts=Parts(distillation=False, shared_trained=False)
@@ -259,8 +263,10 @@ def _trained(
         return {task.recipe.name: _test(objective, i, prompts(i)) for i, task in enumerate(objective.tasks)}
 
 
-def _objective(backbone: Backbone, tasks: Sequence[TaskData], entry: str = "first_layer") -> Objective:
-    return Objective(backbone, tasks, [label_texts(backbone, task) for task in tasks], entry=entry)
+def _objective(
+    backbone: Backbone, tasks: Sequence[TaskData], entry: str = "first_layer", layout: str = "prefix"
+) -> Objective:
+    return Objective(backbone, tasks, [label_texts(backbone, task) for task in tasks], layout=layout, entry=entry)
 
 
 def _test(objective: Objective, index: int, prompt: Tensor | None) -> float:
