@@ -211,13 +211,13 @@ METHODS: dict[str, Method] = {
     "prompt-tuning": prompt_tuning,
     "mpt": mpt,
     "mpt-no-distillation": partial(mpt, parts=PLAIN),
+    "joint-mpt-no-distillation": partial(mpt, layout="joint", parts=PLAIN),
     "every-layer-prompt-tuning": partial(prompt_tuning, entry=EVERY_LAYER),
     "every-layer-mpt": partial(mpt, entry=EVERY_LAYER),
     "every-layer-mpt-no-hidden": partial(mpt, entry=EVERY_LAYER, parts=Parts(hidden=False)),
     "every-layer-mpt-no-sampling": partial(mpt, entry=EVERY_LAYER, parts=Parts(sampling=False)),
     "every-layer-mpt-no-decomposition": partial(mpt, entry=EVERY_LAYER, parts=Parts(decomposition=False)),
     "every-layer-mpt-no-distillation": partial(mpt, entry=EVERY_LAYER, parts=PLAIN),
-    "every-layer-mpt-joint": partial(mpt, entry=EVERY_LAYER, layout="joint", parts=PLAIN),
     "every-layer-mpt-neither": partial(mpt, entry=EVERY_LAYER, parts=Parts(decomposition=False, distillation=False)),
     "every-layer-mpt-only-vectors": partial(
         mpt, entry=EVERY_LAYER, parts=Parts(distillation=False, shared_trained=False)
