@@ -53,21 +53,26 @@ def main(
     at random. Ours puts texts of similar length into a batch.
     """
     torch.set_num_threads(threads)
-    lines = (data / "sst2" / "train.jsonl").read_text(encoding="utf-8").splitlines()[: batch_size * steps]
-    rows = [json.loads(line) for line in lines]
-    texts, gold = [row["text"] for row in rows], [list(LABELS).index(row["label"]) for row in rows]
+    texts, gold = first_rows(data, batch_size * steps)
     ours, lengths = our_step(texts, gold, length, entry.value)
     theirs = peft_step(texts, gold, length)
-    drawn = list(np.random.default_rng(0).permutation(len(rows)).reshape(steps, batch_size))
-    settings = {"epochs": 1, "batch_size": batch_size, "rows_per_epoch": len(rows), "tasks_per_step": 1, "seed": 0}
+    drawn = list(np.random.default_rng(0).permutation(len(texts)).reshape(steps, batch_size))
+    settings = {"epochs": 1, "batch_size": batch_size, "rows_per_epoch": len(texts), "tasks_per_step": 1, "seed": 0}
     bucketed = [step[0].rows for step in multitask_schedule([lengths], **settings)]
-    print(f"l = {length}, {entry.value}, batch {batch_size}, {len(rows)} rows of sst2, {threads} threads")
+    print(f"l = {length}, {entry.value}, batch {batch_size}, {len(texts)} rows of sst2, {threads} threads")
     print(platform.platform())
     for title, mine in (("the same batches", drawn), ("each trainer's batches", bucketed)):
         seconds = [timed(ours, mine, theirs, drawn) for _ in range(passes + 1)][1:]  # the first pass warms up
         a, b = (median(values) for values in zip(*seconds, strict=True))
         ratio = median(theirs / ours for ours, theirs in seconds)
         print(f"{title:24}mpt-edge {1e3 * a:5.0f} ms a step   PEFT {1e3 * b:5.0f} ms a step   ratio {ratio:.1f}")
+
+
+def first_rows(data: Path, count: int) -> tuple[list[str], list[int]]:
+    """Return the first training texts of sst2 and the index of each one's label."""
+    lines = (data / "sst2" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+    rows = [json.loads(line) for line in lines]
+    return [row["text"] for row in rows], [list(LABELS).index(row["label"]) for row in rows]
 
 
 def timed(ours: Step, mine: list[Chosen], theirs: Step, others: list[Chosen]) -> tuple[float, float]:
@@ -81,12 +86,14 @@ def timed(ours: Step, mine: list[Chosen], theirs: Step, others: list[Chosen]) ->
     return totals[0] / len(mine), totals[1] / len(others)
 
 
-def our_step(texts: list[str], gold: list[int], length: int, entry: str) -> tuple[Step, NDArray[np.int64]]:
-    """Return a training step in the prefix layout, and the rows' tokens."""
+def our_step(
+    texts: list[str], gold: list[int], length: int, entry: str, layout: str = "prefix"
+) -> tuple[Step, NDArray[np.int64]]:
+    """Return a training step, and the rows' tokens."""
     backbone = load_backbone("minilm-l6")
     rows = Rows(list(texts), gold)
     task = TaskData(Recipe("sst2", "t", "v", max_length=MAX_LENGTH), tuple(LABELS), rows, rows.head(1), None)
-    objective = Objective(backbone, [task], [[[text] for text in LABELS.values()]], entry=entry)
+    objective = Objective(backbone, [task], [[[text] for text in LABELS.values()]], layout=layout, entry=entry)
     prompts = MultitaskPrompt(initial_prompt(backbone, length, 0, VOCABULARY, entry), 1)
     optimizer = torch.optim.AdamW(prompts.parameters(), lr=0.01)
     rng = np.random.default_rng(0)

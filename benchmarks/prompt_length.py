@@ -1,0 +1,176 @@
+"""What a prompt's length and layout cost, beside the accuracy that `accuracy.py` found for them.
+
+python benchmarks/prompt_length.py --data ../shared/data --plot docs/prompt-length.svg
+
+Requests run through exported graphs, training steps in PyTorch; all ways take turns in one run.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import mean, median
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from training_step import first_rows, our_step
+
+from mpt_edge.backbone import OnnxBackbone
+from mpt_edge.bundle import Bundle
+from mpt_edge.model import open_model
+from mpt_edge.text import Batch
+from mpt_edge.training.backbones import load_backbone
+from mpt_edge_export.bundle import ExportPlan, export_bundle
+
+LENGTHS = (5, 10, 20, 50, 100, 200)
+BATCH = 32
+
+#: A way to carry a prompt: where it enters and how it is read, by the name of its method in `accuracy.py`.
+WAYS = {
+    "every-layer-mpt-no-distillation": ("every_layer", "prefix"),
+    "mpt-no-distillation": ("first_layer", "prefix"),
+    "joint-mpt-no-distillation": ("first_layer", "joint"),
+}
+
+Way = tuple[str, int]
+Calls = dict[Way, Callable[[], object]]
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with sst2/train.jsonl.")],
+    bundle: Annotated[Path, typer.Option(help="Bundle whose prompts enter every layer.")] = Path("models/minilm-l6"),
+    results: Annotated[Path, typer.Option(help="What accuracy.py wrote.")] = Path(
+        "benchmarks/results/accuracy/results.jsonl"
+    ),
+    plot: Annotated[Path | None, typer.Option(help="Where to draw accuracy against latency.")] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of a request's text.")] = 16,
+    repeats: Annotated[int, typer.Option(help="Timed requests of each way; the median is reported.")] = 51,
+    steps: Annotated[int, typer.Option(help="Timed training steps of each way.")] = 7,
+    threads: int = 1,
+) -> None:
+    """Print a row a length and layout, and draw the plot."""
+    torch.set_num_threads(threads)
+    scores = accuracies(results)
+    with tempfile.TemporaryDirectory() as name:
+        calls, plain = requests(bundle, Path(name), tokens, threads)
+        latency = timed(calls, repeats)
+    training = timed(training_steps(data), steps)
+    table = Table(
+        "prompt", "layout", "l", "request (ms)", "times no prompt", "training step (ms)", "accuracy", box=None
+    )
+    for (method, length), seconds in latency.items():
+        entry, layout = WAYS.get(method, ("none", ""))
+        step, score = training.get((method, length)), scores.get((method, length))
+        table.add_row(
+            entry.replace("_", " "),
+            layout,
+            str(length),
+            f"{1e3 * seconds:.2f}",
+            f"{seconds / latency[plain]:.2f}",
+            f"{1e3 * step:.0f}" if step else "",
+            f"{100 * score:.1f}" if score else "",
+        )
+    Console(width=120).print(table)
+    print(
+        f"text of {tokens} tokens, batch {BATCH} in training, {threads} thread(s), medians; {platform.machine()}; "
+        "accuracy: mean over tasks, test split, seed 0"
+    )
+    if plot:
+        draw(plot, latency, scores)
+
+
+def accuracies(path: Path) -> dict[Way, float]:
+    """Return the mean test score over tasks of each way's seed 0, at the budget of docs/training.md."""
+    found: dict[Way, list[float]] = defaultdict(list)
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        if line["method"] in WAYS and (line["seed"], line["rows"], line["epochs"]) == (0, 1000, 5):
+            found[line["method"], line["length"]].append(line["score"])
+    return {way: mean(scores) for way, scores in found.items()}
+
+
+def requests(bundle: Path, folder: Path, tokens: int, threads: int) -> tuple[Calls, Way]:
+    """Return a request of every way and of none, and the key of none. Weights and graph of the layouts are the same."""
+    export_bundle(ExportPlan(load_backbone("minilm-l6"), [], folder / "first"))
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1000, 20000, (1, tokens))
+    batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
+    opened = {
+        "every_layer": _backbone(bundle, threads),
+        "first_layer": _backbone(folder / "first", threads),
+    }
+    plain = ("none", 0)
+    calls: Calls = {plain: lambda: opened["every_layer"].request(batch)}
+    for name, (entry, layout) in WAYS.items():
+        for length in LENGTHS:
+            model = opened[entry]
+            prompt = rng.standard_normal(model.prompt_shape(length)).astype(np.float32)
+            if layout == "joint":
+                calls[name, length] = lambda m=model, p=prompt: m.joint_request(batch, p)  # type: ignore[misc]
+            else:
+                cache = model.encode_prompt(prompt)
+                calls[name, length] = lambda m=model, c=cache: m.request(batch, c)  # type: ignore[misc]
+    return calls, plain
+
+
+def _backbone(folder: Path, threads: int) -> OnnxBackbone:
+    backbone = open_model(Bundle.open(folder), threads=threads).backbone
+    assert isinstance(backbone, OnnxBackbone)
+    return backbone
+
+
+def training_steps(data: Path) -> Calls:
+    """Return a training step of every way on the same batch of texts of mixed lengths."""
+    texts, gold = first_rows(data, BATCH)
+    rows = np.arange(BATCH)
+    steps = {
+        (name, length): our_step(texts, gold, length, entry, layout)[0]
+        for name, (entry, layout) in WAYS.items()
+        for length in LENGTHS
+    }
+    return {way: lambda step=step: step(rows) for way, step in steps.items()}  # type: ignore[misc]
+
+
+def timed(calls: Mapping[Way, Callable[[], object]], repeats: int) -> dict[Way, float]:
+    """Return the median seconds of each call, taken in turn after two that warm up."""
+    seconds: dict[Way, list[float]] = {way: [] for way in calls}
+    for number in range(repeats + 2):
+        for way, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if number >= 2:
+                seconds[way].append(time.perf_counter() - started)
+    return {way: median(found) for way, found in seconds.items()}
+
+
+def draw(path: Path, latency: Mapping[Way, float], scores: Mapping[Way, float]) -> None:
+    """Draw accuracy against a request's milliseconds, a line a way and a point a length."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "mpt-edge"  # the same drawing is the same file
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for name, (entry, layout) in WAYS.items():
+        ways = [(name, length) for length in LENGTHS if (name, length) in scores]
+        x, y = [1e3 * latency[way] for way in ways], [100 * scores[way] for way in ways]
+        axes.plot(x, y, marker="o", label=f"{entry.replace('_', ' ')}, {layout}")
+        for (_, length), at in zip(ways, zip(x, y, strict=True), strict=True):
+            axes.annotate(f"l = {length}", at, textcoords="offset points", xytext=(4, 4), fontsize=8)
+    axes.set_xlabel("request (ms)")
+    axes.set_ylabel("mean test accuracy (%)")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    typer.run(main)
