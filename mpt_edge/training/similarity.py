@@ -169,8 +169,8 @@ def typical_examples(
     """Pick ``count`` training texts a label that together lie nearest to all of that label's texts.
 
     Greedy facility location on the frozen backbone's embeddings: the first pick is the medoid,
-    each further one covers best what the picks before leave out. Texts of more than ``longest``
-    characters stay in the count but are not picked, to keep task files small.
+    each further one covers best what the picks before leave out. To keep task files small, a text of
+    more than ``longest`` characters is picked only after all shorter ones.
     """
     picks: list[list[Text]] = []
     gold = np.array(rows.labels)
@@ -181,14 +181,16 @@ def typical_examples(
             continue
         embedded = embed_all(backbone, backbone.texts.encode(texts, backbone.max_length)).cpu().numpy()
         near = embedded @ embedded.T
-        short = np.array([isinstance(text, str) and len(text) <= longest for text in texts], bool)
+        free = np.array([isinstance(text, str) for text in texts], bool)  # a pair cannot stand for a label
+        short = np.array([len(text) <= longest for text in texts], bool)
         covered = np.full(len(texts), -1.0, np.float32)
         chosen: list[int] = []
-        while len(chosen) < count and short.any():
-            gain = np.where(short, np.maximum(near, covered[:, None]).sum(0), -np.inf)
+        while len(chosen) < count and free.any():
+            allowed = free & short if (free & short).any() else free
+            gain = np.where(allowed, np.maximum(near, covered[:, None]).sum(0), -np.inf)
             best = int(gain.argmax())
             chosen.append(best)
-            short[best] = False
+            free[best] = False
             covered = np.maximum(covered, near[:, best])
         picks.append([texts[i] for i in chosen])
     return picks

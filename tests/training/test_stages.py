@@ -19,9 +19,10 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
-from mpt_edge.training.data import load_task
+from mpt_edge.training.data import Rows, load_task
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings, Trained
+from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, label_texts, replace_settings, train_source, train_target
 from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.trainer import Progress
@@ -322,6 +323,14 @@ def test_label_examples_are_training_texts_of_their_label(tiny: Backbone, data: 
         own = {text for text, gold in zip(task.train.texts, task.train.labels, strict=True) if gold == label}
         assert set(group[-2:]) <= own
         assert len(set(group[-2:])) == 2
+
+
+def test_long_texts_stand_for_a_label_only_behind_short_ones(tiny: Backbone) -> None:
+    long = "a film that goes on and on " * 4
+    rows = Rows([long, "a film", "awful", long + "still"], [0, 0, 1, 0])
+    assert typical_examples(tiny, rows, 2, 2)[0][0] == "a film"
+    assert set(typical_examples(tiny, rows, 2, 2)[0]) < {"a film", long, long + "still"}
+    assert typical_examples(tiny, rows, 2, 9)[1] == ["awful"]
 
 
 def test_replace_settings_changes_only_what_is_named(tmp_path: Path) -> None:
