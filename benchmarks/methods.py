@@ -1,7 +1,7 @@
 """The methods that `accuracy.py` compares: the same rows, batches, readout and budget for each.
 
 Every method reads texts through the same backbone and answers by similarity to the same label
-texts, unless it says otherwise. Validation chooses the epoch; the test split is measured once.
+texts, unless it says otherwise. Validation chooses the epoch, where the budget has it; the test split is measured once.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Budget:
         length: rows l of a prompt.
         seed: fixes start and order.
         folder: where checkpoints go.
+        keep_last: keep the last step; otherwise validation chooses the epoch.
     """
 
     rows: int
@@ -51,11 +52,17 @@ class Budget:
     length: int
     seed: int
     folder: Path
+    keep_last: bool = False
 
     def settings(self, **changes: float) -> Settings:
         """Return the trainer's settings under this budget."""
         base = Settings(
-            epochs=self.epochs, rows_per_epoch=self.rows, prompt_rate=PROMPT_RATE, task_rate=VECTOR_RATE, seed=self.seed
+            epochs=self.epochs,
+            rows_per_epoch=self.rows,
+            prompt_rate=PROMPT_RATE,
+            task_rate=VECTOR_RATE,
+            keep_last=self.keep_last,
+            seed=self.seed,
         )
         return replace(base, **changes)  # type: ignore[arg-type]
 

@@ -155,6 +155,9 @@ def target(
     hidden: Hidden = True,
     shots: Annotated[int, typer.Option(min=0, help="Rows a label for few-shot training; 0 takes all.")] = 0,
     subset_seed: Annotated[int, typer.Option(min=0, help="Fixes which rows those are.")] = 0,
+    keep_last: Annotated[
+        bool, typer.Option("--keep-last", help="Keep the last step, not the best epoch: for few validation rows.")
+    ] = False,
     epochs: Epochs = 5,
     batch_size: Batch = 32,
     micro_batch: MicroBatch = 0,
@@ -181,6 +184,7 @@ def target(
         batch_size=batch_size,
         micro_batch=micro_batch,
         tasks_per_step=tasks_per_step,
+        keep_last=keep_last,
         rows_per_epoch=rows_per_epoch,
         prompt_rate=prompt_rate,
         task_rate=task_rate,

@@ -23,6 +23,8 @@ class Settings:
         task_rate: learning rate of u and v.
         warmup: share of the steps over which the rates rise from zero; then they fall linearly.
         validation_rows: most validation rows a task that are scored after each epoch.
+        keep_last: keep the values of the last step and not of the best epoch: a handful of validation rows chooses
+            by chance.
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``; empty for what `accelerate launch` was told.
         recompute: compute activations again in the backward pass instead of keeping them.
         seed: fixes start, schedule and sampling.
@@ -38,6 +40,7 @@ class Settings:
     task_rate: float = 0.03
     warmup: float = 0.06
     validation_rows: int = 500
+    keep_last: bool = False
     precision: str = ""
     recompute: bool = False
     seed: int = 0

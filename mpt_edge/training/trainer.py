@@ -76,7 +76,7 @@ class Trainer:
         self.log = RunLog(folder, self.step, writes=self.hardware.main)
 
     def train(self, observe: Callable[[Progress], None], checkpoint_seconds: float = 120.0) -> None:
-        """Run to the end of the schedule, then put the best validated values into the prompts.
+        """Run to the end of the schedule, then put the values to keep into the prompts: of the best epoch, or the last.
 
         Raises:
             TrainingError: the loss became NaN, or memory ran out; the last checkpoint is kept.
@@ -119,7 +119,7 @@ class Trainer:
         while self.step < len(self.schedule):
             loss = self._train_step(self.schedule[self.step])
             self.step += 1
-            if self.step % epoch_steps == 0 or self.step == len(self.schedule):
+            if self.step == len(self.schedule) or (self.step % epoch_steps == 0 and not self.settings.keep_last):
                 score = self._validate()
             if self.step == len(self.schedule) or time.monotonic() - saved > checkpoint_seconds:
                 self.save()

@@ -79,6 +79,19 @@ def killed(run: Trainer, save_at: int, stop_at: int) -> Callable[[Progress], Non
     return observe
 
 
+def test_the_last_step_is_kept_where_validation_has_too_few_rows(tiny: Backbone, tmp_path: Path) -> None:
+    """A rate that overshoots: the best epoch is an earlier one, and validation is read once."""
+    wild = replace(SETTINGS, epochs=6, task_rate=3.0, prompt_rate=3.0)
+    last: dict[str, dict[str, torch.Tensor]] = {}
+    for keep in (False, True):
+        run = trainer(tiny, tmp_path / str(keep), replace(wild, keep_last=keep))
+        run.train(lambda progress, run=run, keep=keep: last.update({str(keep): state(run)}))  # type: ignore[misc]
+        kept = state(run)
+        assert all(torch.equal(kept[key], last[str(keep)][key]) for key in kept) is keep
+    lines = (tmp_path / "True/log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert sum("validation" in line for line in lines) == 1
+
+
 @pytest.mark.parametrize(("save_at", "stop_at"), [(1, 1), (4, 7)])
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(
     tiny: Backbone, tmp_path: Path, save_at: int, stop_at: int
