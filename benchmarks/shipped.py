@@ -18,9 +18,10 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder with <task>/test.jsonl.")],
     bundle: Path = Path("models/minilm-l6"),
     tasks: Annotated[list[str] | None, typer.Option(help="Only these tasks; repeatable.")] = None,
+    precision: Annotated[str, typer.Option(help="float32 or int8, as the bundle has it.")] = "",
 ) -> None:
     """Print accuracy here beside the accuracy and the probe's figure that the task file states."""
-    model = mpt_edge.load(bundle)
+    model = mpt_edge.load(bundle, precision=precision)
     print(f"{'task':18}{'here':>8}{'stated':>8}{'probe':>8}{'rows':>8}")
     for name in tasks or model.tasks:
         task = model.task(name)

@@ -22,6 +22,8 @@ from mpt_edge.taskfile import GENERATIVE_READOUTS, MAX_TASK_BYTES, TaskFile
 
 MANIFEST = "bundle.json"
 MODEL = "onnx/model.onnx"
+#: A bundle's graph in each precision, named as transformers.js and Optimum name them.
+GRAPHS = {"float32": MODEL, "int8": "onnx/model_quantized.onnx"}
 TOKENIZER = "tokenizer.json"
 
 _MAX_MANIFEST = 8 << 20
@@ -106,18 +108,43 @@ class Bundle:
         self._check(name, sha256(path))
         return path
 
-    def check_graphs(self, *, verify: bool = True) -> None:
-        """Check the graphs and the weights that lie beside them.
+    @property
+    def precisions(self) -> list[str]:
+        """What graphs there are: ``"float32"``, ``"int8"`` or both."""
+        found = [precision for precision, graph in GRAPHS.items() if graph in self.manifest.files]
+        return found or ["float32"]  # an encoder and a decoder have names of their own
 
-        Args:
-            verify: check each file's hash, not only its size.
+    def graph_files(self, precision: str = "") -> list[str]:
+        """Return the graphs of a precision, one of `precisions` or empty for the first, and the weights beside them.
 
         Raises:
+            InputError: the bundle has no graph of that precision.
+        """
+        precision = precision or self.precisions[0]
+        if precision not in self.precisions:
+            fix = "export it again with --precision both" if precision in GRAPHS else "choose one of these"
+            raise InputError(f"{self.folder} has no {precision} graph, only {' and '.join(self.precisions)}; {fix}.")
+        start = "onnx/" if self.manifest.family == "seq2seq" else GRAPHS[precision]
+        return [name for name in self.manifest.files if name.startswith(start)]
+
+    def graph(self, precision: str = "", *, verify: bool = True) -> Path:
+        """Return where the graph of a precision lies, after checking it and the weights beside it.
+
+        Args:
+            precision: one of `precisions`; empty for the first.
+            verify: check each file's hash, not only its size.
+
+        Returns:
+            The graph's path; for ``"seq2seq"`` models, which are two graphs, their folder.
+
+        Raises:
+            InputError: the bundle has no graph of that precision.
             CorruptFileError: a file is missing or damaged.
         """
-        for name in self.manifest.files:
-            if name.startswith("onnx/"):
-                (self.verify if verify else self.path)(name)
+        for name in self.graph_files(precision):
+            (self.verify if verify else self.path)(name)
+        several = self.manifest.family == "seq2seq"
+        return self.folder / "onnx" if several else self.path(GRAPHS[precision or self.precisions[0]])
 
     def tokenizer(self) -> bytes:
         """Return the bytes of tokenizer.json."""

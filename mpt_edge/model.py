@@ -11,7 +11,7 @@ import numpy as np
 
 from mpt_edge.answers import Embedding, Place, Prediction, answer, classify, tag
 from mpt_edge.backbone import Floats, OnnxBackbone, stack
-from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.heads import Head
 from mpt_edge.locate import default_bundle
@@ -101,11 +101,11 @@ class Model(Selection):
         backbone: the exported graph's calls, beneath tasks.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 0, verify: bool = True) -> None:
+    def __init__(self, bundle: Bundle, *, precision: str = "", threads: int = 0, verify: bool = True) -> None:
         """Use `mpt_edge.load` instead."""
         super().__init__(bundle)
-        bundle.check_graphs(verify=verify)
-        self.backbone = OnnxBackbone(bundle.path(MODEL), bundle.manifest, threads=threads)
+        graph = bundle.graph(precision, verify=verify)
+        self.backbone = OnnxBackbone(graph, bundle.manifest, threads=threads)
 
     def task(self, name: str) -> Task:
         """Select a task: compose its prompt, cache its keys and values, embed its labels.
@@ -253,12 +253,15 @@ class Model(Selection):
         return self.bundle.manifest.mask
 
 
-def load(path: str | os.PathLike[str] | None = None, *, threads: int = 0, verify: bool = True) -> Model | TextModel:
+def load(
+    path: str | os.PathLike[str] | None = None, *, precision: str = "", threads: int = 0, verify: bool = True
+) -> Model | TextModel:
     """Load a bundle: a `Model` that answers, or a `TextModel` that writes, as its backbone can.
 
     Args:
         path: the bundle's folder; None for ``$MPT_EDGE_BUNDLE``, else ``models/minilm-l6`` in the
             current folder, else the one in the user's cache folder.
+        precision: ``"float32"`` or ``"int8"``, as the bundle has it; empty for float32 where it is there.
         threads: CPU threads of one request; 0 leaves it to ONNX Runtime.
         verify: check the model file's SHA-256 too, not only its size. Prompts, tasks and the
             tokenizer are always checked.
@@ -266,14 +269,16 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 0, verify
     Raises:
         BundleNotFoundError: there is no bundle.
         CorruptFileError: a file is missing or damaged.
+        InputError: the bundle has no graph of that precision.
     """
-    return open_model(Bundle.open(default_bundle() if path is None else path), threads=threads, verify=verify)
+    bundle = Bundle.open(default_bundle() if path is None else path)
+    return open_model(bundle, precision=precision, threads=threads, verify=verify)
 
 
-def open_model(bundle: Bundle, *, threads: int = 0, verify: bool = True) -> Model | TextModel:
+def open_model(bundle: Bundle, *, precision: str = "", threads: int = 0, verify: bool = True) -> Model | TextModel:
     """Load a bundle that has been opened; see `load`."""
     family = Model if bundle.manifest.family == "encoder" else TextModel
-    return family(bundle, threads=threads, verify=verify)
+    return family(bundle, precision=precision, threads=threads, verify=verify)
 
 
 def _head(file: TaskFile, shared: SharedPrompt) -> Head | None:

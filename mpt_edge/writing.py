@@ -11,7 +11,7 @@ import numpy as np
 
 from mpt_edge.answers import Generation, Prediction, classify
 from mpt_edge.backbone import Floats
-from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.bundle import Bundle
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.decoding import Decoding
 from mpt_edge.errors import InputError
@@ -123,15 +123,12 @@ class TextModel(Selection):
         backbone: the exported graph's calls, beneath tasks.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 0, verify: bool = True) -> None:
+    def __init__(self, bundle: Bundle, *, precision: str = "", threads: int = 0, verify: bool = True) -> None:
         """Use `mpt_edge.load` instead."""
         super().__init__(bundle)
-        bundle.check_graphs(verify=verify)
-        self.backbone: OnnxCausal | OnnxSeq2Seq
-        if bundle.manifest.family == "seq2seq":
-            self.backbone = OnnxSeq2Seq(bundle.folder / "onnx", bundle.manifest, threads=threads)
-        else:
-            self.backbone = OnnxCausal(bundle.path(MODEL), bundle.manifest, threads=threads)
+        family = OnnxSeq2Seq if bundle.manifest.family == "seq2seq" else OnnxCausal
+        graph = bundle.graph(precision, verify=verify)
+        self.backbone: OnnxCausal | OnnxSeq2Seq = family(graph, bundle.manifest, threads=threads)
         self._eos = tuple(bundle.manifest.generation["eos_ids"])
 
     def task(self, name: str) -> TextTask:

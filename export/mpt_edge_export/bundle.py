@@ -15,7 +15,7 @@ import numpy as np
 import mpt_edge
 from mpt_edge._files import sha256
 from mpt_edge.backbone import OnnxBackbone
-from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER
+from mpt_edge.bundle import GRAPHS, MANIFEST, MODEL, TOKENIZER
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.manifest import Manifest
@@ -46,12 +46,14 @@ class ExportPlan:
         vectors: folders with ``prompts/`` and ``tasks/``, later ones replacing earlier ones.
         output: the bundle's folder.
         force: replace a bundle that is already there.
+        precision: ``"float32"``, ``"int8"`` for a quantised graph alone, or ``"both"``.
     """
 
     backbone: Backbone | GenerativeBackbone
     vectors: Sequence[Path]
     output: Path
     force: bool = False
+    precision: str = "float32"
 
 
 def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: None) -> Manifest:
@@ -65,10 +67,12 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         The manifest written.
 
     Raises:
-        InputError: the output is in use.
+        InputError: the output is in use, or the backbone is one that is not quantised.
         MismatchError: a prompt or task belongs to another backbone.
-        ParityError: the exported graph disagrees with PyTorch; nothing is written.
+        ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is written.
     """
+    if plan.precision != "float32" and isinstance(plan.backbone.model, PromptedSeq2Seq):
+        raise InputError("T5 models are exported in float32 alone so far; pass --precision float32.")
     if (plan.output / MANIFEST).exists() and not plan.force:
         raise InputError(f"{plan.output} already holds a bundle; pass --force to replace it.")
     _check_output(plan.output)
@@ -84,7 +88,14 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         _copy_vectors(plan, folder)
         manifest = _manifest(plan, size, place, prompts, tasks)
         observe("comparing with PyTorch")
-        parity = _parity(plan.backbone, folder / MODEL, manifest, _composed(prompts, tasks, manifest))
+        composed = _composed(prompts, tasks, manifest)
+        parity = _parity(plan.backbone, folder / MODEL, manifest, composed)
+        if plan.precision != "float32":
+            observe("quantising the graph")
+            parity["int8"] = _quantized(plan.backbone, folder, manifest, composed)
+        if plan.precision == "int8":
+            for path in (folder / MODEL, folder / f"{MODEL}_data"):
+                path.unlink(missing_ok=True)
         observe("writing the manifest")
         write_card(folder / "README.md", manifest, tasks, folder)
         files = {
@@ -121,6 +132,22 @@ def _parity(
         session = OnnxSeq2Seq(path.parent, manifest) if seq2seq else OnnxCausal(path, manifest)
         return check_text_parity(backbone, session, prompts)
     return check_parity(backbone, OnnxBackbone(path, manifest), prompts, manifest.entry)
+
+
+def _quantized(
+    backbone: Backbone | GenerativeBackbone,
+    folder: Path,
+    manifest: Manifest,
+    prompts: list[np.ndarray[Any, np.dtype[np.float32]]],
+) -> dict[str, Any]:
+    """Write the int8 graph beside the float32 one and compare them. Raises ParityError."""
+    from mpt_edge_export.quantize import check_quantized, quantize
+
+    quantize(folder / MODEL, folder / GRAPHS["int8"])
+    family = OnnxBackbone if manifest.family == "encoder" else OnnxCausal
+    exact, small = (family(folder / GRAPHS[name], manifest) for name in ("float32", "int8"))
+    vocabulary = int(backbone.model.model.config.vocab_size)
+    return check_quantized(exact, small, prompts, vocabulary=vocabulary, pooling=manifest.pooling)
 
 
 def _check_output(output: Path) -> None:

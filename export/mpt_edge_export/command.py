@@ -10,13 +10,20 @@ from rich.console import Console
 
 from mpt_edge.bundle import MANIFEST
 from mpt_edge.errors import InputError
+from mpt_edge.manifest import Manifest
 from mpt_edge.training.generative import open_backbone
 from mpt_edge.training.sources import PACKAGED
 from mpt_edge_export.bundle import ExportPlan, export_bundle
 
 
 def export_command(
-    source: str, output: Path, vectors: Sequence[Path], *, revision: str | None = None, force: bool = False
+    source: str,
+    output: Path,
+    vectors: Sequence[Path],
+    *,
+    revision: str | None = None,
+    force: bool = False,
+    precision: str = "float32",
 ) -> None:
     """Export a backbone with its vectors, telling each stage on the error stream.
 
@@ -37,16 +44,23 @@ def export_command(
                 console.print(f"{stage} …", highlight=False)
 
         backbone = open_backbone(source, revision)
-        plan = ExportPlan(backbone, _vectors(source, output, vectors), output, force)
+        plan = ExportPlan(backbone, _vectors(source, output, vectors), output, force, precision)
         manifest = export_bundle(plan, observe)
     size = sum(entry["size"] for name, entry in manifest.files.items() if name.startswith("onnx/"))
     tasks = sum(name.startswith("tasks/") for name in manifest.files)
     Console().print(
         f"{output}: {manifest.backbone['id']}, {size / 1e6:.1f} MB, {tasks} tasks; ONNX Runtime agrees with PyTorch "
-        f"to {manifest.parity['max_abs_difference']:.1e} over {manifest.parity['cases']} cases.",
+        f"to {manifest.parity['max_abs_difference']:.1e} over {manifest.parity['cases']} cases.{_moved(manifest)}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _moved(manifest: Manifest) -> str:
+    """Say how far int8 moves what texts are read as."""
+    if "int8" not in manifest.parity:
+        return ""
+    return f" int8 against float32: cosine {manifest.parity['int8']['least_cosine']} or more on random texts."
 
 
 def _vectors(source: str, output: Path, given: Sequence[Path]) -> list[Path]:

@@ -22,6 +22,7 @@ from rich.table import Table
 from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import Bundle
 from mpt_edge.causal import OnnxCausal
+from mpt_edge.cli.options import Precision
 from mpt_edge.decoding import Decoding
 from mpt_edge.errors import InputError
 from mpt_edge.locate import default_bundle
@@ -38,6 +39,7 @@ def bench(
     tokens: Annotated[int, typer.Option(min=1, help="Length of the text, in tokens.")] = 16,
     length: Annotated[int, typer.Option("--length", "-l", min=1, help="Prompt rows.")] = 100,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of one request; 0 is automatic.")] = 1,
+    precision: Precision = "",
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write, where the model writes.")] = 32,
     repeats: Annotated[int, typer.Option(min=3, help="Timed runs of each call; the median is reported.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -48,14 +50,15 @@ def bench(
     if tokens > room - length - new_tokens:
         raise InputError(f"this backbone reads {room - length - new_tokens} tokens here at most; lower --tokens.")
     started = time.perf_counter()
-    model = open_model(opened, threads=threads)
+    model = open_model(opened, precision=precision, threads=threads)
     figures: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, ONNX Runtime {onnxruntime.__version__}",
         "threads": threads,
+        "precision": precision or opened.precisions[0],
         "tokens": tokens,
         "prompt_rows": length,
         "load_ms": 1e3 * (time.perf_counter() - started),
-        "model_bytes": sum(entry["size"] for name, entry in opened.manifest.files.items() if name.startswith("onnx/")),
+        "model_bytes": sum(opened.manifest.files[name]["size"] for name in opened.graph_files(precision)),
         "largest_task_bytes": max(
             (entry["size"] for name, entry in opened.manifest.files.items() if name.startswith("tasks/")), default=0
         ),
@@ -172,7 +175,7 @@ def _print(figures: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"one text of {figures['tokens']} tokens, {figures['prompt_rows']} prompt rows, "
-        f"{figures['threads']} thread(s), medians; {figures['machine']}",
+        f"{figures['precision']}, {figures['threads']} thread(s), medians; {figures['machine']}",
         highlight=False,
         soft_wrap=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,14 @@ import typer
 
 from mpt_edge._extras import require
 from mpt_edge.locate import cache_bundle
+
+
+class GraphPrecision(str, Enum):
+    """Which graphs a bundle gets."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    BOTH = "both"
 
 
 def export(
@@ -21,10 +30,15 @@ def export(
         list[Path] | None, typer.Option(help="Folder with prompts/ and tasks/, as training leaves it; repeatable.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
+    precision: Annotated[
+        GraphPrecision, typer.Option(help="Weights of the graph; int8 is a quarter of the size.")
+    ] = GraphPrecision.FLOAT32,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
 ) -> None:
     """Bake a frozen backbone into ONNX once, with its shared prompts and tasks."""
     require("export", "torch", "transformers", "onnx", "onnxscript", "onnx_ir", "optimum.exporters.tasks")
     from mpt_edge_export.command import export_command
 
-    export_command(backbone, output or cache_bundle(), vectors or [], revision=revision, force=force)
+    export_command(
+        backbone, output or cache_bundle(), vectors or [], revision=revision, force=force, precision=precision.value
+    )

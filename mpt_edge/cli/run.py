@@ -20,6 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 import mpt_edge
 from mpt_edge.answers import Generation, Prediction
 from mpt_edge.cli import generation
+from mpt_edge.cli.options import Precision
 from mpt_edge.cli.rows import BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
 from mpt_edge.cli.table import Table
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
@@ -77,6 +78,7 @@ def run(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most rows in one run of the model.")] = 32,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to ONNX Runtime.")] = 0,
+    precision: Precision = "",
     on_error: Annotated[OnError, typer.Option(help="Stop at a row that cannot be used, or skip it.")] = OnError.STOP,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
     max_new_tokens: generation.MaxNewTokens = None,
@@ -103,7 +105,7 @@ def run(
     with ExitStack() as stack:
         columns = Columns(text_column, pair_column)
         rows, stream = _open_source(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
-        model = mpt_edge.load(bundle or default_bundle(), threads=threads)
+        model = mpt_edge.load(bundle or default_bundle(), precision=precision, threads=threads)
         options = generation.options_for(model, given)
         if task is not None:
             model.task(task)

@@ -35,7 +35,7 @@ def test_table(mpt_edge_command: Command, tiny_bundle: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     for name in ("model file", "largest task file", "load", "select a task", "request, prefix", "peak memory"):
         assert any(line.startswith(name) for line in result.stdout.splitlines())
-    assert "one text of 16 tokens, 100 prompt rows, 1 thread(s), medians" in result.stdout
+    assert "one text of 16 tokens, 100 prompt rows, float32, 1 thread(s), medians" in result.stdout
 
 
 @pytest.mark.parametrize(

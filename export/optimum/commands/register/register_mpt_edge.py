@@ -23,6 +23,9 @@ class MptEdgeExportCommand(BaseOptimumCLICommand):
         parser.add_argument(
             "--vectors", type=Path, action="append", default=[], help="Folder with prompts/ and tasks/."
         )
+        parser.add_argument(
+            "--precision", choices=("float32", "int8", "both"), default="float32", help="Weights of the graph."
+        )
         parser.add_argument("--force", action="store_true", help="Replace a bundle that is already there.")
         parser.add_argument("output", type=Path, help="The bundle's folder.")
 
@@ -32,8 +35,9 @@ class MptEdgeExportCommand(BaseOptimumCLICommand):
         from mpt_edge_export.command import export_command
 
         a = self.args
+        chosen = {"revision": a.revision, "force": a.force, "precision": a.precision}
         try:
-            export_command(a.model, a.output, a.vectors, revision=a.revision, force=a.force)
+            export_command(a.model, a.output, a.vectors, **chosen)
         except MptEdgeError as error:
             print(f"optimum-cli: {error}", file=sys.stderr)
             sys.exit(1)

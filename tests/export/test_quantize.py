@@ -1,0 +1,200 @@
+"""int8 graphs: how far they are from PyTorch, what stays in float32, and bundles that hold one or both."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+import mpt_edge
+from mpt_edge.backbone import OnnxBackbone
+from mpt_edge.bundle import GRAPHS, Bundle
+from mpt_edge.causal import OnnxCausal
+from mpt_edge.errors import CorruptFileError, InputError, ParityError
+from mpt_edge.manifest import Manifest
+from mpt_edge.prompts import compose
+from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.causal import PromptedCausal
+from mpt_edge_export import ExportPlan, export_bundle
+from mpt_edge_export.causal_graph import export_causal_graph
+from mpt_edge_export.quantize import check_quantized, quantize
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+TEXTS = ["a witty film", "the ball game", "a dull, bad movie and a good star"]
+
+
+@pytest.fixture(scope="module")
+def both(tiny: Backbone, tiny_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle with a graph in each precision. Do not change it; copy it."""
+    output = tmp_path_factory.mktemp("bundles") / "both"
+    export_bundle(ExportPlan(tiny, [tiny_vectors], output, precision="both"))
+    return output
+
+
+def int8_weights(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    values = {value.name: value for value in graph.initializer}
+    types = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)  # of products, and of lookups
+    return {name: numpy_helper.to_array(v) for name, v in values.items() if v.data_type in types}
+
+
+def test_int8_reads_texts_much_as_pytorch_does(both: Path, tiny: Backbone) -> None:
+    bundle = Bundle.open(both)
+    assert bundle.precisions == ["float32", "int8"]
+    task, shared = bundle.task("topic"), bundle.prompt("mpt")
+    prompt = torch.from_numpy(compose(shared.values, task.u, task.v))[None]
+    found = mpt_edge.load(both, precision="int8", threads=1).task("topic").states(TEXTS)
+    for text, state in zip(TEXTS, found, strict=True):
+        row = tiny.texts.encode([text], 16)[0]
+        ids, types = torch.tensor([row.ids]), torch.tensor([row.types])
+        with torch.no_grad():
+            past = tiny.model.encode_prompt(prompt, "first_layer")
+            mask = torch.ones(1, 6 + len(row.ids), dtype=torch.long)
+            hidden, _ = tiny.model(ids, mask, types, past=past)
+        expected = hidden[0].mean(0).numpy()
+        cosine = float(state @ expected / np.linalg.norm(state) / np.linalg.norm(expected))
+        assert 0.97 < cosine < 0.9999999  # near, and not the float32 graph
+
+
+def test_weights_are_rounded_to_a_scale_a_channel(both: Path, tiny: Backbone) -> None:
+    """Each int8 weight times its channel's scale is the float32 weight, to half a step."""
+    graph = onnx.load(both / GRAPHS["int8"]).graph
+    weights = int8_weights(graph)
+    scales = {v.name: numpy_helper.to_array(v) for v in graph.initializer if v.name.endswith("_scale")}
+    expected = {tuple(p.shape[::-1]): [] for p in tiny.model.parameters() if p.ndim == 2}
+    for parameter in tiny.model.parameters():
+        if parameter.ndim == 2:
+            expected[tuple(parameter.shape[::-1])].append(parameter.detach().numpy().T)
+    products = {name: w for name, w in weights.items() if w.ndim == 2 and w.shape in expected and w.shape[1] != 100}
+    matched = 0
+    for name, weight in products.items():
+        scale = scales[name.replace("_quantized", "_scale")]
+        if scale.ndim == 1 and len(scale) == weight.shape[1]:
+            restored = weight * scale
+            matched += any((np.abs(restored - one) <= scale * 0.51).all() for one in expected[weight.shape])
+    assert matched == 2 * 6  # query, key, value and output of attention and two of the feed-forward part, twice
+
+
+def test_the_bundle_says_what_was_found(both: Path) -> None:
+    manifest = json.loads((both / "bundle.json").read_text())
+    assert set(manifest["files"]) >= set(GRAPHS.values())
+    assert 0.9 <= manifest["parity"]["int8"]["least_cosine"] < 1
+    assert manifest["parity"]["int8"]["texts"] == 3 * 8
+    assert manifest["parity"]["max_abs_difference"] < 1e-4
+    sizes = [manifest["files"][GRAPHS[name]]["size"] for name in ("int8", "float32")]
+    assert sizes[0] < sizes[1]
+
+
+def test_float32_is_the_default_where_it_is_there(both: Path, tiny_bundle: Path) -> None:
+    wanted = mpt_edge.load(tiny_bundle, threads=1).task("topic")(TEXTS)
+    assert mpt_edge.load(both, threads=1).task("topic")(TEXTS) == wanted
+    assert mpt_edge.load(both, precision="int8", threads=1).task("topic")(TEXTS) != wanted
+
+
+def test_a_bundle_of_int8_alone(tiny: Backbone, tiny_vectors: Path, both: Path, tmp_path: Path) -> None:
+    export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "small", precision="int8"))
+    assert [path.name for path in (tmp_path / "small/onnx").iterdir()] == ["model_quantized.onnx"]
+    found = mpt_edge.load(tmp_path / "small", threads=1).task("topic")(TEXTS)
+    assert found == mpt_edge.load(both, precision="int8", threads=1).task("topic")(TEXTS)
+    with pytest.raises(InputError, match="has no float32 graph, only int8; export it again with --precision both"):
+        mpt_edge.load(tmp_path / "small", precision="float32")
+
+
+def test_a_precision_that_is_not_there(tiny_bundle: Path) -> None:
+    with pytest.raises(InputError, match="has no int8 graph, only float32; export it again with --precision both"):
+        mpt_edge.load(tiny_bundle, precision="int8")
+    with pytest.raises(InputError, match="has no int4 graph, only float32; choose one of these"):
+        mpt_edge.load(tiny_bundle, precision="int4")
+
+
+def test_only_the_graph_in_use_is_checked(both: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(both, tmp_path / "both"))
+    data = bytearray((folder / GRAPHS["int8"]).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / GRAPHS["int8"]).write_bytes(data)
+    assert mpt_edge.load(folder, threads=1).task("topic")("ball").label
+    with pytest.raises(CorruptFileError, match=r"model_quantized\.onnx is damaged"):
+        mpt_edge.load(folder, precision="int8")
+
+
+def test_a_graph_that_lost_its_weights_is_refused(both: Path, tmp_path: Path) -> None:
+    model = onnx.load(both / GRAPHS["int8"])
+    for value in model.graph.initializer:
+        if value.data_type == onnx.TensorProto.INT8:
+            rolled = np.roll(numpy_helper.to_array(value), 1, axis=0)
+            value.CopyFrom(numpy_helper.from_array(rolled, value.name))
+    onnx.save(model, tmp_path / "lost.onnx")
+    manifest = Bundle.open(both).manifest
+    graphs = [OnnxBackbone(path, manifest) for path in (both / GRAPHS["float32"], tmp_path / "lost.onnx")]
+    prompt = np.random.default_rng(0).standard_normal((6, 32)).astype(np.float32)
+    with pytest.raises(ParityError, match="the int8 graph reads texts unlike the float32 one"):
+        check_quantized(*graphs, [prompt], vocabulary=100, pooling="mean")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_table_that_is_also_the_head_stays_in_float32(tmp_path: Path, tied: bool) -> None:
+    """A model that writes: greedy search goes on; an embedding table of its own is quantised, a shared one is not."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=2000, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.3,
+    )  # fmt: skip
+    model = PromptedCausal(LlamaForCausalLM(config))
+    export_causal_graph(model, 2, 8, tmp_path / "model.onnx")
+    quantize(tmp_path / "model.onnx", tmp_path / "small.onnx")
+    tables = [w for w in int8_weights(onnx.load(tmp_path / "small.onnx").graph).values() if w.shape == (2000, 32)]
+    assert len(tables) == (0 if tied else 1)
+    manifest = Manifest.__new__(Manifest)
+    facts = {"layers": 2, "heads": 2, "head_size": 8, "entry": "first_layer", "hidden_size": 32}
+    facts |= {"generation": {"positions_from_zero": False}}
+    for name, value in facts.items():
+        object.__setattr__(manifest, name, value)
+    graphs = [OnnxCausal(tmp_path / name, manifest, threads=1) for name in ("model.onnx", "small.onnx")]
+    prompt = np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32)
+    found = check_quantized(*graphs, [prompt], vocabulary=2000, pooling="none")
+    assert 0.9 <= found["least_cosine"] < 1
+
+
+def test_t5_is_not_quantised_yet(mpt_edge_command: Command, tmp_path: Path, tiny_folder: Path) -> None:
+    config = T5Config(vocab_size=100, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4, decoder_start_token_id=0)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tiny_folder / name, tmp_path / "t5" / name)
+    result = mpt_edge_command("export", tmp_path / "t5", "--output", tmp_path / "out", "--precision", "int8")
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1] == (
+        "mpt-edge: T5 models are exported in float32 alone so far; pass --precision float32."
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_commands(mpt_edge_command: Command, tiny_folder: Path, tiny_vectors: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    result = mpt_edge_command(
+        "export", tiny_folder, "--vectors", tiny_vectors, "--output", output, "--precision", "both"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "int8 against float32: cosine 0.9" in result.stdout
+    found = mpt_edge_command("run", "-b", output, "--task", "topic", "--precision", "int8", "--json", "atom cell")
+    assert json.loads(found.stdout)["label"] == mpt_edge.load(output, precision="int8").task("topic")("atom cell").label
+    verified = mpt_edge_command("tasks", "verify", "-b", output, "--precision", "int8")
+    assert (verified.returncode, verified.stderr) == (0, "")
+    figures = [
+        json.loads(mpt_edge_command("bench", "-b", output, "--json", "--repeats", 3, *more).stdout)
+        for more in ((), ("--precision", "int8"))
+    ]
+    assert [f["precision"] for f in figures] == ["float32", "int8"]
+    assert [f["model_bytes"] for f in figures] == [(output / name).stat().st_size for name in GRAPHS.values()]
+    refused = mpt_edge_command("run", "-b", output, "--task", "topic", "--precision", "int4", "atom")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"mpt-edge: {output} has no int4 graph, only float32 and int8; choose one of these.\n",
+    )
