@@ -10,6 +10,10 @@ from typing import Any
 from mpt_edge.errors import InputError
 
 
+#: Most beams. Each is a row of the model's cache, and a task file may ask for any number.
+MOST_BEAMS = 256
+
+
 @dataclass(frozen=True)
 class GenerationOptions:
     """How text is written; names and meanings are those of transformers' ``generate``.
@@ -21,7 +25,7 @@ class GenerationOptions:
         top_k: draw from this many likeliest tokens; 0 draws from all.
         top_p: draw from the likeliest tokens that together have this probability.
         repetition_penalty: divides the likelihood of tokens that were there before; 1 does nothing.
-        num_beams: texts that are followed side by side; 1 follows one.
+        num_beams: texts that are followed side by side, at most `MOST_BEAMS`; 1 follows one.
         length_penalty: exponent of the length that beams' scores are divided by.
         early_stopping: whether beams end as soon as ``num_beams`` texts are complete; ``"never"`` follows them
             until no longer text can win either.
@@ -62,7 +66,7 @@ class GenerationOptions:
             "top_k must be 0 or more, and top_p above 0 and at most 1; correct it": self.top_k < 0
             or not 0 < self.top_p <= 1,
             "the repetition penalty must be above 0; pass 1 for none": not 0 < self.repetition_penalty < float("inf"),
-            f"{self.num_beams} beams are not possible; pass 1 or more": self.num_beams < 1,
+            f"{self.num_beams} beams are not possible; pass 1 to {MOST_BEAMS}": not 1 <= self.num_beams <= MOST_BEAMS,
             "beams follow the likeliest tokens and none are drawn; pass a temperature of 0": self.num_beams > 1
             and self.temperature > 0,
             "the length penalty must be a finite number; pass 1 for the mean": not abs(self.length_penalty)

@@ -198,6 +198,7 @@ def test_scores_that_are_no_numbers() -> None:
         ({"top_k": -1}, "top_k"),
         ({"repetition_penalty": 0.0}, "repetition penalty"),
         ({"num_beams": 0}, "0 beams"),
+        ({"num_beams": 257}, "257 beams are not possible; pass 1 to 256"),
         ({"num_beams": 2, "temperature": 1.0}, "none are drawn"),
         ({"seed": -1}, "seed"),
         ({"stop": ("",)}, "stop text is empty"),
