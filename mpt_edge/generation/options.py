@@ -9,7 +9,6 @@ from typing import Any
 
 from mpt_edge.errors import InputError
 
-
 #: Most beams. Each is a row of the model's cache, and a task file may ask for any number.
 MOST_BEAMS = 256
 
