@@ -89,7 +89,7 @@ def main(
 
 
 def accuracies(path: Path) -> dict[Way, float]:
-    """Return the mean test score over tasks of each way's seed 0, at the budget of docs/training.md."""
+    """Return the mean test score over tasks of each way's seed 0, at the budget of docs/results.md."""
     found: dict[Way, list[float]] = defaultdict(list)
     for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         if line["method"] in WAYS and (line["seed"], line["rows"], line["epochs"]) == (0, 1000, 5):

@@ -304,7 +304,7 @@ def _report(tasks: list[TaskFile], output: Path) -> None:
 def unlearned(tasks: list[TaskFile]) -> list[str]:
     """Return the tasks whose answers on validation are no better than one answer to every row.
 
-    Rates that are too high do that to some tasks of a long run, and they then stay there (docs/training.md).
+    Rates that are too high do that to some tasks of a long run, and they then stay there (docs/results.md).
     """
     return [task.name for task in tasks if task.metrics.get("validation", {}).get("matthews") == 0.0]
 

@@ -176,7 +176,7 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Return the squared distance of last hidden states, averaged over visible tokens and channels.
 
     Equation 4 sums; a sum over channels is ten times the task's loss here, and the student then
-    copies states instead of learning the task (docs/training.md has the figures).
+    copies states instead of learning the task (docs/results.md has the figures).
 
     Args:
         student: ``(rows, tokens, d)``.
