@@ -214,7 +214,13 @@ def probe(
     from mpt_edge.training.backbones import load_backbone
     from mpt_edge.training.stages import add_probe
 
-    _report(add_probe(load_backbone(backbone), plan), output)
+    with Console(stderr=True).status("loading the backbone") as status:
+
+        def observe(task: str) -> None:
+            status.update(f"fitting the probe of {task}")
+
+        tasks = add_probe(load_backbone(backbone), plan, observe)
+    _report(tasks, output)
 
 
 @app.command()

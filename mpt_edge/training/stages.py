@@ -194,14 +194,20 @@ def train_target(backbone: AnyBackbone, plan: Plan, origin: Origin, observe: Obs
     return found
 
 
-def add_probe(backbone: Backbone, plan: Plan) -> list[TaskFile]:
+def add_probe(backbone: Backbone, plan: Plan, observe: Callable[[str], None] = lambda _: None) -> list[TaskFile]:
     """Fit the probe for tasks that a stage has written, and record its figures in their files.
+
+    Args:
+        backbone: the frozen model whose embeddings it reads.
+        plan: recipes, data and the stage's output folder.
+        observe: told each task's name as its turn comes.
 
     Raises:
         CorruptFileError: a task is not in the output folder yet.
     """
     found = []
     for recipe in plan.recipes:
+        observe(recipe.name)
         path = plan.output / "tasks" / f"{recipe.name}.safetensors"
         task = TaskFile.load(path)
         figures = probe(backbone, load_task(recipe, plan.data, test=plan.test))
