@@ -35,7 +35,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.bundle import Bundle
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
@@ -50,14 +50,13 @@ SHAPES = {
 MEMORY = """
 import numpy as np
 from pathlib import Path
-from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.bundle import Bundle
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 bundle = Bundle.open(Path({bundle!r}))
-path = bundle.folder / MODEL
-family = bundle.manifest.family
-graph = OnnxSeq2Seq(path.parent, bundle.manifest) if family == "seq2seq" else OnnxCausal(path, bundle.manifest)
+family = OnnxSeq2Seq if bundle.manifest.family == "seq2seq" else OnnxCausal
+graph = family(*bundle.graphs(), bundle.manifest)
 ids = np.array([{ids!r}])
 cache = graph.encode_prompt(np.zeros(graph.prompt_shape({length}), np.float32))
 state, logits = graph.open(Batch(ids, np.ones_like(ids), np.zeros_like(ids)), [cache])
@@ -112,12 +111,7 @@ class Contest:
         self.seq2seq = backbone.family == "seq2seq"
         export_bundle(ExportPlan(backbone, [], place / "bundle"))
         bundle = Bundle.open(place / "bundle")
-        path = bundle.folder / MODEL
-        graph = (
-            OnnxSeq2Seq(path.parent, bundle.manifest, threads=threads)
-            if self.seq2seq
-            else OnnxCausal(path, bundle.manifest, threads=threads)
-        )
+        graph = (OnnxSeq2Seq if self.seq2seq else OnnxCausal)(*bundle.graphs(), bundle.manifest, threads=threads)
         rng = np.random.default_rng(0)
         self.ids = rng.integers(3, 1000, tokens).tolist()
         prompt = (0.05 * rng.standard_normal(graph.prompt_shape(length))).astype(np.float32)

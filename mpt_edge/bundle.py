@@ -22,12 +22,25 @@ from mpt_edge.taskfile import GENERATIVE_READOUTS, MAX_TASK_BYTES, TaskFile
 
 MANIFEST = "bundle.json"
 MODEL = "onnx/model.onnx"
-#: A bundle's graph in each precision, named as transformers.js and Optimum name them.
-GRAPHS = {"float32": MODEL, "int8": "onnx/model_quantized.onnx"}
+
+#: What follows the name of a graph in each precision, as in transformers.js and Optimum.
+_SUFFIXES = {"float32": "", "int8": "_quantized"}
 TOKENIZER = "tokenizer.json"
 
 _MAX_MANIFEST = 8 << 20
 _MAX_TOKENIZER = 64 << 20
+
+
+def graph_names(family: str, precision: str) -> list[str]:
+    """Return where a bundle keeps its graphs of a precision: one, or an encoder's and a decoder's."""
+    stems = ("encoder_model", "decoder_model") if family == "seq2seq" else ("model",)
+    return [f"onnx/{stem}{_SUFFIXES[precision]}.onnx" for stem in stems]
+
+
+def weights_names(family: str, precision: str) -> list[str]:
+    """Return where weights may lie beside the graphs: a file for all of them, or one for each."""
+    graphs = graph_names(family, precision)
+    return sorted({f"onnx/model{_SUFFIXES[precision]}.onnx_data", *(f"{graph}_data" for graph in graphs)})
 
 
 @dataclass
@@ -111,40 +124,46 @@ class Bundle:
     @property
     def precisions(self) -> list[str]:
         """What graphs there are: ``"float32"``, ``"int8"`` or both."""
-        found = [precision for precision, graph in GRAPHS.items() if graph in self.manifest.files]
-        return found or ["float32"]  # an encoder and a decoder have names of their own
+        listed, family = set(self.manifest.files), self.manifest.family
+        return [precision for precision in _SUFFIXES if listed.issuperset(graph_names(family, precision))]
 
     def graph_files(self, precision: str = "") -> list[str]:
-        """Return the graphs of a precision, one of `precisions` or empty for the first, and the weights beside them.
+        """Return the graphs of a precision, in order, and the weights beside them.
+
+        Args:
+            precision: one of `precisions`; empty for the first.
 
         Raises:
-            InputError: the bundle has no graph of that precision.
+            CorruptFileError: the bundle has no graph at all.
+            InputError: it has none of that precision.
         """
-        precision = precision or self.precisions[0]
-        if precision not in self.precisions:
-            fix = "export it again with --precision both" if precision in GRAPHS else "choose one of these"
-            raise InputError(f"{self.folder} has no {precision} graph, only {' and '.join(self.precisions)}; {fix}.")
-        start = "onnx/" if self.manifest.family == "seq2seq" else GRAPHS[precision]
-        return [name for name in self.manifest.files if name.startswith(start)]
+        there = self.precisions
+        if not there:
+            raise CorruptFileError(f"{self.folder / MANIFEST} lists no graph; export the bundle again.")
+        precision = precision or there[0]
+        if precision not in there:
+            fix = "export it again with --precision both" if precision in _SUFFIXES else "choose one of these"
+            raise InputError(f"{self.folder} has no {precision} graph, only {' and '.join(there)}; {fix}.")
+        family = self.manifest.family
+        beside = [name for name in weights_names(family, precision) if name in self.manifest.files]
+        return graph_names(family, precision) + beside
 
-    def graph(self, precision: str = "", *, verify: bool = True) -> Path:
-        """Return where the graph of a precision lies, after checking it and the weights beside it.
+    def graphs(self, precision: str = "", *, verify: bool = True) -> list[Path]:
+        """Return where the graphs of a precision lie, after checking them and the weights beside them.
 
         Args:
             precision: one of `precisions`; empty for the first.
             verify: check each file's hash, not only its size.
 
         Returns:
-            The graph's path; for ``"seq2seq"`` models, which are two graphs, their folder.
+            One path, or for ``"seq2seq"`` models the encoder's and the decoder's.
 
         Raises:
             InputError: the bundle has no graph of that precision.
             CorruptFileError: a file is missing or damaged.
         """
-        for name in self.graph_files(precision):
-            (self.verify if verify else self.path)(name)
-        several = self.manifest.family == "seq2seq"
-        return self.folder / "onnx" if several else self.path(GRAPHS[precision or self.precisions[0]])
+        paths = [(self.verify if verify else self.path)(name) for name in self.graph_files(precision)]
+        return [path for path in paths if path.suffix == ".onnx"]
 
     def tokenizer(self) -> bytes:
         """Return the bytes of tokenizer.json."""

@@ -104,7 +104,7 @@ class Model(Selection):
     def __init__(self, bundle: Bundle, *, precision: str = "", threads: int = 0, verify: bool = True) -> None:
         """Use `mpt_edge.load` instead."""
         super().__init__(bundle)
-        graph = bundle.graph(precision, verify=verify)
+        (graph,) = bundle.graphs(precision, verify=verify)
         self.backbone = OnnxBackbone(graph, bundle.manifest, threads=threads)
 
     def task(self, name: str) -> Task:

@@ -23,11 +23,12 @@ _PROMPT = "prompt"
 class OnnxSeq2Seq:
     """A frozen encoder-decoder model, shared by all tasks; safe under several threads."""
 
-    def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 0) -> None:
+    def __init__(self, encoder: Path, decoder: Path, manifest: Manifest, *, threads: int = 0) -> None:
         """Load both graphs once.
 
         Args:
-            folder: the folder with ``encoder_model.onnx`` and ``decoder_model.onnx``.
+            encoder: the ``encoder_model.onnx`` file.
+            decoder: the ``decoder_model.onnx`` file.
             manifest: the bundle's manifest.
             threads: threads of one request; 0 leaves it to ONNX Runtime.
 
@@ -35,8 +36,8 @@ class OnnxSeq2Seq:
             CorruptFileError: ONNX Runtime cannot load a file, or it is another model's.
             InputError: ``threads`` is negative.
         """
-        self._encoder = open_session(folder / "encoder_model.onnx", threads)
-        self.decoder = open_session(folder / "decoder_model.onnx", threads)
+        self._encoder = open_session(encoder, threads)
+        self.decoder = open_session(decoder, threads)
         self.prompt_shape = manifest.prompt_shape
         self.start_id = int(manifest.generation["start_id"])
         layers = [f"{i}.{part}" for i in range(manifest.layers) for part in ("key", "value")]
@@ -46,7 +47,7 @@ class OnnxSeq2Seq:
         inputs = {value.name: value.shape for value in self._encoder.get_inputs()}
         rows = list(manifest.prompt_shape(0)[1:])
         if not set(self._past) <= set(inputs) or inputs.get("prompt", [0])[2:] != rows:
-            raise CorruptFileError(f"{folder} does not hold the graphs of the manifest; export the bundle again.")
+            raise CorruptFileError(f"{encoder} is not the graph that the manifest describes; export the bundle again.")
         sides = [name.removeprefix("cross.").split(".") for name in self._cross]
         self.own = [f"past_key_values.{i}.decoder.{part}" for i, part in sides]
         self.seen = [f"past_key_values.{i}.encoder.{part}" for i, part in sides]

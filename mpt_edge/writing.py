@@ -126,9 +126,14 @@ class TextModel(Selection):
     def __init__(self, bundle: Bundle, *, precision: str = "", threads: int = 0, verify: bool = True) -> None:
         """Use `mpt_edge.load` instead."""
         super().__init__(bundle)
-        family = OnnxSeq2Seq if bundle.manifest.family == "seq2seq" else OnnxCausal
-        graph = bundle.graph(precision, verify=verify)
-        self.backbone: OnnxCausal | OnnxSeq2Seq = family(graph, bundle.manifest, threads=threads)
+        graphs, manifest = bundle.graphs(precision, verify=verify), bundle.manifest
+        self.backbone: OnnxCausal | OnnxSeq2Seq
+        if manifest.family == "seq2seq":
+            encoder, decoder = graphs
+            self.backbone = OnnxSeq2Seq(encoder, decoder, manifest, threads=threads)
+        else:
+            (graph,) = graphs
+            self.backbone = OnnxCausal(graph, manifest, threads=threads)
         self._eos = tuple(bundle.manifest.generation["eos_ids"])
 
     def task(self, name: str) -> TextTask:

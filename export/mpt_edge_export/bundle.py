@@ -15,7 +15,7 @@ import numpy as np
 import mpt_edge
 from mpt_edge._files import sha256
 from mpt_edge.backbone import OnnxBackbone
-from mpt_edge.bundle import GRAPHS, MANIFEST, MODEL, TOKENIZER
+from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, graph_names, weights_names
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.manifest import Manifest
@@ -31,6 +31,7 @@ from mpt_edge_export.card import write_card
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.graph import export_graph
 from mpt_edge_export.parity import check_parity, check_text_parity
+from mpt_edge_export.quantize import Graph, check_quantized, quantize
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
 
 #: What a bundle's folder may hold.
@@ -67,12 +68,10 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         The manifest written.
 
     Raises:
-        InputError: the output is in use, or the backbone is one that is not quantised.
+        InputError: the output is in use.
         MismatchError: a prompt or task belongs to another backbone.
         ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is written.
     """
-    if plan.precision != "float32" and isinstance(plan.backbone.model, PromptedSeq2Seq):
-        raise InputError("T5 models are exported in float32 alone so far; pass --precision float32.")
     if (plan.output / MANIFEST).exists() and not plan.force:
         raise InputError(f"{plan.output} already holds a bundle; pass --force to replace it.")
     _check_output(plan.output)
@@ -89,13 +88,13 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         manifest = _manifest(plan, size, place, prompts, tasks)
         observe("comparing with PyTorch")
         composed = _composed(prompts, tasks, manifest)
-        parity = _parity(plan.backbone, folder / MODEL, manifest, composed)
+        parity = _parity(plan.backbone, _session(folder, manifest), manifest, composed)
         if plan.precision != "float32":
             observe("quantising the graph")
             parity["int8"] = _quantized(plan.backbone, folder, manifest, composed)
         if plan.precision == "int8":
-            for path in (folder / MODEL, folder / f"{MODEL}_data"):
-                path.unlink(missing_ok=True)
+            for name in (*graph_names(size.family, "float32"), *weights_names(size.family, "float32")):
+                (folder / name).unlink(missing_ok=True)
         observe("writing the manifest")
         write_card(folder / "README.md", manifest, tasks, folder)
         files = {
@@ -120,18 +119,25 @@ def _export(backbone: Backbone | GenerativeBackbone, size: Dimensions, entry: st
         export_graph(backbone.model, size.heads, size.head_size, entry, path)
 
 
+def _session(folder: Path, manifest: Manifest, precision: str = "float32") -> Graph:
+    """Open the graphs just written."""
+    family = {"encoder": OnnxBackbone, "causal": OnnxCausal, "seq2seq": OnnxSeq2Seq}[manifest.family]
+    session: Graph = family(*(folder / name for name in graph_names(manifest.family, precision)), manifest)
+    return session
+
+
 def _parity(
     backbone: Backbone | GenerativeBackbone,
-    path: Path,
+    session: Graph,
     manifest: Manifest,
     prompts: list[np.ndarray[Any, np.dtype[np.float32]]],
 ) -> dict[str, Any]:
     """Hold the graph against PyTorch. Raises ParityError."""
-    if isinstance(backbone, GenerativeBackbone):
-        seq2seq = backbone.family == "seq2seq"
-        session = OnnxSeq2Seq(path.parent, manifest) if seq2seq else OnnxCausal(path, manifest)
-        return check_text_parity(backbone, session, prompts)
-    return check_parity(backbone, OnnxBackbone(path, manifest), prompts, manifest.entry)
+    if isinstance(backbone, Backbone):
+        assert isinstance(session, OnnxBackbone)
+        return check_parity(backbone, session, prompts, manifest.entry)
+    assert not isinstance(session, OnnxBackbone)
+    return check_text_parity(backbone, session, prompts)
 
 
 def _quantized(
@@ -140,14 +146,13 @@ def _quantized(
     manifest: Manifest,
     prompts: list[np.ndarray[Any, np.dtype[np.float32]]],
 ) -> dict[str, Any]:
-    """Write the int8 graph beside the float32 one and compare them. Raises ParityError."""
-    from mpt_edge_export.quantize import check_quantized, quantize
-
-    quantize(folder / MODEL, folder / GRAPHS["int8"])
-    family = OnnxBackbone if manifest.family == "encoder" else OnnxCausal
-    exact, small = (family(folder / GRAPHS[name], manifest) for name in ("float32", "int8"))
+    """Write the int8 graphs beside the float32 ones and compare them. Raises ParityError."""
+    names = (graph_names(manifest.family, precision) for precision in ("float32", "int8"))
+    for name, small in zip(*names, strict=True):
+        quantize(folder / name, folder / small)
+    exact, quantized = (_session(folder, manifest, precision) for precision in ("float32", "int8"))
     vocabulary = int(backbone.model.model.config.vocab_size)
-    return check_quantized(exact, small, prompts, vocabulary=vocabulary, pooling=manifest.pooling)
+    return check_quantized(exact, quantized, prompts, vocabulary=vocabulary, pooling=manifest.pooling)
 
 
 def _check_output(output: Path) -> None:

@@ -16,6 +16,7 @@ from mpt_edge.backbone import Floats, OnnxBackbone
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import ParityError
 from mpt_edge.readout import pool
+from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 
 #: Least cosine between what the float32 and the int8 graph make of a text. Real models were above 0.98; a graph below
@@ -24,19 +25,25 @@ LEAST_COSINE = 0.9
 
 _ROWS, _TOKENS = 8, 16
 
+#: Above this, what is left after a quarter could still be more than one file may hold (2 GiB).
+_LARGEST = 4 << 30
+
+
+#: A graph in ONNX Runtime, beneath tasks.
+Graph = OnnxBackbone | OnnxCausal | OnnxSeq2Seq
+
 
 def quantize(path: Path, output: Path) -> None:
     """Write a graph's copy with int8 weights, a scale for each output channel.
 
     What they are multiplied with is quantised as it comes (dynamic quantisation), so no texts are needed for it.
-
     An embedding table that is also the head of a model that writes stays in float32, since it is transposed there.
 
     Args:
         path: the float32 graph.
-        output: where its copy goes; weights go beside it where they lay beside the graph.
+        output: where its copy goes; where it is large, its weights go beside it.
     """
-    beside = path.with_name(f"{path.name}_data").exists()
+    large = sum(file.stat().st_size for file in (path, *path.parent.glob("*.onnx_data"))) > _LARGEST
     with _quietly():
         quantize_dynamic(
             path,
@@ -45,14 +52,18 @@ def quantize(path: Path, output: Path) -> None:
             nodes_to_exclude=_tied_tables(onnx.load(path, load_external_data=False).graph),
             per_channel=True,
             weight_type=QuantType.QInt8,
-            use_external_data_format=beside,
+            use_external_data_format=large,
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
+    if large:  # ONNX Runtime names the file of weights otherwise than the rest of the field
+        model = onnx.load(output)
+        output.with_name(f"{output.name}.data").unlink()
+        onnx.save(model, output, save_as_external_data=True, location=f"{output.name}_data")
 
 
 def check_quantized(
-    exact: OnnxBackbone | OnnxCausal,
-    quantized: OnnxBackbone | OnnxCausal,
+    exact: Graph,
+    quantized: Graph,
     prompts: Sequence[Floats],
     *,
     vocabulary: int,
@@ -90,7 +101,7 @@ def check_quantized(
     return {"least_cosine": round(least, 4), "texts": _ROWS * len(prompts)}
 
 
-def _read(graph: OnnxBackbone | OnnxCausal, batch: Batch, prompt: Floats, pooling: str) -> Floats:
+def _read(graph: Graph, batch: Batch, prompt: Floats, pooling: str) -> Floats:
     if isinstance(graph, OnnxBackbone):
         return pool(graph.request(batch, graph.encode_prompt(prompt)), batch.attention_mask, pooling)
     logits = graph.open(batch, [graph.encode_prompt(prompt)])[1]

@@ -56,7 +56,7 @@ def test_encoder_decoder(tmp_path: Path) -> None:
     prompted.entry = "every_layer"
     export_seq2seq_graphs(prompted.float(), 4, 8, tmp_path)
     manifest = described(layers=3, heads=4, head_size=8, generation={"start_id": 0})
-    model = OnnxSeq2Seq(tmp_path, manifest, threads=1)
+    model = OnnxSeq2Seq(tmp_path / "encoder_model.onnx", tmp_path / "decoder_model.onnx", manifest, threads=1)
     ids, mask, out, _, _ = seq2seq.inputs()
     prompt = 3 * torch.randn(LENGTH, 3, 32, generator=torch.Generator().manual_seed(3)).double()
     cache = model.encode_prompt(prompt.float().numpy())

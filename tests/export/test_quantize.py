@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 import mpt_edge
 from mpt_edge.backbone import OnnxBackbone
-from mpt_edge.bundle import GRAPHS, Bundle
+from mpt_edge.bundle import Bundle, graph_names
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import CorruptFileError, InputError, ParityError
 from mpt_edge.manifest import Manifest
@@ -29,6 +29,7 @@ from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.quantize import check_quantized, quantize
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+GRAPHS = {precision: graph_names("encoder", precision)[0] for precision in ("float32", "int8")}
 TEXTS = ["a witty film", "the ball game", "a dull, bad movie and a good star"]
 
 
@@ -163,17 +164,21 @@ def test_a_table_that_is_also_the_head_stays_in_float32(tmp_path: Path, tied: bo
     assert 0.9 <= found["least_cosine"] < 1
 
 
-def test_t5_is_not_quantised_yet(mpt_edge_command: Command, tmp_path: Path, tiny_folder: Path) -> None:
+def test_t5_in_int8(mpt_edge_command: Command, tmp_path: Path, tiny_folder: Path) -> None:
+    """Encoder and decoder are quantised and the float32 graphs and the weights they share are gone."""
+    torch.manual_seed(0)
     config = T5Config(vocab_size=100, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4, decoder_start_token_id=0)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tiny_folder / name, tmp_path / "t5" / name)
     result = mpt_edge_command("export", tmp_path / "t5", "--output", tmp_path / "out", "--precision", "int8")
-    assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1] == (
-        "mpt-edge: T5 models are exported in float32 alone so far; pass --precision float32."
-    )
-    assert not (tmp_path / "out").exists()
+    assert result.returncode == 0, result.stderr
+    names = {"encoder_model_quantized.onnx", "decoder_model_quantized.onnx"}
+    assert {path.name for path in (tmp_path / "out/onnx").iterdir()} == names
+    assert all(int8_weights(onnx.load(tmp_path / "out/onnx" / name).graph) for name in names)
+    model = mpt_edge.load(tmp_path / "out", threads=1)
+    assert [path.name for path in model.bundle.graphs()] == sorted(names, reverse=True)
+    assert Bundle.open(tmp_path / "out").manifest.parity["int8"]["least_cosine"] >= 0.9
 
 
 def test_commands(mpt_edge_command: Command, tiny_folder: Path, tiny_vectors: Path, tmp_path: Path) -> None:

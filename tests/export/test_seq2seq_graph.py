@@ -29,7 +29,11 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     export_seq2seq_graphs(prompted.float(), 4, 8, folder)
     values = dict.fromkeys(Manifest.__dataclass_fields__, "")
     values |= {"layers": 3, "heads": 4, "head_size": 8, "hidden_size": 32, "generation": {"start_id": 0}}
-    return plain, OnnxSeq2Seq(folder, Manifest(**values), threads=1), folder  # type: ignore[arg-type]
+    return (
+        plain,
+        OnnxSeq2Seq(folder / "encoder_model.onnx", folder / "decoder_model.onnx", Manifest(**values), threads=1),
+        folder,
+    )  # type: ignore[arg-type]
 
 
 def close(found: np.ndarray, wanted: torch.Tensor) -> bool:

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 import mpt_edge
-from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.bundle import Bundle
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.prompts import compose
 from mpt_edge.seq2seq import OnnxSeq2Seq
@@ -92,7 +92,7 @@ def ours(imports: Imports, bundle: Bundle, task: str) -> tuple[list[list[int]], 
     file = bundle.task(task)
     shared = bundle.prompt(file.prompt) if file.own_prompt is None else None
     values, layout = (shared.values, shared.layout) if shared else (file.own_prompt, file.layout)
-    session = OnnxSeq2Seq((bundle.folder / MODEL).parent, bundle.manifest, threads=1)
+    session = OnnxSeq2Seq(*bundle.graphs(), bundle.manifest, threads=1)
     batch = imports.backbone.texts.pad(imports.backbone.texts.encode(TEXTS, 30))
     cache = session.encode_prompt(compose(values, file.u, file.v), layout)
     state, logits = session.open(batch, [cache])
