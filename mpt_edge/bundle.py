@@ -38,9 +38,9 @@ def graph_names(family: str, precision: str) -> list[str]:
 
 
 def weights_names(family: str, precision: str) -> list[str]:
-    """Return where weights may lie beside the graphs: a file for all of them, or one for each."""
-    graphs = graph_names(family, precision)
-    return sorted({f"onnx/model{_SUFFIXES[precision]}.onnx_data", *(f"{graph}_data" for graph in graphs)})
+    """Return where weights may lie beside the graphs: in a file for all of them, the first one, or one for each."""
+    graphs = [f"onnx/model{_SUFFIXES[precision]}.onnx", *graph_names(family, precision)]
+    return [f"{graph}_data" for graph in dict.fromkeys(graphs)]
 
 
 @dataclass

@@ -36,8 +36,9 @@ class OnnxSeq2Seq:
             CorruptFileError: ONNX Runtime cannot load a file, or it is another model's.
             InputError: ``threads`` is negative.
         """
-        self._encoder = open_session(encoder, threads)
+        # The decoder first: preparing it takes its head in memory once more, room that the encoder then fills.
         self.decoder = open_session(decoder, threads)
+        self._encoder = open_session(encoder, threads)
         self.prompt_shape = manifest.prompt_shape
         self.start_id = int(manifest.generation["start_id"])
         layers = [f"{i}.{part}" for i in range(manifest.layers) for part in ("key", "value")]

@@ -33,6 +33,7 @@ from mpt_edge_export.graph import export_graph
 from mpt_edge_export.parity import check_parity, check_text_parity
 from mpt_edge_export.quantize import Graph, check_quantized, quantize
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
+from mpt_edge_export.weights import save_graph, save_graphs
 
 #: What a bundle's folder may hold.
 _PARTS = {MANIFEST, TOKENIZER, "onnx", "prompts", "tasks", "README.md"}
@@ -148,8 +149,12 @@ def _quantized(
 ) -> dict[str, Any]:
     """Write the int8 graphs beside the float32 ones and compare them. Raises ParityError."""
     names = (graph_names(manifest.family, precision) for precision in ("float32", "int8"))
-    for name, small in zip(*names, strict=True):
-        quantize(folder / name, folder / small)
+    graphs = {folder / small: quantize(folder / name) for name, small in zip(*names, strict=True)}
+    if manifest.family == "seq2seq":
+        save_graphs(graphs, folder / weights_names(manifest.family, "int8")[0])
+    else:
+        for path, graph in graphs.items():
+            save_graph(graph, path)
     exact, quantized = (_session(folder, manifest, precision) for precision in ("float32", "int8"))
     vocabulary = int(backbone.model.model.config.vocab_size)
     return check_quantized(exact, quantized, prompts, vocabulary=vocabulary, pooling=manifest.pooling)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mpt_edge.training.causal import PromptedCausal
-from mpt_edge_export.graph import layer_names, prompt_axes, prompt_shape, save_graph
+from mpt_edge_export.graph import layer_names, make_graph, prompt_axes, prompt_shape
+from mpt_edge_export.weights import save_graph
 
 
 class CausalGraph(nn.Module):
@@ -61,7 +62,7 @@ def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, path:
     past = tuple(torch.zeros(1, heads, cached, head_size) for _ in names)
     auto = torch.export.Dim.AUTO
     axes = {0: auto, 1: auto}
-    save_graph(
+    graph = make_graph(
         CausalGraph(model),
         (ids, mask, positions, prompt, index, *past),
         dynamic_shapes=(axes, axes, axes, axes, axes, ({2: auto},) * len(names)),
@@ -77,5 +78,5 @@ def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, path:
             "logits": ("batch", "wanted", None),
             **{f"present.{name}": ("batch", None, "keys", None) for name in names},
         },
-        path=path,
     )
+    save_graph(graph, path)

@@ -26,15 +26,13 @@ from mpt_edge.prompts import EVERY_LAYER
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.prompted import PromptedEncoder
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge_export.weights import save_graph
 
 #: ONNX operator set of the graph.
 OPSET = 20
 
 #: Names of an input's or output's axes; None where the size is fixed.
 Axes = tuple[str | None, ...]
-
-#: Bytes of weights that one ONNX file takes, with some room for the graph itself.
-_LARGEST = 1_900_000_000
 
 
 class BackboneGraph(nn.Module):
@@ -100,7 +98,7 @@ def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: st
     masked = encoder.masked is not None
     auto = torch.export.Dim.AUTO
     text_axes = {0: auto, 1: auto}
-    save_graph(
+    model = make_graph(
         BackboneGraph(encoder, entry),
         (ids, mask, types, prompt, (wanted, words) if masked else None, *past),
         dynamic_shapes=(
@@ -124,16 +122,8 @@ def export_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: st
             **({"logits": ("batch", "wanted", "words")} if masked else {}),
             **{f"present.{name}": ("batch", None, "rows", None) for name in names},
         },
-        path=path,
     )
-
-
-def save_graph(module: nn.Module, arguments: tuple[Any, ...], *, path: Path, **shapes: Any) -> None:
-    """Export a module to one ONNX file; ``shapes`` are those of `make_graph`."""
-    model = make_graph(module, arguments, **shapes)
-    # ONNX files end at 2 GB; what is larger keeps its weights in a file beside it.
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    onnx_ir.save(model, path, external_data=f"{path.name}_data" if size > _LARGEST else None)
+    save_graph(model, path)
 
 
 def make_graph(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from mpt_edge.backbone import Floats, OnnxBackbone
@@ -25,40 +27,31 @@ LEAST_COSINE = 0.9
 
 _ROWS, _TOKENS = 8, 16
 
-#: Above this, what is left after a quarter could still be more than one file may hold (2 GiB).
-_LARGEST = 4 << 30
-
-
 #: A graph in ONNX Runtime, beneath tasks.
 Graph = OnnxBackbone | OnnxCausal | OnnxSeq2Seq
 
 
-def quantize(path: Path, output: Path) -> None:
-    """Write a graph's copy with int8 weights, a scale for each output channel.
+def quantize(path: Path) -> onnx_ir.Model:
+    """Return a graph's copy with int8 weights, a scale for each output channel.
 
     What they are multiplied with is quantised as it comes (dynamic quantisation), so no texts are needed for it.
-    An embedding table that is also the head of a model that writes stays in float32, since it is transposed there.
-
-    Args:
-        path: the float32 graph.
-        output: where its copy goes; where it is large, its weights go beside it.
+    An embedding table that is also the head of a model that writes becomes two, each with scales of its own.
     """
-    large = sum(file.stat().st_size for file in (path, *path.parent.glob("*.onnx_data"))) > _LARGEST
-    with _quietly():
+    with _quietly(), tempfile.TemporaryDirectory() as place:
+        untied, small = Path(place) / "untied.onnx", Path(place) / "small.onnx"
+        model = onnx_ir.load(path)
+        _untie(model.graph)
+        onnx_ir.save(model, untied, external_data="untied.onnx_data")
         quantize_dynamic(
-            path,
-            output,
+            untied,
+            small,
             op_types_to_quantize=["MatMul", "Gather"],
-            nodes_to_exclude=_tied_tables(onnx.load(path, load_external_data=False).graph),
             per_channel=True,
             weight_type=QuantType.QInt8,
-            use_external_data_format=large,
+            use_external_data_format=True,  # also what is left of a large model can be more than one file takes
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
-    if large:  # ONNX Runtime names the file of weights otherwise than the rest of the field
-        model = onnx.load(output)
-        output.with_name(f"{output.name}.data").unlink()
-        onnx.save(model, output, save_as_external_data=True, location=f"{output.name}_data")
+        return onnx_ir.from_proto(onnx.load(small))
 
 
 def check_quantized(
@@ -109,20 +102,20 @@ def _read(graph: Graph, batch: Batch, prompt: Floats, pooling: str) -> Floats:
     return centred
 
 
-def _tied_tables(graph: onnx.GraphProto) -> list[str]:
-    """Return the lookups in tables that something else reads too."""
-    users: dict[str, list[onnx.NodeProto]] = {value.name: [] for value in graph.initializer}
-    for node in graph.node:
-        for name in node.input:
-            if name in users:
-                users[name].append(node)
-    return [
-        node.name
-        for nodes in users.values()
-        if any(other.op_type not in ("Gather", "Slice") for other in nodes)
-        for node in nodes
-        if node.op_type == "Gather"
-    ]
+def _untie(graph: onnx_ir.Graph) -> None:
+    """Give products that read a table turned round, as tied heads do, a weight of their own.
+
+    Only a product with a weight is quantised, and a lookup wants the table's scales another way than a product does.
+    """
+    for node in list(graph):
+        table = node.inputs[0] if node.op_type == "Transpose" else None
+        if table is None or table.const_value is None:
+            continue
+        turned = np.ascontiguousarray(table.const_value.numpy().transpose(node.attributes.get_ints("perm")))
+        weight = onnx_ir.Value(name=f"{table.name}_turned", const_value=onnx_ir.tensor(turned))
+        graph.register_initializer(weight)
+        node.outputs[0].replace_all_uses_with(weight)
+        graph.remove(node)
 
 
 @contextmanager

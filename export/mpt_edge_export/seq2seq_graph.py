@@ -6,7 +6,6 @@ graphs refer to and that ONNX Runtime maps into memory once.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import onnx_ir
@@ -16,15 +15,10 @@ from torch import Tensor, nn
 from mpt_edge.training.causal import KeyValue
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 from mpt_edge_export.graph import layer_names, make_graph, prompt_axes, prompt_shape
+from mpt_edge_export.weights import save_graphs
 
 #: File beside the graphs that holds their weights.
 WEIGHTS = "model.onnx_data"
-
-#: Tensors of fewer bytes stay in the graphs, which ONNX Runtime needs to see while it prepares them.
-_SMALL = 1024
-
-#: Weights begin where a page of memory does, so that they can be mapped.
-_PAGE = 4096
 
 
 class EncoderGraph(nn.Module):
@@ -75,12 +69,10 @@ def export_seq2seq_graphs(model: PromptedSeq2Seq, heads: int, head_size: int, fo
         folder: where the files go.
     """
     graphs = {
-        "encoder_model.onnx": _encoder(model, heads, head_size),
-        "decoder_model.onnx": _decoder(model, heads, head_size),
+        folder / "encoder_model.onnx": _encoder(model, heads, head_size),
+        folder / "decoder_model.onnx": _decoder(model, heads, head_size),
     }
-    _share_weights(list(graphs.values()), folder)
-    for name, graph in graphs.items():
-        onnx_ir.save(graph, folder / name)
+    save_graphs(graphs, folder / WEIGHTS)
 
 
 def _encoder(model: PromptedSeq2Seq, heads: int, head_size: int) -> onnx_ir.Model:
@@ -142,25 +134,6 @@ def _part(name: str, side: str) -> str:
     """Return ``0.decoder.key`` for ``0.key``, as Optimum names it."""
     layer, _, part = name.partition(".")
     return f"{layer}.{side}.{part}"
-
-
-def _share_weights(graphs: list[onnx_ir.Model], folder: Path) -> None:
-    """Move large weights of all graphs into one file; equal ones lie there once."""
-    places: dict[tuple[str, str], int] = {}
-    with (folder / WEIGHTS).open("wb") as file:
-        for value in [value for graph in graphs for value in graph.graph.initializers.values()]:
-            tensor = value.const_value
-            if tensor is None or tensor.nbytes < _SMALL:
-                continue
-            data, shape = tensor.tobytes(), onnx_ir.Shape(tensor.numpy().shape)
-            key = (f"{tensor.dtype}{shape}", hashlib.sha256(data).hexdigest())
-            if key not in places:
-                file.write(b"\0" * (-file.tell() % _PAGE))
-                places[key] = file.tell()
-                file.write(data)
-            value.const_value = onnx_ir.ExternalTensor(
-                WEIGHTS, places[key], len(data), tensor.dtype, shape=shape, name=value.name or "", base_dir=folder
-            )
 
 
 def _pairs(flat: tuple[Tensor, ...]) -> list[KeyValue]:

@@ -121,7 +121,7 @@ def test_weights_that_no_onnx_file_has_room_for(
     tiny: Backbone, tiny_vectors: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Above a limit, here a small one, the weights lie in a file beside the graph, and are checked like it."""
-    monkeypatch.setattr("mpt_edge_export.graph._LARGEST", 10_000)
+    monkeypatch.setattr("mpt_edge_export.weights._LARGEST", 10_000)
     bundle = tmp_path / "bundle"
     manifest = export_bundle(ExportPlan(tiny, [tiny_vectors], bundle))
     weights = bundle / "onnx/model.onnx_data"
