@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from mpt_edge.backbone import PromptCache, stack
 from mpt_edge.decoding import Floats, Ids
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.manifest import Manifest
-from mpt_edge.session import open_session
+from mpt_edge.session import open_session, ort_value
 from mpt_edge.text import Batch
 
 
@@ -97,7 +96,8 @@ class CausalDecoding:
         """
         self._backbone, self._seen = backbone, seen
         # Kept as ONNX Runtime's own values, so that a growing cache is never copied to Python and back.
-        self._cache = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in cache.items()}
+        rows = {name: np.broadcast_to(array, (len(seen), *array.shape[1:])) for name, array in cache.items()}
+        self._cache = {name: ort_value(array) for name, array in rows.items()}
         first = np.zeros(len(seen), np.int64) if backbone.positions_from_zero else seen.sum(1)
         self._next = first[:, None]
         self.rows = len(seen)
@@ -126,7 +126,7 @@ class CausalDecoding:
             "prompt": np.zeros((self.rows, *backbone.prompt_shape(0)), np.float32),
             "logits_index": index,
         }
-        values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v)) for name, v in feeds.items()}
+        values = {name: ort_value(array) for name, array in feeds.items()}
         logits, *present = backbone.session.run_with_ort_values(backbone.outputs, values | self._cache)
         self._cache = dict(zip(backbone.past, present, strict=True))
         self._next = self._next + steps[:, -1:]
@@ -137,6 +137,5 @@ class CausalDecoding:
         """Keep, repeat or reorder rows; see `mpt_edge.decoding.Decoding.select`."""
         if len(rows) == self.rows and (rows == np.arange(self.rows)).all():
             return
-        taken = {name: np.ascontiguousarray(value.numpy()[rows]) for name, value in self._cache.items()}
-        self._cache = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in taken.items()}
+        self._cache = {name: ort_value(value.numpy()[rows]) for name, value in self._cache.items()}
         self._seen, self._next, self.rows = self._seen[rows], self._next[rows], len(rows)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from mpt_edge.backbone import PromptCache, stack
 from mpt_edge.decoding import Floats, Ids
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.manifest import Manifest
-from mpt_edge.session import open_session
+from mpt_edge.session import open_session, ort_value
 from mpt_edge.text import Batch
 
 #: The prompt itself in a cache, where it is read with every text (joint layout).
@@ -117,7 +116,7 @@ class Seq2SeqDecoding:
         self.rows = len(encoder_mask)
         shape = (self.rows, *backbone.empty.shape[1:])
         own = {name: np.zeros(shape, np.float32) for name in backbone.own}
-        self._values = {name: _value(array) for name, array in (cross | own).items()}
+        self._values = {name: ort_value(array) for name, array in (cross | own).items()}
         self._mask = np.zeros((self.rows, 0), np.int64)
 
     def extend(self, tokens: Ids, mask: Ids) -> Floats:
@@ -130,7 +129,7 @@ class Seq2SeqDecoding:
             "encoder_attention_mask": self._encoder_mask,
             "logits_index": np.tile(np.arange(tokens.shape[1]), (self.rows, 1)),
         }
-        values = {name: _value(array) for name, array in feeds.items()} | self._values
+        values = {name: ort_value(array) for name, array in feeds.items()} | self._values
         logits, *present = backbone.decoder.run_with_ort_values(backbone.outputs, values)
         self._values |= dict(zip(backbone.own, present, strict=True))
         found: Floats = logits.numpy()
@@ -140,9 +139,5 @@ class Seq2SeqDecoding:
         """Keep, repeat or reorder rows; see `mpt_edge.decoding.Decoding.select`."""
         if len(rows) == self.rows and (rows == np.arange(self.rows)).all():
             return
-        self._values = {name: _value(value.numpy()[rows]) for name, value in self._values.items()}
+        self._values = {name: ort_value(value.numpy()[rows]) for name, value in self._values.items()}
         self._mask, self._encoder_mask, self.rows = self._mask[rows], self._encoder_mask[rows], len(rows)
-
-
-def _value(array: np.ndarray[Any, Any]) -> Any:
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from mpt_edge.errors import CorruptFileError, InputError
@@ -32,3 +33,8 @@ def open_session(path: Path, threads: int = 0) -> Any:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own types, which share only Exception
         raise CorruptFileError(f"ONNX Runtime cannot load {path}; export the bundle again.") from error
+
+
+def ort_value(array: np.ndarray[Any, Any]) -> Any:
+    """Return an array as ONNX Runtime's own value, which a run takes and gives back without a copy to Python."""
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))

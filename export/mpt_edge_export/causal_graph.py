@@ -59,20 +59,20 @@ def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, path:
     positions = torch.arange(prompt_rows + tokens).repeat(2, 1)
     prompt = torch.zeros(2, *prompt_shape(model, model.entry, prompt_rows))
     index = torch.zeros(2, wanted, dtype=torch.long)
-    past = tuple(torch.zeros(1, heads, cached, head_size) for _ in names)
+    past = tuple(torch.zeros(2, heads, cached, head_size) for _ in names)
     auto = torch.export.Dim.AUTO
     axes = {0: auto, 1: auto}
     graph = make_graph(
         CausalGraph(model),
         (ids, mask, positions, prompt, index, *past),
-        dynamic_shapes=(axes, axes, axes, axes, axes, ({2: auto},) * len(names)),
+        dynamic_shapes=(axes, axes, axes, axes, axes, ({0: auto, 2: auto},) * len(names)),
         inputs={
             "input_ids": ("batch", "tokens"),
             "attention_mask": ("batch", "keys"),
             "position_ids": ("batch", "rows"),
             "prompt": prompt_axes(model.entry),
             "logits_index": ("batch", "wanted"),
-            **{f"past_key_values.{name}": ("cache_batch", None, "cached", None) for name in names},
+            **{f"past_key_values.{name}": ("batch", None, "cached", None) for name in names},
         },
         outputs={
             "logits": ("batch", "wanted", None),

@@ -129,9 +129,8 @@ class PromptedCausal(nn.Module):
                 rows = rows - table(position_ids[:, : prompt.shape[1]])
             embedded = torch.cat([rows, embedded], dim=1)
         cache = DynamicCache()
-        for layer, (key, value) in enumerate(past or ()):
-            shape = (embedded.shape[0], -1, -1, -1)
-            cache.update(key.expand(shape), value.expand(shape), layer)
+        for layer, pair in enumerate(past or ()):
+            cache.update(*for_all_rows(pair, embedded.shape[0]), layer)
         full, local = _causal_masks(attention_mask, embedded.shape[1], self._local, embedded.dtype)
         masks: Any = full
         if self.model.config.model_type in _MASK_A_KIND:
@@ -172,6 +171,14 @@ class PromptedCausal(nn.Module):
         """Return the positions of tokens ``(batch, tokens)`` behind a prompt; only visible tokens count."""
         first = 0 if self.positions_from_zero else prompt_rows
         return (text_mask.cumsum(1) - 1).clamp(min=0) + first
+
+
+def for_all_rows(pair: KeyValue, rows: int) -> KeyValue:
+    """Return keys and values of batch one as those of a batch; others are left alone, so a graph copies nothing."""
+    key, value = pair
+    if key.shape[0] == rows:
+        return pair
+    return key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1)
 
 
 def _causal_masks(mask: Tensor, rows: int, window: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from mpt_edge.errors import InputError, UnsupportedModelError
-from mpt_edge.training.causal import MASKED, KeyValue
+from mpt_edge.training.causal import MASKED, KeyValue, for_all_rows
 from mpt_edge.training.entering import Entering
 
 #: Encoder-decoder models, by ``model_type``. Flan-T5 and T5 1.1 are ``t5``.
@@ -192,9 +192,8 @@ def _start_id(model: PreTrainedModel) -> int:
 
 def _cache(pairs: Sequence[KeyValue] | None, batch: int) -> DynamicCache:
     cache = DynamicCache()
-    for layer, (key, value) in enumerate(pairs or ()):
-        shape = (batch, -1, -1, -1)
-        cache.update(key.expand(shape), value.expand(shape), layer)
+    for layer, pair in enumerate(pairs or ()):
+        cache.update(*for_all_rows(pair, batch), layer)
     return cache
 
 
