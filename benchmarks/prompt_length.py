@@ -34,6 +34,9 @@ from mpt_edge_export.bundle import ExportPlan, export_bundle
 LENGTHS = (5, 10, 20, 50, 100, 200)
 BATCH = 32
 
+#: The tasks that every length was trained on together, as `accuracy.py` names them.
+TASKS = "sst2+trec+tweet_emotion"
+
 #: A way to carry a prompt: where it enters and how it is read, by the name of its method in `accuracy.py`.
 WAYS = {
     "every-layer-mpt-no-distillation": ("every_layer", "prefix"),
@@ -89,10 +92,11 @@ def main(
 
 
 def accuracies(path: Path) -> dict[Way, float]:
-    """Return the mean test score over tasks of each way's seed 0, at the budget of docs/results.md."""
+    """Return the mean test score over `TASKS` of each way's seed 0, at the budget of docs/results.md."""
     found: dict[Way, list[float]] = defaultdict(list)
     for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        if line["method"] in WAYS and (line["seed"], line["rows"], line["epochs"]) == (0, 1000, 5):
+        budget = (line["seed"], line["rows"], line["epochs"], line["with"])
+        if line["method"] in WAYS and budget == (0, 1000, 5, TASKS):
             found[line["method"], line["length"]].append(line["score"])
     return {way: mean(scores) for way, scores in found.items()}
 
