@@ -23,7 +23,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from generation_peers import Writer, ctranslate2_writer, stock_causal, transformers_writer
+from generation_peers import Writer, ctranslate2_writer, stock_causal, stock_seq2seq, transformers_writer
 from rich.console import Console
 from rich.table import Table
 from transformers import (
@@ -134,10 +134,8 @@ class Contest:
 
     def _peers(self, model: PreTrainedModel) -> None:
         """Add the peers that there are; why one is missing is noted."""
-        try:
-            self.ways["stock export, no prompt"] = stock_causal(model, self.ids, self.place / "stock", self.threads)
-        except ValueError as error:
-            self.missing.append(f"no stock export ({error})")
+        stock = stock_seq2seq if self.seq2seq else stock_causal
+        self.ways["stock export, no prompt"] = stock(model, self.ids, self.place / "stock", self.threads)
         words = AutoTokenizer.from_pretrained(self.folder).convert_ids_to_tokens(self.ids)
         for kind in ("float32", "int8"):
             try:

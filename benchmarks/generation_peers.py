@@ -14,19 +14,10 @@ import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 #: From how many tokens to write to the tokens.
 Writer = Callable[[int], list[int]]
-
-_AUTO = torch.export.Dim.AUTO
-
-#: Architectures that `torch.onnx.export` takes as transformers has them; what happened with others.
-_EXPORTS = ("gemma", "gemma2", "gpt2", "llama", "mistral", "qwen2", "qwen3")
-_FAILURES = {
-    "gpt_neo": "torch.export did not come to an end within three minutes",
-    "t5": "ours wrote other tokens than transformers and was left out",
-}
 
 
 def transformers_writer(model: PreTrainedModel, rows: Tensor) -> Writer:
@@ -72,6 +63,61 @@ def ctranslate2_writer(folder: Path, place: Path, tokens: Sequence[str], kind: s
     return write
 
 
+def stock_causal(model: PreTrainedModel, ids: Sequence[int], place: Path, threads: int) -> Writer:
+    """Write with a plain export of a decoder-only model and its cache: one graph, as common exporters make it."""
+    model.set_attn_implementation("eager")
+    tokens = torch.ones(2, 3, dtype=torch.long)
+    with torch.no_grad():
+        layers = model(tokens, use_cache=True).past_key_values.layers
+    heads, size = layers[0].keys.shape[1], layers[0].keys.shape[3]
+    past = [torch.zeros(2, heads, 4, size) for _ in range(2 * len(layers))]
+    axes = [{0: "batch", 1: "tokens"}, {0: "batch", 1: "seen"}, *({0: "batch", 2: "cached"} for _ in past)]
+    run = _export(_Causal(model), (tokens, torch.ones(2, 7, dtype=torch.long), *past), axes, place, threads)
+
+    def write(count: int) -> list[int]:
+        given, found = np.array([ids]), list[int]()
+        cache = [np.zeros((1, heads, 0, size), np.float32)] * len(past)
+        mask = np.ones_like(given)
+        while len(found) < count:
+            logits, *cache = run([given, mask, *cache])
+            found.append(int(logits[0, -1].argmax()))
+            given, mask = np.array([[found[-1]]]), np.pad(mask, ((0, 0), (0, 1)), constant_values=1)
+        return found
+
+    return write
+
+
+def stock_seq2seq(model: PreTrainedModel, ids: Sequence[int], place: Path, threads: int) -> Writer:
+    """Write with a plain export of a T5: the encoder, the decoder's first step and its further ones, a graph each."""
+    model.set_attn_implementation("eager")
+    tokens = torch.ones(2, 3, dtype=torch.long)
+    seen = {0: "batch", 1: "seen"}
+    with torch.no_grad():
+        hidden = model.encoder(tokens).last_hidden_state
+        past = _First(model)(tokens[:, :1], tokens, hidden)[1:]
+    encode = _export(_Encoder(model), (tokens, tokens), [seen, seen], place / "encoder", threads)
+    start = _export(
+        _First(model), (tokens[:, :1], tokens, hidden), [{0: "batch"}, seen, seen], place / "first", threads
+    )
+    axes = [{0: "batch"}, seen, *({0: "batch", 2: "seen" if i % 4 > 1 else "written"} for i in range(len(past)))]
+    step = _export(_Further(model), (tokens[:, :1], tokens, *past), axes, place / "further", threads)
+    begin = np.array([[model.config.decoder_start_token_id]])
+
+    def write(count: int) -> list[int]:
+        given = np.array([ids])
+        mask = np.ones_like(given)
+        logits, *cache = start([begin, mask, *encode([given, mask])])
+        found = [int(logits[0, -1].argmax())]
+        while len(found) < count:
+            logits, *own = step([np.array([[found[-1]]]), mask, *cache])
+            # A layer's own keys and values have grown; those of the encoder's rows stay.
+            cache = [own[i // 4 * 2 + i % 4] if i % 4 < 2 else part for i, part in enumerate(cache)]
+            found.append(int(logits[0, -1].argmax()))
+        return found
+
+    return write
+
+
 class _Causal(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -82,36 +128,59 @@ class _Causal(nn.Module):
         return out.logits, *_flat(out.past_key_values)
 
 
-def stock_causal(model: PreTrainedModel, ids: Sequence[int], place: Path, threads: int) -> Writer:
-    """Write with a plain export of a decoder-only model and its cache.
+class _Encoder(nn.Module):
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model.encoder
 
-    Raises:
-        ValueError: exporting this architecture so has been tried, and failed.
-    """
-    kind = model.config.model_type
-    if kind not in _EXPORTS:
-        raise ValueError(_FAILURES.get(kind, f"{kind} was not tried"))
-    model.set_attn_implementation("eager")
-    with torch.no_grad():
-        shape = model(torch.ones(1, 1, dtype=torch.long), use_cache=True).past_key_values.layers[0].keys.shape
-        layers = len(model(torch.ones(1, 1, dtype=torch.long), use_cache=True).past_key_values.layers)
-    heads, size = int(shape[1]), int(shape[3])
-    past = [torch.zeros(2, heads, 4, size) for _ in range(2 * layers)]
-    axes = {0: _AUTO, 1: _AUTO}
-    arguments = (torch.ones(2, 3, dtype=torch.long), torch.ones(2, 7, dtype=torch.long), *past)
-    session = _export(_Causal(model), arguments, (axes, axes, ({0: _AUTO, 2: _AUTO},) * len(past)), place, threads)
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        out: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return out
 
-    def write(count: int) -> list[int]:
-        given, found = np.array([ids]), list[int]()
-        cache = [np.zeros((1, heads, 0, size), np.float32)] * len(past)
-        mask = np.ones_like(given)
-        while len(found) < count:
-            logits, *cache = session([given, mask, *cache])
-            found.append(int(logits[0, -1].argmax()))
-            given, mask = np.array([[found[-1]]]), np.pad(mask, ((0, 0), (0, 1)), constant_values=1)
-        return found
 
-    return write
+class _First(nn.Module):
+    """The decoder's first step: it also makes the keys and values of the encoder's rows."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, mask: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        logits, cache = _decoded(self.model, ids, mask, hidden, cache)
+        own, cross = _flat(cache.self_attention_cache), _flat(cache.cross_attention_cache)
+        return logits, *(part for i in range(0, len(own), 2) for part in (*own[i : i + 2], *cross[i : i + 2]))
+
+
+class _Further(nn.Module):
+    """A further step: four tensors a layer go in, and the two that grew come out."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, mask: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        own, cross = ([past[i + j] for i in range(0, len(past), 4) for j in pair] for pair in ((0, 1), (2, 3)))
+        cache = EncoderDecoderCache(_filled(own), _filled(cross))
+        cache.is_updated = dict.fromkeys(range(len(past) // 4), True)
+        # The keys and values are made, so of the encoder's rows only the shape is read.
+        hidden = cross[0].new_zeros(1).expand(*mask.shape, self.model.config.d_model)
+        logits, cache = _decoded(self.model, ids, mask, hidden, cache)
+        return logits, *_flat(cache.self_attention_cache)
+
+
+def _decoded(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Tensor, cache: EncoderDecoderCache
+) -> tuple[Tensor, EncoderDecoderCache]:
+    out = model.decoder(
+        input_ids=ids,
+        encoder_hidden_states=hidden,
+        encoder_attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    scale = model.config.d_model**-0.5 if model.config.tie_word_embeddings else 1.0
+    return model.lm_head(scale * out.last_hidden_state), out.past_key_values
 
 
 def _filled(past: Sequence[Tensor]) -> DynamicCache:
@@ -126,25 +195,29 @@ def _flat(cache: DynamicCache) -> list[Tensor]:
 
 
 def _export(
-    module: nn.Module, arguments: tuple[Any, ...], shapes: tuple[Any, ...], place: Path, threads: int
+    module: nn.Module, arguments: tuple[Tensor, ...], axes: Sequence[dict[int, str]], place: Path, threads: int
 ) -> Callable[[Sequence[Any]], list[Any]]:
-    """Export a module, load it, and return what runs it on its inputs in order; unread inputs are left out."""
+    """Export a module by tracing, load it, and return what runs it on its inputs in order; unread ones are left out."""
     place.mkdir(parents=True, exist_ok=True)
+    names = [f"input.{i}" for i in range(len(arguments))]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module.eval(), arguments, dynamo=True, opset_version=20, dynamic_shapes=shapes, verbose=False
+        torch.onnx.export(
+            module.eval(),
+            arguments,
+            place / "model.onnx",
+            dynamo=False,
+            opset_version=18,
+            input_names=names,
+            dynamic_axes=dict(zip(names, axes, strict=True)),
         )
-    assert program is not None
-    program.save(place / "model.onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(place / "model.onnx", options)
-    names = [value.name for value in session.get_inputs()]
-    every = [value.name for value in program.model.graph.inputs]
+    read = {value.name for value in session.get_inputs()}
 
     def run(values: Sequence[Any]) -> list[Any]:
-        feeds = {name: value for name, value in zip(every, values, strict=True) if name in names}
+        feeds = {name: value for name, value in zip(names, values, strict=True) if name in read}
         found: list[Any] = session.run(None, feeds)
         return found
 
