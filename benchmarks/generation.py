@@ -1,11 +1,11 @@
 r"""Tokens a second and memory of models that write, beside transformers, a stock ONNX export and CTranslate2.
 
 python benchmarks/generation.py ../shared/weights/tinystories-656k-llama ../shared/weights/tinystories-3m-gptneo \
-    t5-small t5-base --tokenizer ../shared/weights/tokenizers/t5
+    smollm-135m t5-small t5-base --tokenizer ../shared/weights/tokenizers/t5
 
 All write the same number of tokens greedily behind the same random text, in turn, on the same threads. transformers
 gets prompt and text as embeddings, as PEFT feeds them; the stock export and CTranslate2 (`pip install ctranslate2`)
-know no prompt. `t5-small` and `t5-base` are the shapes, with random weights.
+know no prompt. `smollm-135m`, `t5-small` and `t5-base` are the shapes, with random weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -26,13 +26,17 @@ import typer
 from generation_peers import Writer, ctranslate2_writer, stock_causal, stock_seq2seq, transformers_writer
 from rich.console import Console
 from rich.table import Table
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    LlamaConfig,
+    PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     T5Config,
-    T5ForConditionalGeneration,
 )
 
 from mpt_edge.bundle import Bundle
@@ -42,9 +46,20 @@ from mpt_edge.text import Batch
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 
-SHAPES = {
-    "t5-small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
-    "t5-base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+_T5: dict[str, Any] = {"vocab_size": 32128, "d_kv": 64, "decoder_start_token_id": 0}
+
+SHAPES: dict[str, PretrainedConfig] = {
+    "t5-small": T5Config(d_model=512, d_ff=2048, num_layers=6, num_heads=8, **_T5),
+    "t5-base": T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, **_T5),
+    "smollm-135m": LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    ),
 }
 
 MEMORY = """
@@ -193,14 +208,20 @@ def _folder(name: str, tokenizer: Path, place: Path) -> Path:
     """Return a model's folder; one of `SHAPES` is made there, with random weights."""
     if name not in SHAPES:
         return Path(name)
-    if not (tokenizer / "tokenizer.json").is_file():
+    if isinstance(SHAPES[name], T5Config) and not (tokenizer / "tokenizer.json").is_file():
         raise typer.BadParameter(f"{name} needs --tokenizer with a folder that holds T5's tokenizer.json.")
     torch.manual_seed(0)
-    T5ForConditionalGeneration(T5Config(vocab_size=32128, decoder_start_token_id=0, **SHAPES[name])).save_pretrained(
-        place / name
-    )
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(tokenizer / file, place / name / file)
+    config = SHAPES[name]
+    family = AutoModelForSeq2SeqLM if isinstance(config, T5Config) else AutoModelForCausalLM
+    family.from_config(config).save_pretrained(place / name)
+    if isinstance(config, T5Config):
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(tokenizer / file, place / name / file)
+    else:  # only its size matters: texts are random ids
+        words = WordLevel({f"word{i}": i for i in range(config.vocab_size)}, unk_token="word0")
+        PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(words), bos_token="word1", eos_token="word2", unk_token="word0"
+        ).save_pretrained(place / name)
     return place / name
 
 

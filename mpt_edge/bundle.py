@@ -37,10 +37,9 @@ def graph_names(family: str, precision: str) -> list[str]:
     return [f"onnx/{stem}{_SUFFIXES[precision]}.onnx" for stem in stems]
 
 
-def weights_names(family: str, precision: str) -> list[str]:
-    """Return where weights may lie beside the graphs: in a file for all of them, the first one, or one for each."""
-    graphs = [f"onnx/model{_SUFFIXES[precision]}.onnx", *graph_names(family, precision)]
-    return [f"{graph}_data" for graph in dict.fromkeys(graphs)]
+def weights_name(precision: str) -> str:
+    """Return where a bundle keeps the weights of its graphs of a precision."""
+    return f"{MODEL.removesuffix('.onnx')}{_SUFFIXES[precision]}.onnx_data"
 
 
 @dataclass
@@ -144,9 +143,8 @@ class Bundle:
         if precision not in there:
             fix = "export it again with --precision both" if precision in _SUFFIXES else "choose one of these"
             raise InputError(f"{self.folder} has no {precision} graph, only {' and '.join(there)}; {fix}.")
-        family = self.manifest.family
-        beside = [name for name in weights_names(family, precision) if name in self.manifest.files]
-        return graph_names(family, precision) + beside
+        beside = [name for name in (weights_name(precision),) if name in self.manifest.files]
+        return graph_names(self.manifest.family, precision) + beside
 
     def graphs(self, precision: str = "", *, verify: bool = True) -> list[Path]:
         """Return where the graphs of a precision lie, after checking them and the weights beside them.

@@ -15,7 +15,7 @@ import numpy as np
 import mpt_edge
 from mpt_edge._files import sha256
 from mpt_edge.backbone import OnnxBackbone
-from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, graph_names, weights_names
+from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, graph_names, weights_name
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.manifest import Manifest
@@ -33,7 +33,7 @@ from mpt_edge_export.graph import export_graph
 from mpt_edge_export.parity import check_parity, check_text_parity
 from mpt_edge_export.quantize import Graph, check_quantized, quantize
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
-from mpt_edge_export.weights import save_graph, save_graphs
+from mpt_edge_export.weights import save_graphs
 
 #: What a bundle's folder may hold.
 _PARTS = {MANIFEST, TOKENIZER, "onnx", "prompts", "tasks", "README.md"}
@@ -94,8 +94,8 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
             observe("quantising the graph")
             parity["int8"] = _quantized(plan.backbone, folder, manifest, composed)
         if plan.precision == "int8":
-            for name in (*graph_names(size.family, "float32"), *weights_names(size.family, "float32")):
-                (folder / name).unlink(missing_ok=True)
+            for name in (*graph_names(size.family, "float32"), weights_name("float32")):
+                (folder / name).unlink()
         observe("writing the manifest")
         write_card(folder / "README.md", manifest, tasks, folder)
         files = {
@@ -150,11 +150,7 @@ def _quantized(
     """Write the int8 graphs beside the float32 ones and compare them. Raises ParityError."""
     names = (graph_names(manifest.family, precision) for precision in ("float32", "int8"))
     graphs = {folder / small: quantize(folder / name) for name, small in zip(*names, strict=True)}
-    if manifest.family == "seq2seq":
-        save_graphs(graphs, folder / weights_names(manifest.family, "int8")[0])
-    else:
-        for path, graph in graphs.items():
-            save_graph(graph, path)
+    save_graphs(graphs, folder / weights_name("int8"))
     exact, quantized = (_session(folder, manifest, precision) for precision in ("float32", "int8"))
     vocabulary = int(backbone.model.model.config.vocab_size)
     return check_quantized(exact, quantized, prompts, vocabulary=vocabulary, pooling=manifest.pooling)

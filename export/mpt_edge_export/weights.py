@@ -1,4 +1,8 @@
-"""Where the weights of exported graphs lie: in the graph's file, beside it, or once for two graphs."""
+"""Where the weights of exported graphs lie: in a file beside them, once where two graphs share some.
+
+ONNX Runtime maps that file into memory. Weights inside a graph's own file it would read, copy and keep until all are
+prepared, which takes twice the memory and time, and one such file holds 2 GB at most.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,6 @@ from pathlib import Path
 
 import onnx_ir
 
-#: Bytes of weights that one ONNX file takes (2 GB), with some room for the graph itself.
-_LARGEST = 1_900_000_000
-
 #: Tensors of fewer bytes stay in the graphs, which ONNX Runtime needs to see while it prepares them.
 _SMALL = 1024
 
@@ -19,15 +20,12 @@ _PAGE = 4096
 
 
 def save_graph(model: onnx_ir.Model, path: Path) -> None:
-    """Write a graph with its weights; those that one file cannot take go into ``<name>_data`` beside it."""
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    onnx_ir.save(model, path, external_data=f"{path.name}_data" if size > _LARGEST else None)
+    """Write a graph, and its weights into ``<name>_data`` beside it."""
+    save_graphs({path: model}, path.with_name(f"{path.name}_data"))
 
 
 def save_graphs(models: Mapping[Path, onnx_ir.Model], weights: Path) -> None:
     """Write graphs of one folder whose large weights lie in one file, equal ones once.
-
-    ONNX Runtime maps that file into memory, so two graphs that read one table share it there too.
 
     Args:
         models: where each graph goes.

@@ -376,7 +376,8 @@ def test_missing_bundle(mpt_edge_command: Command, tmp_path: Path, make: bool, s
 
 
 @pytest.mark.parametrize(
-    "name", ["tokenizer.json", "onnx/model.onnx", "prompts/mpt.safetensors", "tasks/topic.safetensors"]
+    "name",
+    ["tokenizer.json", "onnx/model.onnx", "onnx/model.onnx_data", "prompts/mpt.safetensors", "tasks/topic.safetensors"],
 )
 @pytest.mark.parametrize(
     ("damage", "says"),

@@ -209,7 +209,7 @@ def test_verify(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None
     assert done(tasks("verify", "sentiment")) == f"{count} files and 1 tasks are as they were made.\n"
 
 
-@pytest.mark.parametrize("name", ["onnx/model.onnx", "tasks/topic.safetensors", "README.md"])
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "onnx/model.onnx_data", "tasks/topic.safetensors", "README.md"])
 def test_verify_finds_a_tampered_file(tasks: Command, bundle: Path, name: str) -> None:
     data = bytearray((bundle / name).read_bytes())
     data[len(data) // 2] ^= 1

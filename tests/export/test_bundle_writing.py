@@ -25,7 +25,11 @@ from mpt_edge_export import ExportPlan, export_bundle, parity
 @pytest.fixture
 def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the graph that was exported already; the rest of the writing is real."""
-    monkeypatch.setattr(writing, "export_graph", lambda *arguments: shutil.copyfile(tiny_bundle / MODEL, arguments[-1]))
+
+    def copied(*arguments: object) -> None:
+        shutil.copytree((tiny_bundle / MODEL).parent, Path(str(arguments[-1])).parent, dirs_exist_ok=True)
+
+    monkeypatch.setattr(writing, "export_graph", copied)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
