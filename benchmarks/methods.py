@@ -234,7 +234,7 @@ METHODS: dict[str, Method] = {
 }
 
 #: Methods that train all tasks together, so their figures depend on which tasks there are.
-TOGETHER = tuple(name for name in METHODS if "mpt" in name)
+TOGETHER = tuple(name for name in METHODS if "mpt" in name.split("-"))
 
 
 def limited(data: TaskData, rows: int) -> TaskData:
