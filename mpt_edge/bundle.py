@@ -39,7 +39,7 @@ def graph_names(family: str, precision: str) -> list[str]:
 
 def weights_name(precision: str) -> str:
     """Return where a bundle keeps the weights of its graphs of a precision."""
-    return f"{MODEL.removesuffix('.onnx')}{_SUFFIXES[precision]}.onnx_data"
+    return f"onnx/model{_SUFFIXES[precision]}.onnx_data"
 
 
 @dataclass
@@ -143,8 +143,9 @@ class Bundle:
         if precision not in there:
             fix = "export it again with --precision both" if precision in _SUFFIXES else "choose one of these"
             raise InputError(f"{self.folder} has no {precision} graph, only {' and '.join(there)}; {fix}.")
-        beside = [name for name in (weights_name(precision),) if name in self.manifest.files]
-        return graph_names(self.manifest.family, precision) + beside
+        graphs, weights = graph_names(self.manifest.family, precision), weights_name(precision)
+        # Bundles were once written with the weights inside the graph.
+        return [*graphs, weights] if weights in self.manifest.files else graphs
 
     def graphs(self, precision: str = "", *, verify: bool = True) -> list[Path]:
         """Return where the graphs of a precision lie, after checking them and the weights beside them.
