@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,7 @@ def make_graph(
         inputs: name -> names of its axes, None for those of fixed size.
         outputs: likewise.
     """
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
             arguments,
@@ -168,3 +168,17 @@ def make_graph(
     ClearMetadataAndDocStringPass()(model)  # stack traces of the exporter, half a megabyte
     model.producer_name = "mpt-edge"
     return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the exporter prints and warns of to itself; what goes wrong it raises."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
-from mpt_edge.errors import CorruptFileError, UnsupportedModelError
+from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.text import TextEncoder
 from mpt_edge.training.causal import CAUSAL_ARCHITECTURES, PromptedCausal
 from mpt_edge.training.masked import TRANSFORMS, MaskedHead
 from mpt_edge.training.modernbert import PromptedModernBert
 from mpt_edge.training.prompted import ARCHITECTURES, ATTENTION, PromptedEncoder
 from mpt_edge.training.seq2seq import SEQ2SEQ_ARCHITECTURES, PromptedSeq2Seq
-from mpt_edge.training.sources import PACKAGED, locate_model, read_json, read_mask, read_tokenizer
+from mpt_edge.training.sources import PACKAGED, locate_model, read_json, read_mask, read_model, read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -90,10 +89,7 @@ def load_backbone(source: str, revision: str | None = None) -> Backbone:
         )
     mask = _mask(folder)
     family = AutoModel if mask is None else AutoModelForMaskedLM
-    try:
-        model = family.from_pretrained(folder, attn_implementation=ATTENTION, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
+    model = read_model(family, folder, ATTENTION)
     carrier = PromptedModernBert if kind == "modernbert" else PromptedEncoder
     prompted = carrier(model) if mask is None else carrier(model.base_model, MaskedHead(model))
     tokenizer_json, pad_id = read_tokenizer(folder)

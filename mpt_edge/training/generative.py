@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PretrainedConfig
 
-from mpt_edge.errors import CorruptFileError
 from mpt_edge.text import TextEncoder
 from mpt_edge.training.backbones import Backbone, load_backbone, model_type, weights_fingerprint
 from mpt_edge.training.causal import CAUSAL_ARCHITECTURES, PromptedCausal
 from mpt_edge.training.seq2seq import SEQ2SEQ_ARCHITECTURES, PromptedSeq2Seq
-from mpt_edge.training.sources import locate_model, read_tokenizer
+from mpt_edge.training.sources import locate_model, read_model, read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,7 @@ def open_backbone(source: str, revision: str | None = None) -> Backbone | Genera
     if kind not in CAUSAL_ARCHITECTURES and kind not in SEQ2SEQ_ARCHITECTURES:
         return load_backbone(source, revision)
     family = AutoModelForCausalLM if kind in CAUSAL_ARCHITECTURES else AutoModelForSeq2SeqLM
-    try:
-        model = family.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
+    model = read_model(family, folder, "eager")
     prompted = PromptedCausal(model) if kind in CAUSAL_ARCHITECTURES else PromptedSeq2Seq(model)
     tokenizer_json, pad_id = read_tokenizer(folder)
     return GenerativeBackbone(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoTokenizer
+from transformers.utils import logging
 
 from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError
 from mpt_edge.training.byte_tokenizer import BYTE_TOKENIZER, byte_tokenizer
@@ -75,6 +80,35 @@ def _card_licence(folder: Path) -> str:
     parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
     lines = parts[1].splitlines() if len(parts) == 3 and not parts[0].strip() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
+
+
+def read_model(family: Any, folder: Path, attention: str) -> Any:
+    """Return a model in float32, without a progress bar: weights that lie here are there in a moment.
+
+    Args:
+        family: one of transformers' auto classes.
+        folder: where the model's files lie.
+        attention: transformers' name of the attention to use.
+
+    Raises:
+        CorruptFileError: the weights are missing or damaged.
+    """
+    try:
+        with _no_progress_bar():
+            return family.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def read_tokenizer(folder: Path) -> tuple[bytes, int]:
