@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx_ir
 import torch
 from torch import Tensor, nn
 
 from mpt_edge.training.causal import PromptedCausal
+from mpt_edge_export.attention import one_node_attention
 from mpt_edge_export.graph import layer_names, make_graph, prompt_axes, prompt_shape
 from mpt_edge_export.weights import save_graph
 
@@ -52,6 +54,11 @@ def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, path:
         head_size: channels of a head.
         path: the file to write.
     """
+    with one_node_attention(model.model):
+        save_graph(_graph(model, heads, head_size), path)
+
+
+def _graph(model: PromptedCausal, heads: int, head_size: int) -> onnx_ir.Model:
     names = layer_names(model.layer_count)
     tokens, prompt_rows, cached, wanted = 5, 3, 4, 2
     ids = torch.ones(2, tokens, dtype=torch.long)
@@ -62,7 +69,7 @@ def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, path:
     past = tuple(torch.zeros(2, heads, cached, head_size) for _ in names)
     auto = torch.export.Dim.AUTO
     axes = {0: auto, 1: auto}
-    graph = make_graph(
+    return make_graph(
         CausalGraph(model),
         (ids, mask, positions, prompt, index, *past),
         dynamic_shapes=(axes, axes, axes, axes, axes, ({0: auto, 2: auto},) * len(names)),
@@ -79,4 +86,3 @@ def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, path:
             **{f"present.{name}": ("batch", None, "keys", None) for name in names},
         },
     )
-    save_graph(graph, path)

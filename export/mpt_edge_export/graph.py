@@ -29,8 +29,8 @@ from mpt_edge.training.prompted import PromptedEncoder
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 from mpt_edge_export.weights import save_graph
 
-#: ONNX operator set of the graph.
-OPSET = 20
+#: ONNX operator set of the graphs: the first with nodes for attention, rotary positions and RMS norms.
+OPSET = 23
 
 #: Names of an input's or output's axes; None where the size is fixed.
 Axes = tuple[str | None, ...]

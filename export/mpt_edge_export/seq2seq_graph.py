@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mpt_edge.training.causal import KeyValue
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge_export.attention import one_node_attention
 from mpt_edge_export.graph import layer_names, make_graph, prompt_axes, prompt_shape
 from mpt_edge_export.weights import save_graphs
 
@@ -68,10 +69,11 @@ def export_seq2seq_graphs(model: PromptedSeq2Seq, heads: int, head_size: int, fo
         head_size: channels of a head.
         folder: where the files go.
     """
-    graphs = {
-        folder / "encoder_model.onnx": _encoder(model, heads, head_size),
-        folder / "decoder_model.onnx": _decoder(model, heads, head_size),
-    }
+    with one_node_attention(model.model):
+        graphs = {
+            folder / "encoder_model.onnx": _encoder(model, heads, head_size),
+            folder / "decoder_model.onnx": _decoder(model, heads, head_size),
+        }
     save_graphs(graphs, folder / WEIGHTS)
 
 

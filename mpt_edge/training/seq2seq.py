@@ -158,6 +158,7 @@ class PromptedSeq2Seq(nn.Module):
         visible = before[None, None] & (attention_mask[:, None, None, :] == 1)
         bias = _bias(stack, distance, both_ways=False) + torch.where(visible, 0.0, MASKED).to(hidden.dtype)
         seen = torch.where(encoder_mask[:, None, None, :] == 1, 0.0, MASKED).to(hidden.dtype)
+        seen = seen.expand(-1, -1, rows, -1)  # the exported graph's attention wants a row a token
         for block in stack.block:
             hidden = block(
                 hidden,

@@ -27,7 +27,12 @@ def test_export(mpt_edge_command: Command, tiny_folder: Path, tiny_vectors: Path
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"{output}: tiny-bert, ")
     assert "3 tasks; ONNX Runtime agrees with PyTorch to " in result.stdout
-    steps = ["reading prompts and tasks …", "exporting the graph …", "comparing with PyTorch …", "writing the manifest …"]
+    steps = [
+        "reading prompts and tasks …",
+        "exporting the graph …",
+        "comparing with PyTorch …",
+        "writing the manifest …",
+    ]
     assert result.stderr.splitlines() == steps  # and no tool's own bars and warnings
     assert json.loads((output / "bundle.json").read_text())["parity"]["max_abs_difference"] < 1e-3
     assert [path.name for path in output.parent.iterdir()] == ["bundle"]
