@@ -166,12 +166,16 @@ def draw(path: Path, latency: Mapping[Way, float], scores: Mapping[Way, float]) 
         ways = [(name, length) for length in LENGTHS if (name, length) in scores]
         x, y = [1e3 * latency[way] for way in ways], [100 * scores[way] for way in ways]
         axes.plot(x, y, marker="o", label=f"{entry.replace('_', ' ')}, {layout}")
-        for (_, length), at in zip(ways, zip(x, y, strict=True), strict=True):
-            axes.annotate(f"l = {length}", at, textcoords="offset points", xytext=(4, 4), fontsize=8)
+        for number, at in enumerate(zip(x, y, strict=True)):
+            # Short prompts lie close together, so their names take turns on both sides.
+            side = (6, "left") if number % 2 == 0 else (-6, "right")
+            place = {"textcoords": "offset points", "xytext": (side[0], -3), "ha": side[1]}
+            axes.annotate(f"l = {ways[number][1]}", at, fontsize=8, **place)
     axes.set_xlabel("request (ms)")
     axes.set_ylabel("mean test accuracy (%)")
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.margins(x=0.1)
+    axes.legend(loc="center right")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 

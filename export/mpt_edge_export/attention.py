@@ -60,6 +60,7 @@ def _attention(
 
     A T5's mask is part of its position bias; see `mpt_edge.training.seq2seq`.
     """
+    assert attention_mask is None or position_bias is None  # the node adds one of them
     added = attention_mask if position_bias is None else position_bias
     found = torch.onnx.ops.attention(query, key, value, added, scale=scaling)[0]
     return found.transpose(1, 2), None
