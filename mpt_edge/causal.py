@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mpt_edge.backbone import PromptCache, stack
 from mpt_edge.decoding import Floats, Ids
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.growing import PAST_LENGTH, GrowingCache
 from mpt_edge.manifest import Manifest
-from mpt_edge.session import open_session, ort_value
+from mpt_edge.session import open_session
 from mpt_edge.text import Batch
 
 
@@ -36,10 +36,11 @@ class OnnxCausal:
         self.positions_from_zero = bool(manifest.generation["positions_from_zero"])
         names = [f"{i}.{part}" for i in range(manifest.layers) for part in ("key", "value")]
         self.past = [f"past_key_values.{name}" for name in names]
-        self.outputs = ["logits", *(f"present.{name}" for name in names)]
+        self.present = [f"present.{name}" for name in names]
         inputs = {value.name: value.shape for value in self.session.get_inputs()}
         cached = [inputs.get(name) for name in self.past]
         fits = all(shape and (shape[1], shape[3]) == (manifest.heads, manifest.head_size) for shape in cached)
+        fits = fits and PAST_LENGTH in inputs
         if not fits or inputs.get("prompt", [0])[2:] != list(manifest.prompt_shape(0)[1:]):
             raise CorruptFileError(f"{path} is not the graph that the manifest describes; export the bundle again.")
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
@@ -51,15 +52,18 @@ class OnnxCausal:
         A prompt never sees its text here, so both layouts are the same.
         """
         length = len(prompt)
+        _, heads, _, size = self.no_past[self.past[0]].shape
+        room = np.zeros((1, heads, length, size), np.float32)
         feeds = {
             "input_ids": np.zeros((1, 0), np.int64),
             "attention_mask": np.ones((1, length), np.int64),
             "position_ids": np.arange(length)[None],
             "prompt": prompt[None],
             "logits_index": np.zeros((1, 0), np.int64),
-            **self.no_past,
+            PAST_LENGTH: np.array([0]),
+            **dict.fromkeys(self.past, room),
         }
-        return dict(zip(self.past, self.session.run(self.outputs[1:], feeds), strict=True))
+        return dict(zip(self.past, self.session.run(self.present, feeds), strict=True))
 
     def open(self, batch: Batch, caches: Sequence[PromptCache]) -> tuple[CausalDecoding, Floats]:
         """Read texts, each under its own prompt.
@@ -80,11 +84,7 @@ class OnnxCausal:
 
 
 class CausalDecoding:
-    """Rows that are being continued; see `mpt_edge.decoding.Decoding`.
-
-    Attributes:
-        rows: how many there are now.
-    """
+    """Rows that are being continued; see `mpt_edge.decoding.Decoding`."""
 
     def __init__(self, backbone: OnnxCausal, cache: PromptCache, seen: Ids) -> None:
         """Start behind prompts.
@@ -94,13 +94,15 @@ class CausalDecoding:
             cache: keys and values of the prompts, batch one or a row each.
             seen: which cached rows each row sees, ``(rows, l)``.
         """
-        self._backbone, self._seen = backbone, seen
-        # Kept as ONNX Runtime's own values, so that a growing cache is never copied to Python and back.
-        rows = {name: np.broadcast_to(array, (len(seen), *array.shape[1:])) for name, array in cache.items()}
-        self._cache = {name: ort_value(array) for name, array in rows.items()}
+        no_prompt = np.zeros((len(seen), *backbone.prompt_shape(0)), np.float32)
+        self._cache = GrowingCache(backbone.session, cache, seen, {"prompt": no_prompt})
         first = np.zeros(len(seen), np.int64) if backbone.positions_from_zero else seen.sum(1)
         self._next = first[:, None]
-        self.rows = len(seen)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are now."""
+        return self._cache.rows
 
     def extend(self, tokens: Ids, mask: Ids) -> Floats:
         """Append tokens to every row; see `mpt_edge.decoding.Decoding.extend`."""
@@ -114,28 +116,17 @@ class CausalDecoding:
             mask: 1 for tokens, ``(rows, n)``.
             last_only: whether to return ``(rows, 1, vocabulary)`` only.
         """
-        backbone = self._backbone
         steps = mask.cumsum(1)
-        self._seen = np.concatenate([self._seen, mask], axis=1)
         last = np.maximum(steps[:, -1:] - 1, 0)
-        index = last if last_only else np.tile(np.arange(tokens.shape[1]), (self.rows, 1))
-        feeds: dict[str, Any] = {
+        feeds = {
             "input_ids": tokens,
-            "attention_mask": self._seen,
             "position_ids": self._next + np.maximum(steps - 1, 0),
-            "prompt": np.zeros((self.rows, *backbone.prompt_shape(0)), np.float32),
-            "logits_index": index,
+            "logits_index": last if last_only else np.tile(np.arange(tokens.shape[1]), (self.rows, 1)),
         }
-        values = {name: ort_value(array) for name, array in feeds.items()}
-        logits, *present = backbone.session.run_with_ort_values(backbone.outputs, values | self._cache)
-        self._cache = dict(zip(backbone.past, present, strict=True))
         self._next = self._next + steps[:, -1:]
-        found: Floats = logits.numpy()
-        return found
+        return self._cache.read(feeds, mask)
 
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder rows; see `mpt_edge.decoding.Decoding.select`."""
-        if len(rows) == self.rows and (rows == np.arange(self.rows)).all():
-            return
-        self._cache = {name: ort_value(value.numpy()[rows]) for name, value in self._cache.items()}
-        self._seen, self._next, self.rows = self._seen[rows], self._next[rows], len(rows)
+        self._cache.select(rows)
+        self._next = self._next[rows]

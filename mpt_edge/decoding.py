@@ -16,13 +16,11 @@ Floats = NDArray[np.float32]
 
 
 class Decoding(Protocol):
-    """A batch of rows under generation, each at its own place in its own text.
+    """A batch of rows under generation, each at its own place in its own text."""
 
-    Attributes:
-        rows: how many there are now.
-    """
-
-    rows: int
+    @property
+    def rows(self) -> int:
+        """How many rows there are now."""
 
     def extend(self, tokens: Ids, mask: Ids) -> Floats:
         """Append tokens to every row and return what comes next.

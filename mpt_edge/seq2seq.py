@@ -11,8 +11,9 @@ import numpy as np
 from mpt_edge.backbone import PromptCache, stack
 from mpt_edge.decoding import Floats, Ids
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.growing import PAST_LENGTH, GrowingCache
 from mpt_edge.manifest import Manifest
-from mpt_edge.session import open_session, ort_value
+from mpt_edge.session import open_session
 from mpt_edge.text import Batch
 
 #: The prompt itself in a cache, where it is read with every text (joint layout).
@@ -48,10 +49,11 @@ class OnnxSeq2Seq:
         rows = list(manifest.prompt_shape(0)[1:])
         if not set(self._past) <= set(inputs) or inputs.get("prompt", [0])[2:] != rows:
             raise CorruptFileError(f"{encoder} is not the graph that the manifest describes; export the bundle again.")
+        if PAST_LENGTH not in {value.name for value in self.decoder.get_inputs()}:
+            raise CorruptFileError(f"{decoder} is not the graph that the manifest describes; export the bundle again.")
         sides = [name.removeprefix("cross.").split(".") for name in self._cross]
         self.own = [f"past_key_values.{i}.decoder.{part}" for i, part in sides]
         self.seen = [f"past_key_values.{i}.encoder.{part}" for i, part in sides]
-        self.outputs = ["logits", *(f"present.{i}.decoder.{part}" for i, part in sides)]
         self.empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self.no_past: PromptCache = dict.fromkeys([*self._past, *self._cross], self.empty)
 
@@ -104,40 +106,24 @@ class OnnxSeq2Seq:
 
 
 class Seq2SeqDecoding:
-    """Rows that are being written; see `mpt_edge.decoding.Decoding`.
-
-    Attributes:
-        rows: how many there are now.
-    """
+    """Rows that are being written; see `mpt_edge.decoding.Decoding`."""
 
     def __init__(self, backbone: OnnxSeq2Seq, encoder_mask: Ids, cross: PromptCache) -> None:
         """Start behind what the encoder read: its mask ``(rows, encoder rows)``, its keys and values."""
-        self._backbone, self._encoder_mask = backbone, encoder_mask
-        self.rows = len(encoder_mask)
-        shape = (self.rows, *backbone.empty.shape[1:])
-        own = {name: np.zeros(shape, np.float32) for name in backbone.own}
-        self._values = {name: ort_value(array) for name, array in (cross | own).items()}
-        self._mask = np.zeros((self.rows, 0), np.int64)
+        nothing = dict.fromkeys(backbone.own, backbone.empty)
+        fixed: dict[str, np.ndarray[Any, Any]] = {"encoder_attention_mask": encoder_mask, **cross}
+        self._cache = GrowingCache(backbone.decoder, nothing, encoder_mask[:, :0], fixed)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are now."""
+        return self._cache.rows
 
     def extend(self, tokens: Ids, mask: Ids) -> Floats:
         """Append tokens to every row; see `mpt_edge.decoding.Decoding.extend`."""
-        backbone = self._backbone
-        self._mask = np.concatenate([self._mask, mask], axis=1)
-        feeds = {
-            "input_ids": tokens,
-            "attention_mask": self._mask,
-            "encoder_attention_mask": self._encoder_mask,
-            "logits_index": np.tile(np.arange(tokens.shape[1]), (self.rows, 1)),
-        }
-        values = {name: ort_value(array) for name, array in feeds.items()} | self._values
-        logits, *present = backbone.decoder.run_with_ort_values(backbone.outputs, values)
-        self._values |= dict(zip(backbone.own, present, strict=True))
-        found: Floats = logits.numpy()
-        return found
+        index = np.tile(np.arange(tokens.shape[1]), (self.rows, 1))
+        return self._cache.read({"input_ids": tokens, "logits_index": index}, mask)
 
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder rows; see `mpt_edge.decoding.Decoding.select`."""
-        if len(rows) == self.rows and (rows == np.arange(self.rows)).all():
-            return
-        self._values = {name: ort_value(value.numpy()[rows]) for name, value in self._values.items()}
-        self._mask, self._encoder_mask, self.rows = self._mask[rows], self._encoder_mask[rows], len(rows)
+        self._cache.select(rows)

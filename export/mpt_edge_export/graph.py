@@ -27,9 +27,11 @@ from mpt_edge.prompts import EVERY_LAYER
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.prompted import PromptedEncoder
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge_export.room import scatter_in_place
 from mpt_edge_export.weights import save_graph
 
-#: ONNX operator set of the graphs: the first with nodes for attention, rotary positions and RMS norms.
+#: ONNX operator set of the graphs: the first with nodes for attention, rotary positions and RMS norms, and the one
+#: for which torch's exporter makes them. Graphs with caches in place are raised to the next; see `room`.
 OPSET = 23
 
 #: Names of an input's or output's axes; None where the size is fixed.
@@ -164,6 +166,7 @@ def make_graph(
         axes = {**inputs, **outputs}[value.name or ""]
         assert value.shape is not None
         value.shape = onnx_ir.Shape([axis or size for axis, size in zip(axes, value.shape, strict=True)])
+    scatter_in_place(model)
     RemoveUnusedNodesPass()(model)
     ClearMetadataAndDocStringPass()(model)  # stack traces of the exporter, half a megabyte
     model.producer_name = "mpt-edge"

@@ -12,10 +12,12 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from mpt_edge.training.causal import KeyValue
+from mpt_edge.growing import PAST_LENGTH
+from mpt_edge.training.caches import KeyValue
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 from mpt_edge_export.attention import one_node_attention
 from mpt_edge_export.graph import layer_names, make_graph, prompt_axes, prompt_shape
+from mpt_edge_export.room import RoomyCache
 from mpt_edge_export.weights import save_graphs
 
 #: File beside the graphs that holds their weights.
@@ -50,11 +52,12 @@ class DecoderGraph(nn.Module):
         attention_mask: Tensor,
         encoder_attention_mask: Tensor,
         logits_index: Tensor,
+        past_length: Tensor,
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
         """Return the wanted logits, then each layer's keys and values of all tokens."""
         half = 2 * self.model.decoder_layers
-        own, cross = _pairs(past[:half]), _pairs(past[half:])
+        own, cross = RoomyCache(_pairs(past[:half]), past_length), _pairs(past[half:])
         hidden, present = self.model.decode(input_ids, attention_mask, encoder_attention_mask, cross, own)
         wanted = torch.gather(hidden, 1, logits_index[..., None].expand(-1, -1, hidden.shape[-1]))
         return (self.model.logits(wanted), *_flat(present))
@@ -105,29 +108,32 @@ def _encoder(model: PromptedSeq2Seq, heads: int, head_size: int) -> onnx_ir.Mode
 
 
 def _decoder(model: PromptedSeq2Seq, heads: int, head_size: int) -> onnx_ir.Model:
-    tokens, cached, rows, wanted = 5, 4, 7, 2
+    tokens, capacity, rows, wanted = 5, 16, 7, 2
     ids = torch.ones(2, tokens, dtype=torch.long)
-    mask = torch.ones(2, cached + tokens, dtype=torch.long)
+    mask = torch.ones(2, capacity, dtype=torch.long)
     names = layer_names(model.decoder_layers)
-    own = tuple(torch.zeros(2, heads, cached, head_size) for _ in names)
+    own = tuple(torch.zeros(2, heads, capacity, head_size) for _ in names)
     cross = tuple(torch.zeros(2, heads, rows, head_size) for _ in names)
     auto = torch.export.Dim.AUTO
     axes = {0: auto, 1: auto}
+    room = ("batch", None, "capacity", None)
+    encoder_mask, index = torch.ones(2, rows, dtype=torch.long), torch.zeros(2, wanted, dtype=torch.long)
     return make_graph(
         DecoderGraph(model),
-        (ids, mask, torch.ones(2, rows, dtype=torch.long), torch.zeros(2, wanted, dtype=torch.long), *own, *cross),
-        dynamic_shapes=(axes, axes, axes, axes, ({0: auto, 2: auto},) * (2 * len(names))),
+        (ids, mask, encoder_mask, index, torch.zeros(1, dtype=torch.long), *own, *cross),
+        dynamic_shapes=(axes, axes, axes, axes, None, ({0: auto, 2: auto},) * (2 * len(names))),
         inputs={
             "input_ids": ("batch", "tokens"),
-            "attention_mask": ("batch", "keys"),
+            "attention_mask": ("batch", "capacity"),
             "encoder_attention_mask": ("batch", "encoder_rows"),
             "logits_index": ("batch", "wanted"),
-            **{f"past_key_values.{_part(name, 'decoder')}": ("batch", None, "cached", None) for name in names},
+            PAST_LENGTH: (None,),
+            **{f"past_key_values.{_part(name, 'decoder')}": room for name in names},
             **{f"past_key_values.{_part(name, 'encoder')}": ("batch", None, "encoder_rows", None) for name in names},
         },
         outputs={
             "logits": ("batch", "wanted", None),
-            **{f"present.{_part(name, 'decoder')}": ("batch", None, "keys", None) for name in names},
+            **{f"present.{_part(name, 'decoder')}": room for name in names},
         },
     )
 

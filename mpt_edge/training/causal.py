@@ -14,14 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 from mpt_edge.errors import InputError, UnsupportedModelError
+from mpt_edge.training.caches import Cache, KeyValue
 from mpt_edge.training.entering import Entering, replace_inputs
-
-#: Keys and values of one layer, each ``(batch, key/value heads, rows, head size)``.
-KeyValue = tuple[Tensor, Tensor]
 
 #: Large and negative, and finite in float16, so that fully masked rows stay free of NaN.
 MASKED = -3e4
@@ -100,7 +98,7 @@ class PromptedCausal(nn.Module):
         attention_mask: Tensor,
         position_ids: Tensor,
         prompt: Tensor | None = None,
-        past: Sequence[KeyValue] | None = None,
+        past: Sequence[KeyValue] | Cache | None = None,
         *,
         alone: bool = False,
     ) -> tuple[Tensor, list[KeyValue]]:
@@ -111,7 +109,7 @@ class PromptedCausal(nn.Module):
             attention_mask: 1 for rows that may be seen, ``(batch, past + prompt + tokens)``.
             position_ids: positions of prompt rows and tokens, ``(batch, prompt + tokens)``.
             prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
-            past: keys and values of what was read before, batch one or ``batch``.
+            past: keys and values of what was read before, batch one or ``batch``, or a cache of them.
             alone: whether there are no tokens; see `Entering`.
 
         Returns:
@@ -128,10 +126,10 @@ class PromptedCausal(nn.Module):
                 table = self.model.base_model.get_submodule(self._position_table)
                 rows = rows - table(position_ids[:, : prompt.shape[1]])
             embedded = torch.cat([rows, embedded], dim=1)
-        cache = DynamicCache()
-        for layer, pair in enumerate(past or ()):
-            cache.update(*for_all_rows(pair, embedded.shape[0]), layer)
-        full, local = _causal_masks(attention_mask, embedded.shape[1], self._local, embedded.dtype)
+        batch, rows_read = embedded.shape[:2]
+        cache = past if isinstance(past, Cache) else Cache(past, batch)
+        places = cache.places(attention_mask, rows_read)
+        full, local = _causal_masks(attention_mask, places, self._local, embedded.dtype)
         masks: Any = full
         if self.model.config.model_type in _MASK_A_KIND:
             masks = {"full_attention": full, "sliding_attention": local}
@@ -146,8 +144,7 @@ class PromptedCausal(nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        present = [(layer.keys, layer.values) for layer in cache.layers]
-        return output.last_hidden_state, present
+        return output.last_hidden_state, cache.pairs()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits ``(…, vocabulary)`` of hidden states ``(…, d)``."""
@@ -173,28 +170,25 @@ class PromptedCausal(nn.Module):
         return (text_mask.cumsum(1) - 1).clamp(min=0) + first
 
 
-def for_all_rows(pair: KeyValue, rows: int) -> KeyValue:
-    """Return keys and values of batch one as those of a batch; others are left alone, so a graph copies nothing."""
-    key, value = pair
-    if key.shape[0] == rows:
-        return pair
-    return key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1)
+def _causal_masks(mask: Tensor, places: Tensor, window: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return what is added to scores, ``(batch, 1, rows, keys)``, by layers that see all and by local ones.
 
+    Each row sees what is visible before its own place; in a local layer only the last ``window`` of those,
+    itself included. Filling does not count, so a row sees the same in a batch as alone.
 
-def _causal_masks(mask: Tensor, rows: int, window: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return what is added to scores, ``(batch, 1, rows, past + rows)``, by layers that see all and by local ones.
-
-    Each row sees what is visible before it; in a local layer only the last ``window`` of those, itself
-    included. Filling does not count, so a row sees the same in a batch as alone.
+    Args:
+        mask: 1 for keys that may be seen, ``(batch, keys)``.
+        places: where the rows stand among the keys, ``(rows,)``.
+        window: see `_window`.
+        dtype: of the scores.
     """
-    keys = torch.arange(mask.shape[1], device=mask.device)
-    before = keys[None, :] <= keys[mask.shape[1] - rows :, None]
+    before = torch.arange(mask.shape[1], device=mask.device)[None, :] <= places[:, None]
     visible = before[None, None] & (mask[:, None, None, :] == 1)
     full = torch.where(visible, 0.0, MASKED).to(dtype)
     if not window:
         return full, full
-    place = mask.cumsum(1)
-    near = place[:, None, mask.shape[1] - rows :, None] - place[:, None, None, :] < window
+    counted = mask.cumsum(1)
+    near = counted.index_select(1, places)[:, None, :, None] - counted[:, None, None, :] < window
     return full, torch.where(visible & near, 0.0, MASKED).to(dtype)
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from mpt_edge.decoding import Floats, Ids
-from mpt_edge.training.causal import KeyValue, PromptedCausal
+from mpt_edge.training.caches import KeyValue
+from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mpt_edge.training.caches import KeyValue
 from mpt_edge.training.entering import Entering
-from mpt_edge.training.prompted import MASKED, Attending, KeyValue, PromptedEncoder
+from mpt_edge.training.prompted import MASKED, Attending, PromptedEncoder
 
 
 class PromptedModernBert(PromptedEncoder):

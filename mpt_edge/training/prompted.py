@@ -22,14 +22,12 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.training.caches import KeyValue
 from mpt_edge.training.entering import Entering, replace_inputs
 from mpt_edge.training.masked import MaskedHead
 
 #: Name under which our attention is registered with transformers.
 ATTENTION = "mpt_edge"
-
-#: Keys and values of one layer, each ``(batch, heads, rows, head size)``.
-KeyValue = tuple[Tensor, Tensor]
 
 # Large and negative, and finite in float16, so that fully masked rows stay free of NaN.
 MASKED = -3e4

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from mpt_edge.decoding import Decoding, Floats
 from mpt_edge.text import Encoded
-from mpt_edge.training.causal import KeyValue, PromptedCausal
+from mpt_edge.training.caches import KeyValue
+from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.decoding import TorchDecoding, TorchSeq2SeqDecoding
 from mpt_edge.training.generative import GenerativeBackbone
 from mpt_edge.training.seq2seq import PromptedSeq2Seq

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import EncoderDecoderCache, PreTrainedModel
 
 from mpt_edge.errors import InputError, UnsupportedModelError
-from mpt_edge.training.causal import MASKED, KeyValue, for_all_rows
+from mpt_edge.training.caches import Cache, KeyValue
+from mpt_edge.training.causal import MASKED
 from mpt_edge.training.entering import Entering
 
 #: Encoder-decoder models, by ``model_type``. Flan-T5 and T5 1.1 are ``t5``.
@@ -93,7 +94,7 @@ class PromptedSeq2Seq(nn.Module):
             if prompt.ndim == 4:
                 entering, prompt = Entering(prompt, alone=alone), prompt[:, :, 0]
             hidden = torch.cat([prompt.to(hidden.dtype), hidden], dim=1)
-        cache = _cache(past, hidden.shape[0])
+        cache = Cache(past, hidden.shape[0])
         rows, keys = hidden.shape[1], attention_mask.shape[1]
         places = attention_mask.cumsum(1) - 1  # filling does not count, so a row is the same in a batch as alone
         bias = _bias(stack, places[:, None, :] - places[:, keys - rows :, None], both_ways=True)
@@ -103,9 +104,7 @@ class PromptedSeq2Seq(nn.Module):
                 hidden = entering.at(number, hidden)
             hidden = block(hidden, position_bias=bias, past_key_values=cache)[0]
         new = keys - rows
-        return stack.final_layer_norm(hidden), [
-            (layer.keys[:, :, new:], layer.values[:, :, new:]) for layer in cache.layers
-        ]
+        return stack.final_layer_norm(hidden), [(key[:, :, new:], value[:, :, new:]) for key, value in cache.pairs()]
 
     def encode_prompt(self, prompt: Tensor) -> tuple[list[KeyValue], list[KeyValue]]:
         """Read prompts ``(batch, l, d)`` or ``(batch, l, layers, d)`` by themselves (prefix layout).
@@ -132,7 +131,7 @@ class PromptedSeq2Seq(nn.Module):
         attention_mask: Tensor,
         encoder_mask: Tensor,
         cross: Sequence[KeyValue],
-        past: Sequence[KeyValue] | None = None,
+        past: Sequence[KeyValue] | Cache | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Run tokens through the decoder.
 
@@ -141,7 +140,7 @@ class PromptedSeq2Seq(nn.Module):
             attention_mask: 1 for tokens, past and new, ``(batch, past + tokens)``; filling may stand anywhere.
             encoder_mask: 1 for encoder rows that may be seen, ``(batch, encoder rows)``.
             cross: keys and values of these rows, see `cross`.
-            past: keys and values of tokens that were read before.
+            past: keys and values of tokens that were read before, or a cache of them.
 
         Returns:
             The last hidden state, ``(batch, tokens, d)``, and each layer's keys and values of all tokens.
@@ -149,16 +148,16 @@ class PromptedSeq2Seq(nn.Module):
         stack = self.model.get_decoder()
         hidden = self.model.get_input_embeddings()(input_ids)
         batch, rows = input_ids.shape
-        cache = EncoderDecoderCache(_cache(past, batch), _cache(cross, batch))
-        keys = attention_mask.shape[1]
-        places = attention_mask.cumsum(1) - 1
-        distance = places[:, None, :] - places[:, keys - rows :, None]
-        order = torch.arange(keys, device=hidden.device)
-        before = order[None, :] <= order[keys - rows :, None]
+        own = past if isinstance(past, Cache) else Cache(past, batch)
+        places = own.places(attention_mask, rows)
+        counted = attention_mask.cumsum(1)
+        distance = counted[:, None, :] - counted.index_select(1, places)[:, :, None]
+        before = torch.arange(attention_mask.shape[1], device=hidden.device)[None, :] <= places[:, None]
         visible = before[None, None] & (attention_mask[:, None, None, :] == 1)
         bias = _bias(stack, distance, both_ways=False) + torch.where(visible, 0.0, MASKED).to(hidden.dtype)
         seen = torch.where(encoder_mask[:, None, None, :] == 1, 0.0, MASKED).to(hidden.dtype)
         seen = seen.expand(-1, -1, rows, -1)  # the exported graph's attention wants a row a token
+        cache = EncoderDecoderCache(own, Cache(cross, batch))
         for block in stack.block:
             hidden = block(
                 hidden,
@@ -167,8 +166,7 @@ class PromptedSeq2Seq(nn.Module):
                 encoder_decoder_position_bias=seen,
                 past_key_values=cache,
             )[0]
-        layers = cache.self_attention_cache.layers
-        return stack.final_layer_norm(hidden), [(layer.keys, layer.values) for layer in layers]
+        return stack.final_layer_norm(hidden), own.pairs()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits ``(…, vocabulary)`` of decoder states ``(…, d)``."""
@@ -189,13 +187,6 @@ def _start_id(model: PreTrainedModel) -> int:
     raise UnsupportedModelError(
         "the model's configuration names no decoder_start_token_id; add it to config.json, T5 takes its padding token."
     )
-
-
-def _cache(pairs: Sequence[KeyValue] | None, batch: int) -> DynamicCache:
-    cache = DynamicCache()
-    for layer, pair in enumerate(pairs or ()):
-        cache.update(*for_all_rows(pair, batch), layer)
-    return cache
 
 
 def _bias(stack: nn.Module, distance: Tensor, *, both_ways: bool) -> Tensor:

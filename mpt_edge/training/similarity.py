@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.caches import KeyValue
 from mpt_edge.training.data import Rows
-from mpt_edge.training.prompted import KeyValue
 
 #: Cosine similarities are multiplied by this before the softmax while training.
 TRAINING_SCALE = 20.0

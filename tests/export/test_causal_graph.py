@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mpt_edge.causal import OnnxCausal
+from mpt_edge.growing import BLOCK
 from mpt_edge.manifest import Manifest
 from mpt_edge.text import Batch
 from mpt_edge.training.causal import PromptedCausal
@@ -73,6 +74,21 @@ def test_rows_under_different_prompts(exported: Exported) -> None:
     _, first = model.open(Batch(ids.numpy(), mask, np.zeros_like(mask)), caches)
     for row, text, given in zip(first, ids, (prompt, other), strict=True):
         assert np.abs(row - reference(plain, text, given, from_zero=from_zero).numpy()[-1]).max() < 1e-4
+
+
+def test_a_text_outgrows_its_room(exported: Exported) -> None:
+    """A text written token by token, behind filling, past the rows that its cache has at first."""
+    plain, from_zero, model = exported
+    _, _, prompt = inputs()
+    text = torch.randint(3, 61, (59,), generator=torch.Generator().manual_seed(2))
+    filling = 8
+    front = np.pad(text[None, :10].numpy(), ((0, 0), (0, filling)))
+    mask = (np.arange(front.shape[1])[None] < 10).astype(np.int64)
+    state, first = model.open(Batch(front, mask, np.zeros_like(front)), [model.encode_prompt(prompt.numpy())])
+    later = [state.extend(token, np.ones_like(token))[0, 0] for token in text[10:, None, None].numpy()]
+    assert len(prompt) + len(text) + filling > BLOCK
+    wanted = reference(plain, text, prompt, from_zero=from_zero).numpy()[9:]
+    assert np.abs(np.stack([first[0], *later]) - wanted).max() < 1e-4
 
 
 def test_weights_are_there_once(exported: Exported) -> None:

@@ -21,7 +21,8 @@ from transformers import AutoModel, PreTrainedModel, RobertaConfig
 import mpt_edge
 from mpt_edge.bundle import MODEL
 from mpt_edge.training.backbones import Backbone, load_backbone
-from mpt_edge.training.prompted import KeyValue, PromptedEncoder
+from mpt_edge.training.caches import KeyValue
+from mpt_edge.training.prompted import PromptedEncoder
 from mpt_edge_export import ExportPlan, export_bundle
 
 TOLERANCE = 1e-4

@@ -1,0 +1,100 @@
+"""Keys and values of texts under way, in arrays with room: the graph writes new rows where they stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mpt_edge.backbone import PromptCache
+from mpt_edge.decoding import Floats, Ids
+from mpt_edge.session import ort_value
+
+#: The graph input that says how many rows of a cache are taken.
+PAST_LENGTH = "past_length"
+
+#: Rows of room that a cache gets at a time.
+BLOCK = 64
+
+_PAST, _PRESENT = "past_key_values.", "present."
+
+
+class GrowingCache:
+    """A batch of rows, and the session that reads more tokens for them.
+
+    The graph's past and present are bound to the same arrays, in which it writes new rows behind the
+    old ones, so a step copies nothing of what was read before. Room for rows comes in blocks.
+
+    Attributes:
+        rows: texts in the batch.
+        length: rows of the cache that are taken, a text each the same.
+    """
+
+    def __init__(self, session: Any, cache: PromptCache, seen: Ids, fixed: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Start behind what was read before.
+
+        Args:
+            session: the graph, with inputs ``past_key_values.*``, `PAST_LENGTH` and ``attention_mask``.
+            cache: keys and values ``(1 or rows, heads, length, size)``, by input name.
+            seen: which of them each text sees, ``(rows, length)``.
+            fixed: inputs that stay as they are at every step, ``(rows, …)`` each.
+        """
+        self.rows, self.length = len(seen), int(seen.shape[1])
+        self._session, self._binding = session, session.io_binding()
+        self._vocabulary = next(value.shape[-1] for value in session.get_outputs() if value.name == "logits")
+        self._fixed, self._cache, self._mask = dict(fixed), dict(cache), seen
+        self._make_room(1)
+
+    def read(self, tokens: Mapping[str, Ids], mask: Ids) -> Floats:
+        """Read tokens for every row, and return the logits that were asked for.
+
+        Args:
+            tokens: the graph's inputs about them, ``logits_index`` ``(rows, wanted)`` among them.
+            mask: 1 for tokens, 0 for filling, ``(rows, n)``.
+
+        Returns:
+            Logits, ``(rows, wanted, vocabulary)``.
+        """
+        end = self.length + mask.shape[1]
+        if end > self._mask.shape[1]:
+            self._make_room(mask.shape[1])
+        self._mask[:, self.length : end] = mask
+        logits = np.empty((*tokens["logits_index"].shape, self._vocabulary), np.float32)
+        given = {**tokens, "attention_mask": self._mask, PAST_LENGTH: np.array([self.length])}
+        values = {name: ort_value(array) for name, array in given.items()}  # the binding does not keep them alive
+        for name, value in values.items():
+            self._binding.bind_ortvalue_input(name, value)
+        found = ort_value(logits)
+        self._binding.bind_ortvalue_output("logits", found)
+        self._session.run_with_iobinding(self._binding)
+        self.length = end
+        return logits
+
+    def select(self, rows: Ids) -> None:
+        """Keep, repeat or reorder texts by their numbers, ``(new rows,)``."""
+        if len(rows) == self.rows and (rows == np.arange(self.rows)).all():
+            return
+        self.rows, self._mask = len(rows), self._mask[rows]
+        self._cache = {name: array[rows] for name, array in self._cache.items()}
+        self._fixed = {name: array[rows] for name, array in self._fixed.items()}
+        self._bind()
+
+    def _make_room(self, new: int) -> None:
+        """Move to arrays with room for ``new`` rows more; what is not taken is 0, and seen by no one."""
+        capacity = -(-(self.length + new) // BLOCK) * BLOCK
+        mask = np.zeros((self.rows, capacity), np.int64)
+        mask[:, : self.length] = self._mask[:, : self.length]
+        self._mask = mask
+        for name, before in self._cache.items():
+            array = np.zeros((self.rows, before.shape[1], capacity, before.shape[3]), np.float32)
+            array[:, :, : self.length] = before[:, :, : self.length]
+            self._cache[name] = array
+        self._bind()
+
+    def _bind(self) -> None:
+        self._values = {name: ort_value(array) for name, array in (self._cache | self._fixed).items()}
+        for name, value in self._values.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name in self._cache:
+            self._binding.bind_ortvalue_output(name.replace(_PAST, _PRESENT), self._values[name])
