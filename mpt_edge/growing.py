@@ -44,6 +44,9 @@ class GrowingCache:
         self._session, self._binding = session, session.io_binding()
         self._vocabulary = next(value.shape[-1] for value in session.get_outputs() if value.name == "logits")
         self._fixed, self._cache, self._mask = dict(fixed), dict(cache), seen
+        # Arrays that the graph reads, and ONNX Runtime's views of them, which a binding does not keep alive.
+        self._inputs: dict[str, np.ndarray[Any, Any]] = {}
+        self._views: dict[str, Any] = {}
         self._make_room(1)
 
     def read(self, tokens: Mapping[str, Ids], mask: Ids) -> Floats:
@@ -60,11 +63,9 @@ class GrowingCache:
         if end > self._mask.shape[1]:
             self._make_room(mask.shape[1])
         self._mask[:, self.length : end] = mask
+        for name, array in {**tokens, PAST_LENGTH: np.array([self.length])}.items():
+            self._put(name, array)
         logits = np.empty((*tokens["logits_index"].shape, self._vocabulary), np.float32)
-        given = {**tokens, "attention_mask": self._mask, PAST_LENGTH: np.array([self.length])}
-        values = {name: ort_value(array) for name, array in given.items()}  # the binding does not keep them alive
-        for name, value in values.items():
-            self._binding.bind_ortvalue_input(name, value)
         found = ort_value(logits)
         self._binding.bind_ortvalue_output("logits", found)
         self._session.run_with_iobinding(self._binding)
@@ -78,7 +79,7 @@ class GrowingCache:
         self.rows, self._mask = len(rows), self._mask[rows]
         self._cache = {name: array[rows] for name, array in self._cache.items()}
         self._fixed = {name: array[rows] for name, array in self._fixed.items()}
-        self._bind()
+        self._bind_rows()
 
     def _make_room(self, new: int) -> None:
         """Move to arrays with room for ``new`` rows more; what is not taken is 0, and seen by no one."""
@@ -90,11 +91,22 @@ class GrowingCache:
             array = np.zeros((self.rows, before.shape[1], capacity, before.shape[3]), np.float32)
             array[:, :, : self.length] = before[:, :, : self.length]
             self._cache[name] = array
-        self._bind()
+        self._bind_rows()
 
-    def _bind(self) -> None:
-        self._values = {name: ort_value(array) for name, array in (self._cache | self._fixed).items()}
-        for name, value in self._values.items():
-            self._binding.bind_ortvalue_input(name, value)
+    def _put(self, name: str, array: np.ndarray[Any, Any]) -> None:
+        """Give the graph an input, where its last one stood if they are of one shape: most steps bind nothing."""
+        held = self._inputs.get(name)
+        if held is not None and held.shape == array.shape:
+            held[...] = array
+        else:
+            self._bind(name, array.copy())
+
+    def _bind(self, name: str, array: np.ndarray[Any, Any]) -> None:
+        self._inputs[name], self._views[name] = array, ort_value(array)
+        self._binding.bind_ortvalue_input(name, self._views[name])
+
+    def _bind_rows(self) -> None:
+        for name, array in {**self._cache, **self._fixed, "attention_mask": self._mask}.items():
+            self._bind(name, array)
         for name in self._cache:
-            self._binding.bind_ortvalue_output(name.replace(_PAST, _PRESENT), self._values[name])
+            self._binding.bind_ortvalue_output(name.replace(_PAST, _PRESENT), self._views[name])
