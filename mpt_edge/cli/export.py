@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from mpt_edge._extras import require
 from mpt_edge.locate import cache_bundle
 
 
-class GraphPrecision(str, Enum):
+class GraphPrecision(StrEnum):
     """Which graphs a bundle gets."""
 
     FLOAT32 = "float32"

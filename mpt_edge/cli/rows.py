@@ -10,7 +10,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +24,7 @@ _PAIR = "text_pair"
 _BOM = b"\xef\xbb\xbf"
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """How rows are written."""
 
     JSONL = "jsonl"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TextIO
 
@@ -49,7 +49,7 @@ _STDIN = Path("-")
 Write = Callable[[Sequence[Row], Sequence[Prediction]], None]
 
 
-class OnError(str, Enum):
+class OnError(StrEnum):
     """What to do about a row that cannot be used."""
 
     STOP = "stop"

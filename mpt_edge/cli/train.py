@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -240,8 +239,6 @@ def report(
 
 
 def _plan(recipes: list[Path], data: Path, output: Path, test: bool, threads: int) -> Plan:
-    if sys.version_info < (3, 11):
-        require("train", "tomli")
     from mpt_edge.training.recipes import load_recipe
 
     loaded = [load_recipe(path) for path in recipes]  # before PyTorch, whose import takes seconds

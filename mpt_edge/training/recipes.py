@@ -19,7 +19,7 @@ may be a path into nested ones (``answers.text``), or text with several of them 
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -28,12 +28,6 @@ from typing import Any
 from mpt_edge.errors import InputError
 from mpt_edge.masking import PLACEHOLDER
 from mpt_edge.taskfile import NAME
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
-
 
 #: What a recipe may be scored by; a task file states all that its kind has.
 METRICS = ("accuracy", "macro_f1", "matthews")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Settings:
     seed: int = 0
 
 
-class Layout(str, Enum):
+class Layout(StrEnum):
     """How prompt and text see each other; the names are those of `mpt_edge.prompts.LAYOUTS`."""
 
     PREFIX = "prefix"
     JOINT = "joint"
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """What forward and backward compute in; prompts and their optimiser stay in float32."""
 
     NO = "no"
@@ -61,7 +61,7 @@ class Precision(str, Enum):
     FP16 = "fp16"
 
 
-class Entry(str, Enum):
+class Entry(StrEnum):
     """Where a prompt enters; the names are those of `mpt_edge.prompts.ENTRIES`."""
 
     FIRST_LAYER = "first_layer"
@@ -69,7 +69,7 @@ class Entry(str, Enum):
     EVERY_LAYER = "every_layer"
 
 
-class Trained(str, Enum):
+class Trained(StrEnum):
     """What the target stage trains.
 
     Attributes:
