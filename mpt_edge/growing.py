@@ -44,6 +44,7 @@ class GrowingCache:
         self._session, self._binding = session, session.io_binding()
         self._vocabulary = next(value.shape[-1] for value in session.get_outputs() if value.name == "logits")
         self._fixed, self._cache, self._mask = dict(fixed), dict(cache), seen
+        self._texts = np.arange(self.rows)  # of which of the first rows each row is
         # Arrays that the graph reads, and ONNX Runtime's views of them, which a binding does not keep alive.
         self._inputs: dict[str, np.ndarray[Any, Any]] = {}
         self._views: dict[str, Any] = {}
@@ -76,9 +77,11 @@ class GrowingCache:
         """Keep, repeat or reorder texts by their numbers, ``(new rows,)``."""
         if len(rows) == self.rows and (rows == np.arange(self.rows)).all():
             return
+        before, self._texts = self._texts, self._texts[rows]
         self.rows, self._mask = len(rows), self._mask[rows]
         self._cache = {name: array[rows] for name, array in self._cache.items()}
-        self._fixed = {name: array[rows] for name, array in self._fixed.items()}
+        if not np.array_equal(before, self._texts):  # beams of a text change places, and what is fixed is its own
+            self._fixed = {name: array[rows] for name, array in self._fixed.items()}
         self._bind_rows()
 
     def _make_room(self, new: int) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from mpt_edge.causal import OnnxCausal
-from mpt_edge.growing import BLOCK
+from mpt_edge.errors import CorruptFileError
+from mpt_edge.growing import BLOCK, PAST_LENGTH
 from mpt_edge.manifest import Manifest
 from mpt_edge.text import Batch
 from mpt_edge.training.causal import PromptedCausal
@@ -89,6 +91,19 @@ def test_a_text_outgrows_its_room(exported: Exported) -> None:
     assert len(prompt) + len(text) + filling > BLOCK
     wanted = reference(plain, text, prompt, from_zero=from_zero).numpy()[9:]
     assert np.abs(np.stack([first[0], *later]) - wanted).max() < 1e-4
+
+
+def test_graphs_from_before_caches_had_room_are_refused(tmp_path: Path) -> None:
+    _, prompted = build("llama")
+    export_causal_graph(prompted, 2, 8, tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx")
+    for node in graph.graph.node:
+        node.input[:] = ["taken" if name == PAST_LENGTH else name for name in node.input]
+    for value in graph.graph.input:
+        value.name = "taken" if value.name == PAST_LENGTH else value.name
+    onnx.save(graph, tmp_path / "model.onnx")
+    with pytest.raises(CorruptFileError, match="export the bundle again"):
+        OnnxCausal(tmp_path / "model.onnx", described(prompted, 2, 8), threads=1)
 
 
 def test_weights_are_there_once(exported: Exported) -> None:
