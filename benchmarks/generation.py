@@ -41,10 +41,12 @@ from transformers import (
 
 from mpt_edge.bundle import Bundle
 from mpt_edge.causal import OnnxCausal
+from mpt_edge.prompts import SharedPrompt
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
+from mpt_edge_export.graph import prompt_shape
 
 _T5: dict[str, Any] = {"vocab_size": 32128, "d_kv": 64, "decoder_start_token_id": 0}
 
@@ -89,6 +91,7 @@ def main(
     tokens: Annotated[int, typer.Option(help="Length of the text.")] = 32,
     new_tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 64,
     length: Annotated[int, typer.Option("--length", "-l", help="Prompt rows.")] = 100,
+    entry: Annotated[str, typer.Option(help="Where the prompt enters: first_layer or every_layer.")] = "first_layer",
     repeats: Annotated[int, typer.Option(help="Timed runs of each; they take turns.")] = 5,
     threads: int = 2,
 ) -> None:
@@ -99,7 +102,7 @@ def main(
     for name in models:
         with tempfile.TemporaryDirectory() as place:
             folder = _folder(name, tokenizer, Path(place))
-            contest = Contest(folder, Path(place), tokens, length, threads)
+            contest = Contest(folder, Path(place), tokens, (length, entry), threads)
             found = contest.timed(new_tokens, repeats)
             notes += [f"{folder.name}: {note}" for note in (*contest.missing, contest.memory(new_tokens))]
         base = found["transformers, prompt"][1]
@@ -110,34 +113,48 @@ def main(
     Console(width=120).print(table)
     print(*notes, sep="\n")
     print(
-        f"{tokens} tokens of text, {new_tokens} new ones, l = {length}, float32 unless stated, {threads} threads, "
-        f"medians of {repeats}; {platform.machine()}, torch {torch.__version__}"
+        f"{tokens} tokens of text, {new_tokens} new ones, l = {length} at {entry}, float32 unless stated, "
+        f"{threads} threads, medians of {repeats}; {platform.machine()}, torch {torch.__version__}"
     )
 
 
 class Contest:
     """One model and everything that can write with it."""
 
-    def __init__(self, folder: Path, place: Path, tokens: int, length: int, threads: int) -> None:
-        """Export the model, load all contenders, and check that those without a prompt write the same."""
+    def __init__(self, folder: Path, place: Path, tokens: int, prompt: tuple[int, str], threads: int) -> None:
+        """Export the model, load all contenders, and check that those without a prompt write the same.
+
+        Args:
+            folder: the model.
+            place: where files go.
+            tokens: length of the text.
+            prompt: rows of the prompt, and where it enters.
+            threads: threads of each contender.
+        """
         backbone = open_backbone(str(folder))
         assert isinstance(backbone, GenerativeBackbone)
-        self.folder, self.place, self.length, self.threads = folder, place, length, threads
+        self.folder, self.place, self.threads = folder, place, threads
+        self.length, entry = prompt
         self.seq2seq = backbone.family == "seq2seq"
-        export_bundle(ExportPlan(backbone, [], place / "bundle"))
+        (place / "vectors" / "prompts").mkdir(parents=True)
+        shape = prompt_shape(backbone.model, entry, self.length)
+        rng = np.random.default_rng(0)
+        values = (0.05 * rng.standard_normal(shape)).astype(np.float32)
+        shared = SharedPrompt("shared", values, "prefix", backbone.fingerprint, entry=entry)
+        shared.save(place / "vectors" / "prompts" / "shared.safetensors")
+        export_bundle(ExportPlan(backbone, [place / "vectors"], place / "bundle"))
         bundle = Bundle.open(place / "bundle")
         graph = (OnnxSeq2Seq if self.seq2seq else OnnxCausal)(*bundle.graphs(), bundle.manifest, threads=threads)
-        rng = np.random.default_rng(0)
         self.ids = rng.integers(3, 1000, tokens).tolist()
-        prompt = (0.05 * rng.standard_normal(graph.prompt_shape(length))).astype(np.float32)
         family = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
         model = family.from_pretrained(folder, dtype=torch.float32).eval()
         text = model.get_input_embeddings()(torch.tensor(self.ids)).detach()
-        cache = graph.encode_prompt(prompt)  # once, as it is when a task is selected
+        cache = graph.encode_prompt(values)  # once, as it is when a task is selected
+        rows = torch.from_numpy(values if values.ndim == 2 else values[:, 0])  # it has no room at other layers
         self.ways: dict[str, Writer] = {
             "mpt-edge, prompt": lambda count: ours(graph, self.ids, cache, count),
             "mpt-edge, no prompt": lambda count: ours(graph, self.ids, graph.no_past, count),
-            "transformers, prompt": transformers_writer(model, torch.cat([torch.from_numpy(prompt), text])[None]),
+            "transformers, prompt": transformers_writer(model, torch.cat([rows, text])[None]),
             "transformers, no prompt": transformers_writer(model, text[None]),
         }
         self.missing: list[str] = []
