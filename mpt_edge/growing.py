@@ -43,12 +43,12 @@ class GrowingCache:
         self.rows, self.length = len(seen), int(seen.shape[1])
         self._session, self._binding = session, session.io_binding()
         self._vocabulary = next(value.shape[-1] for value in session.get_outputs() if value.name == "logits")
-        self._fixed, self._cache, self._mask = dict(fixed), dict(cache), seen
+        self._fixed, self._mask = dict(fixed), seen  # without room yet: the first tokens say how much is needed
+        self._cache = {name: np.broadcast_to(array, (self.rows, *array.shape[1:])) for name, array in cache.items()}
         self._texts = np.arange(self.rows)  # of which of the first rows each row is
         # Arrays that the graph reads, and ONNX Runtime's views of them, which a binding does not keep alive.
         self._inputs: dict[str, np.ndarray[Any, Any]] = {}
         self._views: dict[str, Any] = {}
-        self._make_room(1)
 
     def read(self, tokens: Mapping[str, Ids], mask: Ids) -> Floats:
         """Read tokens for every row, and return the logits that were asked for.
