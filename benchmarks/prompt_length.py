@@ -156,26 +156,29 @@ def timed(calls: Mapping[Way, Callable[[], object]], repeats: int) -> dict[Way, 
 
 
 def draw(path: Path, latency: Mapping[Way, float], scores: Mapping[Way, float]) -> None:
-    """Draw accuracy against a request's milliseconds, a line a way and a point a length."""
+    """Draw accuracy against a request's milliseconds, a line a way and a point a length; a panel a layout."""
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 
     mpl.rcParams["svg.hashsalt"] = "mpt-edge"  # the same drawing is the same file
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure, panels = plt.subplots(1, 2, figsize=(8, 4), sharey=True, width_ratios=(3, 2))
     for name, (entry, layout) in WAYS.items():
+        axes = panels[("prefix", "joint").index(layout)]
         ways = [(name, length) for length in LENGTHS if (name, length) in scores]
         x, y = [1e3 * latency[way] for way in ways], [100 * scores[way] for way in ways]
-        axes.plot(x, y, marker="o", label=f"{entry.replace('_', ' ')}, {layout}")
+        axes.plot(x, y, marker="o", label=entry.replace("_", " "), color="C0" if entry == "every_layer" else "C1")
         for number, at in enumerate(zip(x, y, strict=True)):
             # Short prompts lie close together, so their names take turns on both sides.
             side = (6, "left") if number % 2 == 0 else (-6, "right")
             place = {"textcoords": "offset points", "xytext": (side[0], -3), "ha": side[1]}
             axes.annotate(f"l = {ways[number][1]}", at, fontsize=8, **place)
-    axes.set_xlabel("request (ms)")
-    axes.set_ylabel("mean test accuracy (%)")
-    axes.grid(visible=True, alpha=0.3)
-    axes.margins(x=0.1)
-    axes.legend(loc="center right")
+    panels[0].set_ylabel("mean test accuracy (%)")
+    for axes, layout in zip(panels, ("prefix", "joint"), strict=True):
+        axes.set_title(layout)
+        axes.set_xlabel("request (ms)")
+        axes.grid(visible=True, alpha=0.3)
+        axes.margins(x=0.2)
+        axes.legend(loc="center")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 
