@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from mpt_edge.errors import CorruptFileError
 from mpt_edge.generation.beams import BeamRow, follow
 from mpt_edge.generation.options import GenerationOptions
+from mpt_edge.growing import BLOCK, PAST_LENGTH
 from mpt_edge.manifest import Manifest
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
@@ -22,18 +25,22 @@ from tests.training.test_seq2seq import KINDS, build, inputs, reference, states
 Exported = tuple[PreTrainedModel, OnnxSeq2Seq, Path]
 
 
+def described() -> Manifest:
+    values = dict.fromkeys(Manifest.__dataclass_fields__, "")
+    values |= {"layers": 3, "heads": 4, "head_size": 8, "hidden_size": 32, "generation": {"start_id": 0}}
+    return Manifest(**values)  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module", params=sorted(KINDS))
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     plain, prompted = build(request.param)
     folder = tmp_path_factory.mktemp("graphs")
     export_seq2seq_graphs(prompted.float(), 4, 8, folder)
-    values = dict.fromkeys(Manifest.__dataclass_fields__, "")
-    values |= {"layers": 3, "heads": 4, "head_size": 8, "hidden_size": 32, "generation": {"start_id": 0}}
     return (
         plain,
-        OnnxSeq2Seq(folder / "encoder_model.onnx", folder / "decoder_model.onnx", Manifest(**values), threads=1),
+        OnnxSeq2Seq(folder / "encoder_model.onnx", folder / "decoder_model.onnx", described(), threads=1),
         folder,
-    )  # type: ignore[arg-type]
+    )
 
 
 def close(found: np.ndarray, wanted: torch.Tensor) -> bool:
@@ -109,3 +116,32 @@ def test_weights_are_there_once(exported: Exported) -> None:
     ]
     assert places[0] & places[1]
     assert all((folder / f"{side}_model.onnx").stat().st_size < 400_000 for side in ("encoder", "decoder"))
+
+
+def test_a_text_outgrows_its_room(exported: Exported) -> None:
+    """Written token by token, past the rows that the decoder's cache has at first."""
+    plain, model, _ = exported
+    ids, mask, _, _, prompt = inputs()
+    cache = model.encode_prompt(prompt.float().numpy())
+    one = Batch(ids[:1].numpy(), mask[:1].numpy(), np.zeros_like(ids[:1]))
+    state, first = model.open(one, [cache])
+    written = torch.randint(3, 30, (BLOCK + 6,), generator=torch.Generator().manual_seed(2))
+    later = [state.extend(token, np.ones_like(token))[0, 0] for token in written[:, None, None].numpy()]
+    whole = torch.cat([torch.zeros(1, dtype=torch.long), written])
+    assert close(
+        np.stack([first[0], *later]), reference(plain, ids[0, : int(mask[0].sum())], whole, prompt, prefix=True)
+    )
+
+
+def test_decoders_from_before_caches_had_room_are_refused(exported: Exported, tmp_path: Path) -> None:
+    _, model, folder = exported
+    shutil.copytree(folder, tmp_path / "graphs")
+    path = tmp_path / "graphs" / "decoder_model.onnx"
+    graph = onnx.load(path, load_external_data=False)
+    for value in graph.graph.input:
+        value.name = "taken" if value.name == PAST_LENGTH else value.name
+    for node in graph.graph.node:
+        node.input[:] = ["taken" if name == PAST_LENGTH else name for name in node.input]
+    onnx.save(graph, path)
+    with pytest.raises(CorruptFileError, match="decoder_model.onnx is not the graph .* export the bundle again"):
+        OnnxSeq2Seq(tmp_path / "graphs" / "encoder_model.onnx", path, described(), threads=1)
