@@ -102,7 +102,7 @@ def test_graphs_from_before_caches_had_room_are_refused(tmp_path: Path) -> None:
     for value in graph.graph.input:
         value.name = "taken" if value.name == PAST_LENGTH else value.name
     onnx.save(graph, tmp_path / "model.onnx")
-    with pytest.raises(CorruptFileError, match="export the bundle again"):
+    with pytest.raises(CorruptFileError, match="is not the graph that the manifest describes"):
         OnnxCausal(tmp_path / "model.onnx", described(prompted, 2, 8), threads=1)
 
 
