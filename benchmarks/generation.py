@@ -5,7 +5,8 @@ python benchmarks/generation.py ../shared/weights/tinystories-656k-llama ../shar
 
 All write the same number of tokens greedily behind the same random text, in turn, on the same threads. transformers
 gets prompt and text as embeddings, as PEFT feeds them; the stock export and CTranslate2 (`pip install ctranslate2`)
-know no prompt. `smollm-135m`, `t5-small` and `t5-base` are the shapes, with random weights.
+know no prompt. Our int8 graphs are those of `mpt-edge export --precision int8`. `smollm-135m`, `t5-small` and
+`t5-base` are the shapes, with random weights.
 """
 
 from __future__ import annotations
@@ -78,8 +79,7 @@ ids = np.array([{ids!r}])
 cache = graph.encode_prompt(np.zeros(graph.prompt_shape({length}), np.float32))
 state, logits = graph.open(Batch(ids, np.ones_like(ids), np.zeros_like(ids)), [cache])
 for _ in range({count}):
-    token = logits.argmax(-1)[:, None]
-    logits = state.extend(token, np.ones_like(token))[:, 0]
+    logits = state.step(logits.argmax(-1))
 status = Path("/proc/self/status").read_text()
 print(1024 * int(status.partition("VmHWM:")[2].split()[0]))
 """
@@ -108,8 +108,9 @@ def main(
         base = found["transformers, prompt"][1]
         for way, (first, rate) in found.items():
             table.add_row(folder.name, way, f"{first:.1f}", f"{rate:.0f}", f"{rate / base:.2f} x")
-        price = found["mpt-edge, no prompt"][1] / found["mpt-edge, prompt"][1]
-        notes.append(f"{folder.name}: writing under a prompt takes {price:.3f} times as long as without")
+        for kind in ("mpt-edge", "mpt-edge int8"):
+            price = found[f"{kind}, no prompt"][1] / found[f"{kind}, prompt"][1]
+            notes.append(f"{folder.name}: {kind} takes {price:.3f} times as long under a prompt as without")
     Console(width=120).print(table)
     print(*notes, sep="\n")
     print(
@@ -142,18 +143,19 @@ class Contest:
         values = (0.05 * rng.standard_normal(shape)).astype(np.float32)
         shared = SharedPrompt("shared", values, "prefix", backbone.fingerprint, entry=entry)
         shared.save(place / "vectors" / "prompts" / "shared.safetensors")
-        export_bundle(ExportPlan(backbone, [place / "vectors"], place / "bundle"))
-        bundle = Bundle.open(place / "bundle")
-        graph = (OnnxSeq2Seq if self.seq2seq else OnnxCausal)(*bundle.graphs(), bundle.manifest, threads=threads)
+        export_bundle(ExportPlan(backbone, [place / "vectors"], place / "bundle", precision="both"))
+        graph, small = self._graph("float32"), self._graph("int8")
         self.ids = rng.integers(3, 1000, tokens).tolist()
         family = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
         model = family.from_pretrained(folder, dtype=torch.float32).eval()
         text = model.get_input_embeddings()(torch.tensor(self.ids)).detach()
-        cache = graph.encode_prompt(values)  # once, as it is when a task is selected
+        cache, small_cache = (one.encode_prompt(values) for one in (graph, small))  # once, when a task is selected
         rows = torch.from_numpy(values if values.ndim == 2 else values[:, 0])  # it has no room at other layers
         self.ways: dict[str, Writer] = {
             "mpt-edge, prompt": lambda count: ours(graph, self.ids, cache, count),
             "mpt-edge, no prompt": lambda count: ours(graph, self.ids, graph.no_past, count),
+            "mpt-edge int8, prompt": lambda count: ours(small, self.ids, small_cache, count),
+            "mpt-edge int8, no prompt": lambda count: ours(small, self.ids, small.no_past, count),
             "transformers, prompt": transformers_writer(model, torch.cat([rows, text])[None]),
             "transformers, no prompt": transformers_writer(model, text[None]),
         }
@@ -163,6 +165,11 @@ class Contest:
         for name in ("transformers, no prompt", "stock export, no prompt"):
             if name in self.ways:
                 assert self.ways[name](8) == wanted, f"{name} writes something else"
+
+    def _graph(self, precision: str) -> OnnxCausal | OnnxSeq2Seq:
+        bundle = Bundle.open(self.place / "bundle")
+        family = OnnxSeq2Seq if self.seq2seq else OnnxCausal
+        return family(*bundle.graphs(precision), bundle.manifest, threads=self.threads)
 
     def _peers(self, model: PreTrainedModel) -> None:
         """Add the peers that there are; why one is missing is noted."""
@@ -200,7 +207,7 @@ class Contest:
         facts = {"bundle": str(bundle), "ids": self.ids, "length": self.length, "count": new_tokens}
         command = [sys.executable, "-c", MEMORY.format(**facts)]
         peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-        files = sum(path.stat().st_size for path in (bundle / "onnx").iterdir())
+        files = sum(path.stat().st_size for path in (bundle / "onnx").iterdir() if "_quantized" not in path.name)
         manifest = Bundle.open(bundle).manifest
         rows = len(self.ids) + self.length + new_tokens + 1
         cache = 2 * 4 * manifest.layers * manifest.heads * manifest.head_size * rows * (2 if self.seq2seq else 1)
@@ -216,8 +223,7 @@ def ours(graph: OnnxCausal | OnnxSeq2Seq, ids: list[int], cache: dict[str, np.nd
     state, logits = graph.open(Batch(given, np.ones_like(given), np.zeros_like(given)), [cache])
     found = [int(logits[0].argmax())]
     while len(found) < count:
-        token = np.array([[found[-1]]])
-        logits = state.extend(token, np.ones_like(token))[:, 0]
+        logits = state.step(np.array([found[-1]]))
         found.append(int(logits[0].argmax()))
     return found
 

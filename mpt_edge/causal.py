@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mpt_edge.backbone import PromptCache, stack
-from mpt_edge.decoding import Floats, Ids
+from mpt_edge.decoding import Decoding, Floats, Ids
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.growing import PAST_LENGTH, GrowingCache
 from mpt_edge.manifest import Manifest
@@ -83,7 +83,7 @@ class OnnxCausal:
         return state, state.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
 
 
-class CausalDecoding:
+class CausalDecoding(Decoding):
     """Rows that are being continued; see `mpt_edge.decoding.Decoding`."""
 
     def __init__(self, backbone: OnnxCausal, cache: PromptCache, seen: Ids) -> None:
@@ -107,6 +107,13 @@ class CausalDecoding:
     def extend(self, tokens: Ids, mask: Ids) -> Floats:
         """Append tokens to every row; see `mpt_edge.decoding.Decoding.extend`."""
         return self.read(tokens, mask)
+
+    def step(self, tokens: Ids) -> Floats:
+        """Append one token to every row; see `mpt_edge.decoding.Decoding.step`."""
+        index = np.zeros((self.rows, 1), np.int64)
+        found = self._cache.step({"input_ids": tokens[:, None], "position_ids": self._next, "logits_index": index})
+        self._next = self._next + 1
+        return found
 
     def read(self, tokens: Ids, mask: Ids, *, last_only: bool = False) -> Floats:
         """Append tokens, and return logits behind each, or behind each row's last one.

@@ -33,5 +33,17 @@ class Decoding(Protocol):
             Logits behind each token, ``(rows, n, vocabulary)``; behind filling they mean nothing.
         """
 
+    def step(self, tokens: Ids) -> Floats:
+        """Append one token to every row and return what comes next.
+
+        Args:
+            tokens: ``(rows,)``.
+
+        Returns:
+            Logits, ``(rows, vocabulary)``; the next step may write over them.
+        """
+        column = tokens[:, None]
+        return self.extend(column, np.ones_like(column))[:, 0]
+
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder rows by index, ``(new rows,)``: beams, finished rows, a row a label."""

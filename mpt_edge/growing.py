@@ -49,6 +49,7 @@ class GrowingCache:
         # Arrays that the graph reads, and ONNX Runtime's views of them, which a binding does not keep alive.
         self._inputs: dict[str, np.ndarray[Any, Any]] = {}
         self._views: dict[str, Any] = {}
+        self._step = self._logits = np.empty((0, 1, self._vocabulary), np.float32)
 
     def read(self, tokens: Mapping[str, Ids], mask: Ids) -> Floats:
         """Read tokens for every row, and return the logits that were asked for.
@@ -60,18 +61,23 @@ class GrowingCache:
         Returns:
             Logits, ``(rows, wanted, vocabulary)``.
         """
-        end = self.length + mask.shape[1]
-        if end > self._mask.shape[1]:
-            self._make_room(mask.shape[1])
-        self._mask[:, self.length : end] = mask
-        for name, array in {**tokens, PAST_LENGTH: np.array([self.length])}.items():
-            self._put(name, array)
         logits = np.empty((*tokens["logits_index"].shape, self._vocabulary), np.float32)
-        found = ort_value(logits)
-        self._binding.bind_ortvalue_output("logits", found)
-        self._session.run_with_iobinding(self._binding)
-        self.length = end
+        self._run(tokens, mask, logits)
         return logits
+
+    def step(self, tokens: Mapping[str, Ids]) -> Floats:
+        """Read one token for every row, and return what comes next.
+
+        Args:
+            tokens: the graph's inputs about them, ``(rows, 1)`` each.
+
+        Returns:
+            Logits, ``(rows, vocabulary)``, in an array that the next step writes over.
+        """
+        if len(self._step) != self.rows:
+            self._step = np.empty((self.rows, 1, self._vocabulary), np.float32)
+        self._run(tokens, 1, self._step)
+        return self._step[:, 0]
 
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder texts by their numbers, ``(new rows,)``."""
@@ -83,6 +89,22 @@ class GrowingCache:
         if not np.array_equal(before, self._texts):  # beams of a text change places, and what is fixed is its own
             self._fixed = {name: array[rows] for name, array in self._fixed.items()}
         self._bind_rows()
+
+    def _run(self, tokens: Mapping[str, Ids], mask: Ids | int, logits: Floats) -> None:
+        """Read tokens, and write what was asked for into ``logits``."""
+        new = tokens["input_ids"].shape[1]
+        end = self.length + new
+        if end > self._mask.shape[1]:
+            self._make_room(new)
+        self._mask[:, self.length : end] = mask
+        self._put(PAST_LENGTH, np.array([self.length]))
+        for name, array in tokens.items():
+            self._put(name, array)
+        if logits is not self._logits:
+            self._logits, self._views["logits"] = logits, ort_value(logits)
+            self._binding.bind_ortvalue_output("logits", self._views["logits"])
+        self._session.run_with_iobinding(self._binding)
+        self.length = end
 
     def _make_room(self, new: int) -> None:
         """Move to arrays with room for ``new`` rows more; what is not taken is 0, and seen by no one."""

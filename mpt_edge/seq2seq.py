@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpt_edge.backbone import PromptCache, stack
-from mpt_edge.decoding import Floats, Ids
+from mpt_edge.decoding import Decoding, Floats, Ids
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.growing import PAST_LENGTH, GrowingCache
 from mpt_edge.manifest import Manifest
@@ -95,8 +95,7 @@ class OnnxSeq2Seq:
                 for name, new in zip(self._cross, fresh, strict=True)
             ]
         state = Seq2SeqDecoding(self, mask, dict(zip(self.seen, cross, strict=True)))
-        start = np.full((rows, 1), self.start_id, np.int64)
-        return state, state.extend(start, np.ones_like(start))[:, 0]
+        return state, state.step(np.full(rows, self.start_id, np.int64))
 
     def _run(self, ids: Ids, mask: Ids, prompt: Floats, cache: PromptCache) -> list[Floats]:
         feeds: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "prompt": prompt}
@@ -105,7 +104,7 @@ class OnnxSeq2Seq:
         return found
 
 
-class Seq2SeqDecoding:
+class Seq2SeqDecoding(Decoding):
     """Rows that are being written; see `mpt_edge.decoding.Decoding`."""
 
     def __init__(self, backbone: OnnxSeq2Seq, encoder_mask: Ids, cross: PromptCache) -> None:
@@ -123,6 +122,10 @@ class Seq2SeqDecoding:
         """Append tokens to every row; see `mpt_edge.decoding.Decoding.extend`."""
         index = np.tile(np.arange(tokens.shape[1]), (self.rows, 1))
         return self._cache.read({"input_ids": tokens, "logits_index": index}, mask)
+
+    def step(self, tokens: Ids) -> Floats:
+        """Append one token to every row; see `mpt_edge.decoding.Decoding.step`."""
+        return self._cache.step({"input_ids": tokens[:, None], "logits_index": np.zeros((self.rows, 1), np.int64)})
 
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder rows; see `mpt_edge.decoding.Decoding.select`."""

@@ -120,3 +120,26 @@ def test_steps_copy_nothing(graph: Path) -> None:
         assert array[0, 0, 1 + step, 0] == step
     read(cache, [[63]])
     assert cache._cache[PAST] is not array
+
+
+def test_single_steps(graph: Path) -> None:
+    """A step answers as `read` does, through rooms that end and rows that are chosen, and leaves that one's answers."""
+    cache = opened(graph)
+    ids = np.array([[1, 1], [2, 2]])
+    before = cache.read({"input_ids": ids, "logits_index": np.zeros((2, 1), np.int64)}, np.ones_like(ids))
+    assert before[:, 0, 0].tolist() == [302, 2 * 204]
+    for number in range(1, 71):
+        assert step(cache, [1, 10]) == [302 + number, 2 * (204 + 10 * number)]
+    assert before[:, 0, 0].tolist() == [302, 2 * 204]
+    assert read(cache, [[1], [1]]) == [373, 2 * 905]
+    assert step(cache, [1, 1]) == [374, 2 * 906]
+    cache.select(np.array([1, 0, 0]))
+    assert step(cache, [1, 2, 3]) == [2 * 907, 376, 377]
+    assert cache.length == 2 + 2 + 70 + 3
+
+
+def step(cache: GrowingCache, tokens: list[int]) -> list[float]:
+    ids = np.array(tokens)[:, None]
+    found = cache.step({"input_ids": ids, "logits_index": np.zeros_like(ids)})
+    assert found.shape == (len(tokens), 1)
+    return [float(value) for value in found[:, 0]]

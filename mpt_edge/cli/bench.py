@@ -131,8 +131,7 @@ def _writing(
             decoding: Decoding = state
             opened = time.perf_counter()
             for _ in range(new_tokens - 1):
-                token = logits.argmax(-1)[:, None]
-                logits = decoding.extend(token, np.ones_like(token))[:, 0]
+                logits = decoding.step(logits.argmax(-1))
             if number >= 3:
                 first[name].append(opened - started)
                 later[name].append((time.perf_counter() - opened) / max(1, new_tokens - 1))

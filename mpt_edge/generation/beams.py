@@ -134,5 +134,4 @@ def follow(decoding: Decoding, logits: Floats, rows: Sequence[BeamRow], eos: Seq
             return
         alive = kept
         decoding.select(np.array(origins, np.int64))
-        column = np.array(tokens, np.int64)[:, None]
-        logits = decoding.extend(column, np.ones_like(column))[:, 0]
+        logits = decoding.step(np.array(tokens, np.int64))

@@ -79,5 +79,4 @@ def write(decoding: Decoding, logits: Floats, rows: Sequence[Row], eos: Sequence
             if not alive:
                 return
             decoding.select(np.array(kept, np.int64))
-        chosen = np.array([[tokens[place]] for place in kept], np.int64)
-        logits = decoding.extend(chosen, np.ones_like(chosen))[:, 0]
+        logits = decoding.step(np.array([tokens[place] for place in kept], np.int64))

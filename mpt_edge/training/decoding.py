@@ -5,23 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mpt_edge.decoding import Floats, Ids
+from mpt_edge.decoding import Decoding, Floats, Ids
 from mpt_edge.training.caches import KeyValue
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 
 
-class TorchDecoding:
-    """Rows of a decoder-only model; see `mpt_edge.decoding.Decoding`.
-
-    Attributes:
-        rows: how many there are now.
-    """
+class TorchDecoding(Decoding):
+    """Rows of a decoder-only model; see `mpt_edge.decoding.Decoding`."""
 
     @torch.no_grad()
     def __init__(self, model: PromptedCausal, prompt: Tensor | None, rows: int) -> None:
         """Start rows behind a prompt ``(l, d)`` or behind nothing."""
-        self._model, self.rows = model, rows
+        self._model = model
         self._device = next(model.parameters()).device
         self._past: list[KeyValue] | None = None
         length = 0 if prompt is None else len(prompt)
@@ -29,6 +25,11 @@ class TorchDecoding:
             self._past = model.encode_prompt(prompt.to(self._device)[None])
         self._seen = torch.ones(rows, length, dtype=torch.long, device=self._device)
         self._next = torch.full((rows, 1), 0 if model.positions_from_zero else length, device=self._device)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are now."""
+        return len(self._seen)
 
     def extend(self, tokens: Ids, mask: Ids) -> Floats:
         """Append tokens to every row; see `mpt_edge.decoding.Decoding.extend`."""
@@ -55,22 +56,22 @@ class TorchDecoding:
         if self._past is not None:
             shape = (self.rows, -1, -1, -1)
             self._past = [(key.expand(shape)[chosen], value.expand(shape)[chosen]) for key, value in self._past]
-        self._seen, self._next, self.rows = self._seen[chosen], self._next[chosen], len(rows)
+        self._seen, self._next = self._seen[chosen], self._next[chosen]
 
 
-class TorchSeq2SeqDecoding:
-    """Rows of an encoder-decoder model; see `mpt_edge.decoding.Decoding`.
-
-    Attributes:
-        rows: how many there are now.
-    """
+class TorchSeq2SeqDecoding(Decoding):
+    """Rows of an encoder-decoder model; see `mpt_edge.decoding.Decoding`."""
 
     def __init__(self, model: PromptedSeq2Seq, encoder_mask: Tensor, cross: list[KeyValue]) -> None:
         """Start behind what the encoder read: its mask ``(rows, encoder rows)``, its keys and values."""
         self._model, self._encoder_mask, self._cross = model, encoder_mask, cross
         self._past: list[KeyValue] | None = None
-        self.rows = len(encoder_mask)
         self._mask = encoder_mask[:, :0]
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are now."""
+        return len(self._mask)
 
     @torch.no_grad()
     def extend(self, tokens: Ids, mask: Ids) -> Floats:
@@ -88,4 +89,3 @@ class TorchSeq2SeqDecoding:
         self._past = None if self._past is None else [(key[chosen], value[chosen]) for key, value in self._past]
         self._cross = [(key[chosen], value[chosen]) for key, value in self._cross]
         self._mask, self._encoder_mask = self._mask[chosen], self._encoder_mask[chosen]
-        self.rows = len(rows)

@@ -58,8 +58,7 @@ def open_texts(
         with torch.no_grad():
             _, mask, cross = _encoded(backbone, backbone.model, prompt, layout, rows)
         decoding = TorchSeq2SeqDecoding(backbone.model, mask, cross)
-        start = np.full((len(rows), 1), backbone.model.start_id, np.int64)
-        return decoding, decoding.extend(start, np.ones_like(start))[:, 0]
+        return decoding, decoding.step(np.full(len(rows), backbone.model.start_id, np.int64))
     state = TorchDecoding(backbone.model, prompt, len(rows))
     return state, state.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
 
