@@ -108,8 +108,7 @@ def main(
         base = found["transformers, prompt"][1]
         for way, (first, rate) in found.items():
             table.add_row(folder.name, way, f"{first:.1f}", f"{rate:.0f}", f"{rate / base:.2f} x")
-        for kind in ("mpt-edge", "mpt-edge int8"):
-            price = found[f"{kind}, no prompt"][1] / found[f"{kind}, prompt"][1]
+        for kind, price in contest.prices.items():
             notes.append(f"{folder.name}: {kind} takes {price:.3f} times as long under a prompt as without")
     Console(width=120).print(table)
     print(*notes, sep="\n")
@@ -160,6 +159,7 @@ class Contest:
             "transformers, no prompt": transformers_writer(model, text[None]),
         }
         self.missing: list[str] = []
+        self.prices: dict[str, float] = {}
         self._peers(family.from_pretrained(folder, dtype=torch.float32).eval())
         wanted = self.ways["mpt-edge, no prompt"](8)
         for name in ("transformers, no prompt", "stock export, no prompt"):
@@ -186,7 +186,7 @@ class Contest:
                 self.missing.append(f"no CTranslate2 {kind} ({str(error).splitlines()[0][:120]})")
 
     def timed(self, new_tokens: int, repeats: int) -> dict[str, tuple[float, float]]:
-        """Return milliseconds to the first token and tokens a second of each way."""
+        """Return milliseconds to the first token and tokens a second of each way, and note the prompt's price."""
         firsts: dict[str, list[float]] = {name: [] for name in self.ways}
         wholes: dict[str, list[float]] = {name: [] for name in self.ways}
         for _ in range(repeats):
@@ -199,6 +199,9 @@ class Contest:
                     written = way(count)
                     times[name].append(time.perf_counter() - started)
                     assert len(written) == count, f"{name} wrote {len(written)} of {count} tokens"
+        for kind in ("mpt-edge", "mpt-edge int8"):  # turn by turn, so that what slows the machine meanwhile slows both
+            turns = zip(wholes[f"{kind}, prompt"], wholes[f"{kind}, no prompt"], strict=True)
+            self.prices[kind] = median(a / b for a, b in turns)
         return {name: (1e3 * median(firsts[name]), new_tokens / median(wholes[name])) for name in self.ways}
 
     def memory(self, new_tokens: int) -> str:
