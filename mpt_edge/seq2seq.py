@@ -76,7 +76,8 @@ class OnnxSeq2Seq:
             caches: a prompt for each row, or one for all.
 
         Returns:
-            The state from which each row goes on, and the logits of its first token, ``(rows, vocabulary)``.
+            The state from which each row goes on, and the logits of its first token, ``(rows, vocabulary)``;
+            as in `Seq2SeqDecoding.step`, the next step writes over them.
         """
         rows = len(batch.input_ids)
         if _PROMPT in caches[0]:
