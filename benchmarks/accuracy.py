@@ -67,9 +67,10 @@ def measure(name: str, tasks: Sequence[TaskData], seed: int, budget: dict[str, i
         place = "-".join([name, str(seed), *(str(value) for value in budget.values())])
         found = METHODS[name](part, Budget(seed=seed, folder=results.parent / place, **budget), _report)
         seconds = round(time.monotonic() - started, 1)
+        facts = {"seconds": seconds, "device": "cuda" if torch.cuda.is_available() else "cpu"}
         with results.open("a", encoding="utf-8") as file:
             for task, score in found.items():
-                file.write(json.dumps(key | {"task": task, "score": score, "seconds": seconds}) + "\n")
+                file.write(json.dumps(key | {"task": task, "score": score} | facts) + "\n")
         print(f"{name} (seed {seed}): " + ", ".join(f"{task} {100 * value:.1f}" for task, value in found.items()))
 
 

@@ -101,10 +101,10 @@ class Objective(ClassifyingObjective):
         return teacher.answers(texts.first, labels), texts
 
     def _compared(self, context: Context, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
-        texts = read(self.backbone, rows, context)
-        named = read(self.backbone, labels, context)
-        with torch.autocast(texts.embeddings.device.type, enabled=False):  # cosines need float32's digits
-            return TRAINING_SCALE * texts.embeddings @ named.embeddings.T, texts
+        both = read(self.backbone, [*rows, *labels], context)
+        texts, named = both.part(slice(len(rows))), both.embeddings[len(rows) :]
+        with torch.autocast(named.device.type, enabled=False):  # cosines need float32's digits
+            return TRAINING_SCALE * texts.embeddings @ named.T, texts
 
     def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
         return encode(self.backbone.texts, self.tasks[index].recipe, texts, self.max_lengths[index])

@@ -20,6 +20,7 @@ from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.caches import KeyValue
 from mpt_edge.training.data import Rows
+from mpt_edge.training.padding import alike
 
 #: Cosine similarities are multiplied by this before the softmax while training.
 TRAINING_SCALE = 20.0
@@ -76,6 +77,12 @@ class Reading:
     first: Tensor
     mask: Tensor
 
+    def part(self, rows: slice) -> Reading:
+        """Return some of the texts, padded to the longest of them."""
+        mask = self.mask[rows]
+        width = int(mask.sum(1).max())
+        return Reading(self.embeddings[rows], self.hidden[rows, :width], self.first[rows], mask[:, :width])
+
 
 @dataclass(frozen=True)
 class Context:
@@ -111,7 +118,24 @@ BARE = Context()
 
 
 def read(backbone: Backbone, rows: Sequence[Encoded], context: Context = BARE) -> Reading:
-    """Read texts under a prompt or under none."""
+    """Read texts under a prompt or under none; on a CPU those of similar length together."""
+    # A GPU fills the time that a read takes to be launched with padding.
+    on_cpu = next(backbone.model.parameters()).device.type == "cpu"
+    reads = alike([len(row.ids) for row in rows]) if on_cpu else []
+    if len(reads) < 2:
+        return _read_padded(backbone, rows, context)
+    parts = [_read_padded(backbone, [rows[i] for i in chosen], context) for chosen in reads]
+    width = max(part.mask.shape[1] for part in parts)
+    order = torch.from_numpy(np.argsort(np.concatenate(reads)))
+    return Reading(
+        embeddings=torch.cat([part.embeddings for part in parts])[order],
+        hidden=torch.cat([functional.pad(p.hidden, (0, 0, 0, width - p.mask.shape[1])) for p in parts])[order],
+        first=torch.cat([part.first for part in parts])[order],
+        mask=torch.cat([functional.pad(p.mask, (0, width - p.mask.shape[1])) for p in parts])[order],
+    )
+
+
+def _read_padded(backbone: Backbone, rows: Sequence[Encoded], context: Context) -> Reading:
     batch = backbone.texts.pad(rows)
     device = next(backbone.model.parameters()).device
     ids, mask, types = (
@@ -146,7 +170,7 @@ def embed_all(backbone: Backbone, rows: Sequence[Encoded], context: Context = BA
         stop = start + 1
         while stop < len(order) and len(rows[order[stop]].ids) * (stop + 1 - start) <= _TOKENS_PER_BATCH:
             stop += 1
-        pieces.append(read(backbone, [rows[i] for i in order[start:stop]], context).embeddings)
+        pieces.append(_read_padded(backbone, [rows[i] for i in order[start:stop]], context).embeddings)
         start = stop
     stacked = torch.cat(pieces)
     return stacked[torch.argsort(torch.tensor(order, device=stacked.device))]
