@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge_export import ExportPlan, export_bundle
+
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # numbers are compared with what a CPU computes
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -61,6 +61,8 @@ class ExportPlan:
 def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: None) -> Manifest:
     """Export the backbone once and write it with its prompts and tasks as one folder.
 
+    The backbone is moved to the CPU, where its graph is traced and compared.
+
     Args:
         plan: what goes in, and where it goes.
         observe: told the name of each stage as it begins.
@@ -78,6 +80,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     _check_output(plan.output)
     observe("reading prompts and tasks")
     prompts, tasks = _collect(plan)
+    plan.backbone.model.cpu()  # training may have left it on a GPU
     size = dimensions(plan.backbone)
     place = _placement(prompts, tasks)
     with _replacing_folder(plan.output) as folder:
