@@ -104,11 +104,12 @@ def main(
             folder = _folder(name, tokenizer, Path(place))
             contest = Contest(folder, Path(place), tokens, (length, entry), threads)
             found = contest.timed(new_tokens, repeats)
+            prices = {kind: contest.price(kind, new_tokens, repeats) for kind in ("mpt-edge", "mpt-edge int8")}
             notes += [f"{folder.name}: {note}" for note in (*contest.missing, contest.memory(new_tokens))]
         base = found["transformers, prompt"][1]
         for way, (first, rate) in found.items():
             table.add_row(folder.name, way, f"{first:.1f}", f"{rate:.0f}", f"{rate / base:.2f} x")
-        for kind, price in contest.prices.items():
+        for kind, price in prices.items():
             notes.append(f"{folder.name}: {kind} takes {price:.3f} times as long under a prompt as without")
     Console(width=120).print(table)
     print(*notes, sep="\n")
@@ -159,7 +160,6 @@ class Contest:
             "transformers, no prompt": transformers_writer(model, text[None]),
         }
         self.missing: list[str] = []
-        self.prices: dict[str, float] = {}
         self._peers(family.from_pretrained(folder, dtype=torch.float32).eval())
         wanted = self.ways["mpt-edge, no prompt"](8)
         for name in ("transformers, no prompt", "stock export, no prompt"):
@@ -186,7 +186,7 @@ class Contest:
                 self.missing.append(f"no CTranslate2 {kind} ({str(error).splitlines()[0][:120]})")
 
     def timed(self, new_tokens: int, repeats: int) -> dict[str, tuple[float, float]]:
-        """Return milliseconds to the first token and tokens a second of each way, and note the prompt's price."""
+        """Return milliseconds to the first token and tokens a second of each way."""
         firsts: dict[str, list[float]] = {name: [] for name in self.ways}
         wholes: dict[str, list[float]] = {name: [] for name in self.ways}
         for _ in range(repeats):
@@ -199,10 +199,24 @@ class Contest:
                     written = way(count)
                     times[name].append(time.perf_counter() - started)
                     assert len(written) == count, f"{name} wrote {len(written)} of {count} tokens"
-        for kind in ("mpt-edge", "mpt-edge int8"):  # turn by turn, so that what slows the machine meanwhile slows both
-            turns = zip(wholes[f"{kind}, prompt"], wholes[f"{kind}, no prompt"], strict=True)
-            self.prices[kind] = median(a / b for a, b in turns)
         return {name: (1e3 * median(firsts[name]), new_tokens / median(wholes[name])) for name in self.ways}
+
+    def price(self, kind: str, new_tokens: int, repeats: int) -> float:
+        """Return how many times as long one of our graphs takes under a prompt: the median of pairs of turns.
+
+        No other runtime has a turn in between, whose threads would still wait for work, and either of a pair is first
+        in turn.
+        """
+        prompt, plain = (self.ways[f"{kind}, {which}"] for which in ("prompt", "no prompt"))
+        ratios = []
+        for number in range(2 * repeats + 2):
+            seconds = {}
+            for way in (prompt, plain) if number % 2 else (plain, prompt):
+                started = time.perf_counter()
+                way(new_tokens)
+                seconds[way] = time.perf_counter() - started
+            ratios.append(seconds[prompt] / seconds[plain])
+        return median(ratios[2:])  # the first two warm up
 
     def memory(self, new_tokens: int) -> str:
         """Return what a process that writes holds at most, beside the model's files and its key/value cache."""
