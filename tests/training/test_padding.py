@@ -41,13 +41,13 @@ def test_texts_of_one_length_are_read_at_once_in_their_order() -> None:
     assert one.tolist() == list(range(50))
 
 
-@pytest.mark.parametrize("entry", ["first_layer", "every_layer"])
-@pytest.mark.parametrize("layout", ["prefix", "joint", "none"])
+@pytest.mark.parametrize(
+    ("layout", "entry"),
+    [("prefix", "first_layer"), ("prefix", "every_layer"), ("joint", "first_layer"), ("none", "first_layer")],
+)
 def test_texts_read_apart_are_as_if_each_was_read_alone(
     tiny: Backbone, layout: str, entry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if (layout, entry) == ("joint", "every_layer"):
-        pytest.skip("a prompt that enters every layer has the prefix layout alone")
     monkeypatch.setattr("mpt_edge.training.similarity.alike", lambda lengths: alike(lengths, 0))
     rows = tiny.texts.encode(
         ["a good film", "bad", "the witty and gorgeous sport movie is dull", "great game", "law"], 40
