@@ -28,11 +28,21 @@ DTYPES = ("float16", "float32")
 
 
 def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and metadata; values that are not strings are stored as JSON."""
+    """Write tensors and metadata, the same ones as the same bytes; values that are not strings are stored as JSON."""
     text = {key: v if isinstance(v, str) else _compact(v) for key, v in metadata.items()}
     data = _save({key: np.ascontiguousarray(value) for key, value in tensors.items()}, text)
     with replacing(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(_ordered(data))
+
+
+def _ordered(data: bytes) -> bytes:
+    """Return a file whose metadata, which safetensors writes in an order of chance, is in order."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from mpt_edge import tensors
 from mpt_edge.errors import CorruptFileError
@@ -35,6 +35,21 @@ def test_writes_a_view_as_its_values(tmp_path: Path) -> None:
     tensors.write(tmp_path / "x", {"m": value}, {})
     found, _ = tensors.parse((tmp_path / "x").read_bytes(), "x")
     np.testing.assert_array_equal(found["m"], value)
+
+
+def test_the_same_contents_are_the_same_bytes(tmp_path: Path) -> None:
+    metadata = {letter: f"ü{letter}" for letter in "hgfedcba"}
+    for number in range(8):
+        tensors.write(
+            tmp_path / str(number), {"u": np.ones(3, np.float16), "v": np.zeros((2, 2), np.float32)}, metadata
+        )
+    (data,) = {(tmp_path / str(number)).read_bytes() for number in range(8)}
+    length = int.from_bytes(data[:8], "little")
+    assert length % 8 == 0  # so that tensors are aligned, as safetensors has them
+    assert list(json.loads(data[8 : 8 + length])["__metadata__"]) == sorted(metadata)
+    loaded = load(data)
+    assert loaded["u"].tolist() == [1, 1, 1]
+    assert loaded["v"].shape == (2, 2)
 
 
 def test_file_without_metadata() -> None:
