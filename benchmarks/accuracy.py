@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mpt_edge.training.data import TaskData, load_task
+from mpt_edge.training.hardware import Hardware
 from mpt_edge.training.recipes import load_recipe
 from mpt_edge.training.trainer import Progress
 
@@ -105,7 +106,7 @@ def measure(name: str, tasks: Sequence[TaskData], seed: int, budget: dict[str, i
         place = "-".join([name, str(seed), *(str(value) for value in budget.values())])
         found = METHODS[name](part, Budget(seed=seed, folder=results.parent / place, **budget), _report)
         seconds = round(time.monotonic() - started, 1)
-        facts = {"seconds": seconds, "device": "cuda" if torch.cuda.is_available() else "cpu"}
+        facts = {"seconds": seconds, "device": Hardware().device.type}  # where trainings run
         with results.open("a", encoding="utf-8") as file:
             for task, score in found.items():
                 file.write(json.dumps(key | {"task": task, "score": score} | facts) + "\n")

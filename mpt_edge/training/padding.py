@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-#: What a further read costs on a CPU, in tokens that could have been read instead.
+#: What a further read costs on a CPU, in tokens that could have been read instead. Of 16 to 512, training steps on
+#: all-MiniLM-L6-v2 (32 texts, one thread) were fastest with 64 to 256, which are within four percent of each other.
 READ_COST = 128
 
 
