@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -37,7 +36,9 @@ def bench(
         Path | None, typer.Option("--bundle", "-b", help="The bundle's folder.", show_default=False)
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Length of the text, in tokens.")] = 16,
-    length: Annotated[int, typer.Option("--length", "-l", min=1, help="Prompt rows.")] = 100,
+    length: Annotated[
+        int, typer.Option("--length", "-l", min=1, help="Rows of the random prompt that is timed.")
+    ] = 100,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of one request; 0 is automatic.")] = 1,
     precision: Precision = "",
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write, where the model writes.")] = 32,
@@ -68,10 +69,7 @@ def bench(
         figures |= {"new_tokens": new_tokens} | _writing(model.backbone, tokens, length, new_tokens, repeats)
     else:
         figures |= _requests(model.backbone, tokens, length, repeats)
-    # ru_maxrss is in KiB on Linux and in bytes on macOS.
-    figures["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1e6 if sys.platform == "darwin" else 1e3
-    )
+    figures |= _peak_memory()
     if as_json:
         typer.echo(json.dumps(figures))
     else:
@@ -143,6 +141,17 @@ def _writing(
     }
 
 
+def _peak_memory() -> dict[str, float]:
+    """Return what this process held at most; nothing where the system does not tell, as on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return {}
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_memory_mb": peak / (1e6 if sys.platform == "darwin" else 1e3)}
+
+
 def _seconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
@@ -169,7 +178,8 @@ def _print(figures: dict[str, Any]) -> None:
             table.add_row(f"further tokens, {words}", f"{figures[f'tokens_per_second_{name}']:.0f} a second")
     if "new_tokens" in figures:
         table.add_row("the prompt's price", f"{figures['prefix_ratio']:.2f} x for {figures['new_tokens']} tokens")
-    table.add_row("peak memory", f"{figures['peak_memory_mb']:.0f} MB")
+    if "peak_memory_mb" in figures:
+        table.add_row("peak memory", f"{figures['peak_memory_mb']:.0f} MB")
     console = Console()
     console.print(table)
     console.print(

@@ -64,6 +64,7 @@ class Recipe:
             labels' words, one token each, at ``{mask}`` in the template.
         metric: what validation is scored by: one of `METRICS`, or of `TEXT_METRICS` where text is generated.
         labels: label -> its texts; empty to take the labels from the training split.
+        version: number that grows with each release of the task; a bundle does not go back to a lower one.
         licence: licence of the data.
         source: where the data comes from.
     """
@@ -88,11 +89,13 @@ class Recipe:
     metric: str = "accuracy"
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     where: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
     licence: str = ""
     source: str = ""
 
 
-_TYPES = {"labels": dict, "where": dict, "max_length": int, "max_target_length": int, "label_examples": int}
+_NUMBERS = ("max_length", "max_target_length", "label_examples", "version")
+_TYPES = {"labels": dict, "where": dict, **dict.fromkeys(_NUMBERS, int)}
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -156,9 +159,9 @@ def _problems(recipe: Recipe) -> list[str]:
         "one label is no choice; list at least two, or none to take them from the data": len(recipe.labels) == 1,
         "a task that generates text has no labels; leave [labels] out": recipe.kind == "generation"
         and bool(recipe.labels),
-        "max_length must be at least 3, max_target_length 1 and label_examples 0; correct it": recipe.max_length < 3
-        or recipe.max_target_length < 1
-        or recipe.label_examples < 0,
+        "max_length must be at least 3, max_target_length and version 1, and label_examples 0; correct it": (
+            recipe.max_length < 3 or min(recipe.max_target_length, recipe.version) < 1 or recipe.label_examples < 0
+        ),
     }
     return [problem for problem, is_there in found.items() if is_there]
 

@@ -95,6 +95,7 @@ def _task_file(
         metrics=found.metrics,
         generation=found.generation,
         training=dict(training),
+        version=recipe.version,
         licence=recipe.licence,
     )
 

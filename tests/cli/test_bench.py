@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def test_table(mpt_edge_command: Command, tiny_bundle: Path) -> None:
     for name in ("model file", "largest task file", "load", "select a task", "request, prefix", "peak memory"):
         assert any(line.startswith(name) for line in result.stdout.splitlines())
     assert "one text of 16 tokens, 100 prompt rows, float32, 1 thread(s), medians" in result.stdout
+
+
+def test_without_the_module_that_windows_lacks(tiny_bundle: Path) -> None:
+    script = (
+        "import sys; sys.modules['resource'] = None; from mpt_edge.cli import main; "
+        f"sys.argv = ['mpt-edge', 'bench', '-b', {str(tiny_bundle)!r}, '--repeats', '3']; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "request, prefix" in result.stdout
+    assert "peak memory" not in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ BAD_ENTRIES = {
     "max_length is a bool": (GOOD + "max_length = true\n", ["'max_length'", "int", "True"]),
     "max_length too small": (GOOD + "max_length = 2\n", ["max_length", "3"]),
     "label_examples negative": (GOOD + "label_examples = -1\n", ["label_examples", "0"]),
+    "version zero": (GOOD + "version = 0\n", ["version 1"]),
     "metric unknown": (GOOD + 'metric = "f2"\n', ["metric", "'f2'", "matthews"]),
     "template without a text": (GOOD + 'template = "It was {word}."\n', ["template", "{text}"]),
     "template of a pair without the second": (
@@ -101,11 +102,13 @@ def test_every_entry_arrives(tmp_path: Path) -> None:
         "source": "made up",
     }
     lines = "".join(f'{key} = "{value}"\n' for key, value in entries.items())
-    path.write_text(GOOD + lines + 'max_length = 3\nlabel_examples = 2\n[labels]\nno = "no"\nyes = ["yes", "sure"]\n')
+    path.write_text(
+        GOOD + lines + 'max_length = 3\nlabel_examples = 2\nversion = 4\n[labels]\nno = "no"\nyes = ["yes", "sure"]\n'
+    )
     recipe = load_recipe(path)
     for key, value in entries.items():
         assert getattr(recipe, key) == value
-    assert (recipe.max_length, recipe.label_examples) == (3, 2)
+    assert (recipe.max_length, recipe.label_examples, recipe.version) == (3, 2, 4)
     assert recipe.labels == {"no": ("no",), "yes": ("yes", "sure")}
     assert list(recipe.labels) == ["no", "yes"]
 

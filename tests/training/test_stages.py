@@ -49,7 +49,13 @@ def write_task(folder: Path, name: str, words: dict[str, str], *, pair: bool = F
         (folder / name / f"{split}.jsonl").write_text("\n".join(lines))
     paths = {split: f"{name}/{split}.jsonl" for split in ("train", "validation", "test")}
     return Recipe(
-        name, **paths, kind="pair" if pair else "classification", max_length=16, licence="CC0-1.0", source="x"
+        name,
+        **paths,
+        kind="pair" if pair else "classification",
+        max_length=16,
+        licence="CC0-1.0",
+        source="x",
+        version=3,
     )
 
 
@@ -107,7 +113,7 @@ def test_source_stage_writes_prompt_and_tasks(
         assert np.array_equal(file.u, task.u)
         assert (file.metrics["validation"]["rows"], file.metrics["test"]["rows"]) == (8, 6)
         assert file.training == {"stage": "source", "rows": 24, "seed": 3, "source": "x"}
-        assert file.licence == "CC0-1.0"
+        assert (file.licence, file.version) == ("CC0-1.0", 3)
     assert tasks[0].labels == ("negative", "positive")
     assert tasks[0].label_texts == (("a bad one",), ("a good one", "great"))
     assert tasks[1].labels == ("nature", "sky", "state")
