@@ -26,7 +26,7 @@ from training_step import first_rows, our_step
 
 from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import Bundle
-from mpt_edge.model import open_model
+from mpt_edge.loading import open_model
 from mpt_edge.text import Batch
 from mpt_edge.training.backbones import load_backbone
 from mpt_edge_export.bundle import ExportPlan, export_bundle

@@ -196,30 +196,37 @@ class Bundle:
         Raises:
             MismatchError: it does not.
         """
+        for what in self._misfits(task):
+            raise MismatchError(
+                f"the task {task.name!r} was made for another {what}; install the task file made for this bundle."
+            )
+
+    def _misfits(self, task: TaskFile) -> Iterator[str]:  # noqa: C901 - a list of checks
+        """Yield what a task was made for that this bundle has otherwise."""
         manifest = self.manifest
-        prompt = manifest.prompts.get(task.prompt, {})
-        problems = {
-            f"backbone than {manifest.backbone.get('id')}": task.backbone != manifest.backbone.get("fingerprint"),
-            "tokenizer": task.tokenizer != manifest.tokenizer,
-            f"kind of model than this {manifest.family} one": (task.readout in GENERATIVE_READOUTS)
-            == (manifest.family == "encoder"),
-            "kind of model than this one, which has no masked-LM head": task.readout == "mask" and not manifest.mask,
-            f"shared prompt than this bundle's {', '.join(manifest.prompts)}": task.two_vectors
-            and task.prompt_sha256 != prompt.get("fingerprint"),
-            f"width than {manifest.hidden_size}": task.v.shape[-1:] != (manifest.hidden_size,),
-            f"place of its own prompt than {manifest.entry!r}": not task.two_vectors
-            and (task.entry or "first_layer") != manifest.entry,
-            f"number of layers than {manifest.layers}": task.own_prompt is not None
-            and task.own_prompt.shape[1:-1] not in ((), (manifest.layers,)),
-            f"room than {manifest.prompt_length} prompt rows": manifest.entry == "inputs_embeds"
-            and len(task.u) > manifest.prompt_length,
-            f"prompt length than {prompt.get('length')}": task.two_vectors and task.u.shape[0] != prompt.get("length"),
-        }
-        for what, differs in problems.items():
-            if differs:
-                raise MismatchError(
-                    f"the task {task.name!r} was made for another {what}; install the task file made for this bundle."
-                )
+        if task.backbone != manifest.backbone.get("fingerprint"):
+            yield f"backbone than {manifest.backbone.get('id')}"
+        if task.tokenizer != manifest.tokenizer:
+            yield "tokenizer"
+        if (task.readout in GENERATIVE_READOUTS) == (manifest.family == "encoder"):
+            yield f"kind of model than this {manifest.family} one"
+        if task.readout == "mask" and not manifest.mask:
+            yield "kind of model than this one, which has no masked-LM head"
+        if task.v.shape[-1:] != (manifest.hidden_size,):
+            yield f"width than {manifest.hidden_size}"
+        if manifest.entry == "inputs_embeds" and len(task.u) > manifest.prompt_length:
+            yield f"room than {manifest.prompt_length} prompt rows"
+        if task.own_prompt is None:
+            prompt = manifest.prompts.get(task.prompt, {})
+            if task.prompt_sha256 != prompt.get("fingerprint"):
+                yield f"shared prompt than this bundle's {', '.join(manifest.prompts)}"
+            if task.u.shape[0] != prompt.get("length"):
+                yield f"prompt length than {prompt.get('length')}"
+            return
+        if task.entry != manifest.entry:
+            yield f"place of its own prompt than {manifest.entry!r}"
+        if task.own_prompt.shape[1:-1] not in ((), (manifest.layers,)):
+            yield f"number of layers than {manifest.layers}"
 
     def install(self, source: Path) -> TaskFile:
         """Add a task file to the bundle, or replace one of the same name.

@@ -24,8 +24,8 @@ from transformers import (
 
 import mpt_edge
 from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
-from mpt_edge.model import Model
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone, load_backbone
@@ -142,7 +142,7 @@ def test_prefix_layout_and_mixed_batches(trained: tuple[Backbone, Path], tmp_pat
     like = replace(file, name="like", readout="similarity", template="", **own)
     like.save(tmp_path / "like.safetensors")
     model = mpt_edge.load(bundle, threads=1)
-    assert isinstance(model, Model)
+    assert isinstance(model, EncoderModel)
     for name in ("fast", "like"):
         model.add_task(tmp_path / f"{name}.safetensors")
     recipe = make_recipe(tmp_path, "behind", "{text} was {mask}")

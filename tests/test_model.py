@@ -13,10 +13,11 @@ import torch
 from transformers import BertModel
 
 import mpt_edge
+from mpt_edge.answers import Prediction
 from mpt_edge.backbone import OnnxBackbone, stack
 from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.model import Model, Prediction
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.readout import label_embeddings, pool, softmax, unit
 from mpt_edge.taskfile import TaskFile
@@ -30,12 +31,12 @@ Parts = tuple[np.ndarray, ...]
 
 
 @pytest.fixture(scope="module")
-def model(tiny_bundle: Path) -> Model:
+def model(tiny_bundle: Path) -> EncoderModel:
     return mpt_edge.load(tiny_bundle, threads=1)
 
 
 @pytest.fixture
-def fresh(tiny_bundle: Path) -> Model:
+def fresh(tiny_bundle: Path) -> EncoderModel:
     return mpt_edge.load(tiny_bundle, threads=1)
 
 
@@ -52,7 +53,7 @@ def long_prompt_task(tiny: Backbone, shared_prompt: SharedPrompt, tmp_path_facto
 
 
 @pytest.fixture(scope="module")
-def mixed(tiny_bundle: Path, long_prompt_task: Path) -> Model:
+def mixed(tiny_bundle: Path, long_prompt_task: Path) -> EncoderModel:
     model = mpt_edge.load(tiny_bundle, threads=1)
     model.add_task(long_prompt_task)
     return model
@@ -126,7 +127,7 @@ def reference_answer(bert: BertModel, tiny: Backbone, task: TaskFile, shared: Sh
 
 @pytest.mark.parametrize("name", ["sentiment", "topic", "same", "longer"])
 def test_answers_are_those_of_plain_pytorch(
-    mixed: Model, bert: BertModel, tiny: Backbone, shared_prompt: SharedPrompt, name: str
+    mixed: EncoderModel, bert: BertModel, tiny: Backbone, shared_prompt: SharedPrompt, name: str
 ) -> None:
     task = mixed.task(name)
     texts = [(text, "the film") for text in TEXTS] if task.kind == "pair" else TEXTS
@@ -138,7 +139,7 @@ def test_answers_are_those_of_plain_pytorch(
 
 @pytest.mark.parametrize("name", ["sentiment", "longer"])
 def test_cached_prompt_gives_plain_pytorchs_hidden_states(
-    mixed: Model, backbone: OnnxBackbone, bert: BertModel, tiny: Backbone, name: str
+    mixed: EncoderModel, backbone: OnnxBackbone, bert: BertModel, tiny: Backbone, name: str
 ) -> None:
     prompt = mixed.task(name).prompt
     encoded = tiny.texts.encode(TEXTS, 16)
@@ -154,7 +155,7 @@ def test_cached_prompt_gives_plain_pytorchs_hidden_states(
 
 
 def test_joint_request_is_full_attention_in_pytorch(
-    model: Model, backbone: OnnxBackbone, bert: BertModel, tiny: Backbone
+    model: EncoderModel, backbone: OnnxBackbone, bert: BertModel, tiny: Backbone
 ) -> None:
     prompt = model.task("topic").prompt
     encoded = tiny.texts.encode(TEXTS, 16)
@@ -165,7 +166,7 @@ def test_joint_request_is_full_attention_in_pytorch(
         assert np.abs(expected - reference(bert, prompt, row.ids, row.types)[1]).max() > 1e-2
 
 
-def test_cache_is_the_keys_and_values_of_the_prompt_alone(model: Model, backbone: OnnxBackbone) -> None:
+def test_cache_is_the_keys_and_values_of_the_prompt_alone(model: EncoderModel, backbone: OnnxBackbone) -> None:
     cache = backbone.encode_prompt(model.task("topic").prompt)
     assert sorted(cache) == [f"past_key_values.{i}.{part}" for i in range(2) for part in ("key", "value")]
     assert {value.shape for value in cache.values()} == {(1, 4, 6, 8)}
@@ -173,7 +174,7 @@ def test_cache_is_the_keys_and_values_of_the_prompt_alone(model: Model, backbone
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_padding_on_either_side_changes_nothing(
-    model: Model, backbone: OnnxBackbone, tiny: Backbone, cached: bool
+    model: EncoderModel, backbone: OnnxBackbone, tiny: Backbone, cached: bool
 ) -> None:
     (row,) = tiny.texts.encode([("a witty film", "dull")], 16)
     length, width = len(row.ids), 13
@@ -190,7 +191,7 @@ def test_padding_on_either_side_changes_nothing(
         np.testing.assert_allclose(padded(left), alone, atol=1e-5)
 
 
-def test_what_stands_in_padding_is_not_seen(model: Model, backbone: OnnxBackbone, tiny: Backbone) -> None:
+def test_what_stands_in_padding_is_not_seen(model: EncoderModel, backbone: OnnxBackbone, tiny: Backbone) -> None:
     batch = tiny.texts.pad(tiny.texts.encode(["a witty film", "dull"], 16))
     cache = backbone.encode_prompt(model.task("topic").prompt)
     other = replace(batch, input_ids=np.where(batch.attention_mask == 1, batch.input_ids, 40))
@@ -201,7 +202,7 @@ def test_what_stands_in_padding_is_not_seen(model: Model, backbone: OnnxBackbone
     )
 
 
-def test_stack_pads_and_masks_shorter_prompts(mixed: Model, backbone: OnnxBackbone) -> None:
+def test_stack_pads_and_masks_shorter_prompts(mixed: EncoderModel, backbone: OnnxBackbone) -> None:
     caches = [backbone.encode_prompt(mixed.task(name).prompt) for name in ("topic", "longer")]
     joined, mask = stack(caches)
     np.testing.assert_array_equal(mask, [[1] * 6 + [0] * 5, [1] * 11])
@@ -210,7 +211,7 @@ def test_stack_pads_and_masks_shorter_prompts(mixed: Model, backbone: OnnxBackbo
         np.testing.assert_array_equal(value[1], caches[1][name][0])
 
 
-def test_mixed_batch_equals_single_runs(mixed: Model) -> None:
+def test_mixed_batch_equals_single_runs(mixed: EncoderModel) -> None:
     texts = rows(60)
     names = [("sentiment", "longer", "topic")[i % 3] for i in range(60)]
     alone = [mixed.task(name)(text) for text, name in zip(texts, names, strict=True)]
@@ -219,14 +220,14 @@ def test_mixed_batch_equals_single_runs(mixed: Model) -> None:
         assert_same(mixed.run(texts, names, batch_size=size), alone)
 
 
-def test_mixed_batch_with_pairs(mixed: Model) -> None:
+def test_mixed_batch_with_pairs(mixed: EncoderModel) -> None:
     texts: list[Text] = ["a witty film", ("good film", "bad film"), "dull", ("vote", "law party atom")]
     names = ["sentiment", "same", "longer", "same"]
     alone = [mixed.task(name)(text) for text, name in zip(texts, names, strict=True)]
     assert_same(mixed.run(texts, names), alone)
 
 
-def test_order_is_kept(mixed: Model) -> None:
+def test_order_is_kept(mixed: EncoderModel) -> None:
     texts = rows(300, seed=1)
     names = list(np.random.default_rng(2).choice(["sentiment", "topic", "longer"], 300, p=[0.7, 0.2, 0.1]))
     found = mixed.run(texts, names, batch_size=16)
@@ -236,7 +237,7 @@ def test_order_is_kept(mixed: Model) -> None:
     assert_same(found, [mixed.task(name)(text) for text, name in zip(texts, names, strict=True)])
 
 
-def test_many_rows_are_split_by_tokens(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_are_split_by_tokens(model: EncoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = rows(40)
     expected = model.task("topic")(texts)
     shapes = []
@@ -247,14 +248,14 @@ def test_many_rows_are_split_by_tokens(model: Model, monkeypatch: pytest.MonkeyP
         return request(self, batch, *rest)
 
     monkeypatch.setattr(OnnxBackbone, "request", spy)
-    monkeypatch.setattr("mpt_edge.model._TOKENS_PER_RUN", 50)
+    monkeypatch.setattr("mpt_edge.encoder_model._TOKENS_PER_RUN", 50)
     assert_same(model.run(texts, "topic"), expected)
     assert len(shapes) > 5
     assert all(count * width <= 50 for count, width in shapes)
     assert sum(count for count, _ in shapes) == 40
 
 
-def test_list_in_list_out(model: Model) -> None:
+def test_list_in_list_out(model: EncoderModel) -> None:
     task = model.task("topic")
     single = task(TEXTS[0])
     assert isinstance(single, Prediction)
@@ -268,7 +269,7 @@ def test_list_in_list_out(model: Model) -> None:
     assert_same(model.run(tuple(TEXTS), ["topic"] * 5), many)
 
 
-def test_pair(model: Model) -> None:
+def test_pair(model: EncoderModel) -> None:
     task = model.task("same")
     assert task.kind == "pair"
     one, swapped = task(("good film", "bad law")), task(("bad law", "good film"))
@@ -280,7 +281,7 @@ def test_pair(model: Model) -> None:
         model.task("topic")(["fine", ("good", "bad")])
 
 
-def test_prediction(model: Model) -> None:
+def test_prediction(model: EncoderModel) -> None:
     for name in ("sentiment", "topic"):
         task = model.task(name)
         for answer in task(rows(20)):
@@ -294,13 +295,13 @@ def test_prediction(model: Model) -> None:
     assert len({answer.label for answer in model.task("topic")(rows(60))}) > 1
 
 
-def test_text_equal_to_a_label_text_is_most_similar_to_it(model: Model) -> None:
+def test_text_equal_to_a_label_text_is_most_similar_to_it(model: EncoderModel) -> None:
     answer = model.task("topic")("vote party")
     assert answer.label == "law"
     assert answer.similarities["law"] == pytest.approx(1, abs=1e-5)
 
 
-def test_truncated_flag(model: Model) -> None:
+def test_truncated_flag(model: EncoderModel) -> None:
     task = model.task("topic")
     assert task.max_length == 16
     answers = task(["film " * 14, "film " * 15, LONG, "film"])
@@ -309,19 +310,19 @@ def test_truncated_flag(model: Model) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])
-def test_empty_text(model: Model, text: str) -> None:
+def test_empty_text(model: EncoderModel, text: str) -> None:
     with pytest.raises(InputError, match="text 1: the text is empty; pass at least one word"):
         model.task("topic")(text)
     with pytest.raises(InputError, match="text 3: the text is empty"):
         model.run(["a", "b", text], "topic")
 
 
-def test_odd_texts_are_read(model: Model) -> None:
+def test_odd_texts_are_read(model: EncoderModel) -> None:
     for text in ["\x00", "\U0001d56c ü 漢字 🎬", "x" * 100_000, "\u200b", "{text} %s"]:
         assert sum(model.task("topic")(text).scores.values()) == pytest.approx(1)
 
 
-def test_run_that_cannot_be_done(model: Model) -> None:
+def test_run_that_cannot_be_done(model: EncoderModel) -> None:
     with pytest.raises(InputError, match="2 texts but 1 tasks"):
         model.run(["a", "b"], ["topic"])
     with pytest.raises(InputError, match="batch size of 0"):
@@ -332,14 +333,14 @@ def test_run_that_cannot_be_done(model: Model) -> None:
         mpt_edge.load(model.bundle.folder, threads=-1)
 
 
-def test_check(model: Model) -> None:
+def test_check(model: EncoderModel) -> None:
     assert model.check("a", "topic") == "a"
     assert model.check(["a", "b"], "same") == ("a", "b")
     with pytest.raises(InputError):
         model.check("a", "same")
 
 
-def test_task_attributes(model: Model, shared_prompt: SharedPrompt) -> None:
+def test_task_attributes(model: EncoderModel, shared_prompt: SharedPrompt) -> None:
     task = model.task("topic")
     assert (task.name, task.kind, task.labels) == ("topic", "classification", ("sport", "law", "science"))
     assert repr(task) == "Task('topic', 3 labels)"
@@ -347,7 +348,7 @@ def test_task_attributes(model: Model, shared_prompt: SharedPrompt) -> None:
     assert model.tasks == ["same", "sentiment", "topic"]
 
 
-def test_selecting_again_computes_nothing(fresh: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selecting_again_computes_nothing(fresh: EncoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     encode = OnnxBackbone.encode_prompt
     monkeypatch.setattr(OnnxBackbone, "encode_prompt", lambda *a: calls.append(1) or encode(*a))
@@ -357,7 +358,7 @@ def test_selecting_again_computes_nothing(fresh: Model, monkeypatch: pytest.Monk
     assert len(calls) == 1
 
 
-def test_template(fresh: Model, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path) -> None:
+def test_template(fresh: EncoderModel, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path) -> None:
     for name, template in (("templated", "the {text} was {text}"), ("untouched", "")):
         labels = {"no": "bad", "yes": "good"}
         vectors = {"u": np.ones(6, np.float16), "v": np.ones(32, np.float16)}
@@ -385,7 +386,7 @@ def test_add_task_leaves_the_disk_alone(tiny_bundle: Path, long_prompt_task: Pat
         mpt_edge.load(folder, threads=1).task("longer")
 
 
-def test_add_task_replaces(fresh: Model, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path) -> None:
+def test_add_task_replaces(fresh: EncoderModel, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path) -> None:
     old = fresh.task("topic")
     before = old("a film")
     make_task(tiny, shared_prompt, "topic", {"x": "ball", "y": "law"}, version=2).save(tmp_path / "t")
@@ -401,7 +402,7 @@ def test_add_task_replaces(fresh: Model, tiny: Backbone, shared_prompt: SharedPr
     ids=lambda changes: next(iter(changes)),
 )
 def test_add_task_made_for_another(
-    fresh: Model, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path, changes: dict[str, object]
+    fresh: EncoderModel, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     replace(make_task(tiny, shared_prompt, "fresh", {"no": "bad", "yes": "good"}), **changes).save(tmp_path / "t")
     with pytest.raises(MismatchError):
@@ -409,12 +410,14 @@ def test_add_task_made_for_another(
     assert fresh.tasks == ["same", "sentiment", "topic"]
 
 
-def test_add_task_that_is_no_file(fresh: Model, tmp_path: Path) -> None:
+def test_add_task_that_is_no_file(fresh: EncoderModel, tmp_path: Path) -> None:
     with pytest.raises(CorruptFileError, match="cannot read"):
         fresh.add_task(tmp_path / "none")
 
 
-def test_prompt_that_overflows(fresh: Model, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path) -> None:
+def test_prompt_that_overflows(
+    fresh: EncoderModel, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path
+) -> None:
     huge = {"u": np.full(6, 3e38, np.float32), "v": np.full(32, 3e38, np.float32)}
     make_task(tiny, shared_prompt, "huge", {"no": "bad", "yes": "good"}, **huge).save(tmp_path / "t")
     with pytest.raises(MismatchError, match="the prompt of 'huge' overflows"), np.errstate(over="ignore"):
@@ -422,7 +425,7 @@ def test_prompt_that_overflows(fresh: Model, tiny: Backbone, shared_prompt: Shar
 
 
 def test_label_text_longer_than_the_backbone_reads(
-    fresh: Model, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path
+    fresh: EncoderModel, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path
 ) -> None:
     labels = {"no": "bad film " * 60, "yes": "good"}
     make_task(tiny, shared_prompt, "wordy", labels, max_length=512).save(tmp_path / "t")
@@ -434,7 +437,7 @@ def test_label_text_longer_than_the_backbone_reads(
 def test_threads_give_the_same_answers(tiny_bundle: Path, long_prompt_task: Path) -> None:
     jobs = [(rows(8, seed), [("sentiment", "topic", "longer")[(i + seed) % 3] for i in range(8)]) for seed in range(24)]
 
-    def load() -> Model:
+    def load() -> EncoderModel:
         model = mpt_edge.load(tiny_bundle, threads=1)
         model.add_task(long_prompt_task)
         return model
@@ -449,7 +452,9 @@ def test_threads_give_the_same_answers(tiny_bundle: Path, long_prompt_task: Path
 
 
 @pytest.fixture
-def joint_bundle(tiny_bundle: Path, tmp_path: Path, shared_prompt: SharedPrompt) -> Iterator[Callable[[], Model]]:
+def joint_bundle(
+    tiny_bundle: Path, tmp_path: Path, shared_prompt: SharedPrompt
+) -> Iterator[Callable[[], EncoderModel]]:
     """A bundle whose shared prompt was trained in the joint layout."""
     folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
     file = folder / "prompts" / "mpt.safetensors"
@@ -460,7 +465,7 @@ def joint_bundle(tiny_bundle: Path, tmp_path: Path, shared_prompt: SharedPrompt)
     return lambda: mpt_edge.load(folder, threads=1)
 
 
-def test_joint_layout_in_a_mixed_batch(joint_bundle: Callable[[], Model], model: Model) -> None:
+def test_joint_layout_in_a_mixed_batch(joint_bundle: Callable[[], EncoderModel], model: EncoderModel) -> None:
     joint = joint_bundle()
     texts, names = rows(12), ["sentiment", "topic"] * 6
     found = joint.run(texts, names)
@@ -496,7 +501,7 @@ def test_softmax() -> None:
     np.testing.assert_array_equal(softmax(np.array([1e5, 0.0, -1e5], np.float32)), [1, 0, 0])
 
 
-def test_encoder_of_the_bundle_is_the_trainings(model: Model, tiny: Backbone) -> None:
+def test_encoder_of_the_bundle_is_the_trainings(model: EncoderModel, tiny: Backbone) -> None:
     texts = TextEncoder(model.bundle.tokenizer())
     assert texts.encode(TEXTS, 8) == tiny.texts.encode(TEXTS, 8)
     assert isinstance(texts.encode(["a"], 8)[0], Encoded)

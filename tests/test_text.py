@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.text import CHARACTERS_PER_TOKEN, Encoded, TextEncoder, checked, render
@@ -85,6 +85,34 @@ def test_huge_text_is_quick_and_reported(texts: TextEncoder, pair: bool) -> None
     assert time.perf_counter() - began < 1
     assert row.truncated
     assert len(row.ids) == 16
+
+
+@pytest.mark.parametrize("cut", ["right", "left"])
+def test_both_texts_of_a_long_pair_are_cut_to_fit_a_template(texts: TextEncoder, cut: str) -> None:
+    row = texts.fit("{text} and {text_pair}", ("film " * 50, "game " * 44), 24, cut)
+    assert row.truncated
+    assert len(row.ids) == 24
+    alone = texts.encode(["film"], 9)[0].ids[1], texts.encode(["game"], 9)[0].ids[1]
+    assert abs(row.ids.count(alone[0]) - row.ids.count(alone[1])) <= 1
+
+
+@pytest.mark.parametrize("text", ["\N{WOMAN}", "\N{WOMAN}\N{WOMAN} cat"])
+def test_a_text_of_which_nothing_is_left_is_refused(text: str) -> None:
+    """One character of four tokens: cutting through it leaves no text, and no token at all without a template."""
+    vocabulary = {"<unk>": 0, **{f"<0x{i:02X}>": i + 1 for i in range(256)}}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    encoder = TextEncoder(tokenizer.to_str().encode())
+    assert len(encoder.fit("", text, 40).ids) >= 4
+    with pytest.raises(InputError, match="nothing of the text fits into 3 tokens"):
+        encoder.fit("", text, 3)
+    with pytest.raises(InputError, match="nothing of the text fits into 6 tokens"):
+        encoder.fit("Q: {text}", "\N{WOMAN}", 6, "left")
+
+
+def test_a_text_without_tokens_is_refused() -> None:
+    encoder = TextEncoder(Tokenizer(models.BPE({"a": 0}, [])).to_str().encode())
+    with pytest.raises(InputError, match="the text has no tokens for this model"):
+        encoder.fit("", "xyz", 8)
 
 
 def test_pad(texts: TextEncoder) -> None:

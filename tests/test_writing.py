@@ -17,8 +17,8 @@ from mpt_edge.answers import Generation
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
+from mpt_edge.text_model import TextModel
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from mpt_edge.writing import TextModel
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.conftest import SHARED
 

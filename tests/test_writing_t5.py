@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -20,13 +21,13 @@ from mpt_edge.answers import Generation
 from mpt_edge.bundle import Bundle
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import TaskFile
+from mpt_edge.text_model import TextModel
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.stages import NewPrompt, Plan, train_source
 from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.trainer import Progress
-from mpt_edge.writing import TextModel
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.conftest import SHARED
 
@@ -119,6 +120,31 @@ def test_text_is_that_of_transformers(folder: Path, trained: Path) -> None:
             assert isinstance(answer, Generation)
             assert answer.text == wanted.lstrip()
     assert model.run(TEXTS, "say") == [model.task("say")(text) for text in TEXTS]
+
+
+def test_a_batch_of_both_layouts_and_of_prompts_of_two_lengths(trained: Path, tmp_path: Path) -> None:
+    model = mpt_edge.load(trained, threads=1)
+    bundle = Bundle.open(trained)
+    values = bundle.prompt("mpt").values
+    names = ["say"]
+    for name in ("say", "choose"):
+        for layout, rows in (("joint", 9), ("joint", 5), ("prefix", 4)):
+            file = bundle.task(name)
+            changed = replace(
+                file,
+                name=f"{name}-{layout}-{rows}",
+                u=file.u[:rows],
+                own_prompt=values[:rows],
+                layout=layout,
+                entry=bundle.manifest.entry,
+            )
+            changed.save(tmp_path / "task.safetensors")
+            names.append(model.add_task(tmp_path / "task.safetensors").name)
+    together = model.run([TEXTS[2]] * len(names), names, max_new_tokens=5)
+    for name, answer in zip(names, together, strict=True):
+        alone = model.task(name)(TEXTS[2], max_new_tokens=5)
+        assert (answer.task, answer.label) == (name, alone.label)
+        assert answer.score == pytest.approx(alone.score, abs=1e-5)
 
 
 def test_golden_examples_and_the_command(

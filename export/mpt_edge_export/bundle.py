@@ -230,14 +230,14 @@ def _placement(prompts: dict[str, SharedPrompt], tasks: dict[str, TaskFile]) -> 
     """
     own = {task.name: task for task in tasks.values() if task.own_prompt is not None}
     entries = {name: prompt.entry for name, prompt in prompts.items()}
-    entries |= {name: task.entry or _Placement.entry for name, task in own.items()}
+    entries |= {name: task.entry for name, task in own.items()}
     if len(set(entries.values())) > 1:
         (one, first), (other, second) = list({entry: name for name, entry in entries.items()}.items())[:2]
         raise MismatchError(
             f"the prompt of {first!r} enters at {one} and that of {second!r} at {other}, and a graph has one place; "
             "export them into two bundles."
         )
-    layouts = [prompt.layout for prompt in prompts.values()] + [task.layout for task in own.values() if task.layout]
+    layouts = [prompt.layout for prompt in prompts.values()] + [task.layout for task in own.values()]
     lengths = [len(prompt.values) for prompt in prompts.values()] + [len(task.u) for task in own.values()]
     return _Placement(
         layout=(layouts or [_Placement.layout])[0],

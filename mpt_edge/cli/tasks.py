@@ -13,10 +13,10 @@ from rich.table import Table
 from mpt_edge.bundle import Bundle
 from mpt_edge.cli.options import Precision
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.loading import open_model
 from mpt_edge.locate import default_bundle
-from mpt_edge.model import Model, open_model
+from mpt_edge.model import Model
 from mpt_edge.taskfile import TaskFile, headline
-from mpt_edge.writing import TextModel
 
 app = typer.Typer(help="Look at, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
 
@@ -111,7 +111,7 @@ def verify(
     typer.echo(f"{len(opened.manifest.files)} files and {len(names)} tasks are as they were made.")
 
 
-def _verify_golden(model: Model | TextModel, file: TaskFile, tolerance: float) -> None:
+def _verify_golden(model: Model, file: TaskFile, tolerance: float) -> None:
     golden = file.golden
     if not golden:
         return

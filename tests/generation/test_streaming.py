@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 
-from mpt_edge.generation.streaming import TextStream
+from mpt_edge.generation.streaming import TextStream, stop_check
 from tests.conftest import SHARED
 
 TEXTS = [
@@ -69,3 +69,16 @@ def test_what_may_be_a_stop_text_is_held_back() -> None:
     assert "".join([held.push(i) for i in ids]) == "abc end of "
     assert held.finish() == "it"
     assert not held.stopped
+
+
+@pytest.mark.parametrize("stop", [(" abc",), ("c end",), ("of", "end "), ("\N{GRINNING FACE}",), ("\ufffd",), ()])
+@pytest.mark.parametrize("before", ["", "Once"])
+def test_beams_stop_where_a_stream_does(stop: tuple[str, ...], before: str) -> None:
+    tokenizer = byte_fallback()
+    front, ids = (tokenizer.encode(text, add_special_tokens=False).ids for text in (before, "abc end 😀 of it"))
+    stream, stops = TextStream(tokenizer, front, stop), stop_check(tokenizer, stop, front)
+    for place, token in enumerate(ids):
+        stream.push(token)
+        assert stream.stopped == stops(ids[: place + 1])
+        if stream.stopped:
+            break

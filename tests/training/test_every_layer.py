@@ -12,8 +12,8 @@ from transformers import AutoModel
 
 import mpt_edge
 from mpt_edge.bundle import Bundle
+from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnsupportedModelError
-from mpt_edge.model import Model
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
@@ -72,7 +72,7 @@ def test_the_device_answers_as_training_did(folder: Path, name: str) -> None:
 def test_the_device_computes_what_an_unchanged_model_does(folder: Path, tiny: Backbone) -> None:
     """`states` against transformers' BERT whose prompt rows are overwritten before each layer."""
     bundle = mpt_edge.load(folder / "bundle", threads=1)
-    assert isinstance(bundle, Model)
+    assert isinstance(bundle, EncoderModel)
     task = bundle.task("mood")
     shared = SharedPrompt.load(folder / "run/prompts/deep.safetensors").values.astype(np.float32)
     prompt = torch.from_numpy(np.einsum("l,lnd,d->lnd", task.file.u, shared, task.file.v).astype(np.float32))
