@@ -114,11 +114,9 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
 def _export(backbone: Backbone | GenerativeBackbone, size: Dimensions, entry: str, path: Path) -> None:
     """Write the graph of the backbone's family, with prompts entering where the bundle's do."""
     if isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedSeq2Seq):
-        backbone.model.entry = entry
-        export_seq2seq_graphs(backbone.model, size.heads, size.head_size, path.parent)
+        export_seq2seq_graphs(backbone.model, size.heads, size.head_size, entry, path.parent)
     elif isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedCausal):
-        backbone.model.entry = entry
-        export_causal_graph(backbone.model, size.heads, size.head_size, path)
+        export_causal_graph(backbone.model, size.heads, size.head_size, entry, path)
     elif isinstance(backbone, Backbone):
         export_graph(backbone.model, size.heads, size.head_size, entry, path)
 
@@ -141,7 +139,7 @@ def _parity(
         assert isinstance(session, OnnxBackbone)
         return check_parity(backbone, session, prompts, manifest.entry)
     assert not isinstance(session, OnnxBackbone)
-    return check_text_parity(backbone, session, prompts)
+    return check_text_parity(backbone, session, prompts, manifest.entry)
 
 
 def _quantized(
@@ -288,17 +286,17 @@ def _manifest(
         parity={},
         files={},
         made_by=f"mpt-edge {mpt_edge.__version__}",
-        generation=_generation(backbone) if isinstance(backbone, GenerativeBackbone) else {},
+        generation=_generation(backbone, place.entry) if isinstance(backbone, GenerativeBackbone) else {},
         mask=asdict(backbone.mask) if isinstance(backbone, Backbone) and backbone.mask else {},
     )
 
 
-def _generation(backbone: GenerativeBackbone) -> dict[str, Any]:
+def _generation(backbone: GenerativeBackbone, entry: str) -> dict[str, Any]:
     return {
         "eos_ids": list(backbone.eos_ids),
         "vocabulary": int(backbone.model.model.config.vocab_size),
         "context": backbone.max_length,
-        "positions_from_zero": backbone.model.positions_from_zero,
+        "positions_from_zero": backbone.model.positions_from_zero(entry),
     } | ({"start_id": backbone.model.start_id} if isinstance(backbone.model, PromptedSeq2Seq) else {})
 
 

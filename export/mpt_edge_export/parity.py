@@ -79,6 +79,7 @@ def check_text_parity(
     backbone: GenerativeBackbone,
     session: OnnxCausal | OnnxSeq2Seq,
     prompts: Sequence[np.ndarray[Any, np.dtype[np.float32]]],
+    entry: str = "first_layer",
 ) -> dict[str, Any]:
     """Compare the logits of texts under prompts, and of what follows them, in both layouts.
 
@@ -86,6 +87,7 @@ def check_text_parity(
         backbone: the PyTorch side.
         session: the exported graph in ONNX Runtime.
         prompts: composed prompts ``(l, d)`` of the tasks, or a random one where there are none.
+        entry: where they enter.
 
     Returns:
         The largest difference and how many cases it was taken over. Logits are compared in units of
@@ -108,7 +110,7 @@ def check_text_parity(
             cache = session.encode_prompt(prompt, layout)
             pairs = [
                 session.open(backbone.texts.pad(encoded), [cache] * rows),
-                open_texts(backbone, torch.from_numpy(prompt), layout, encoded),
+                open_texts(backbone, torch.from_numpy(prompt), layout, entry, encoded),
             ]
             found, wanted = (
                 np.concatenate([first[:, None], state.extend(more, np.ones_like(more))], axis=1)

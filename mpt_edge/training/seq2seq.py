@@ -26,6 +26,9 @@ SEQ2SEQ_ARCHITECTURES = frozenset({"mt5", "t5"})
 class PromptedSeq2Seq(nn.Module):
     """A frozen T5 that reads text under a prompt and writes another.
 
+    Embeddings are the first layer's input, so where a prompt enters is one place under two names; rows for
+    every layer are known by their shape.
+
     Attributes:
         model: the model with its head, without gradient, in evaluation mode.
         layers: layers of the encoder.
@@ -35,13 +38,7 @@ class PromptedSeq2Seq(nn.Module):
         start_id: the token that every text to write begins behind.
         max_positions: most rows of prompt and text that are read; positions are relative, so this is the
             length that the model was trained on.
-        entry: where prompts enter. Embeddings are the first layer's input, so that is one place; ``"every_layer"``
-            is another.
-        positions_from_zero: always False.
     """
-
-    entry = "first_layer"
-    positions_from_zero = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Freeze ``model``.
@@ -64,6 +61,10 @@ class PromptedSeq2Seq(nn.Module):
         self.max_positions = int(getattr(config, "n_positions", None) or 512)
         # T5 1.0 scales what goes into its tied head; 1.1, Flan and mT5 do not.
         self._scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
+
+    def positions_from_zero(self, entry: str) -> bool:  # noqa: ARG002
+        """Return False: positions are relative, wherever a prompt enters."""
+        return False
 
     def encode(
         self,

@@ -25,7 +25,7 @@ from mpt_edge.text import Encoded, Text
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.generative import GenerativeBackbone
 from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
-from mpt_edge.training.objectives import Distillation, Loss, Measured, TaskObjective, Teacher, taught_loss
+from mpt_edge.training.objectives import Distillation, Loss, Measured, TaskObjective, taught_loss
 from mpt_edge.training.reading import TextReading, open_texts, read_texts
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.text_metrics import TEXT_METRICS
@@ -55,7 +55,6 @@ class TextObjective(TaskObjective):
         """
         self.backbone, self.tasks, self.label_texts, self.distillation = backbone, tasks, label_texts, distillation
         self.layout, self.entry = layout, entry
-        backbone.model.entry = entry
         self.max_lengths = [min(task.recipe.max_length, backbone.max_length) for task in tasks]
         self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(tasks)]
         self._choices = [backbone.texts.continuations([group[0] for group in groups]) for groups in label_texts]
@@ -71,7 +70,8 @@ class TextObjective(TaskObjective):
             zero = torch.zeros_like(task)
             return Loss(task, zero, zero, task)
         with torch.no_grad():
-            taught = self._taught(self.distillation.teachers[batch.task], rows, targets)
+            by = self.distillation.teachers[batch.task]
+            taught = read_texts(self.backbone, by.prompt, by.layout, by.entry, rows, targets)
         student, teacher = (found.logits, found.hidden), (taught.logits, taught.hidden)
         return taught_loss(task, student, teacher, found.mask, self.distillation)
 
@@ -157,17 +157,10 @@ class TextObjective(TaskObjective):
         return [tokens[: recipe.max_target_length] + list(self.backbone.eos_ids[:1]) for tokens in found]
 
     def _read(self, prompt: Tensor | None, rows: Sequence[Encoded], targets: Sequence[Sequence[int]]) -> TextReading:
-        return read_texts(self.backbone, prompt, self.layout, rows, targets)
-
-    def _taught(self, teacher: Teacher, rows: Sequence[Encoded], targets: Sequence[Sequence[int]]) -> TextReading:
-        self.backbone.model.entry = teacher.entry
-        try:
-            return read_texts(self.backbone, teacher.prompt, teacher.layout, rows, targets)
-        finally:
-            self.backbone.model.entry = self.entry
+        return read_texts(self.backbone, prompt, self.layout, self.entry, rows, targets)
 
     def _opened(self, prompt: Tensor | None, rows: Sequence[Encoded]) -> tuple[Decoding, Floats]:
-        return open_texts(self.backbone, prompt, self.layout, rows)
+        return open_texts(self.backbone, prompt, self.layout, self.entry, rows)
 
     def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
         template = self.tasks[index].recipe.template

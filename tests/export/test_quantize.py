@@ -151,7 +151,7 @@ def test_a_table_that_is_also_the_head_is_quantised_as_both(tmp_path: Path, tied
         num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.3,
     )  # fmt: skip
     model = PromptedCausal(LlamaForCausalLM(config))
-    export_causal_graph(model, 2, 8, tmp_path / "model.onnx")
+    export_causal_graph(model, 2, 8, "first_layer", tmp_path / "model.onnx")
     save_graph(quantize(tmp_path / "model.onnx"), tmp_path / "small.onnx")
     graph = onnx.load(tmp_path / "small.onnx").graph
     shapes = [weights.shape for weights in int8_weights(graph).values()]

@@ -65,21 +65,22 @@ def test_encoders(models: tuple[str, Any, PromptedEncoder], apart: bool) -> None
 
 @pytest.mark.parametrize("kind", causal.CONFIGS)
 def test_decoder_only_models(kind: str) -> None:
-    plain, prompted = causal.build(kind, "every_layer")
+    plain, prompted = causal.build(kind)
     ids, mask, _ = causal.inputs()
     prompt = torch.randn(LENGTH, prompted.layer_count, 32)
-    keys, positions = functional.pad(mask, (LENGTH, 0), value=1), prompted.text_positions(mask, LENGTH)
-    assert prompted.positions_from_zero == kind.startswith("gpt")
+    keys, positions = functional.pad(mask, (LENGTH, 0), value=1), prompted.text_positions(mask, LENGTH, "every_layer")
+    from_zero = prompted.positions_from_zero("every_layer")
+    assert from_zero == kind.startswith("gpt")
     layers = plain.base_model.h if hasattr(plain.base_model, "h") else plain.base_model.layers
     with torch.no_grad():
-        hidden, _ = prompted(ids, keys, positions, past=prompted.encode_prompt(prompt[None]))
+        hidden, _ = prompted(ids, keys, positions, past=prompted.encode_prompt(prompt[None], "every_layer"))
         cached = prompted.logits(hidden)
         rows = torch.cat([torch.arange(LENGTH).expand(2, -1), positions], 1)
-        hidden, _ = prompted(ids, keys, rows, prompt=prompt.expand(2, *prompt.shape))
+        hidden, _ = prompted(ids, keys, rows, prompt=prompt.expand(2, *prompt.shape), entry="every_layer")
         together = prompted.logits(hidden)[:, LENGTH:]
         for i, n in enumerate(mask.sum(1).tolist()):
             with overwritten(list(layers), prompt):
-                wanted = causal.reference(plain, ids[i, :n], prompt[:, 0], from_zero=prompted.positions_from_zero)
+                wanted = causal.reference(plain, ids[i, :n], prompt[:, 0], from_zero=from_zero)
             torch.testing.assert_close(cached[i, :n], wanted, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(together[i, :n], wanted, atol=1e-4, rtol=1e-4)
 

@@ -124,7 +124,7 @@ def _placement(backbone: AnyBackbone) -> tuple[str, str]:
     if not isinstance(backbone, GenerativeBackbone):
         return LAYOUT, ENTRY
     layout = "prefix" if backbone.family == "causal" else LAYOUT
-    return layout, ENTRY if backbone.model.positions_from_zero else "first_layer"
+    return layout, ENTRY if backbone.model.positions_from_zero("first_layer") else "first_layer"
 
 
 def _check(adapter: PeftAdapter, backbone: AnyBackbone) -> list[str]:
