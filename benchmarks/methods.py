@@ -21,9 +21,9 @@ from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, Prompts
-from mpt_edge.training.objective import Objective
 from mpt_edge.training.probe import probe
 from mpt_edge.training.settings import Settings
+from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import label_texts
 from mpt_edge.training.teachers import TeacherPlan, distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
@@ -206,7 +206,7 @@ def mpt(
         plan = TeacherPlan(budget.folder.parent / name, epochs=budget.epochs, hidden=parts.hidden)
         texts = objective.label_texts
         taught = train_teachers(backbone, tasks, texts, start, plan, settings, observe, layout, entry)
-        objective = Objective(backbone, tasks, texts, distillation(taught, plan), layout, entry)
+        objective = SimilarityObjective(backbone, tasks, texts, distillation(taught, plan), layout, entry)
     prompts = MultitaskPrompt(start, len(tasks)) if parts.decomposition else SharedOnly(start)
     return _trained(objective, prompts, settings, budget.folder, observe)
 
@@ -263,7 +263,11 @@ def _each_alone(
 
 
 def _trained(
-    objective: Objective, prompts: Prompts, settings: Settings, folder: Path, observe: Callable[[Progress], None]
+    objective: SimilarityObjective,
+    prompts: Prompts,
+    settings: Settings,
+    folder: Path,
+    observe: Callable[[Progress], None],
 ) -> dict[str, float]:
     Trainer(objective, prompts, settings, folder, stage=folder.name).train(observe)
     with torch.no_grad():
@@ -272,11 +276,13 @@ def _trained(
 
 def _objective(
     backbone: Backbone, tasks: Sequence[TaskData], entry: str = "first_layer", layout: str = "prefix"
-) -> Objective:
-    return Objective(backbone, tasks, [label_texts(backbone, task) for task in tasks], layout=layout, entry=entry)
+) -> SimilarityObjective:
+    return SimilarityObjective(
+        backbone, tasks, [label_texts(backbone, task) for task in tasks], layout=layout, entry=entry
+    )
 
 
-def _test(objective: Objective, index: int, prompt: Tensor | None) -> float:
+def _test(objective: SimilarityObjective, index: int, prompt: Tensor | None) -> float:
     rows = objective.tasks[index].test
     assert rows is not None
     return objective.score(index, prompt, rows)

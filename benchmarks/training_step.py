@@ -25,11 +25,11 @@ from mpt_edge.training.backbones import load_backbone
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objective import Objective
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule
 from mpt_edge.training.settings import Entry
 from mpt_edge.training.similarity import TRAINING_SCALE
+from mpt_edge.training.similarity_objective import SimilarityObjective
 
 LABELS = {"negative": "a negative, bad review", "positive": "a positive, good review"}
 MAX_LENGTH = 64
@@ -93,7 +93,9 @@ def our_step(
     backbone = load_backbone("minilm-l6")
     rows = Rows(list(texts), gold)
     task = TaskData(Recipe("sst2", "t", "v", max_length=MAX_LENGTH), tuple(LABELS), rows, rows.head(1), None)
-    objective = Objective(backbone, [task], [[[text] for text in LABELS.values()]], layout=layout, entry=entry)
+    objective = SimilarityObjective(
+        backbone, [task], [[[text] for text in LABELS.values()]], layout=layout, entry=entry
+    )
     prompts = MultitaskPrompt(initial_prompt(backbone, length, 0, VOCABULARY, entry), 1)
     optimizer = torch.optim.AdamW(prompts.parameters(), lr=0.01)
     rng = np.random.default_rng(0)

@@ -22,13 +22,13 @@ from mpt_edge.training.data import TaskData, few_shot, load_task
 from mpt_edge.training.families import AnyBackbone, new_objective
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objectives import TaskObjective
 from mpt_edge.training.probe import probe
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.results import shared_prompt, write_tasks
 from mpt_edge.training.settings import Settings, Trained
 from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.starts import AVERAGE, start_vectors
+from mpt_edge.training.task_objective import TaskObjective
 from mpt_edge.training.teachers import TeacherPlan, Teaching, distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
 

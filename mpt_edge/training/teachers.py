@@ -17,9 +17,9 @@ from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import TaskData
 from mpt_edge.training.families import AnyBackbone, new_objective
 from mpt_edge.training.multitask import PlainPrompts
-from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.starts import task_prompt
+from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.trainer import Progress, Trainer
 
 

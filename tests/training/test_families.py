@@ -12,9 +12,9 @@ import torch
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.families import AnyBackbone, new_objective
 from mpt_edge.training.generative import open_backbone
-from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
+from mpt_edge.training.task_objective import Distillation, Teacher
 
 LABELS = {"film": ("film",), "game": ("game",)}
 TEXTS = ["a witty film", "ball", "the great game vote", "dull movie"]

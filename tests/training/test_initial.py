@@ -15,7 +15,7 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.initial import initial_prompt
-from mpt_edge.training.objective import Objective
+from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.starts import source_tasks, start_vectors
 from mpt_edge_export.peft import import_adapter, read_adapter
 
@@ -82,7 +82,7 @@ def sources(tiny: Backbone, tmp_path: Path) -> Path:
 def test_exact_and_shared_only(tiny: Backbone, sources: Path) -> None:
     """PEFT's EXACT_SOURCE_TASK is a named start; its ONLY_SOURCE_SHARED is `ones`, not near zero as there."""
     shared = SharedPrompt.load(sources / "vectors/prompts/one.safetensors")
-    objective = Objective(tiny, [], [])
+    objective = SimilarityObjective(tiny, [], [])
     name, (u, v) = start_vectors("one-1", sources / "vectors", shared, objective, 0)
     wanted_u, wanted_v = read_adapter(str(sources / "one")).vectors(1)
     assert name == "one-1"
@@ -95,4 +95,4 @@ def test_tasks_of_several_ranks_are_no_start(tiny: Backbone, sources: Path) -> N
     shared = SharedPrompt.load(sources / "vectors/prompts/two.safetensors")
     assert source_tasks(sources / "vectors", shared) == {}
     with pytest.raises(MismatchError, match="'two-1' has 2 pairs of vectors, and a new task one"):
-        start_vectors("two-1", sources / "vectors", shared, Objective(tiny, [], []), 0)
+        start_vectors("two-1", sources / "vectors", shared, SimilarityObjective(tiny, [], []), 0)

@@ -22,11 +22,11 @@ from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.data import load_task
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from mpt_edge.training.objective import Objective
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import Settings, Trained
 from mpt_edge.training.similarity import TRAINING_SCALE
+from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import Origin, Plan, train_target
 from mpt_edge.training.starts import find_prompt
 from mpt_edge.training.teachers import Teaching
@@ -75,7 +75,7 @@ def test_a_classifier_teaches_what_peft_computes(
     task = load_task(data[1], data[0])
     texts = [[[label] for label in task.labels]]
     taught = Teaching(folder, hidden=False).of(tiny, [task])
-    objective = Objective(tiny, [task], texts, taught)
+    objective = SimilarityObjective(tiny, [task], texts, taught)
     rows, plain = np.arange(6), AutoModel.from_pretrained(tiny.folder).eval()
     loss = objective.loss(None, TaskBatch(0, rows), np.random.default_rng(0))
 

@@ -20,11 +20,11 @@ from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import Rows, TaskData, load_task
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
+from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.text_objective import TextObjective
 from mpt_edge.training.trainer import Progress

@@ -15,10 +15,10 @@ from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.initial import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objective import Objective
-from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings
+from mpt_edge.training.similarity_objective import SimilarityObjective
+from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.trainer import Progress, Trainer
 
 SETTINGS = Settings(
@@ -57,7 +57,7 @@ def trainer(backbone: Backbone, folder: Path, settings: Settings = SETTINGS, **c
         "prompts": MultitaskPrompt(sampled_vocabulary(backbone, 5, 0), len(tasks)),
         "distillation": None,
     } | changes
-    objective = Objective(backbone, values["tasks"], values["label_texts"], values["distillation"])
+    objective = SimilarityObjective(backbone, values["tasks"], values["label_texts"], values["distillation"])
     return Trainer(objective, values["prompts"], settings, folder)
 
 
