@@ -21,7 +21,7 @@ from peft import MultitaskPromptTuningConfig, TaskType, get_peft_model
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
-from mpt_edge.training.backbones import load_backbone
+from mpt_edge.training.backbones import load_encoder
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
@@ -90,7 +90,7 @@ def our_step(
     texts: list[str], gold: list[int], length: int, entry: str, layout: str = "prefix"
 ) -> tuple[Step, NDArray[np.int64]]:
     """Return a training step, and the rows' tokens."""
-    backbone = load_backbone("minilm-l6")
+    backbone = load_encoder("minilm-l6")
     rows = Rows(list(texts), gold)
     task = TaskData(Recipe("sst2", "t", "v", max_length=MAX_LENGTH), tuple(LABELS), rows, rows.head(1), None)
     objective = SimilarityObjective(

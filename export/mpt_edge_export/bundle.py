@@ -22,9 +22,9 @@ from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.causal import PromptedCausal
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 from mpt_edge_export.architecture import Dimensions, dimensions
 from mpt_edge_export.card import write_card
@@ -51,7 +51,7 @@ class ExportPlan:
         precision: ``"float32"``, ``"int8"`` for a quantised graph alone, or ``"both"``.
     """
 
-    backbone: Backbone | GenerativeBackbone
+    backbone: AnyBackbone
     vectors: Sequence[Path]
     output: Path
     force: bool = False
@@ -111,13 +111,13 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     return manifest
 
 
-def _export(backbone: Backbone | GenerativeBackbone, size: Dimensions, entry: str, path: Path) -> None:
+def _export(backbone: AnyBackbone, size: Dimensions, entry: str, path: Path) -> None:
     """Write the graph of the backbone's family, with prompts entering where the bundle's do."""
     if isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedSeq2Seq):
         export_seq2seq_graphs(backbone.model, size.heads, size.head_size, entry, path.parent)
     elif isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedCausal):
         export_causal_graph(backbone.model, size.heads, size.head_size, entry, path)
-    elif isinstance(backbone, Backbone):
+    elif isinstance(backbone, EncoderBackbone):
         export_graph(backbone.model, size.heads, size.head_size, entry, path)
 
 
@@ -129,13 +129,13 @@ def _session(folder: Path, manifest: Manifest, precision: str = "float32") -> Gr
 
 
 def _parity(
-    backbone: Backbone | GenerativeBackbone,
+    backbone: AnyBackbone,
     session: Graph,
     manifest: Manifest,
     prompts: list[np.ndarray[Any, np.dtype[np.float32]]],
 ) -> dict[str, Any]:
     """Hold the graph against PyTorch. Raises ParityError."""
-    if isinstance(backbone, Backbone):
+    if isinstance(backbone, EncoderBackbone):
         assert isinstance(session, OnnxBackbone)
         return check_parity(backbone, session, prompts, manifest.entry)
     assert not isinstance(session, OnnxBackbone)
@@ -143,7 +143,7 @@ def _parity(
 
 
 def _quantized(
-    backbone: Backbone | GenerativeBackbone,
+    backbone: AnyBackbone,
     folder: Path,
     manifest: Manifest,
     prompts: list[np.ndarray[Any, np.dtype[np.float32]]],
@@ -287,7 +287,7 @@ def _manifest(
         files={},
         made_by=f"mpt-edge {mpt_edge.__version__}",
         generation=_generation(backbone, place.entry) if isinstance(backbone, GenerativeBackbone) else {},
-        mask=asdict(backbone.mask) if isinstance(backbone, Backbone) and backbone.mask else {},
+        mask=asdict(backbone.mask) if isinstance(backbone, EncoderBackbone) and backbone.mask else {},
     )
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpt_edge.errors import InputError
-from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import TaskData
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
 from mpt_edge.training.mask_objective import MaskObjective
 from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.task_objective import Distillation, TaskObjective
 from mpt_edge.training.text_objective import TextObjective
-
-AnyBackbone = Backbone | GenerativeBackbone
 
 
 def new_objective(

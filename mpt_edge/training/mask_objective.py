@@ -14,7 +14,7 @@ from torch.nn import functional
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.masking import PLACEHOLDER, LabelWords, mask_place
 from mpt_edge.text import Encoded, Text
-from mpt_edge.training.backbones import Backbone, Mask
+from mpt_edge.training.backbones import EncoderBackbone, Mask
 from mpt_edge.training.classifying import ClassifyingObjective
 from mpt_edge.training.data import TaskData
 from mpt_edge.training.masked import MaskedHead
@@ -34,12 +34,12 @@ class _Cloze:
 class MaskObjective(ClassifyingObjective):
     """Classification by label words at a mask, on an encoder with a masked-LM head; see `TaskObjective`."""
 
-    backbone: Backbone
+    backbone: EncoderBackbone
     readout = "mask"
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: EncoderBackbone,
         tasks: Sequence[TaskData],
         label_texts: Sequence[Sequence[Sequence[str]]],
         distillation: Distillation | None = None,

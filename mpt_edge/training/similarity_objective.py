@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.text import Encoded, Text
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.classifying import ClassifyingObjective
 from mpt_edge.training.data import TaskData, encode
 from mpt_edge.training.schedule import TaskBatch
@@ -26,12 +26,12 @@ from mpt_edge.training.task_objective import Distillation, Loss, Teacher
 class SimilarityObjective(ClassifyingObjective):
     """Classification by similarity to label texts, on an encoder; see `TaskObjective`."""
 
-    backbone: Backbone
+    backbone: EncoderBackbone
     readout = "similarity"
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: EncoderBackbone,
         tasks: Sequence[TaskData],
         label_texts: Sequence[Sequence[Sequence[str]]],
         distillation: Distillation | None = None,

@@ -15,9 +15,8 @@ from torch.nn import functional
 
 from mpt_edge.heads import Head
 from mpt_edge.text import Encoded, Text
-from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import Rows, TaskData
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.generative import AnyBackbone
 from mpt_edge.training.schedule import TaskBatch
 
 #: Rows that are read at once where nothing is learned.
@@ -123,12 +122,12 @@ class TaskObjective(ABC):
         max_lengths: for each task the longest input in tokens.
     """
 
-    backbone: Backbone | GenerativeBackbone
+    backbone: AnyBackbone
     train_rows: list[list[Encoded]]
 
     def __init__(
         self,
-        backbone: Backbone | GenerativeBackbone,
+        backbone: AnyBackbone,
         tasks: Sequence[TaskData],
         label_texts: Sequence[Sequence[Sequence[str]]],
         distillation: Distillation | None = None,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.initial import _at_every_layer, initial_prompt
 from mpt_edge.training.prompted import PromptedEncoder
 from tests.training import test_causal as causal
@@ -105,7 +105,7 @@ def test_encoder_decoder_models(kind: str) -> None:
             torch.testing.assert_close(logits[i, :m], wanted, atol=1e-9, rtol=1e-9)
 
 
-def test_it_starts_as_a_prompt_that_enters_the_first_layer(tiny: Backbone) -> None:
+def test_it_starts_as_a_prompt_that_enters_the_first_layer(tiny: EncoderBackbone) -> None:
     first, every = (initial_prompt(tiny, 4, 0, "vocabulary", entry) for entry in ("first_layer", "every_layer"))
     assert every.shape == (4, 2, 32)
     assert torch.equal(every[:, 0], first)
@@ -133,7 +133,7 @@ def test_causal_start() -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradient_reaches_every_row(tiny_folder: Any, recompute: bool) -> None:
     """Each layer's rows get the gradient that they have where nothing is cut short."""
-    backbone = load_backbone(str(tiny_folder))
+    backbone = load_encoder(str(tiny_folder))
     encoder = backbone.model
     ids, mask, types = (part % 60 for part in batch("bert"))
     keys = functional.pad(mask, (LENGTH, 0), value=1)

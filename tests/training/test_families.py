@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mpt_edge.training.data import Rows, TaskData
-from mpt_edge.training.families import AnyBackbone, new_objective
-from mpt_edge.training.generative import open_backbone
+from mpt_edge.training.families import new_objective
+from mpt_edge.training.generative import AnyBackbone, open_backbone
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.task_objective import Distillation, Teacher

@@ -10,7 +10,7 @@ import torch
 from scipy.special import log_softmax
 from transformers import BertModel
 
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
@@ -38,7 +38,7 @@ def prompt(seed: int) -> torch.Tensor:
     return torch.randn(5, 32, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_teacher_that_agrees_adds_nothing(tiny: Backbone, task: TaskData, batch: TaskBatch) -> None:
+def test_a_teacher_that_agrees_adds_nothing(tiny: EncoderBackbone, task: TaskData, batch: TaskBatch) -> None:
     alone = SimilarityObjective(tiny, [task], [WORDS]).loss(prompt(0), batch, np.random.default_rng(0))
     taught = SimilarityObjective(tiny, [task], [WORDS], Distillation([Teacher(prompt(0))]))
     loss = taught.loss(prompt(0), batch, np.random.default_rng(0))
@@ -47,7 +47,7 @@ def test_a_teacher_that_agrees_adds_nothing(tiny: Backbone, task: TaskData, batc
 
 
 @pytest.mark.parametrize("hidden", [True, False])
-def test_the_parts_add_up_to_equation_5(tiny: Backbone, task: TaskData, batch: TaskBatch, hidden: bool) -> None:
+def test_the_parts_add_up_to_equation_5(tiny: EncoderBackbone, task: TaskData, batch: TaskBatch, hidden: bool) -> None:
     taught = SimilarityObjective(tiny, [task], [WORDS], Distillation([Teacher(prompt(1))], 0.9, 2.0, hidden))
     given = prompt(0).requires_grad_()
     loss = taught.loss(given, batch, np.random.default_rng(0))
@@ -61,7 +61,9 @@ def test_the_parts_add_up_to_equation_5(tiny: Backbone, task: TaskData, batch: T
     assert not taught.distillation.teachers[0].prompt.requires_grad
 
 
-def test_cross_entropy_is_that_of_texts_read_one_by_one(tiny: Backbone, task: TaskData, batch: TaskBatch) -> None:
+def test_cross_entropy_is_that_of_texts_read_one_by_one(
+    tiny: EncoderBackbone, task: TaskData, batch: TaskBatch
+) -> None:
     """One text a call, without padding, labels in the task's order: batching must not change the loss."""
     given = prompt(3)
 
@@ -79,7 +81,7 @@ def test_cross_entropy_is_that_of_texts_read_one_by_one(tiny: Backbone, task: Ta
     assert float(found.task) == pytest.approx(expected, abs=1e-4)
 
 
-def test_sampled_labels_keep_the_gold_ones_in_their_place(tiny: Backbone) -> None:
+def test_sampled_labels_keep_the_gold_ones_in_their_place(tiny: EncoderBackbone) -> None:
     """With more labels than a step reads, each row's target is still its own label."""
     count = 60
     rows = Rows([TEXTS[i % 4] for i in range(count)], list(range(count)))
@@ -98,7 +100,7 @@ def test_sampled_labels_keep_the_gold_ones_in_their_place(tiny: Backbone) -> Non
 
 
 def test_joint_layout_reads_prompt_and_text_as_transformers_does(
-    tiny: Backbone, tiny_folder: Path, task: TaskData, batch: TaskBatch
+    tiny: EncoderBackbone, tiny_folder: Path, task: TaskData, batch: TaskBatch
 ) -> None:
     """The reference is an unchanged BertModel whose encoder gets prompt rows and embedded text in one."""
     given = prompt(3)
