@@ -20,10 +20,7 @@ from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.training.caches import Cache, KeyValue
 from mpt_edge.training.entering import Entering, replace_inputs
-
-#: Large and negative, and finite in float16, so that fully masked rows stay free of NaN.
-MASKED = -3e4
-
+from mpt_edge.training.visibility import visibility_bias
 
 #: Decoder-only models, by ``model_type``: where they keep learned positions; empty where positions are rotary.
 #: SmolLM is a ``llama``.
@@ -190,12 +187,12 @@ def _causal_masks(mask: Tensor, places: Tensor, window: int, dtype: torch.dtype)
     """
     before = torch.arange(mask.shape[1], device=mask.device)[None, :] <= places[:, None]
     visible = before[None, None] & (mask[:, None, None, :] == 1)
-    full = torch.where(visible, 0.0, MASKED).to(dtype)
+    full = visibility_bias(visible, dtype)
     if not window:
         return full, full
     counted = mask.cumsum(1)
     near = counted.index_select(1, places)[:, None, :, None] - counted[:, None, None, :] < window
-    return full, torch.where(visible & near, 0.0, MASKED).to(dtype)
+    return full, visibility_bias(visible & near, dtype)
 
 
 def _neo_attention(

@@ -16,8 +16,8 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.training.caches import Cache, KeyValue
-from mpt_edge.training.causal import MASKED
 from mpt_edge.training.entering import Entering
+from mpt_edge.training.visibility import visibility_bias
 
 #: Encoder-decoder models, by ``model_type``. Flan-T5 and T5 1.1 are ``t5``.
 SEQ2SEQ_ARCHITECTURES = frozenset({"mt5", "t5"})
@@ -99,7 +99,7 @@ class PromptedSeq2Seq(nn.Module):
         rows, keys = hidden.shape[1], attention_mask.shape[1]
         places = attention_mask.cumsum(1) - 1  # filling does not count, so a row is the same in a batch as alone
         bias = _bias(stack, places[:, None, :] - places[:, keys - rows :, None], both_ways=True)
-        bias = bias + torch.where(attention_mask[:, None, None, :] == 1, 0.0, MASKED).to(hidden.dtype)
+        bias = bias + visibility_bias(attention_mask[:, None, None, :] == 1, hidden.dtype)
         for number, block in enumerate(self.layers):
             if entering is not None and number:
                 hidden = entering.at(number, hidden)
@@ -155,8 +155,8 @@ class PromptedSeq2Seq(nn.Module):
         distance = counted[:, None, :] - counted.index_select(1, places)[:, :, None]
         before = torch.arange(attention_mask.shape[1], device=hidden.device)[None, :] <= places[:, None]
         visible = before[None, None] & (attention_mask[:, None, None, :] == 1)
-        bias = _bias(stack, distance, both_ways=False) + torch.where(visible, 0.0, MASKED).to(hidden.dtype)
-        seen = torch.where(encoder_mask[:, None, None, :] == 1, 0.0, MASKED).to(hidden.dtype)
+        bias = _bias(stack, distance, both_ways=False) + visibility_bias(visible, hidden.dtype)
+        seen = visibility_bias(encoder_mask[:, None, None, :] == 1, hidden.dtype)
         seen = seen.expand(-1, -1, rows, -1)  # the exported graph's attention wants a row a token
         cache = EncoderDecoderCache(own, Cache(cross, batch))
         for block in stack.block:

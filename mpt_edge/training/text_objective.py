@@ -21,10 +21,11 @@ from mpt_edge.generation.choice import likelihoods
 from mpt_edge.generation.options import GenerationOptions
 from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream
+from mpt_edge.readout import softmax
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.generative import GenerativeBackbone
-from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
+from mpt_edge.training.metrics import calibrated_scale, classification_metrics
 from mpt_edge.training.reading import TextReading, open_texts, read_texts
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.task_objective import Distillation, Loss, Measured, TaskObjective, Teacher, in_batches
