@@ -26,11 +26,11 @@ from rich.table import Table
 
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.text import render
-from mpt_edge.training.backbones import load_backbone
+from mpt_edge.training.backbones import load_encoder
 from mpt_edge.training.data import TaskData, few_shot, load_task
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objective import Objective
 from mpt_edge.training.recipes import load_recipe
+from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import label_texts
 from mpt_edge.training.starts import start_vectors
 from mpt_edge.training.trainer import Progress, Trainer
@@ -93,17 +93,17 @@ def measure(name: str, method: Method, task: TaskData, shots: int, seed: int, re
 def with_examples(task: TaskData, count: int) -> TaskData:
     """Return a task whose labels' texts are the recipe's and ``count`` typical training rows."""
     asked = replace(task, recipe=replace(task.recipe, label_examples=count))
-    texts = [tuple(group) for group in label_texts(load_backbone(BACKBONE), asked)]
+    texts = [tuple(group) for group in label_texts(load_encoder(BACKBONE), asked)]
     return replace(task, recipe=replace(task.recipe, labels=dict(zip(task.labels, texts, strict=True))))
 
 
 def mpt(task: TaskData, budget: Budget, source: Path) -> float:
     """Train u and v alone on a shared prompt that has not seen the task."""
-    backbone = load_backbone(BACKBONE)
+    backbone = load_encoder(BACKBONE)
     (file,) = (source / "prompts").glob("*.safetensors")
     shared = SharedPrompt.load(file)
     texts = label_texts(backbone, task)
-    objective = Objective(backbone, [task], [texts], layout=shared.layout, entry=shared.entry)
+    objective = SimilarityObjective(backbone, [task], [texts], layout=shared.layout, entry=shared.entry)
     prompts = MultitaskPrompt(torch.from_numpy(shared.values.astype(np.float32)), 1)
     prompts.start(0, *start_vectors("nearest", source, shared, objective, 0)[1])
     settings = budget.settings(tasks_per_step=1, prompt_rate=0.0, task_rate=VECTOR_RATE)

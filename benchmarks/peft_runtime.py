@@ -31,7 +31,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import mpt_edge
 from mpt_edge.bundle import Bundle
-from mpt_edge.training.backbones import load_backbone
+from mpt_edge.training.backbones import load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
 
@@ -78,7 +78,7 @@ def main(
 def compared(root: Path, tasks: int, length: int, repeats: int, threads: int) -> list[tuple[str, str, str, str]]:
     """Return the table's rows."""
     adapter, bundle = made(root, tasks, length)
-    base = str(load_backbone("minilm-l6").folder)
+    base = str(load_encoder("minilm-l6").folder)
 
     def load_peft() -> PeftModel:
         model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
@@ -124,7 +124,7 @@ def compared(root: Path, tasks: int, length: int, repeats: int, threads: int) ->
 
 def made(root: Path, tasks: int, length: int) -> tuple[Path, Path]:
     """Let PEFT make an adapter, import it, and export a bundle; one task of it also lies in the prefix layout."""
-    backbone = load_backbone("minilm-l6")
+    backbone = load_encoder("minilm-l6")
     base = AutoModelForSequenceClassification.from_pretrained(backbone.folder, num_labels=2)
     config = MultitaskPromptTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=length, num_tasks=tasks)
     with warnings.catch_warnings():

@@ -28,7 +28,7 @@ from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import Bundle
 from mpt_edge.loading import open_model
 from mpt_edge.text import Batch
-from mpt_edge.training.backbones import load_backbone
+from mpt_edge.training.backbones import load_encoder
 from mpt_edge_export.bundle import ExportPlan, export_bundle
 
 LENGTHS = (5, 10, 20, 50, 100, 200)
@@ -103,7 +103,7 @@ def accuracies(path: Path) -> dict[Way, float]:
 
 def requests(bundle: Path, folder: Path, tokens: int, threads: int) -> tuple[Calls, Way]:
     """Return a request of every way and of none, and the key of none. Weights and graph of the layouts are the same."""
-    export_bundle(ExportPlan(load_backbone("minilm-l6"), [], folder / "first"))
+    export_bundle(ExportPlan(load_encoder("minilm-l6"), [], folder / "first"))
     rng = np.random.default_rng(0)
     ids = rng.integers(1000, 20000, (1, tokens))
     batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))

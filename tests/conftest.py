@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # numbers are compared with what a CPU computes
@@ -76,13 +76,13 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_folder: Path) -> Backbone:
+def tiny(tiny_folder: Path) -> EncoderBackbone:
     """Return the small backbone, loaded."""
-    return load_backbone(str(tiny_folder))
+    return load_encoder(str(tiny_folder))
 
 
 def make_task(
-    backbone: Backbone, shared: SharedPrompt, name: str, labels: dict[str, str], **changes: object
+    backbone: EncoderBackbone, shared: SharedPrompt, name: str, labels: dict[str, str], **changes: object
 ) -> TaskFile:
     """Return a task with random vectors."""
     rng = np.random.default_rng(len(name))
@@ -103,14 +103,14 @@ def make_task(
 
 
 @pytest.fixture(scope="session")
-def shared_prompt(tiny: Backbone) -> SharedPrompt:
+def shared_prompt(tiny: EncoderBackbone) -> SharedPrompt:
     """Return a shared prompt for the small backbone."""
     values = np.random.default_rng(0).standard_normal((LENGTH, tiny.model.hidden_size)).astype(np.float16)
     return SharedPrompt("mpt", values, "prefix", tiny.fingerprint)
 
 
 @pytest.fixture(scope="session")
-def tiny_vectors(tiny: Backbone, shared_prompt: SharedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_vectors(tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the prompt and three tasks: sentiment, topic, and pairs."""
     folder = tmp_path_factory.mktemp("vectors")
     shared_prompt.save(folder / "prompts" / "mpt.safetensors")
@@ -125,7 +125,7 @@ def tiny_vectors(tiny: Backbone, shared_prompt: SharedPrompt, tmp_path_factory: 
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny: Backbone, tiny_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle of the small backbone. Do not change it; copy it."""
     output = tmp_path_factory.mktemp("bundles") / "tiny"
     export_bundle(ExportPlan(tiny, [tiny_vectors], output))

@@ -17,7 +17,7 @@ from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, Bundle
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from tests.bundles import PROMPT, TASK, edit
 from tests.conftest import make_task
 
@@ -32,7 +32,7 @@ def folder(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def task_file(tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path) -> MakeTask:
+def task_file(tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path) -> MakeTask:
     """Write a task file outside the bundle."""
 
     def make(name: str = "fresh", **changes: object) -> Path:
@@ -50,7 +50,7 @@ def flip(path: Path, place: int = -1) -> None:
 
 
 def test_reads_what_was_exported(
-    tiny_bundle: Path, tiny_vectors: Path, tiny: Backbone, shared_prompt: SharedPrompt
+    tiny_bundle: Path, tiny_vectors: Path, tiny: EncoderBackbone, shared_prompt: SharedPrompt
 ) -> None:
     bundle = Bundle.open(tiny_bundle)
     assert bundle.tokenizer() == tiny.tokenizer_json
@@ -205,7 +205,7 @@ def test_task_of_another_bundle_is_not_installed(
 
 @foreign
 def test_task_of_another_bundle_that_lies_in_this_one(
-    folder: Path, tiny: Backbone, shared_prompt: SharedPrompt, changes: dict[str, object], says: str
+    folder: Path, tiny: EncoderBackbone, shared_prompt: SharedPrompt, changes: dict[str, object], says: str
 ) -> None:
     path = folder / "tasks" / "fresh.safetensors"
     replace(make_task(tiny, shared_prompt, "fresh", LABELS), **changes).save(path)

@@ -22,7 +22,7 @@ from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.readout import label_embeddings, pool, softmax, unit
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Batch, Encoded, Text, TextEncoder
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from tests.conftest import WORDS, make_task
 
 TEXTS = ["a witty film", "dull", "the ball game was great sport", "vote law party", "atom cell star text a the film"]
@@ -41,7 +41,9 @@ def fresh(tiny_bundle: Path) -> EncoderModel:
 
 
 @pytest.fixture(scope="module")
-def long_prompt_task(tiny: Backbone, shared_prompt: SharedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def long_prompt_task(
+    tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A task that carries a prompt of eleven rows; the shared one has six."""
     rng = np.random.default_rng(5)
     path = tmp_path_factory.mktemp("own") / "longer.safetensors"
@@ -107,7 +109,9 @@ def reference(bert: BertModel, prompt: np.ndarray, ids: list[int], types: list[i
     return hidden[0, :rows].numpy(), hidden[0, rows:].numpy()
 
 
-def reference_answer(bert: BertModel, tiny: Backbone, task: TaskFile, shared: SharedPrompt, text: Text) -> np.ndarray:
+def reference_answer(
+    bert: BertModel, tiny: EncoderBackbone, task: TaskFile, shared: SharedPrompt, text: Text
+) -> np.ndarray:
     """Return similarities and scores of one text, computed in torch and by hand."""
     values = shared.values if task.own_prompt is None else task.own_prompt
     prompt = (values.astype(np.float64) * np.outer(task.u.astype(np.float64), task.v.astype(np.float64))).astype(
@@ -127,7 +131,7 @@ def reference_answer(bert: BertModel, tiny: Backbone, task: TaskFile, shared: Sh
 
 @pytest.mark.parametrize("name", ["sentiment", "topic", "same", "longer"])
 def test_answers_are_those_of_plain_pytorch(
-    mixed: EncoderModel, bert: BertModel, tiny: Backbone, shared_prompt: SharedPrompt, name: str
+    mixed: EncoderModel, bert: BertModel, tiny: EncoderBackbone, shared_prompt: SharedPrompt, name: str
 ) -> None:
     task = mixed.task(name)
     texts = [(text, "the film") for text in TEXTS] if task.kind == "pair" else TEXTS
@@ -139,7 +143,7 @@ def test_answers_are_those_of_plain_pytorch(
 
 @pytest.mark.parametrize("name", ["sentiment", "longer"])
 def test_cached_prompt_gives_plain_pytorchs_hidden_states(
-    mixed: EncoderModel, backbone: OnnxBackbone, bert: BertModel, tiny: Backbone, name: str
+    mixed: EncoderModel, backbone: OnnxBackbone, bert: BertModel, tiny: EncoderBackbone, name: str
 ) -> None:
     prompt = mixed.task(name).prompt
     encoded = tiny.texts.encode(TEXTS, 16)
@@ -155,7 +159,7 @@ def test_cached_prompt_gives_plain_pytorchs_hidden_states(
 
 
 def test_joint_request_is_full_attention_in_pytorch(
-    model: EncoderModel, backbone: OnnxBackbone, bert: BertModel, tiny: Backbone
+    model: EncoderModel, backbone: OnnxBackbone, bert: BertModel, tiny: EncoderBackbone
 ) -> None:
     prompt = model.task("topic").prompt
     encoded = tiny.texts.encode(TEXTS, 16)
@@ -174,7 +178,7 @@ def test_cache_is_the_keys_and_values_of_the_prompt_alone(model: EncoderModel, b
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_padding_on_either_side_changes_nothing(
-    model: EncoderModel, backbone: OnnxBackbone, tiny: Backbone, cached: bool
+    model: EncoderModel, backbone: OnnxBackbone, tiny: EncoderBackbone, cached: bool
 ) -> None:
     (row,) = tiny.texts.encode([("a witty film", "dull")], 16)
     length, width = len(row.ids), 13
@@ -191,7 +195,7 @@ def test_padding_on_either_side_changes_nothing(
         np.testing.assert_allclose(padded(left), alone, atol=1e-5)
 
 
-def test_what_stands_in_padding_is_not_seen(model: EncoderModel, backbone: OnnxBackbone, tiny: Backbone) -> None:
+def test_what_stands_in_padding_is_not_seen(model: EncoderModel, backbone: OnnxBackbone, tiny: EncoderBackbone) -> None:
     batch = tiny.texts.pad(tiny.texts.encode(["a witty film", "dull"], 16))
     cache = backbone.encode_prompt(model.task("topic").prompt)
     other = replace(batch, input_ids=np.where(batch.attention_mask == 1, batch.input_ids, 40))
@@ -358,7 +362,7 @@ def test_selecting_again_computes_nothing(fresh: EncoderModel, monkeypatch: pyte
     assert len(calls) == 1
 
 
-def test_template(fresh: EncoderModel, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path) -> None:
+def test_template(fresh: EncoderModel, tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path) -> None:
     for name, template in (("templated", "the {text} was {text}"), ("untouched", "")):
         labels = {"no": "bad", "yes": "good"}
         vectors = {"u": np.ones(6, np.float16), "v": np.ones(32, np.float16)}
@@ -386,7 +390,9 @@ def test_add_task_leaves_the_disk_alone(tiny_bundle: Path, long_prompt_task: Pat
         mpt_edge.load(folder, threads=1).task("longer")
 
 
-def test_add_task_replaces(fresh: EncoderModel, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path) -> None:
+def test_add_task_replaces(
+    fresh: EncoderModel, tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path
+) -> None:
     old = fresh.task("topic")
     before = old("a film")
     make_task(tiny, shared_prompt, "topic", {"x": "ball", "y": "law"}, version=2).save(tmp_path / "t")
@@ -402,7 +408,7 @@ def test_add_task_replaces(fresh: EncoderModel, tiny: Backbone, shared_prompt: S
     ids=lambda changes: next(iter(changes)),
 )
 def test_add_task_made_for_another(
-    fresh: EncoderModel, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path, changes: dict[str, object]
+    fresh: EncoderModel, tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     replace(make_task(tiny, shared_prompt, "fresh", {"no": "bad", "yes": "good"}), **changes).save(tmp_path / "t")
     with pytest.raises(MismatchError):
@@ -416,7 +422,7 @@ def test_add_task_that_is_no_file(fresh: EncoderModel, tmp_path: Path) -> None:
 
 
 def test_prompt_that_overflows(
-    fresh: EncoderModel, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path
+    fresh: EncoderModel, tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path
 ) -> None:
     huge = {"u": np.full(6, 3e38, np.float32), "v": np.full(32, 3e38, np.float32)}
     make_task(tiny, shared_prompt, "huge", {"no": "bad", "yes": "good"}, **huge).save(tmp_path / "t")
@@ -425,7 +431,7 @@ def test_prompt_that_overflows(
 
 
 def test_label_text_longer_than_the_backbone_reads(
-    fresh: EncoderModel, tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path
+    fresh: EncoderModel, tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path
 ) -> None:
     labels = {"no": "bad film " * 60, "yes": "good"}
     make_task(tiny, shared_prompt, "wordy", labels, max_length=512).save(tmp_path / "t")
@@ -501,7 +507,7 @@ def test_softmax() -> None:
     np.testing.assert_array_equal(softmax(np.array([1e5, 0.0, -1e5], np.float32)), [1, 0, 0])
 
 
-def test_encoder_of_the_bundle_is_the_trainings(model: EncoderModel, tiny: Backbone) -> None:
+def test_encoder_of_the_bundle_is_the_trainings(model: EncoderModel, tiny: EncoderBackbone) -> None:
     texts = TextEncoder(model.bundle.tokenizer())
     assert texts.encode(TEXTS, 8) == tiny.texts.encode(TEXTS, 8)
     assert isinstance(texts.encode(["a"], 8)[0], Encoded)

@@ -9,18 +9,18 @@ from tokenizers import Tokenizer, models
 
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.text import CHARACTERS_PER_TOKEN, Encoded, TextEncoder, checked, render
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 
 CLS, SEP = 2, 3
 
 
 @pytest.fixture(scope="module")
-def texts(tiny: Backbone) -> TextEncoder:
+def texts(tiny: EncoderBackbone) -> TextEncoder:
     return TextEncoder(tiny.tokenizer_json, pad_id=9)
 
 
 @pytest.fixture(scope="module")
-def word(tiny: Backbone) -> dict[str, int]:
+def word(tiny: EncoderBackbone) -> dict[str, int]:
     return Tokenizer.from_buffer(tiny.tokenizer_json).get_vocab()
 
 
@@ -124,7 +124,7 @@ def test_pad(texts: TextEncoder) -> None:
     assert {a.dtype.name for a in (batch.input_ids, batch.attention_mask, batch.token_type_ids)} == {"int64"}
 
 
-def test_own_padding_and_truncation_of_the_file_are_off(tiny: Backbone) -> None:
+def test_own_padding_and_truncation_of_the_file_are_off(tiny: EncoderBackbone) -> None:
     tokenizer = Tokenizer.from_buffer(tiny.tokenizer_json)
     tokenizer.enable_padding(length=40)
     tokenizer.enable_truncation(4)
@@ -141,7 +141,7 @@ def test_threads(texts: TextEncoder) -> None:
         assert list(pool.map(lambda job: fresh.encode([job[0]], job[1]), jobs)) == expected
 
 
-def test_fingerprint(tiny: Backbone, texts: TextEncoder) -> None:
+def test_fingerprint(tiny: EncoderBackbone, texts: TextEncoder) -> None:
     assert texts.fingerprint == tiny.texts.fingerprint
     assert TextEncoder(tiny.tokenizer_json + b" ").fingerprint != texts.fingerprint
 

@@ -22,9 +22,9 @@ from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.causal import PromptedCausal
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 from mpt_edge_export.architecture import Dimensions, dimensions
 from mpt_edge_export.card import write_card
@@ -51,7 +51,7 @@ class ExportPlan:
         precision: ``"float32"``, ``"int8"`` for a quantised graph alone, or ``"both"``.
     """
 
-    backbone: Backbone | GenerativeBackbone
+    backbone: AnyBackbone
     vectors: Sequence[Path]
     output: Path
     force: bool = False
@@ -111,15 +111,13 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     return manifest
 
 
-def _export(backbone: Backbone | GenerativeBackbone, size: Dimensions, entry: str, path: Path) -> None:
+def _export(backbone: AnyBackbone, size: Dimensions, entry: str, path: Path) -> None:
     """Write the graph of the backbone's family, with prompts entering where the bundle's do."""
     if isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedSeq2Seq):
-        backbone.model.entry = entry
-        export_seq2seq_graphs(backbone.model, size.heads, size.head_size, path.parent)
+        export_seq2seq_graphs(backbone.model, size.heads, size.head_size, entry, path.parent)
     elif isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedCausal):
-        backbone.model.entry = entry
-        export_causal_graph(backbone.model, size.heads, size.head_size, path)
-    elif isinstance(backbone, Backbone):
+        export_causal_graph(backbone.model, size.heads, size.head_size, entry, path)
+    elif isinstance(backbone, EncoderBackbone):
         export_graph(backbone.model, size.heads, size.head_size, entry, path)
 
 
@@ -131,21 +129,21 @@ def _session(folder: Path, manifest: Manifest, precision: str = "float32") -> Gr
 
 
 def _parity(
-    backbone: Backbone | GenerativeBackbone,
+    backbone: AnyBackbone,
     session: Graph,
     manifest: Manifest,
     prompts: list[np.ndarray[Any, np.dtype[np.float32]]],
 ) -> dict[str, Any]:
     """Hold the graph against PyTorch. Raises ParityError."""
-    if isinstance(backbone, Backbone):
+    if isinstance(backbone, EncoderBackbone):
         assert isinstance(session, OnnxBackbone)
         return check_parity(backbone, session, prompts, manifest.entry)
     assert not isinstance(session, OnnxBackbone)
-    return check_text_parity(backbone, session, prompts)
+    return check_text_parity(backbone, session, prompts, manifest.entry)
 
 
 def _quantized(
-    backbone: Backbone | GenerativeBackbone,
+    backbone: AnyBackbone,
     folder: Path,
     manifest: Manifest,
     prompts: list[np.ndarray[Any, np.dtype[np.float32]]],
@@ -288,17 +286,17 @@ def _manifest(
         parity={},
         files={},
         made_by=f"mpt-edge {mpt_edge.__version__}",
-        generation=_generation(backbone) if isinstance(backbone, GenerativeBackbone) else {},
-        mask=asdict(backbone.mask) if isinstance(backbone, Backbone) and backbone.mask else {},
+        generation=_generation(backbone, place.entry) if isinstance(backbone, GenerativeBackbone) else {},
+        mask=asdict(backbone.mask) if isinstance(backbone, EncoderBackbone) and backbone.mask else {},
     )
 
 
-def _generation(backbone: GenerativeBackbone) -> dict[str, Any]:
+def _generation(backbone: GenerativeBackbone, entry: str) -> dict[str, Any]:
     return {
         "eos_ids": list(backbone.eos_ids),
         "vocabulary": int(backbone.model.model.config.vocab_size),
         "context": backbone.max_length,
-        "positions_from_zero": backbone.model.positions_from_zero,
+        "positions_from_zero": backbone.model.positions_from_zero(entry),
     } | ({"start_id": backbone.model.start_id} if isinstance(backbone.model, PromptedSeq2Seq) else {})
 
 

@@ -210,7 +210,7 @@ def probe(
 ) -> None:
     """Fit the logistic-regression baseline on the same rows, and record it in a run's task files."""
     plan = _plan(recipes, data, output, test, threads)
-    from mpt_edge.training.backbones import load_backbone
+    from mpt_edge.training.backbones import load_encoder
     from mpt_edge.training.stages import add_probe
 
     with Console(stderr=True).status("loading the backbone") as status:
@@ -218,7 +218,7 @@ def probe(
         def observe(task: str) -> None:
             status.update(f"fitting the probe of {task}")
 
-        tasks = add_probe(load_backbone(backbone), plan, observe)
+        tasks = add_probe(load_encoder(backbone), plan, observe)
     _report(tasks, output)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objectives import TaskObjective
+from mpt_edge.training.task_objective import TaskObjective
 
 
 def shared_prompt(

@@ -17,18 +17,19 @@ import torch
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import EVERY_LAYER, SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import TaskData, few_shot, load_task
-from mpt_edge.training.families import AnyBackbone, new_objective
+from mpt_edge.training.families import new_objective
+from mpt_edge.training.generative import AnyBackbone
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objectives import TaskObjective
 from mpt_edge.training.probe import probe
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.results import shared_prompt, write_tasks
 from mpt_edge.training.settings import Settings, Trained
 from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.starts import AVERAGE, start_vectors
+from mpt_edge.training.task_objective import TaskObjective
 from mpt_edge.training.teachers import TeacherPlan, Teaching, distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
 
@@ -194,7 +195,7 @@ def train_target(backbone: AnyBackbone, plan: Plan, origin: Origin, observe: Obs
     return found
 
 
-def add_probe(backbone: Backbone, plan: Plan, observe: Callable[[str], None] = lambda _: None) -> list[TaskFile]:
+def add_probe(backbone: EncoderBackbone, plan: Plan, observe: Callable[[str], None] = lambda _: None) -> list[TaskFile]:
     """Fit the probe for tasks that a stage has written, and record its figures in their files.
 
     Args:
@@ -221,7 +222,7 @@ def label_texts(backbone: AnyBackbone, data: TaskData) -> list[list[str]]:
     """Return each label's texts: the recipe's (or the label itself) and its typical examples."""
     texts = [list(data.recipe.labels.get(label, (label.replace("_", " "),))) for label in data.labels]
     count = data.recipe.label_examples
-    if count and isinstance(backbone, Backbone):
+    if count and isinstance(backbone, EncoderBackbone):
         examples = typical_examples(backbone, data.train, len(data.labels), count)
         texts = [own + [t for t in more if isinstance(t, str)] for own, more in zip(texts, examples, strict=True)]
     return texts

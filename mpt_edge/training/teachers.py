@@ -13,13 +13,14 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.masking import PLACEHOLDER
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import HEADLESS, TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import TaskData
-from mpt_edge.training.families import AnyBackbone, new_objective
+from mpt_edge.training.families import new_objective
+from mpt_edge.training.generative import AnyBackbone
 from mpt_edge.training.multitask import PlainPrompts
-from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.starts import task_prompt
+from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.trainer import Progress, Trainer
 
 
@@ -145,7 +146,7 @@ def _read_teacher(folder: Path, backbone: AnyBackbone, task: TaskData) -> Teache
         raise MismatchError(f"the teacher {path} was made for another backbone than {backbone.id}; pass its own.")
     if file.readout not in _TEACHING:
         raise InputError(f"the teacher {name!r} answers by {file.readout!r}, which cannot teach a task with labels.")
-    mask = backbone.mask if isinstance(backbone, Backbone) else None
+    mask = backbone.mask if isinstance(backbone, EncoderBackbone) else None
     template = recipe.template.replace(PLACEHOLDER, mask.token) if mask else recipe.template
     if file.template != template:
         raise InputError(

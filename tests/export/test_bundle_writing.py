@@ -18,7 +18,7 @@ from mpt_edge.bundle import MODEL
 from mpt_edge.errors import InputError, MismatchError, ParityError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge_export import ExportPlan, export_bundle, parity
 
 
@@ -44,7 +44,7 @@ def old(tiny_bundle: Path, tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
     return folder, contents(folder)
 
 
-def test_manifest_hashes_and_parity(tiny_bundle: Path, tiny: Backbone, shared_prompt: SharedPrompt) -> None:
+def test_manifest_hashes_and_parity(tiny_bundle: Path, tiny: EncoderBackbone, shared_prompt: SharedPrompt) -> None:
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
     found = contents(tiny_bundle)
     assert set(manifest["files"]) == set(found) - {"bundle.json"}
@@ -73,7 +73,7 @@ def test_nothing_is_left_beside_the_bundle(tiny_bundle: Path) -> None:
     assert tiny_bundle.stat().st_mode & 0o777 == 0o755
 
 
-def test_card_lists_every_task(tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None) -> None:
+def test_card_lists_every_task(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, quick: None) -> None:
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
     path = vectors / "tasks/topic.safetensors"
     metrics = {"test": {"accuracy": 0.912, "macro_f1": 0.9, "rows": 500}, "probe": {"test": {"accuracy": 0.9}}}
@@ -90,21 +90,23 @@ def test_card_lists_every_task(tiny: Backbone, tiny_vectors: Path, tmp_path: Pat
     assert "base_model: tiny-bert" in card
 
 
-def test_existing_bundle_is_refused(tiny: Backbone, tiny_vectors: Path, old: tuple[Path, dict[str, bytes]]) -> None:
+def test_existing_bundle_is_refused(
+    tiny: EncoderBackbone, tiny_vectors: Path, old: tuple[Path, dict[str, bytes]]
+) -> None:
     folder, before = old
     with pytest.raises(InputError, match="already holds a bundle; pass --force"):
         export_bundle(ExportPlan(tiny, [tiny_vectors], folder))
     assert contents(folder) == before
 
 
-def test_output_that_is_a_file(tiny: Backbone, tiny_vectors: Path, tmp_path: Path) -> None:
+def test_output_that_is_a_file(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(InputError, match="is a file"):
         export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "out", force=True))
 
 
 def test_folder_with_other_things_in_it_is_refused(
-    tiny: Backbone, tiny_vectors: Path, old: tuple[Path, dict[str, bytes]]
+    tiny: EncoderBackbone, tiny_vectors: Path, old: tuple[Path, dict[str, bytes]]
 ) -> None:
     folder, before = old
     (folder / "mine.txt").write_text("put here by hand")
@@ -114,7 +116,7 @@ def test_folder_with_other_things_in_it_is_refused(
 
 
 def test_force_replaces(
-    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, old: tuple[Path, dict[str, bytes]], quick: None
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, old: tuple[Path, dict[str, bytes]], quick: None
 ) -> None:
     folder, _ = old
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
@@ -127,7 +129,9 @@ def test_force_replaces(
     assert len(stages) == 4
 
 
-def test_later_vectors_replace_earlier_ones(tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None) -> None:
+def test_later_vectors_replace_earlier_ones(
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, quick: None
+) -> None:
     newer = tmp_path / "newer"
     task = TaskFile.load(tiny_vectors / "tasks/topic.safetensors")
     replace(task, version=7).save(newer / "tasks/topic.safetensors")
@@ -148,7 +152,7 @@ def not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("wrong", [off_by_some, not_a_number])
 def test_disagreement_leaves_nothing_behind(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     tiny_vectors: Path,
     tmp_path: Path,
     quick: None,
@@ -162,7 +166,7 @@ def test_disagreement_leaves_nothing_behind(
 
 
 def test_a_graph_with_other_weights_is_caught(
-    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx = pytest.importorskip("onnx")
 
@@ -182,7 +186,7 @@ def test_a_graph_with_other_weights_is_caught(
 
 @pytest.mark.parametrize("at", ["check_parity", "write_card", "export_graph", "_copy_vectors", "sha256"])
 def test_crash_in_the_middle_keeps_the_old_bundle(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     tiny_vectors: Path,
     old: tuple[Path, dict[str, bytes]],
     quick: None,
@@ -202,7 +206,7 @@ def test_crash_in_the_middle_keeps_the_old_bundle(
 
 
 def test_failing_last_rename_puts_the_old_bundle_back(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     tiny_vectors: Path,
     old: tuple[Path, dict[str, bytes]],
     quick: None,
@@ -224,7 +228,9 @@ def test_failing_last_rename_puts_the_old_bundle_back(
 
 
 @pytest.mark.parametrize("kind", ["prompt", "task"])
-def test_vectors_of_another_backbone_are_refused(tiny: Backbone, tiny_vectors: Path, tmp_path: Path, kind: str) -> None:
+def test_vectors_of_another_backbone_are_refused(
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, kind: str
+) -> None:
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
     if kind == "prompt":
         path = vectors / "prompts/mpt.safetensors"
@@ -238,7 +244,7 @@ def test_vectors_of_another_backbone_are_refused(tiny: Backbone, tiny_vectors: P
     assert not (tmp_path / "out").exists()
 
 
-def test_task_without_its_shared_prompt_is_refused(tiny: Backbone, tiny_vectors: Path, tmp_path: Path) -> None:
+def test_task_without_its_shared_prompt_is_refused(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path) -> None:
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
     shutil.rmtree(vectors / "prompts")
     with pytest.raises(MismatchError, match=r"scales a shared prompt 'mpt' that is not here"):
@@ -250,7 +256,7 @@ def test_task_without_its_shared_prompt_is_refused(tiny: Backbone, tiny_vectors:
 
 
 def test_task_made_with_another_tokenizer_is_refused(
-    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, quick: None
 ) -> None:
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
     path = vectors / "tasks/topic.safetensors"

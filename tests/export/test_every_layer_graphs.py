@@ -28,13 +28,14 @@ def described(**facts: Any) -> Manifest:
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_decoder_only(kind: str, tmp_path: Path) -> None:
     """A padded batch under a prompt that was read once, then more tokens: logits to 1e-4."""
-    plain, prompted = causal.build(kind, "every_layer")
+    plain, prompted = causal.build(kind)
     layers = prompted.layer_count
     prompt = torch.randn(LENGTH, layers, 32, generator=torch.Generator().manual_seed(3))
     key = prompted.encode_prompt(torch.zeros(1, 1, layers, 32))[0][0]
     heads, size = key.shape[1], key.shape[3]
-    export_causal_graph(prompted, heads, size, tmp_path / "model.onnx")
-    facts = {"positions_from_zero": prompted.positions_from_zero}
+    export_causal_graph(prompted, heads, size, "every_layer", tmp_path / "model.onnx")
+    from_zero = prompted.positions_from_zero("every_layer")
+    facts = {"positions_from_zero": from_zero}
     manifest = described(layers=layers, heads=heads, head_size=size, generation=facts)
     model = OnnxCausal(tmp_path / "model.onnx", manifest, threads=1)
     ids, mask, _ = causal.inputs()
@@ -47,14 +48,13 @@ def test_decoder_only(kind: str, tmp_path: Path) -> None:
     for row, text, n, tokens in zip(found, ids, mask.sum(1), more, strict=True):
         whole = torch.cat([text[:n], torch.from_numpy(tokens)])
         with overwritten(list(blocks), prompt):
-            wanted = causal.reference(plain, whole, prompt[:, 0], from_zero=prompted.positions_from_zero)
+            wanted = causal.reference(plain, whole, prompt[:, 0], from_zero=from_zero)
         assert np.abs(row - wanted.numpy()[-3:]).max() < 1e-4
 
 
 def test_encoder_decoder(tmp_path: Path) -> None:
     plain, prompted = seq2seq.build("t5")
-    prompted.entry = "every_layer"
-    export_seq2seq_graphs(prompted.float(), 4, 8, tmp_path)
+    export_seq2seq_graphs(prompted.float(), 4, 8, "every_layer", tmp_path)
     manifest = described(layers=3, heads=4, head_size=8, generation={"start_id": 0})
     model = OnnxSeq2Seq(tmp_path / "encoder_model.onnx", tmp_path / "decoder_model.onnx", manifest, threads=1)
     ids, mask, out, _, _ = seq2seq.inputs()

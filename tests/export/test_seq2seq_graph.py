@@ -35,7 +35,7 @@ def described() -> Manifest:
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     plain, prompted = build(request.param)
     folder = tmp_path_factory.mktemp("graphs")
-    export_seq2seq_graphs(prompted.float(), 4, 8, folder)
+    export_seq2seq_graphs(prompted.float(), 4, 8, "first_layer", folder)
     return (
         plain,
         OnnxSeq2Seq(folder / "encoder_model.onnx", folder / "decoder_model.onnx", described(), threads=1),

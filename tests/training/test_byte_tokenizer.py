@@ -49,7 +49,7 @@ def test_characters_are_cut_whole(backbone: GenerativeBackbone) -> None:
 def test_first_token_is_that_of_transformers(backbone: GenerativeBackbone) -> None:
     model = T5ForConditionalGeneration.from_pretrained(backbone.folder).eval()
     rows = backbone.texts.encode(TEXTS[:3], 100)
-    _, logits = open_texts(backbone, None, "prefix", rows)
+    _, logits = open_texts(backbone, None, "prefix", "first_layer", rows)
     for row, found in zip(rows, logits, strict=True):
         wanted = model(input_ids=torch.tensor([row.ids]), decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
         assert torch.allclose(torch.from_numpy(found), wanted, atol=1e-4)

@@ -70,13 +70,13 @@ CONFIGS = {
 LENGTH = 5
 
 
-def build(kind: str, entry: str = "first_layer") -> tuple[PreTrainedModel, PromptedCausal]:
+def build(kind: str) -> tuple[PreTrainedModel, PromptedCausal]:
     """Return an unchanged model and a prompted one with the same random weights."""
     models = []
     for _ in range(2):
         torch.manual_seed(0)
         models.append(AutoModelForCausalLM.from_config(CONFIGS[kind]).eval())
-    return models[0], PromptedCausal(models[1], entry)
+    return models[0], PromptedCausal(models[1])
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -108,21 +108,22 @@ def test_every_architecture_is_tried() -> None:
 @pytest.mark.parametrize("entry", ["first_layer", "inputs_embeds"])
 def test_logits_are_those_of_transformers(kind: str, entry: str) -> None:
     """Joint, and under a cache of batch one: both are what the unchanged model makes of each text alone."""
-    plain, prompted = build(kind, entry)
+    plain, prompted = build(kind)
     ids, mask, prompt = inputs()
     from_zero = entry == "first_layer" and kind.startswith("gpt")
-    assert prompted.positions_from_zero == from_zero
+    assert prompted.positions_from_zero(entry) == from_zero
     lengths = mask.sum(1).tolist()
     wanted = [reference(plain, ids[i, :n], prompt, from_zero=from_zero) for i, n in enumerate(lengths)]
 
-    positions = prompted.text_positions(mask, LENGTH)
+    positions = prompted.text_positions(mask, LENGTH, entry)
     keys = torch.cat([torch.ones(2, LENGTH, dtype=torch.long), mask], 1)
     with torch.no_grad():
-        past = prompted.encode_prompt(prompt[None])
+        past = prompted.encode_prompt(prompt[None], entry)
         hidden, present = prompted(ids, keys, positions, past=past)
         cached = prompted.logits(hidden)
         rows = torch.arange(LENGTH).expand(2, -1)
-        hidden, _ = prompted(ids, keys, torch.cat([rows, positions], 1), prompt=prompt.expand(2, -1, -1))
+        rows = torch.cat([rows, positions], 1)
+        hidden, _ = prompted(ids, keys, rows, prompt=prompt.expand(2, -1, -1), entry=entry)
         joint = prompted.logits(hidden)[:, LENGTH:]
     assert present[0][0].shape[2] == LENGTH + 12
     for i, n in enumerate(lengths):
@@ -140,14 +141,15 @@ def test_going_on_from_the_cache(kind: str) -> None:
     with torch.no_grad():
         past = prompted.encode_prompt(prompt[None])
         keys = torch.cat([torch.ones(2, LENGTH, dtype=torch.long), mask], 1)
-        _, present = prompted(ids, keys, prompted.text_positions(mask, LENGTH), past=past)
-        first = 0 if prompted.positions_from_zero else LENGTH
+        _, present = prompted(ids, keys, prompted.text_positions(mask, LENGTH, "first_layer"), past=past)
+        from_zero = prompted.positions_from_zero("first_layer")
+        first = 0 if from_zero else LENGTH
         positions = first + mask.sum(1, keepdim=True) + torch.arange(2)
         hidden, _ = prompted(more, torch.cat([keys, torch.ones(2, 2, dtype=torch.long)], 1), positions, past=present)
         found = prompted.logits(hidden)
     for i, n in enumerate(mask.sum(1).tolist()):
         whole = torch.cat([ids[i, :n], more[i]])
-        wanted = reference(plain, whole, prompt, from_zero=prompted.positions_from_zero)[n:]
+        wanted = reference(plain, whole, prompt, from_zero=from_zero)[n:]
         torch.testing.assert_close(found[i], wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -157,7 +159,7 @@ def test_gradient_reaches_the_prompt_alone() -> None:
     prompt.requires_grad_()
     past = prompted.encode_prompt(prompt[None])
     keys = torch.cat([torch.ones(2, LENGTH, dtype=torch.long), mask], 1)
-    hidden, _ = prompted(ids, keys, prompted.text_positions(mask, LENGTH), past=past)
+    hidden, _ = prompted(ids, keys, prompted.text_positions(mask, LENGTH, "first_layer"), past=past)
     prompted.logits(hidden).square().mean().backward()
     assert prompt.grad is not None
     assert (prompt.grad.abs().sum(1) > 0).all()

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from mpt_edge.errors import InputError
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import encode, load_task
 from mpt_edge.training.recipes import Recipe
 
@@ -89,7 +89,7 @@ def test_number_labels_become_text(tmp_path: Path) -> None:
     assert (data.labels, data.train.labels) == (("0", "1"), [1, 0])
 
 
-def test_pairs_template_and_own_columns(tmp_path: Path, tiny: Backbone) -> None:
+def test_pairs_template_and_own_columns(tmp_path: Path, tiny: EncoderBackbone) -> None:
     rows = [{"a": "good film", "b": "bad film", "gold": "no"}, {"a": "a ball", "b": "a game", "gold": "yes"}]
     for split in ("train", "validation"):
         write(tmp_path / f"{split}.jsonl", rows)

@@ -16,7 +16,7 @@ from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnsupportedModelError
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings, Trained
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
@@ -34,7 +34,9 @@ NEW = NewPrompt("deep", LENGTH, entry="every_layer")
 
 
 @pytest.fixture(scope="module")
-def folder(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Train a source task with a teacher, a target of two vectors, and one that carries its own prompt; export all."""
     output = tmp_path_factory.mktemp("every-layer")
     source, recipes = data
@@ -48,7 +50,7 @@ def folder(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factor
     return output
 
 
-def test_what_is_written(folder: Path, tiny: Backbone) -> None:
+def test_what_is_written(folder: Path, tiny: EncoderBackbone) -> None:
     shared = SharedPrompt.load(folder / "run/prompts/deep.safetensors")
     assert (shared.values.shape, shared.entry, shared.layout) == ((LENGTH, 2, 32), "every_layer", "prefix")
     for name, two in (("mood", True), ("match", True), ("field", False)):
@@ -69,7 +71,7 @@ def test_the_device_answers_as_training_did(folder: Path, name: str) -> None:
     assert (found.label, found.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-4))
 
 
-def test_the_device_computes_what_an_unchanged_model_does(folder: Path, tiny: Backbone) -> None:
+def test_the_device_computes_what_an_unchanged_model_does(folder: Path, tiny: EncoderBackbone) -> None:
     """`states` against transformers' BERT whose prompt rows are overwritten before each layer."""
     bundle = mpt_edge.load(folder / "bundle", threads=1)
     assert isinstance(bundle, EncoderModel)
@@ -108,7 +110,7 @@ def test_compose(shared: tuple[int, ...], ok: bool) -> None:
         np.testing.assert_allclose(found[:, layer], np.diag(u) @ values[:, layer] @ np.diag(v), rtol=1e-5)
 
 
-def test_one_layout(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], folder: Path, tmp_path: Path) -> None:
+def test_one_layout(tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], folder: Path, tmp_path: Path) -> None:
     plan = Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS)
     with pytest.raises(InputError, match="it has the prefix layout alone; leave out --layout"):
         train_source(tiny, plan, replace(NEW, layout="joint"), silent)
@@ -136,7 +138,7 @@ def test_a_prompt_for_another_number_of_layers(folder: Path, tmp_path: Path) -> 
         model.add_task(tmp_path / "field.safetensors")
 
 
-def test_two_places_are_two_bundles(folder: Path, tiny: Backbone, tiny_vectors: Path, tmp_path: Path) -> None:
+def test_two_places_are_two_bundles(folder: Path, tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="enters at every_layer and that of 'mpt' at first_layer"):
         export_bundle(ExportPlan(tiny, [folder / "run", tiny_vectors], tmp_path / "bundle"))
 

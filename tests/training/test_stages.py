@@ -18,7 +18,7 @@ import mpt_edge
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import Rows, load_task
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings, Trained
@@ -74,7 +74,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Reci
 
 @pytest.fixture(scope="module")
 def stages(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factory: pytest.TempPathFactory
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[TaskFile], Path, list[TaskFile]]:
     """Run both stages once: two source tasks, then a target task of pairs from one of them."""
     folder, recipes = data
@@ -95,7 +95,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_source_stage_writes_prompt_and_tasks(
-    tiny: Backbone, stages: tuple[Path, list[TaskFile], Path, list[TaskFile]]
+    tiny: EncoderBackbone, stages: tuple[Path, list[TaskFile], Path, list[TaskFile]]
 ) -> None:
     folder, tasks, _, _ = stages
     shared = SharedPrompt.load(folder / "prompts/shared.safetensors")
@@ -133,7 +133,7 @@ def test_target_stage_keeps_the_shared_prompt_and_starts_from_a_task(
 
 
 def test_starts(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -166,7 +166,7 @@ def test_starts(
 
 
 def test_own_prompt_and_group(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -194,7 +194,7 @@ def test_own_prompt_and_group(
 
 
 def test_training_the_prompt_needs_a_rate_for_it(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -206,7 +206,7 @@ def test_training_the_prompt_needs_a_rate_for_it(
 
 
 def test_few_shots_are_counted_and_recorded(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -221,7 +221,7 @@ def test_few_shots_are_counted_and_recorded(
 
 
 def test_teachers_are_trained_once_and_recorded(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
 ) -> None:
     recipes = [data[1]["mood"], data[1]["field"]]
     teachers = TeacherPlan(tmp_path / "teachers", epochs=2, rate=0.05)
@@ -248,7 +248,9 @@ def test_teachers_are_trained_once_and_recorded(
     assert {p.stage for p in again} == {"student"}
 
 
-def test_a_template_travels_to_the_device(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
+def test_a_template_travels_to_the_device(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
     recipe = replace(data[1]["match"], template="{text_pair} ball {text}")
     (task,) = train_source(
         tiny, Plan([recipe], data[0], tmp_path / "run", SETTINGS), NewPrompt("shared", LENGTH), silent
@@ -260,7 +262,7 @@ def test_a_template_travels_to_the_device(tiny: Backbone, data: tuple[Path, dict
 
 
 def test_golden_and_metrics_hold_in_an_exported_bundle(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -281,7 +283,7 @@ def test_golden_and_metrics_hold_in_an_exported_bundle(
 
 
 def test_target_on_another_backbone(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -294,7 +296,7 @@ def test_target_on_another_backbone(
 
 
 def test_start_of_another_shared_prompt(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -310,18 +312,20 @@ def test_start_of_another_shared_prompt(
         train_target(tiny, plan, Origin(tmp_path / "other", shared, "moos"), silent)
 
 
-def test_two_recipes_of_one_name(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
+def test_two_recipes_of_one_name(tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
     plan = Plan([data[1]["mood"], replace(data[1]["field"], name="mood")], data[0], tmp_path, SETTINGS)
     with pytest.raises(InputError, match="two recipes are named 'mood'"):
         train_source(tiny, plan, NewPrompt("shared", LENGTH), silent)
 
 
-def test_prompt_without_rows(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
+def test_prompt_without_rows(tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--length 1"):
         train_source(tiny, Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS), NewPrompt("shared", 0), silent)
 
 
-def test_label_examples_are_training_texts_of_their_label(tiny: Backbone, data: tuple[Path, dict[str, Recipe]]) -> None:
+def test_label_examples_are_training_texts_of_their_label(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]]
+) -> None:
     task = load_task(replace(data[1]["mood"], label_examples=2), data[0])
     texts = label_texts(tiny, task)
     assert [group[:-2] for group in texts] == [["a bad one"], ["a good one", "great"]]
@@ -331,7 +335,7 @@ def test_label_examples_are_training_texts_of_their_label(tiny: Backbone, data: 
         assert len(set(group[-2:])) == 2
 
 
-def test_long_texts_stand_for_a_label_only_behind_short_ones(tiny: Backbone) -> None:
+def test_long_texts_stand_for_a_label_only_behind_short_ones(tiny: EncoderBackbone) -> None:
     long = "a film that goes on and on " * 4
     rows = Rows([long, "a film", "awful", long + "still"], [0, 0, 1, 0])
     assert typical_examples(tiny, rows, 2, 2)[0][0] == "a film"
@@ -348,7 +352,7 @@ def test_replace_settings_changes_only_what_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("entry", ["first_layer", "inputs_embeds"])
 def test_joint_layout_is_trained_exported_and_run_alike(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path, entry: str
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path, entry: str
 ) -> None:
     """A prompt that sees the text: trained so, marked so, and answered so from the exported bundle."""
     folder, recipes = data
@@ -367,7 +371,7 @@ def test_joint_layout_is_trained_exported_and_run_alike(
 
 
 def test_text_without_room_behind_the_prompt(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
 ) -> None:
     folder, recipes = data
     plan = Plan([replace(recipes["mood"], max_length=40)], folder, tmp_path / "source", SETTINGS)
@@ -377,7 +381,9 @@ def test_text_without_room_behind_the_prompt(
         train_source(tiny, plan, NewPrompt("shared", 20, "joint", "inputs_embeds"), silent)
 
 
-def test_tasks_on_a_prompt_from_peft(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
+def test_tasks_on_a_prompt_from_peft(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
     """PEFT's prompt stays as it is to the bit, the start is the average of its tasks, and PEFT reads the result."""
     folder, recipes = data
     adapters.make_adapter(tiny.folder, "FEATURE_EXTRACTION", tmp_path / "adapter", num_virtual_tokens=LENGTH)

@@ -19,14 +19,14 @@ import mpt_edge
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.data import load_task
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from mpt_edge.training.objective import Objective
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import Settings, Trained
 from mpt_edge.training.similarity import TRAINING_SCALE
+from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import Origin, Plan, train_target
 from mpt_edge.training.starts import find_prompt
 from mpt_edge.training.teachers import Teaching
@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
 
 
 @pytest.fixture(scope="module")
-def peft(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> tuple[PeftModel, Path]:
+def peft(tiny: EncoderBackbone, tmp_path_factory: pytest.TempPathFactory) -> tuple[PeftModel, Path]:
     """PEFT's classifier with three tasks, and the folder that its second task was imported into as ``x``."""
     root = tmp_path_factory.mktemp("peft")
     model = adapters.make_adapter(tiny.folder, "SEQ_CLS", root / "adapter")
@@ -68,14 +68,14 @@ def peft(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> tuple[Peft
 
 
 def test_a_classifier_teaches_what_peft_computes(
-    tiny: Backbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path]
+    tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path]
 ) -> None:
     """Equation 3 by hand, from PEFT's logits and from cosines that are computed one text at a time."""
     model, folder = peft
     task = load_task(data[1], data[0])
     texts = [[[label] for label in task.labels]]
     taught = Teaching(folder, hidden=False).of(tiny, [task])
-    objective = Objective(tiny, [task], texts, taught)
+    objective = SimilarityObjective(tiny, [task], texts, taught)
     rows, plain = np.arange(6), AutoModel.from_pretrained(tiny.folder).eval()
     loss = objective.loss(None, TaskBatch(0, rows), np.random.default_rng(0))
 
@@ -100,7 +100,7 @@ def test_a_classifier_teaches_what_peft_computes(
 
 
 def test_an_imported_task_becomes_one_of_the_prefix_layout(
-    tiny: Backbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
 ) -> None:
     """From PEFT's prompt in the other layout; the loss is the teacher's alone, and falls."""
     folder, recipe = data
@@ -119,7 +119,7 @@ def test_an_imported_task_becomes_one_of_the_prefix_layout(
 
 
 def test_several_targets_start_from_the_average_of_an_imported_adapter(
-    tiny: Backbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
 ) -> None:
     """PEFT fails here: it reads one prefix for all target tasks and then expects one for each."""
     folder, recipe = data
@@ -137,7 +137,7 @@ def test_several_targets_start_from_the_average_of_an_imported_adapter(
         np.testing.assert_allclose(np.outer(task.u, task.v), wanted, atol=2e-3)
 
 
-def test_whole_prompts_are_origins(tiny: Backbone, data: tuple[Path, Recipe], tmp_path: Path) -> None:
+def test_whole_prompts_are_origins(tiny: EncoderBackbone, data: tuple[Path, Recipe], tmp_path: Path) -> None:
     """Plain prompt tuning has no shared prompt; its task's own prompt takes that place."""
     adapters.make_adapter(tiny.folder, "FEATURE_EXTRACTION", tmp_path / "adapter", multitask=False)
     read = read_adapter(str(tmp_path / "adapter"))
@@ -191,14 +191,14 @@ def test_t5_in_the_joint_layout_teaches_the_prefix_layout(data: tuple[Path, Reci
     ],
 )
 def test_recipes_that_do_not_fit_the_teacher(
-    tiny: Backbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], change: dict[str, str], says: str
+    tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], change: dict[str, str], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
         Teaching(peft[1]).of(tiny, [load_task(replace(data[1], **change), data[0])])
 
 
 def test_teachers_that_do_not_fit(
-    tiny: Backbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
 ) -> None:
     task, file = load_task(data[1], data[0]), TaskFile.load(peft[1] / "tasks/x.safetensors")
     replace(file, labels=("law", "game", "book")).save(tmp_path / "tasks/x.safetensors")
@@ -207,6 +207,6 @@ def test_teachers_that_do_not_fit(
     file.save(tmp_path / "tasks/x.safetensors")
     with pytest.raises(InputError, match="lacks the prompt 'p' of its task 'x'"):
         Teaching(tmp_path).of(tiny, [task])
-    other = load_backbone(str(adapters.save_base("bert", tmp_path / "other")))
+    other = load_encoder(str(adapters.save_base("bert", tmp_path / "other")))
     with pytest.raises(MismatchError, match="was made for another backbone than other"):
         Teaching(tmp_path).of(other, [task])

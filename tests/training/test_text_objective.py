@@ -17,14 +17,14 @@ import mpt_edge
 from mpt_edge.errors import InputError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import Rows, TaskData, load_task
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
+from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.text_objective import TextObjective
 from mpt_edge.training.trainer import Progress
@@ -150,7 +150,7 @@ def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(backbone: Generat
         assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-3))
 
 
-def test_an_encoder_does_not_write(tiny: Backbone, tmp_path: Path) -> None:
+def test_an_encoder_does_not_write(tiny: EncoderBackbone, tmp_path: Path) -> None:
     plan = Plan([write_data(tmp_path)[0]], tmp_path, tmp_path / "run", Settings(epochs=1))
     with pytest.raises(InputError, match="'happy' generates text and tiny-bert is an encoder"):
         train_source(tiny, plan, NewPrompt("shared", 8), silent)

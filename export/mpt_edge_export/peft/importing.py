@@ -15,9 +15,9 @@ from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.heads import Head
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import NAME, TaskFile
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
 from mpt_edge_export.peft.adapter import MULTITASK, PeftAdapter
-from mpt_edge_export.peft.heads import READOUTS, AnyBackbone, head_names, head_of
+from mpt_edge_export.peft.heads import READOUTS, head_names, head_of
 
 #: PEFT's layout and entry: prompt and text attend to each other, and the prompt enters in place of word embeddings.
 LAYOUT, ENTRY = "joint", "inputs_embeds"
@@ -124,17 +124,16 @@ def _placement(backbone: AnyBackbone) -> tuple[str, str]:
     if not isinstance(backbone, GenerativeBackbone):
         return LAYOUT, ENTRY
     layout = "prefix" if backbone.family == "causal" else LAYOUT
-    return layout, ENTRY if backbone.model.positions_from_zero else "first_layer"
+    return layout, ENTRY if backbone.model.positions_from_zero("first_layer") else "first_layer"
 
 
 def _check(adapter: PeftAdapter, backbone: AnyBackbone) -> list[str]:
     """Return warnings about an adapter that can be imported."""
     model = backbone.model
-    family = backbone.family if isinstance(backbone, GenerativeBackbone) else "encoder"
-    if _FAMILIES.get(adapter.task_type, "encoder") != family:
+    if _FAMILIES.get(adapter.task_type, "encoder") != backbone.family:
         raise UnsupportedModelError(
-            f"{adapter.source} is a {adapter.task_type} adapter, which {backbone.id}, {_CALLED[family]}, cannot run; "
-            "pass its base model."
+            f"{adapter.source} is a {adapter.task_type} adapter, which {backbone.id}, {_CALLED[backbone.family]}, "
+            "cannot run; pass its base model."
         )
     if adapter.prompt.shape[1] != model.hidden_size:
         raise MismatchError(
