@@ -5,7 +5,7 @@ Starts of u and v are those of the paper's section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,11 +90,12 @@ def source_tasks(folder: Path, shared: SharedPrompt) -> dict[str, Vectors]:
 
 
 def start_vectors(
-    how: str, folder: Path, shared: SharedPrompt, objective: TaskObjective, index: int
+    how: str, folder: Path, shared: SharedPrompt, objective: TaskObjective, index: int, run: Collection[str] = ()
 ) -> tuple[str, Vectors]:
     """Return the start of one task, and what to call it in the task's file.
 
-    The task itself, where the folder holds it, counts only if it is named.
+    The task itself and the others of its run, where the folder holds them, count only if they are named: a run that
+    writes into the folder it starts from would else find another start when it resumes.
 
     Args:
         how: ``"average"``, ``"nearest"``, ``"ones"``, or the name of a task in ``folder``.
@@ -102,6 +103,7 @@ def start_vectors(
         shared: the prompt that the vectors scale.
         objective: the target tasks.
         index: which of them.
+        run: names of all tasks of the run.
 
     Raises:
         InputError: there is no source task to start from, or none of that name.
@@ -113,7 +115,7 @@ def start_vectors(
     if how not in (AVERAGE, NEAREST):
         return how, _named(how, folder, shared)
     own = objective.tasks[index].recipe.name
-    sources = {name: vectors for name, vectors in source_tasks(folder, shared).items() if name != own}
+    sources = {name: vectors for name, vectors in source_tasks(folder, shared).items() if name not in {own, *run}}
     if not sources:
         raise InputError(f"{folder} holds no task on {shared.name!r} to start {own!r} from; pass --start ones.")
     if how == AVERAGE:

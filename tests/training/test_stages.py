@@ -165,6 +165,48 @@ def test_starts(
     assert np.allclose(start("average", "field").u, mood.u, atol=2e-3)
 
 
+def test_each_start_is_a_run_of_its_own(
+    tiny: Backbone,
+    data: tuple[Path, dict[str, Recipe]],
+    stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
+    tmp_path: Path,
+) -> None:
+    """Another prompt, or another start on it, does not take up what the first has left in the folder."""
+    source = stages[0]
+    shared = SharedPrompt.load(source / "prompts/shared.safetensors")
+    plan = Plan([data[1]["match"]], data[0], tmp_path, SETTINGS)
+    (first,) = train_target(tiny, plan, Origin(source, shared, "ones"), silent)
+    other = replace(shared, values=(shared.values * 2).astype(np.float16))
+    for origin in (Origin(source, shared, "average"), Origin(source, other, "ones")):
+        with pytest.raises(InputError, match="another start"):
+            train_target(tiny, plan, origin, silent)
+    seen: list[Progress] = []
+    (again,) = train_target(tiny, plan, Origin(source, shared, "ones"), seen.append)
+    assert not seen
+    assert np.array_equal(again.u, first.u)
+
+
+def test_a_run_in_its_source_folder_resumes(
+    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
+    """What the run itself has written there is no start for its other tasks."""
+    plan = Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS)
+    train_source(tiny, plan, NewPrompt("shared", LENGTH), silent)
+    shared = SharedPrompt.load(tmp_path / "prompts/shared.safetensors")
+    plan = replace(plan, recipes=[data[1]["match"], data[1]["field"]])
+
+    def killed(progress: Progress) -> None:
+        if progress.stage == "field":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_target(tiny, plan, Origin(tmp_path, shared), killed)
+    for stages in (["field"], []):
+        seen: list[Progress] = []
+        train_target(tiny, plan, Origin(tmp_path, shared), seen.append)
+        assert list(dict.fromkeys(progress.stage for progress in seen)) == stages
+
+
 def test_own_prompt_and_group(
     tiny: Backbone,
     data: tuple[Path, dict[str, Recipe]],
