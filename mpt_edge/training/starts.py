@@ -81,12 +81,12 @@ def _as_shared(task: TaskFile) -> SharedPrompt | None:
 def source_tasks(folder: Path, shared: SharedPrompt) -> dict[str, Vectors]:
     """Return the vectors of all tasks in ``folder/tasks`` that scale ``shared``, balanced, by name.
 
-    Tasks with several pairs of vectors, which PEFT can train, are left out: new tasks have one.
+    Tasks with several pairs of vectors, which PEFT can train, are left out: new tasks have one. So are tasks that
+    carry a prompt: theirs came from ``shared`` and was trained on, and that is what their vectors scale.
     """
     files = [TaskFile.load(path) for path in sorted((folder / "tasks").glob("*.safetensors"))]
-    return {
-        file.name: _vectors(file) for file in files if file.prompt_sha256 == shared.fingerprint and file.u.ndim == 1
-    }
+    files = [file for file in files if file.two_vectors and file.prompt_sha256 == shared.fingerprint]
+    return {file.name: _vectors(file) for file in files if file.u.ndim == 1}
 
 
 def start_vectors(
@@ -107,7 +107,7 @@ def start_vectors(
 
     Raises:
         InputError: there is no source task to start from, or none of that name.
-        MismatchError: the named task scales another prompt.
+        MismatchError: the named task scales another prompt, or one that it carries.
     """
     length, width = rows_and_width(shared.values)
     if how == ONES:
@@ -136,6 +136,11 @@ def _named(name: str, folder: Path, shared: SharedPrompt) -> Vectors:
             f"{AVERAGE}, {NEAREST} or {ONES}."
         )
     file = TaskFile.load(path)
+    if not file.two_vectors:
+        raise MismatchError(
+            f"the task {name!r} carries its own prompt, and its vectors scale that one; start from a task on "
+            f"{shared.name!r}, or pass --start {ONES}."
+        )
     if file.prompt_sha256 != shared.fingerprint:
         raise MismatchError(f"the task {name!r} scales another shared prompt; start from one of {shared.name!r}.")
     if file.u.ndim > 1:

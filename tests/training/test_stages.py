@@ -24,6 +24,7 @@ from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings, Trained
 from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, label_texts, replace_settings, train_source, train_target
+from mpt_edge.training.starts import source_tasks
 from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
@@ -222,6 +223,10 @@ def test_own_prompt_and_group(
         assert not task.two_vectors
         assert not np.array_equal(task.own_prompt, shared.values)
     assert not np.array_equal(own[0].own_prompt, own[1].own_prompt)
+    # Their vectors scale their own copies, so they are no starts on the shared prompt that the copies came from.
+    assert source_tasks(tmp_path / "own", shared) == {}
+    with pytest.raises(MismatchError, match=r"'field' carries its own prompt, .*; start from a task on 'shared'"):
+        train_target(tiny, replace(plan, output=tmp_path / "on"), Origin(tmp_path / "own", shared, "field"), silent)
     plan = replace(plan, output=tmp_path / "group")
     group = train_target(tiny, plan, Origin(source, shared, trained=Trained.GROUP, name="both"), silent)
     both = SharedPrompt.load(tmp_path / "group/prompts/both.safetensors")
