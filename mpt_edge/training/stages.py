@@ -238,7 +238,7 @@ def _train_alone(
 ) -> list[TaskFile]:
     """Train one target: its vectors, and its copy of the prompt where that is asked for."""
     objective = _target_objective(backbone, [task], origin)
-    prompts, starts = _started(objective, origin)
+    prompts, starts = _started(objective, origin, plan)
     name = task.recipe.name
     Trainer(objective, prompts, plan.settings, plan.output / "runs" / name, stage=name).train(observe)
     prompts.balance()
@@ -253,7 +253,7 @@ def _train_group(
 ) -> list[TaskFile]:
     """Train several targets on one new shared prompt."""
     objective = _target_objective(backbone, tasks, origin)
-    prompts, starts = _started(objective, origin)
+    prompts, starts = _started(objective, origin, plan)
     folder = plan.output / "runs" / origin.name
     Trainer(objective, prompts, plan.settings, folder, stage=origin.name).train(observe)
     prompts.balance()
@@ -274,12 +274,12 @@ def _target_objective(backbone: AnyBackbone, tasks: Sequence[TaskData], origin: 
     return new_objective(backbone, tasks, texts, taught, origin.shared.layout, origin.shared.entry)
 
 
-def _started(objective: TaskObjective, origin: Origin) -> tuple[MultitaskPrompt, list[str]]:
+def _started(objective: TaskObjective, origin: Origin, plan: Plan) -> tuple[MultitaskPrompt, list[str]]:
     """Return prompts that start where the origin says, and what each start is called."""
     prompts = MultitaskPrompt(torch.from_numpy(origin.shared.values.astype(np.float32)), len(objective.tasks))
-    names = []
+    names, own = [], {recipe.name for recipe in plan.recipes}
     for index in range(len(objective.tasks)):
-        name, vectors = start_vectors(origin.start, origin.folder, origin.shared, objective, index)
+        name, vectors = start_vectors(origin.start, origin.folder, origin.shared, objective, index, own)
         prompts.start(index, *vectors)
         names.append(name)
     return prompts, names

@@ -5,7 +5,7 @@ Starts of u and v are those of the paper's section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,20 +81,21 @@ def _as_shared(task: TaskFile) -> SharedPrompt | None:
 def source_tasks(folder: Path, shared: SharedPrompt) -> dict[str, Vectors]:
     """Return the vectors of all tasks in ``folder/tasks`` that scale ``shared``, balanced, by name.
 
-    Tasks with several pairs of vectors, which PEFT can train, are left out: new tasks have one.
+    Tasks with several pairs of vectors, which PEFT can train, are left out: new tasks have one. So are tasks that
+    carry a prompt: theirs came from ``shared`` and was trained on, and that is what their vectors scale.
     """
     files = [TaskFile.load(path) for path in sorted((folder / "tasks").glob("*.safetensors"))]
-    return {
-        file.name: _vectors(file) for file in files if file.prompt_sha256 == shared.fingerprint and file.u.ndim == 1
-    }
+    files = [file for file in files if file.two_vectors and file.prompt_sha256 == shared.fingerprint]
+    return {file.name: _vectors(file) for file in files if file.u.ndim == 1}
 
 
 def start_vectors(
-    how: str, folder: Path, shared: SharedPrompt, objective: TaskObjective, index: int
+    how: str, folder: Path, shared: SharedPrompt, objective: TaskObjective, index: int, run: Collection[str] = ()
 ) -> tuple[str, Vectors]:
     """Return the start of one task, and what to call it in the task's file.
 
-    The task itself, where the folder holds it, counts only if it is named.
+    The task itself and the others of its run, where the folder holds them, count only if they are named: a run that
+    writes into the folder it starts from would else find another start when it resumes.
 
     Args:
         how: ``"average"``, ``"nearest"``, ``"ones"``, or the name of a task in ``folder``.
@@ -102,10 +103,11 @@ def start_vectors(
         shared: the prompt that the vectors scale.
         objective: the target tasks.
         index: which of them.
+        run: names of all tasks of the run.
 
     Raises:
         InputError: there is no source task to start from, or none of that name.
-        MismatchError: the named task scales another prompt.
+        MismatchError: the named task scales another prompt, or one that it carries.
     """
     length, width = rows_and_width(shared.values)
     if how == ONES:
@@ -113,7 +115,7 @@ def start_vectors(
     if how not in (AVERAGE, NEAREST):
         return how, _named(how, folder, shared)
     own = objective.tasks[index].recipe.name
-    sources = {name: vectors for name, vectors in source_tasks(folder, shared).items() if name != own}
+    sources = {name: vectors for name, vectors in source_tasks(folder, shared).items() if name not in {own, *run}}
     if not sources:
         raise InputError(f"{folder} holds no task on {shared.name!r} to start {own!r} from; pass --start ones.")
     if how == AVERAGE:
@@ -134,6 +136,11 @@ def _named(name: str, folder: Path, shared: SharedPrompt) -> Vectors:
             f"{AVERAGE}, {NEAREST} or {ONES}."
         )
     file = TaskFile.load(path)
+    if not file.two_vectors:
+        raise MismatchError(
+            f"the task {name!r} carries its own prompt, and its vectors scale that one; start from a task on "
+            f"{shared.name!r}, or pass --start {ONES}."
+        )
     if file.prompt_sha256 != shared.fingerprint:
         raise MismatchError(f"the task {name!r} scales another shared prompt; start from one of {shared.name!r}.")
     if file.u.ndim > 1:

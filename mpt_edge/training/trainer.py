@@ -55,7 +55,7 @@ class Trainer:
             stage: what to call the run in its progress.
 
         Raises:
-            InputError: the folder holds a run with other data or settings.
+            InputError: the folder holds a run with another start, other data or settings.
         """
         self.objective, self.prompts, self.settings, self.folder = objective, prompts, settings, folder
         self.stage = stage
@@ -70,7 +70,7 @@ class Trainer:
         self.step = 0
         self.best_score = -np.inf
         self.best: dict[str, Tensor] = {}
-        self.identity = self._identity()
+        self.identity = self._identity()  # before a checkpoint replaces the start values
         self._resume()
         self.hardware.wait()  # until all have read the checkpoint that the first will replace
         self.log = RunLog(folder, self.step, writes=self.hardware.main)
@@ -181,10 +181,14 @@ class Trainer:
         return min((step + 1) / warm, (total - step) / max(1, total - warm))
 
     def _identity(self) -> str:
-        """Hash all that a checkpoint depends on, so that it is not continued with something else."""
-        shapes = {key: list(value.shape) for key, value in self.prompts.state_dict().items()}
+        """Hash all that a checkpoint depends on, start values included, so that nothing else continues it."""
+        start = self.prompts.state_dict()
+        shapes = {key: list(value.shape) for key, value in start.items()}
         parts = json.dumps([asdict(self.settings), self.objective.identity(), shapes], sort_keys=True)
-        return hashlib.sha256(parts.encode()).hexdigest()
+        digest = hashlib.sha256(parts.encode())
+        for _, value in sorted(start.items()):
+            digest.update(value.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.pt"
@@ -197,8 +201,8 @@ class Trainer:
             raise InputError(f"cannot read {path}; delete it to start the run again.") from error
         if state.get("identity") != self.identity:
             raise InputError(
-                f"{self.folder} holds a run with other data, settings or backbone; choose another folder, "
-                "or delete its checkpoint.pt to start again."
+                f"{self.folder} holds a run with another start, other data, settings or backbone; choose another "
+                "folder, or delete its checkpoint.pt to start again."
             )
         self.prompts.load_state_dict(state["prompts"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -24,6 +24,7 @@ from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings, Trained
 from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, label_texts, replace_settings, train_source, train_target
+from mpt_edge.training.starts import source_tasks
 from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
@@ -165,6 +166,48 @@ def test_starts(
     assert np.allclose(start("average", "field").u, mood.u, atol=2e-3)
 
 
+def test_each_start_is_a_run_of_its_own(
+    tiny: Backbone,
+    data: tuple[Path, dict[str, Recipe]],
+    stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
+    tmp_path: Path,
+) -> None:
+    """Another prompt, or another start on it, does not take up what the first has left in the folder."""
+    source = stages[0]
+    shared = SharedPrompt.load(source / "prompts/shared.safetensors")
+    plan = Plan([data[1]["match"]], data[0], tmp_path, SETTINGS)
+    (first,) = train_target(tiny, plan, Origin(source, shared, "ones"), silent)
+    other = replace(shared, values=(shared.values * 2).astype(np.float16))
+    for origin in (Origin(source, shared, "average"), Origin(source, other, "ones")):
+        with pytest.raises(InputError, match="another start"):
+            train_target(tiny, plan, origin, silent)
+    seen: list[Progress] = []
+    (again,) = train_target(tiny, plan, Origin(source, shared, "ones"), seen.append)
+    assert not seen
+    assert np.array_equal(again.u, first.u)
+
+
+def test_a_run_in_its_source_folder_resumes(
+    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
+    """What the run itself has written there is no start for its other tasks."""
+    plan = Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS)
+    train_source(tiny, plan, NewPrompt("shared", LENGTH), silent)
+    shared = SharedPrompt.load(tmp_path / "prompts/shared.safetensors")
+    plan = replace(plan, recipes=[data[1]["match"], data[1]["field"]])
+
+    def killed(progress: Progress) -> None:
+        if progress.stage == "field":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_target(tiny, plan, Origin(tmp_path, shared), killed)
+    for stages in (["field"], []):
+        seen: list[Progress] = []
+        train_target(tiny, plan, Origin(tmp_path, shared), seen.append)
+        assert list(dict.fromkeys(progress.stage for progress in seen)) == stages
+
+
 def test_own_prompt_and_group(
     tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
@@ -180,6 +223,10 @@ def test_own_prompt_and_group(
         assert not task.two_vectors
         assert not np.array_equal(task.own_prompt, shared.values)
     assert not np.array_equal(own[0].own_prompt, own[1].own_prompt)
+    # Their vectors scale their own copies, so they are no starts on the shared prompt that the copies came from.
+    assert source_tasks(tmp_path / "own", shared) == {}
+    with pytest.raises(MismatchError, match=r"'field' carries its own prompt, .*; start from a task on 'shared'"):
+        train_target(tiny, replace(plan, output=tmp_path / "on"), Origin(tmp_path / "own", shared, "field"), silent)
     plan = replace(plan, output=tmp_path / "group")
     group = train_target(tiny, plan, Origin(source, shared, trained=Trained.GROUP, name="both"), silent)
     both = SharedPrompt.load(tmp_path / "group/prompts/both.safetensors")

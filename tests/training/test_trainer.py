@@ -368,3 +368,14 @@ def test_precision_that_the_hardware_lacks(tiny: EncoderBackbone, tmp_path: Path
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         trainer(tiny, tmp_path, replace(SETTINGS, precision="fp16"))
     AcceleratorState._reset_state()
+
+
+def test_another_start_in_the_same_folder(tiny: Backbone, tmp_path: Path) -> None:
+    """The shapes agree, and the checkpoint would hand out what the other start came to."""
+    trainer(tiny, tmp_path).save()
+    moved = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 2)
+    moved.start(1, torch.full((5,), 2.0), torch.ones(32))
+    for prompts in (moved, MultitaskPrompt(sampled_vocabulary(tiny, 5, 1), 2)):
+        with pytest.raises(InputError, match=r"another start.*; choose another folder, or delete its checkpoint"):
+            trainer(tiny, tmp_path, prompts=prompts)
+    trainer(tiny, tmp_path)
