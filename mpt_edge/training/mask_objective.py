@@ -77,7 +77,7 @@ class MaskObjective(ClassifyingObjective):
         def taught(teacher: Teacher) -> tuple[Tensor, Tensor]:
             return self._taught(batch.task, teacher, rows)
 
-        return self._with_teacher(task, batch.task, (logits, texts.hidden), texts.mask, taught)
+        return self._with_teacher(task, batch, (logits, texts.hidden), texts.mask, taught)
 
     @torch.no_grad()
     def label_scores(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:

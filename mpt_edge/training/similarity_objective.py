@@ -54,8 +54,10 @@ class SimilarityObjective(ClassifyingObjective):
             rng: draws the labels and their texts.
         """
         rows = [self.train_rows[batch.task][i] for i in batch.rows]
-        gold = np.array([self.tasks[batch.task].train.labels[i] for i in batch.rows])
-        label_rows, labels = self._labels[batch.task].sample(gold, rng)
+        gold = self._gold(batch.task, batch.rows)
+        # Parts of a batch are compared with the same labels as the whole: those that it has, and some others.
+        present = gold if batch.whole is None else self._gold(batch.task, batch.whole)
+        label_rows, labels = self._labels[batch.task].sample(present, rng)
         logits, texts = self._read(prompt, rows, label_rows)
         targets = torch.tensor([int(np.flatnonzero(labels == label)[0]) for label in gold], device=logits.device)
         task = functional.cross_entropy(logits, targets)
@@ -63,7 +65,11 @@ class SimilarityObjective(ClassifyingObjective):
         def taught(teacher: Teacher) -> tuple[Tensor, Tensor]:
             return self._taught(teacher, rows, label_rows, labels)
 
-        return self._with_teacher(task, batch.task, (logits, texts.hidden), texts.mask, taught)
+        return self._with_teacher(task, batch, (logits, texts.hidden), texts.mask, taught)
+
+    def _gold(self, index: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the labels of training rows."""
+        return np.array([self.tasks[index].train.labels[i] for i in rows], np.int64)
 
     def label_scores(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Return cosine similarities ``(rows, labels)`` of one task's texts under a prompt ``(l, d)`` or none."""

@@ -154,7 +154,10 @@ class TaskObjective(ABC):
 
     @abstractmethod
     def loss(self, prompt: Tensor | None, batch: TaskBatch, rng: np.random.Generator) -> Loss:
-        """Return the loss of one task's batch under its prompt ``(l, d)`` or none."""
+        """Return the loss of one task's batch under its prompt ``(l, d)`` or none.
+
+        Of a part of a batch it is that part's share: the parts' losses, and gradients, add up to the whole batch's.
+        """
 
     @abstractmethod
     def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
@@ -185,10 +188,22 @@ class TaskObjective(ABC):
         """Tokenise texts of a task, each cut so that the template stays whole."""
         return [self.backbone.texts.fit(self.template(index), text, self.max_lengths[index]) for text in texts]
 
+    def _counts(self, index: int, row: int) -> tuple[int, int]:
+        """Return how many answers a training row has in the task's loss, and how many of its hidden states count."""
+        return 1, len(self.train_rows[index][row].ids)
+
+    def _shares(self, batch: TaskBatch) -> tuple[float, float]:
+        """Return which parts of the whole batch's answers and hidden states are a batch's own."""
+        if batch.whole is None:
+            return 1.0, 1.0
+        own, all_ = (np.sum([self._counts(batch.task, i) for i in rows], 0) for rows in (batch.rows, batch.whole))
+        answers, states = own / all_
+        return float(answers), float(states)
+
     def _with_teacher(
         self,
         task: Tensor,
-        index: int,
+        batch: TaskBatch,
         student: tuple[Tensor, Tensor],
         mask: Tensor,
         taught: Callable[[Teacher], tuple[Tensor, Tensor]],
@@ -196,18 +211,19 @@ class TaskObjective(ABC):
         """Return a task's loss with what its teacher adds, or alone where there are no teachers.
 
         Args:
-            task: the task's loss.
-            index: which task it is.
+            task: the task's loss, a mean over the batch's answers.
+            batch: the batch, or a part of one, whose means then count by its share.
             student: logits ``(rows, classes)`` and hidden states ``(rows, tokens, d)``.
             mask: 1 for tokens whose hidden states count, ``(rows, tokens)``.
             taught: returns the same two of a teacher; called without gradient.
         """
+        shares = self._shares(batch)
         if self.distillation is None:
             zero = torch.zeros_like(task)
-            return Loss(task, zero, zero, task)
+            return Loss(task * shares[0], zero, zero, task * shares[0])
         with torch.no_grad():
-            teacher = taught(self.distillation.teachers[index])
-        return taught_loss(task, student, teacher, mask, self.distillation)
+            teacher = taught(self.distillation.teachers[batch.task])
+        return taught_loss(task, student, teacher, mask, self.distillation, shares)
 
 
 def in_batches(rows: Sequence[_Row]) -> list[Sequence[_Row]]:
@@ -248,6 +264,7 @@ def taught_loss(
     teacher: tuple[Tensor, Tensor],
     mask: Tensor,
     distillation: Distillation,
+    shares: tuple[float, float] = (1.0, 1.0),
 ) -> Loss:
     """Return the task's loss with what the teacher adds (equation 5).
 
@@ -257,7 +274,9 @@ def taught_loss(
         teacher: likewise.
         mask: 1 for tokens whose hidden states count, ``(rows, tokens)``.
         distillation: weight, temperature, and whether hidden states count.
+        shares: what a mean over answers, and one over hidden states, count for: less than 1 for a part of a batch.
     """
     divergence = logit_loss(student[0], teacher[0], distillation.temperature)
     distance = hidden_loss(student[1], teacher[1], mask) if distillation.hidden else torch.zeros_like(task)
+    task, divergence, distance = task * shares[0], divergence * shares[0], distance * shares[1]
     return Loss(task, divergence, distance, task + distillation.weight * (divergence + distance))

@@ -67,7 +67,11 @@ class TextObjective(TaskObjective):
             read = read_texts(self.backbone, teacher.prompt, teacher.layout, teacher.entry, rows, targets)
             return read.logits, read.hidden
 
-        return self._with_teacher(task, batch.task, (found.logits, found.hidden), found.mask, taught)
+        return self._with_teacher(task, batch, (found.logits, found.hidden), found.mask, taught)
+
+    def _counts(self, index: int, row: int) -> tuple[int, int]:
+        answers = len(self._targets[index][row])
+        return answers, len(self.train_rows[index][row].ids) + answers
 
     def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
         """Return one task's metric; see `TaskObjective.score`."""

@@ -99,6 +99,31 @@ def test_sampled_labels_keep_the_gold_ones_in_their_place(tiny: EncoderBackbone)
     assert float(loss.task) == pytest.approx(-log_softmax(found, 1)[range(4), places].mean(), abs=1e-4)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_parts_of_a_batch_add_up_to_it_over_sampled_labels(tiny: EncoderBackbone, size: int) -> None:
+    """More labels than a step reads: parts draw the same ones, and hidden states count by tokens."""
+    names = tuple(f"label {i}" for i in range(60))
+    texts = ["a witty film " * (1 + i) for i in range(4)]
+    rows = Rows(texts, [3, 50, 7, 21])
+    data = TaskData(Recipe("many", "t", "v", max_length=32), names, rows, rows, None)
+    objective = SimilarityObjective(tiny, [data], [[[name] for name in names]], Distillation([Teacher(prompt(1))]))
+    everything, found = np.arange(4), []
+    for batches in (
+        [TaskBatch(0, everything)],
+        [TaskBatch(0, everything[start : start + size], everything) for start in range(0, 4, size)],
+    ):
+        given, parts = prompt(0).requires_grad_(), []
+        for batch in batches:
+            loss = objective.loss(given, batch, np.random.default_rng(5))
+            loss.total.backward()
+            parts.append(loss.parts())
+        assert given.grad is not None
+        found.append(({name: sum(part[name] for part in parts) for name in parts[0]}, given.grad))
+    (whole, gradient), (summed, added) = found
+    assert summed == pytest.approx(whole, rel=1e-5)
+    assert torch.allclose(gradient, added, rtol=1e-3, atol=1e-6)
+
+
 def test_joint_layout_reads_prompt_and_text_as_transformers_does(
     tiny: EncoderBackbone, tiny_folder: Path, task: TaskData, batch: TaskBatch
 ) -> None:

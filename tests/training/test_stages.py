@@ -167,7 +167,7 @@ def test_starts(
 
 
 def test_each_start_is_a_run_of_its_own(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -188,7 +188,7 @@ def test_each_start_is_a_run_of_its_own(
 
 
 def test_a_run_in_its_source_folder_resumes(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
 ) -> None:
     """What the run itself has written there is no start for its other tasks."""
     plan = Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS)

@@ -105,6 +105,28 @@ def test_a_teacher_pulls_and_an_agreeing_one_does_not(backbone: GenerativeBackbo
     assert (given.grad.abs().sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_parts_of_a_batch_add_up_to_it_where_texts_are_of_different_lengths(
+    backbone: GenerativeBackbone, size: int
+) -> None:
+    objective = TextObjective(backbone, [story()], [[]], Distillation([Teacher(prompt(2))]))
+    rows, found = np.arange(3), []
+    for batches in (
+        [TaskBatch(0, rows)],
+        [TaskBatch(0, rows[start : start + size], rows) for start in range(0, 3, size)],
+    ):
+        given, parts = prompt(1).requires_grad_(), []
+        for batch in batches:
+            loss = objective.loss(given, batch, np.random.default_rng(0))
+            loss.total.backward()
+            parts.append(loss.parts())
+        assert given.grad is not None
+        found.append(({name: sum(part[name] for part in parts) for name in parts[0]}, given.grad))
+    (whole, gradient), (summed, added) = found
+    assert summed == pytest.approx(whole, rel=1e-5)
+    assert torch.allclose(gradient, added, rtol=1e-3, atol=1e-6)
+
+
 def write_data(folder: Path) -> list[Recipe]:
     """Write a task that always wants the same words, and one of two labels."""
     things = ["cat", "dog", "ball", "park", "tree", "boy"]

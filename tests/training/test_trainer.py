@@ -328,6 +328,17 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny: EncoderBackbone, tmp_path
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-6), name
 
 
+def test_a_run_goes_on_with_less_at_once(tiny: EncoderBackbone, tmp_path: Path) -> None:
+    """What the advice after running out of memory says: the same folder, smaller parts."""
+    run = trainer(tiny, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(killed(run, 3, 5))
+    run = trainer(tiny, tmp_path, replace(SETTINGS, micro_batch=2, recompute=True))
+    assert run.step == 3
+    with pytest.raises(InputError, match="holds a run with"):
+        trainer(tiny, tmp_path, replace(SETTINGS, batch_size=SETTINGS.batch_size + 1))
+
+
 def test_recomputed_activations_give_the_same_gradients(tiny_folder: Path, tmp_path: Path) -> None:
     """Each layer runs twice a step instead of once, and nothing else changes."""
     found, calls = [], []
@@ -370,7 +381,7 @@ def test_precision_that_the_hardware_lacks(tiny: EncoderBackbone, tmp_path: Path
     AcceleratorState._reset_state()
 
 
-def test_another_start_in_the_same_folder(tiny: Backbone, tmp_path: Path) -> None:
+def test_another_start_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path) -> None:
     """The shapes agree, and the checkpoint would hand out what the other start came to."""
     trainer(tiny, tmp_path).save()
     moved = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 2)
