@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class ExportPlan:
     backbone: Backbone | GenerativeBackbone
     vectors: Sequence[Path]
     output: Path
+    _: KW_ONLY
     force: bool = False
     precision: str = "float32"
 

@@ -44,7 +44,8 @@ def export_command(
                 console.print(f"{stage} …", highlight=False)
 
         backbone = open_backbone(source, revision)
-        plan = ExportPlan(backbone, _vectors(source, output, vectors), output, force, precision)
+        folders = _vectors(source, output, vectors)
+        plan = ExportPlan(backbone, folders, output, force=force, precision=precision)
         manifest = export_bundle(plan, observe)
     size = sum(entry["size"] for name, entry in manifest.files.items() if name.startswith("onnx/"))
     tasks = sum(name.startswith("tasks/") for name in manifest.files)

@@ -7,7 +7,7 @@ which `mpt-edge export` bakes into a bundle and `mpt-edge tasks install` adds to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from mpt_edge.training.objectives import TaskObjective
 from mpt_edge.training.probe import probe
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.results import shared_prompt, write_tasks
-from mpt_edge.training.settings import Settings, Trained
+from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.starts import AVERAGE, start_vectors
-from mpt_edge.training.teachers import TeacherPlan, Teaching, distillation, train_teachers
+from mpt_edge.training.teachers import Teaching, distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
 
 Observer = Callable[[Progress], None]
@@ -58,12 +58,13 @@ class Plan:
     data: Path
     output: Path
     settings: Settings
+    _: KW_ONLY
     test: bool = False
     shots: int = 0
     subset_seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NewPrompt:
     """The shared prompt that a source stage makes.
 
@@ -82,7 +83,7 @@ class NewPrompt:
     init: str = VOCABULARY
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where a target task comes from.
 
@@ -145,10 +146,10 @@ def train_source(
         trained = train_teachers(
             backbone, tasks, texts, start, teachers, plan.settings, observe, prompt.layout, prompt.entry
         )
-        taught = distillation(trained, teachers)
-        facts["distillation"] = {key: value for key, value in asdict(teachers).items() if key != "folder"} | {
-            "teachers": {r.name: round(one.score, 4) for r, one in zip(plan.recipes, trained, strict=True)}
-        }
+        taught = distillation(trained, teachers.listening)
+        scores = {r.name: round(one.score, 4) for r, one in zip(plan.recipes, trained, strict=True)}
+        how = {"epochs": teachers.epochs, "rate": teachers.rate, **asdict(teachers.listening)}
+        facts["distillation"] = {**how, "teachers": scores}
     objective = new_objective(backbone, tasks, texts, taught, prompt.layout, prompt.entry)
     prompts = MultitaskPrompt(start, len(tasks))
     Trainer(objective, prompts, plan.settings, plan.output, stage="student" if taught else "training").train(observe)
@@ -227,11 +228,6 @@ def label_texts(backbone: AnyBackbone, data: TaskData) -> list[list[str]]:
     return texts
 
 
-def replace_settings(plan: Plan, **values: Any) -> Plan:
-    """Return the plan with other settings; the names are those of `Settings`."""
-    return replace(plan, settings=replace(plan.settings, **values))
-
-
 def _train_alone(
     backbone: AnyBackbone, plan: Plan, origin: Origin, task: TaskData, observe: Observer
 ) -> list[TaskFile]:
@@ -305,9 +301,7 @@ def _check_room(backbone: AnyBackbone, tasks: Sequence[TaskData], length: int, e
 
 
 def _teaching_facts(origin: Origin) -> dict[str, Any]:
-    if origin.teaching is None:
-        return {}
-    return {"distillation": {key: value for key, value in asdict(origin.teaching).items() if key != "folder"}}
+    return {} if origin.teaching is None else {"distillation": asdict(origin.teaching.listening)}
 
 
 def _facts(plan: Plan, stage: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ _CALLED = {"causal": "a decoder-only model", "seq2seq": "an encoder-decoder mode
 _WITHOUT_TYPES = ("QUESTION_ANS", "FEATURE_EXTRACTION")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImportOptions:
     """What an adapter does not say.
 
