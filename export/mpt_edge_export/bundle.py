@@ -26,6 +26,7 @@ from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.generative import GenerativeBackbone
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge.vectors import PROMPTS, TASKS, VectorFolder
 from mpt_edge_export.architecture import Dimensions, dimensions
 from mpt_edge_export.card import write_card
 from mpt_edge_export.causal_graph import export_causal_graph
@@ -36,7 +37,7 @@ from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
 from mpt_edge_export.weights import save_graphs
 
 #: What a bundle's folder may hold.
-_PARTS = {MANIFEST, TOKENIZER, "onnx", "prompts", "tasks", "README.md"}
+_PARTS = {MANIFEST, TOKENIZER, "onnx", PROMPTS, TASKS, "README.md"}
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,9 @@ def _collect(plan: ExportPlan) -> tuple[dict[str, SharedPrompt], dict[str, TaskF
     """Read all vectors and check that they belong to the backbone and to each other."""
     prompts: dict[str, SharedPrompt] = {}
     tasks: dict[str, TaskFile] = {}
-    for folder in plan.vectors:
-        prompts |= {p.stem: SharedPrompt.load(p) for p in sorted((folder / "prompts").glob("*.safetensors"))}
-        tasks |= {p.stem: TaskFile.load(p) for p in sorted((folder / "tasks").glob("*.safetensors"))}
+    for vectors in map(VectorFolder, plan.vectors):
+        prompts |= vectors.prompts()
+        tasks |= vectors.tasks()
     fingerprint, id_ = plan.backbone.fingerprint, plan.backbone.id
     for kind, items in (("prompt", prompts), ("task", tasks)):
         for name, item in items.items():
@@ -196,10 +197,10 @@ def _collect(plan: ExportPlan) -> tuple[dict[str, SharedPrompt], dict[str, TaskF
 
 def _copy_vectors(plan: ExportPlan, folder: Path) -> None:
     for source in plan.vectors:
-        for kind in ("prompts", "tasks"):
-            for path in sorted((source / kind).glob("*.safetensors")):
-                (folder / kind).mkdir(exist_ok=True)
-                shutil.copyfile(path, folder / kind / path.name)
+        for path in VectorFolder(source).files:
+            copy = folder / path.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _composed(

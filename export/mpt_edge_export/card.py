@@ -8,6 +8,7 @@ from typing import Any
 
 from mpt_edge.manifest import Manifest
 from mpt_edge.taskfile import TaskFile, headline
+from mpt_edge.vectors import VectorFolder
 
 _HEAD = """---
 library_name: mpt-edge
@@ -48,7 +49,8 @@ def write_card(path: Path, manifest: Manifest, tasks: Mapping[str, TaskFile], fo
         "length": manifest.prompt_length,
         "width": manifest.hidden_size,
     }
-    rows = [_row(task, (folder / "tasks" / f"{name}.safetensors").stat().st_size) for name, task in tasks.items()]
+    vectors = VectorFolder(folder)
+    rows = [_row(task, vectors.task_path(name).stat().st_size) for name, task in tasks.items()]
     sources = "\n".join(f"- {name}: {task.training.get('source', 'not stated')}" for name, task in tasks.items())
     path.write_text(_HEAD.format(**facts) + "".join(rows) + _FOOT.format(sources=sources), encoding="utf-8")
 

@@ -73,8 +73,7 @@ def install(
     """Add a task file to the bundle, after checking that it belongs there."""
     opened = _open(bundle)
     task = opened.install(file)
-    size = opened.manifest.files[f"tasks/{task.name}.safetensors"]["size"]
-    typer.echo(f"installed {task.name} ({size:,} bytes) in {opened.folder}")
+    typer.echo(f"installed {task.name} ({opened.task_bytes(task.name):,} bytes) in {opened.folder}")
 
 
 @app.command()
@@ -133,7 +132,7 @@ def _summary(bundle: Bundle, file: TaskFile) -> dict[str, object]:
         "task": file.name,
         "kind": file.kind,
         "labels": len(file.labels),
-        "bytes": bundle.manifest.files[f"tasks/{file.name}.safetensors"]["size"],
+        "bytes": bundle.task_bytes(file.name),
         "vectors": file.carries,
         "test_accuracy": test.get("accuracy"),
         "test": dict(test),

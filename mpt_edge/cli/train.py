@@ -16,6 +16,7 @@ from rich.table import Table
 from mpt_edge._extras import require
 from mpt_edge.taskfile import TaskFile, headline
 from mpt_edge.training.settings import Entry, Layout, Listening, Precision, Settings, TeacherPlan, Trained
+from mpt_edge.vectors import VectorFolder
 
 if TYPE_CHECKING:
     from mpt_edge.training.recipes import Recipe
@@ -292,7 +293,7 @@ def _report(tasks: list[TaskFile], output: Path) -> None:
         return
     table = Table("task", "labels", "validation", "test", "probe (test)", "bytes", box=None, pad_edge=False)
     for task in tasks:
-        size = (output / "tasks" / f"{task.name}.safetensors").stat().st_size
+        size = VectorFolder(output).task_path(task.name).stat().st_size
         probe = task.metrics.get("probe", {})
         figures = [_figure(part) for part in (task.metrics.get("validation"), task.metrics.get("test"))]
         table.add_row(task.name, str(len(task.labels)), *figures, _figure(probe.get("test")), f"{size:,}")

@@ -18,6 +18,7 @@ from mpt_edge._files import replacing
 from mpt_edge.errors import InputError
 from mpt_edge.taskfile import TaskFile, headline
 from mpt_edge.training.runlog import LOG, read_log
+from mpt_edge.vectors import VectorFolder
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -41,7 +42,7 @@ def write_report(folder: Path, output: Path) -> None:
     runs = sorted(path.parent for path in folder.rglob(LOG))
     if not runs:
         raise InputError(f"{folder} holds no run (no {LOG}); pass the folder of a training run.")
-    tasks = [TaskFile.load(path) for path in sorted((folder / "tasks").glob("*.safetensors"))]
+    tasks = list(VectorFolder(folder).tasks().values())
     parts = [f"<h1>{html.escape(folder.resolve().name)}</h1>"]
     for run in runs:
         entries = read_log(run)

@@ -31,6 +31,7 @@ from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.starts import AVERAGE, start_vectors
 from mpt_edge.training.teachers import Teaching, distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
+from mpt_edge.vectors import VectorFolder
 
 Observer = Callable[[Progress], None]
 
@@ -156,7 +157,7 @@ def train_source(
     prompts.balance()
     prompts.round_to_half()
     shared = shared_prompt(prompt.name, prompts, objective, facts)
-    shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
+    VectorFolder(plan.output).save(shared)
     return write_tasks(objective, prompts, shared, plan.output, [_facts(plan, "source")] * len(tasks))
 
 
@@ -191,7 +192,7 @@ def train_target(backbone: AnyBackbone, plan: Plan, origin: Origin, observe: Obs
     found = []
     for task in tasks:
         found += _train_alone(backbone, plan, origin, task, observe)
-    shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
+    VectorFolder(plan.output).save(shared)
     return found
 
 
@@ -206,14 +207,13 @@ def add_probe(backbone: Backbone, plan: Plan, observe: Callable[[str], None] = l
     Raises:
         CorruptFileError: a task is not in the output folder yet.
     """
-    found = []
+    found, vectors = [], VectorFolder(plan.output)
     for recipe in plan.recipes:
         observe(recipe.name)
-        path = plan.output / "tasks" / f"{recipe.name}.safetensors"
-        task = TaskFile.load(path)
+        task = TaskFile.load(vectors.task_path(recipe.name))
         figures = probe(backbone, load_task(recipe, plan.data, test=plan.test))
         task = replace(task, metrics={**task.metrics, "probe": figures})
-        task.save(path)
+        vectors.save(task)
         found.append(task)
     return found
 
@@ -255,7 +255,7 @@ def _train_group(
     prompts.round_to_half()
     facts = {"stage": "group", "tasks": [r.name for r in plan.recipes], "from": origin.shared.fingerprint}
     shared = shared_prompt(origin.name, prompts, objective, facts | asdict(plan.settings))
-    shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
+    VectorFolder(plan.output).save(shared)
     training = [_facts(plan, "group") | {"start": start} | _teaching_facts(origin) for start in starts]
     return write_tasks(objective, prompts, shared, plan.output, training)
 

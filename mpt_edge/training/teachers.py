@@ -21,6 +21,7 @@ from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.settings import Listening, Settings, TeacherPlan
 from mpt_edge.training.starts import task_prompt
 from mpt_edge.training.trainer import Progress, Trainer
+from mpt_edge.vectors import VectorFolder
 
 #: Readouts of teachers that answer as the student of their family does, or by a head of their own.
 _TEACHING = ("similarity", "mask", "classifier", "generation", "choice")
@@ -108,7 +109,7 @@ def distillation(trained: Sequence[TrainedTeacher], listening: Listening) -> Dis
 def _read_teacher(folder: Path, backbone: AnyBackbone, task: TaskData) -> Teacher:
     """Return the teacher that a task file is."""
     name, recipe = task.recipe.name, task.recipe
-    path = folder / "tasks" / f"{name}.safetensors"
+    path = VectorFolder(folder).task_path(name)
     if not path.is_file():
         raise InputError(
             f"{folder} holds no task {name!r} to teach the recipe of that name; import it under this name "
