@@ -77,9 +77,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         MismatchError: a prompt or task belongs to another backbone.
         ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is written.
     """
-    if (plan.output / MANIFEST).exists() and not plan.force:
-        raise InputError(f"{plan.output} already holds a bundle; pass --force to replace it.")
-    _check_output(plan.output)
+    check_output(plan.output, force=plan.force)
     observe("reading prompts and tasks")
     prompts, tasks = _collect(plan)
     plan.backbone.model.cpu()  # training may have left it on a GPU
@@ -161,8 +159,18 @@ def _quantized(
     return check_quantized(exact, quantized, prompts, vocabulary=vocabulary, pooling=manifest.pooling)
 
 
-def _check_output(output: Path) -> None:
-    """Refuse a folder with anything in it that is no part of a bundle, since it is replaced whole."""
+def check_output(output: Path, *, force: bool) -> None:
+    """Check that a bundle may be written to a folder, which is then replaced whole.
+
+    Args:
+        output: the folder, which need not be there.
+        force: whether a bundle that is there may be replaced.
+
+    Raises:
+        InputError: it holds a bundle, or something that is no part of one, or it is a file.
+    """
+    if (output / MANIFEST).exists() and not force:
+        raise InputError(f"{output} already holds a bundle; pass --force to replace it.")
     if not output.exists():
         return
     if not output.is_dir():

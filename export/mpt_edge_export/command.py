@@ -8,13 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mpt_edge.bundle import MANIFEST
 from mpt_edge.errors import InputError
 from mpt_edge.manifest import Manifest
 from mpt_edge.training.generative import open_backbone
 from mpt_edge.training.sources import PACKAGED
 from mpt_edge.vectors import VectorFolder, task_names
-from mpt_edge_export.bundle import ExportPlan, export_bundle
+from mpt_edge_export.bundle import ExportPlan, check_output, export_bundle
 
 
 def export_command(
@@ -32,10 +31,9 @@ def export_command(
     otherwise gets the vectors that this package ships.
 
     Raises:
-        InputError: a vectors folder holds nothing.
+        InputError: a vectors folder holds nothing, or the output is in use.
     """
-    if (output / MANIFEST).exists() and not force:
-        raise InputError(f"{output} already holds a bundle; pass --force to replace it.")
+    check_output(output, force=force)  # before the backbone, which takes longer
     console = Console(stderr=True)
     with console.status("loading the backbone") as status:
 

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mpt_edge._extras import require
-from mpt_edge.taskfile import TaskFile, headline
+from mpt_edge.taskfile import TaskFile, headline_text
 from mpt_edge.training.settings import Entry, Layout, Listening, Precision, Settings, TeacherPlan, Trained
 from mpt_edge.vectors import VectorFolder
 
@@ -294,9 +294,10 @@ def _report(tasks: list[TaskFile], output: Path) -> None:
     table = Table("task", "labels", "validation", "test", "probe (test)", "bytes", box=None, pad_edge=False)
     for task in tasks:
         size = VectorFolder(output).task_path(task.name).stat().st_size
-        probe = task.metrics.get("probe", {})
-        figures = [_figure(part) for part in (task.metrics.get("validation"), task.metrics.get("test"))]
-        table.add_row(task.name, str(len(task.labels)), *figures, _figure(probe.get("test")), f"{size:,}")
+        metrics = task.metrics
+        splits = (metrics.get("validation"), metrics.get("test"), metrics.get("probe", {}).get("test"))
+        figures = [headline_text(split, 4) for split in splits]
+        table.add_row(task.name, str(len(task.labels)), *figures, f"{size:,}")
     console = Console()
     console.print(table)
     console.print(f"written to {output}", highlight=False)
@@ -315,11 +316,3 @@ def unlearned(tasks: list[TaskFile]) -> list[str]:
     Rates that are too high do that to some tasks of a long run, and they then stay there (docs/results.md).
     """
     return [task.name for task in tasks if task.metrics.get("validation", {}).get("matthews") == 0.0]
-
-
-def _figure(figures: dict[str, float] | None) -> str:
-    found = headline(figures)
-    if found is None:
-        return "-"
-    name, value = found
-    return f"{value:.4f}" if name == "accuracy" else f"{name} {value:.4f}"

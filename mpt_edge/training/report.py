@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mpt_edge._files import replacing
 from mpt_edge.errors import InputError
-from mpt_edge.taskfile import TaskFile, headline
+from mpt_edge.taskfile import TaskFile, headline_text
 from mpt_edge.training.runlog import LOG, read_log
 from mpt_edge.vectors import VectorFolder
 
@@ -152,20 +152,13 @@ def _svg(figure: Figure) -> str:
     return re.sub(r"\A.*?(?=<svg)", "", buffer.getvalue(), count=1, flags=re.DOTALL)
 
 
-def _percent(figure: tuple[str, float] | None) -> str:
-    if figure is None:
-        return "-"
-    name, value = figure
-    return f"{100 * value:.1f}" if name == "accuracy" else f"{name} {100 * value:.1f}"
-
-
 def _table(tasks: Sequence[TaskFile]) -> str:
     head = ["task", "labels", "rows", "validation", "test", "probe (test)", "vectors"]
     rows = []
     for task in tasks:
         figures = [task.metrics.get("validation"), task.metrics.get("test"), task.metrics.get("probe", {}).get("test")]
         cells = [task.name, len(task.labels), f"{task.training.get('rows', 0):,}"]
-        cells += [_percent(headline(figure)) for figure in figures]
+        cells += [headline_text(part, 1, percent=True) for part in figures]
         rows.append([*cells, "u, v" if task.two_vectors else "u, v and its own prompt"])
     lines = [_row("th", head), *(_row("td", row) for row in rows)]
     return "<table>" + "\n".join(lines) + "</table>"
