@@ -24,7 +24,6 @@ from methods import BACKBONE, Budget, logistic_probe, lora, prompt_tuning, zero_
 from rich.console import Console
 from rich.table import Table
 
-from mpt_edge.prompts import SharedPrompt
 from mpt_edge.text import render
 from mpt_edge.training.backbones import load_encoder
 from mpt_edge.training.data import TaskData, few_shot, load_task
@@ -34,6 +33,7 @@ from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import label_texts
 from mpt_edge.training.starts import start_vectors
 from mpt_edge.training.trainer import Progress, Trainer
+from mpt_edge.vectors import VectorFolder
 
 #: Rate of u and v, steps, and the most rows of a label that join its texts; chosen on the validation splits of cr and
 #: ag_news, on the draws of seeds 0 and 1.
@@ -100,8 +100,7 @@ def with_examples(task: TaskData, count: int) -> TaskData:
 def mpt(task: TaskData, budget: Budget, source: Path) -> float:
     """Train u and v alone on a shared prompt that has not seen the task."""
     backbone = load_encoder(BACKBONE)
-    (file,) = (source / "prompts").glob("*.safetensors")
-    shared = SharedPrompt.load(file)
+    (shared,) = VectorFolder(source).prompts().values()
     texts = label_texts(backbone, task)
     objective = SimilarityObjective(backbone, [task], [texts], layout=shared.layout, entry=shared.entry)
     prompts = MultitaskPrompt(torch.from_numpy(shared.values.astype(np.float32)), 1)

@@ -46,6 +46,7 @@ from mpt_edge.prompts import SharedPrompt
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.vectors import VectorFolder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.graph import prompt_shape
 
@@ -137,12 +138,11 @@ class Contest:
         self.folder, self.place, self.threads = folder, place, threads
         self.length, entry = prompt
         self.seq2seq = backbone.family == "seq2seq"
-        (place / "vectors" / "prompts").mkdir(parents=True)
         shape = prompt_shape(backbone.model, entry, self.length)
         rng = np.random.default_rng(0)
         values = (0.05 * rng.standard_normal(shape)).astype(np.float32)
         shared = SharedPrompt("shared", values, "prefix", backbone.fingerprint, entry=entry)
-        shared.save(place / "vectors" / "prompts" / "shared.safetensors")
+        VectorFolder(place / "vectors").save(shared)
         export_bundle(ExportPlan(backbone, [place / "vectors"], place / "bundle", precision="both"))
         graph, small = self._graph("float32"), self._graph("int8")
         self.ids = rng.integers(3, 1000, tokens).tolist()

@@ -22,10 +22,10 @@ from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, Prompts
 from mpt_edge.training.probe import probe
-from mpt_edge.training.settings import Settings
+from mpt_edge.training.settings import Listening, Settings, TeacherPlan
 from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import label_texts
-from mpt_edge.training.teachers import TeacherPlan, distillation, train_teachers
+from mpt_edge.training.teachers import distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
 
 BACKBONE = "minilm-l6"
@@ -58,6 +58,7 @@ class Budget:
         """Return the trainer's settings under this budget."""
         base = Settings(
             epochs=self.epochs,
+            most_tasks=0,
             rows_per_epoch=self.rows,
             prompt_rate=PROMPT_RATE,
             task_rate=VECTOR_RATE,
@@ -203,10 +204,11 @@ def mpt(
     if parts.distillation:
         # All variants of one seed and budget learn from the same teachers.
         name = f"teachers-{entry}-{budget.seed}-{budget.rows}-{budget.epochs}-{budget.length}"
-        plan = TeacherPlan(budget.folder.parent / name, epochs=budget.epochs, hidden=parts.hidden)
+        listening = Listening(hidden=parts.hidden)
+        plan = TeacherPlan(folder=budget.folder.parent / name, epochs=budget.epochs, listening=listening)
         texts = objective.label_texts
         taught = train_teachers(backbone, tasks, texts, start, plan, settings, observe, layout, entry)
-        objective = SimilarityObjective(backbone, tasks, texts, distillation(taught, plan), layout, entry)
+        objective = SimilarityObjective(backbone, tasks, texts, distillation(taught, listening), layout, entry)
     prompts = MultitaskPrompt(start, len(tasks)) if parts.decomposition else SharedOnly(start)
     return _trained(objective, prompts, settings, budget.folder, observe)
 

@@ -138,7 +138,7 @@ def made(root: Path, tasks: int, length: int) -> tuple[Path, Path]:
                 part.normal_(1.0, 0.3)
         model.save_pretrained(root / "adapter")
     names = {f"task-{i}": i for i in range(tasks)}
-    imported = import_adapter(read_adapter(str(root / "adapter")), backbone, ImportOptions(names))
+    imported = import_adapter(read_adapter(str(root / "adapter")), backbone, ImportOptions(tasks=names))
     imported.save(root / "vectors")
     assert imported.prompt is not None
     shared, first = imported.prompt, imported.tasks[0]

@@ -310,6 +310,22 @@ def headline(figures: Mapping[str, Any] | None) -> tuple[str, float] | None:
     return None
 
 
+def headline_text(figures: Mapping[str, Any] | None, digits: int, *, percent: bool = False) -> str:
+    """Return the headline as tables show it: behind its metric's name, unless that is accuracy; ``-`` for none.
+
+    Args:
+        figures: metrics of a split by name, or None.
+        digits: digits behind the point.
+        percent: write hundredths.
+    """
+    found = headline(figures)
+    if found is None:
+        return "-"
+    name, value = found
+    text = f"{100 * value if percent else value:.{digits}f}"
+    return text if name == "accuracy" else f"{name} {text}"
+
+
 def _number(metadata: Mapping[str, str], key: str, kind: type[int] | type[float], source: str) -> Any:
     try:
         return kind(metadata[key])

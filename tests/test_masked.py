@@ -34,9 +34,8 @@ from mpt_edge.training.families import new_objective
 from mpt_edge.training.generative import open_backbone
 from mpt_edge.training.mask_objective import MaskObjective
 from mpt_edge.training.recipes import Recipe, load_recipe
-from mpt_edge.training.settings import Settings
+from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.stages import NewPrompt, Plan, train_source
-from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
 
@@ -87,11 +86,13 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Encod
     folder = tmp_path_factory.mktemp("run")
     backbone = load_encoder(str(base))
     behind, before = make_recipe(folder, "behind", "{text} was {mask}"), make_recipe(folder, "before", "{mask}: {text}")
-    plan = Plan([behind, before], folder, folder / "run", Settings(epochs=3, prompt_rate=0.05, task_rate=0.05))
+    plan = Plan(
+        [behind, before], folder, folder / "run", Settings(epochs=3, most_tasks=0, prompt_rate=0.05, task_rate=0.05)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "cache"))
-        prompt = NewPrompt("mpt", 5, "joint", "inputs_embeds")
-        train_source(backbone, plan, prompt, silent, TeacherPlan(folder / "teachers", epochs=1))
+        prompt = NewPrompt(name="mpt", length=5, layout="joint", entry="inputs_embeds")
+        train_source(backbone, plan, prompt, silent, TeacherPlan(folder=folder / "teachers", epochs=1))
     export_bundle(ExportPlan(backbone, [folder / "run"], folder / "bundle"))
     return backbone, folder / "bundle"
 

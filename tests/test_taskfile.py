@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.taskfile import FORMAT, MAX_TASK_BYTES, TaskFile
+from mpt_edge.taskfile import FORMAT, MAX_TASK_BYTES, TaskFile, headline_text
 
 LABELS = {
     "abbreviation": "an abbreviation or what it stands for",
@@ -221,3 +221,18 @@ def test_oversized_file_is_not_read(tmp_path: Path) -> None:
 
 def test_format_is_the_first_version() -> None:
     assert FORMAT == "mpt-edge task 1"  # a change of it needs a reader of the old one
+
+
+@pytest.mark.parametrize(
+    ("figures", "plain", "percent"),
+    [
+        ({"rows": 12, "loss": 0.4, "matthews": 0.5, "accuracy": 0.8342}, "0.834", "83.4"),
+        ({"rows": 12, "loss": 0.4, "f1": 0.25, "rouge": 0.5}, "f1 0.250", "f1 25.0"),
+        ({"rows": 12}, "-", "-"),
+        ({}, "-", "-"),
+        (None, "-", "-"),
+    ],
+)
+def test_headline_in_a_table(figures: dict[str, float] | None, plain: str, percent: str) -> None:
+    assert headline_text(figures, 3) == plain
+    assert headline_text(figures, 1, percent=True) == percent

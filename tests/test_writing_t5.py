@@ -24,9 +24,8 @@ from mpt_edge.taskfile import TaskFile
 from mpt_edge.text_model import TextModel
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge.training.recipes import Recipe
-from mpt_edge.training.settings import Settings
+from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.stages import NewPrompt, Plan, train_source
-from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.conftest import SHARED
@@ -79,12 +78,12 @@ def trained(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pyte
     backbone = open_backbone(str(folder))
     assert isinstance(backbone, GenerativeBackbone)
     assert backbone.family == "seq2seq"
-    settings = Settings(epochs=2, batch_size=3, prompt_rate=0.3, task_rate=0.3)
+    settings = Settings(epochs=2, batch_size=3, most_tasks=0, prompt_rate=0.3, task_rate=0.3)
     plan = Plan([say, choose], data, data / "run", settings)
-    teachers = TeacherPlan(data / "teachers", epochs=1, rate=0.3)
+    teachers = TeacherPlan(folder=data / "teachers", epochs=1, rate=0.3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(data / "cache"))
-        train_source(backbone, plan, NewPrompt("mpt", 9, request.param), silent, teachers)
+        train_source(backbone, plan, NewPrompt(name="mpt", length=9, layout=request.param), silent, teachers)
     export_bundle(ExportPlan(backbone, [data / "run"], data / "bundle"))
     return data / "bundle"
 

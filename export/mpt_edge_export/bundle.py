@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge.vectors import PROMPTS, TASKS, VectorFolder
 from mpt_edge_export.architecture import Dimensions, dimensions
 from mpt_edge_export.card import write_card
 from mpt_edge_export.causal_graph import export_causal_graph
@@ -36,7 +37,7 @@ from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
 from mpt_edge_export.weights import save_graphs
 
 #: What a bundle's folder may hold.
-_PARTS = {MANIFEST, TOKENIZER, "onnx", "prompts", "tasks", "README.md"}
+_PARTS = {MANIFEST, TOKENIZER, "onnx", PROMPTS, TASKS, "README.md"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class ExportPlan:
     backbone: AnyBackbone
     vectors: Sequence[Path]
     output: Path
+    _: KW_ONLY
     force: bool = False
     precision: str = "float32"
 
@@ -75,9 +77,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         MismatchError: a prompt or task belongs to another backbone.
         ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is written.
     """
-    if (plan.output / MANIFEST).exists() and not plan.force:
-        raise InputError(f"{plan.output} already holds a bundle; pass --force to replace it.")
-    _check_output(plan.output)
+    check_output(plan.output, force=plan.force)
     observe("reading prompts and tasks")
     prompts, tasks = _collect(plan)
     plan.backbone.model.cpu()  # training may have left it on a GPU
@@ -157,8 +157,18 @@ def _quantized(
     return check_quantized(exact, quantized, prompts, vocabulary=vocabulary, pooling=manifest.pooling)
 
 
-def _check_output(output: Path) -> None:
-    """Refuse a folder with anything in it that is no part of a bundle, since it is replaced whole."""
+def check_output(output: Path, *, force: bool) -> None:
+    """Check that a bundle may be written to a folder, which is then replaced whole.
+
+    Args:
+        output: the folder, which need not be there.
+        force: whether a bundle that is there may be replaced.
+
+    Raises:
+        InputError: it holds a bundle, or something that is no part of one, or it is a file.
+    """
+    if (output / MANIFEST).exists() and not force:
+        raise InputError(f"{output} already holds a bundle; pass --force to replace it.")
     if not output.exists():
         return
     if not output.is_dir():
@@ -172,9 +182,9 @@ def _collect(plan: ExportPlan) -> tuple[dict[str, SharedPrompt], dict[str, TaskF
     """Read all vectors and check that they belong to the backbone and to each other."""
     prompts: dict[str, SharedPrompt] = {}
     tasks: dict[str, TaskFile] = {}
-    for folder in plan.vectors:
-        prompts |= {p.stem: SharedPrompt.load(p) for p in sorted((folder / "prompts").glob("*.safetensors"))}
-        tasks |= {p.stem: TaskFile.load(p) for p in sorted((folder / "tasks").glob("*.safetensors"))}
+    for vectors in map(VectorFolder, plan.vectors):
+        prompts |= vectors.prompts()
+        tasks |= vectors.tasks()
     fingerprint, id_ = plan.backbone.fingerprint, plan.backbone.id
     for kind, items in (("prompt", prompts), ("task", tasks)):
         for name, item in items.items():
@@ -193,10 +203,10 @@ def _collect(plan: ExportPlan) -> tuple[dict[str, SharedPrompt], dict[str, TaskF
 
 def _copy_vectors(plan: ExportPlan, folder: Path) -> None:
     for source in plan.vectors:
-        for kind in ("prompts", "tasks"):
-            for path in sorted((source / kind).glob("*.safetensors")):
-                (folder / kind).mkdir(exist_ok=True)
-                shutil.copyfile(path, folder / kind / path.name)
+        for path in VectorFolder(source).files:
+            copy = folder / path.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _composed(

@@ -60,9 +60,7 @@ def bench(
         "prompt_rows": length,
         "load_ms": 1e3 * (time.perf_counter() - started),
         "model_bytes": sum(opened.manifest.files[name]["size"] for name in opened.graph_files(precision)),
-        "largest_task_bytes": max(
-            (entry["size"] for name, entry in opened.manifest.files.items() if name.startswith("tasks/")), default=0
-        ),
+        "largest_task_bytes": max(map(opened.task_bytes, opened.task_names), default=0),
     }
     figures |= _selection(model, opened)
     if isinstance(model, TextModel):

@@ -7,7 +7,7 @@ which `mpt-edge export` bakes into a bundle and `mpt-edge tasks install` adds to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.probe import probe
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.results import shared_prompt, write_tasks
-from mpt_edge.training.settings import Settings, Trained
+from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.starts import AVERAGE, start_vectors
 from mpt_edge.training.task_objective import TaskObjective
-from mpt_edge.training.teachers import TeacherPlan, Teaching, distillation, train_teachers
+from mpt_edge.training.teachers import Teaching, distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
+from mpt_edge.vectors import VectorFolder
 
 Observer = Callable[[Progress], None]
 
@@ -59,12 +60,13 @@ class Plan:
     data: Path
     output: Path
     settings: Settings
+    _: KW_ONLY
     test: bool = False
     shots: int = 0
     subset_seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NewPrompt:
     """The shared prompt that a source stage makes.
 
@@ -83,7 +85,7 @@ class NewPrompt:
     init: str = VOCABULARY
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where a target task comes from.
 
@@ -146,17 +148,17 @@ def train_source(
         trained = train_teachers(
             backbone, tasks, texts, start, teachers, plan.settings, observe, prompt.layout, prompt.entry
         )
-        taught = distillation(trained, teachers)
-        facts["distillation"] = {key: value for key, value in asdict(teachers).items() if key != "folder"} | {
-            "teachers": {r.name: round(one.score, 4) for r, one in zip(plan.recipes, trained, strict=True)}
-        }
+        taught = distillation(trained, teachers.listening)
+        scores = {r.name: round(one.score, 4) for r, one in zip(plan.recipes, trained, strict=True)}
+        how = {"epochs": teachers.epochs, "rate": teachers.rate, **asdict(teachers.listening)}
+        facts["distillation"] = {**how, "teachers": scores}
     objective = new_objective(backbone, tasks, texts, taught, prompt.layout, prompt.entry)
     prompts = MultitaskPrompt(start, len(tasks))
     Trainer(objective, prompts, plan.settings, plan.output, stage="student" if taught else "training").train(observe)
     prompts.balance()
     prompts.round_to_half()
     shared = shared_prompt(prompt.name, prompts, objective, facts)
-    shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
+    VectorFolder(plan.output).save(shared)
     return write_tasks(objective, prompts, shared, plan.output, [_facts(plan, "source")] * len(tasks))
 
 
@@ -191,7 +193,7 @@ def train_target(backbone: AnyBackbone, plan: Plan, origin: Origin, observe: Obs
     found = []
     for task in tasks:
         found += _train_alone(backbone, plan, origin, task, observe)
-    shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
+    VectorFolder(plan.output).save(shared)
     return found
 
 
@@ -206,14 +208,13 @@ def add_probe(backbone: EncoderBackbone, plan: Plan, observe: Callable[[str], No
     Raises:
         CorruptFileError: a task is not in the output folder yet.
     """
-    found = []
+    found, vectors = [], VectorFolder(plan.output)
     for recipe in plan.recipes:
         observe(recipe.name)
-        path = plan.output / "tasks" / f"{recipe.name}.safetensors"
-        task = TaskFile.load(path)
+        task = TaskFile.load(vectors.task_path(recipe.name))
         figures = probe(backbone, load_task(recipe, plan.data, test=plan.test))
         task = replace(task, metrics={**task.metrics, "probe": figures})
-        task.save(path)
+        vectors.save(task)
         found.append(task)
     return found
 
@@ -226,11 +227,6 @@ def label_texts(backbone: AnyBackbone, data: TaskData) -> list[list[str]]:
         examples = typical_examples(backbone, data.train, len(data.labels), count)
         texts = [own + [t for t in more if isinstance(t, str)] for own, more in zip(texts, examples, strict=True)]
     return texts
-
-
-def replace_settings(plan: Plan, **values: Any) -> Plan:
-    """Return the plan with other settings; the names are those of `Settings`."""
-    return replace(plan, settings=replace(plan.settings, **values))
 
 
 def _train_alone(
@@ -260,7 +256,7 @@ def _train_group(
     prompts.round_to_half()
     facts = {"stage": "group", "tasks": [r.name for r in plan.recipes], "from": origin.shared.fingerprint}
     shared = shared_prompt(origin.name, prompts, objective, facts | asdict(plan.settings))
-    shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
+    VectorFolder(plan.output).save(shared)
     training = [_facts(plan, "group") | {"start": start} | _teaching_facts(origin) for start in starts]
     return write_tasks(objective, prompts, shared, plan.output, training)
 
@@ -306,9 +302,7 @@ def _check_room(backbone: AnyBackbone, tasks: Sequence[TaskData], length: int, e
 
 
 def _teaching_facts(origin: Origin) -> dict[str, Any]:
-    if origin.teaching is None:
-        return {}
-    return {"distillation": {key: value for key, value in asdict(origin.teaching).items() if key != "folder"}}
+    return {} if origin.teaching is None else {"distillation": asdict(origin.teaching.listening)}
 
 
 def _facts(plan: Plan, stage: str) -> dict[str, Any]:

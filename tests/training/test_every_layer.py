@@ -18,9 +18,8 @@ from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.recipes import Recipe
-from mpt_edge.training.settings import Settings, Trained
+from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
-from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft.exporting import export_adapter
 from tests.training.test_entering import overwritten
@@ -29,8 +28,8 @@ from tests.training.test_stages import data, silent
 __all__ = ["data"]  # a fixture
 
 LENGTH = 3
-SETTINGS = Settings(epochs=2, batch_size=8, rows_per_epoch=24, prompt_rate=0.02, task_rate=0.05, seed=3)
-NEW = NewPrompt("deep", LENGTH, entry="every_layer")
+SETTINGS = Settings(epochs=2, batch_size=8, most_tasks=0, rows_per_epoch=24, prompt_rate=0.02, task_rate=0.05, seed=3)
+NEW = NewPrompt(name="deep", length=LENGTH, entry="every_layer")
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +40,15 @@ def folder(
     output = tmp_path_factory.mktemp("every-layer")
     source, recipes = data
     plan = Plan([recipes["mood"]], source, output / "run", SETTINGS)
-    train_source(tiny, plan, NEW, silent, TeacherPlan(output / "teachers", epochs=1))
+    train_source(tiny, plan, NEW, silent, TeacherPlan(folder=output / "teachers", epochs=1))
     shared = SharedPrompt.load(output / "run/prompts/deep.safetensors")
-    train_target(tiny, replace(plan, recipes=[recipes["match"]]), Origin(output / "run", shared, "nearest"), silent)
-    own = Origin(output / "run", shared, trained=Trained.PROMPT)
+    train_target(
+        tiny,
+        replace(plan, recipes=[recipes["match"]]),
+        Origin(folder=output / "run", shared=shared, start="nearest"),
+        silent,
+    )
+    own = Origin(folder=output / "run", shared=shared, trained=Trained.PROMPT)
     train_target(tiny, replace(plan, recipes=[recipes["field"]]), own, silent)
     export_bundle(ExportPlan(tiny, [output / "run"], output / "bundle"))
     return output
@@ -116,7 +120,7 @@ def test_one_layout(tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]],
         train_source(tiny, plan, replace(NEW, layout="joint"), silent)
     shared = SharedPrompt.load(folder / "run/prompts/deep.safetensors")
     with pytest.raises(InputError, match="it has the prefix layout alone"):
-        Origin(folder / "run", shared).placed("joint")
+        Origin(folder=folder / "run", shared=shared).placed("joint")
     replace(shared, layout="joint").save(tmp_path / "joint.safetensors")
     with pytest.raises(CorruptFileError, match="is not a prompt file"):
         SharedPrompt.load(tmp_path / "joint.safetensors")

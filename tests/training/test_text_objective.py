@@ -22,10 +22,9 @@ from mpt_edge.training.data import Rows, TaskData, load_task
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
-from mpt_edge.training.settings import Settings
+from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
 from mpt_edge.training.task_objective import Distillation, Teacher
-from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.text_objective import TextObjective
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
@@ -149,10 +148,12 @@ def silent(_: Progress) -> None:
 def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(backbone: GenerativeBackbone, tmp_path: Path) -> None:
     """Teachers, student, target, export: the device gives the texts and labels that training measured."""
     happy, who = write_data(tmp_path)
-    settings = Settings(epochs=30, batch_size=6, tasks_per_step=2, prompt_rate=0.05, task_rate=0.05)
+    settings = Settings(epochs=30, batch_size=6, tasks_per_step=2, most_tasks=0, prompt_rate=0.05, task_rate=0.05)
     plan = Plan([happy, who], tmp_path, tmp_path / "run", settings, test=True)
-    teachers = TeacherPlan(tmp_path / "teachers", epochs=2, rate=0.05)
-    tasks = {task.name: task for task in train_source(backbone, plan, NewPrompt("shared", 8), silent, teachers)}
+    teachers = TeacherPlan(folder=tmp_path / "teachers", epochs=2, rate=0.05)
+    tasks = {
+        task.name: task for task in train_source(backbone, plan, NewPrompt(name="shared", length=8), silent, teachers)
+    }
     assert (tasks["happy"].readout, tasks["who"].readout) == ("generation", "choice")
     assert tasks["happy"].metrics["test"]["exact_match"] > 0.5  # nothing of it is ever written without training
     data = load_task(happy, tmp_path)
@@ -162,7 +163,7 @@ def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(backbone: Generat
     assert tasks["who"].metrics["validation"]["accuracy"] > 0.5  # of two labels, each for half of the rows
     shared = SharedPrompt.load(tmp_path / "run/prompts/shared.safetensors")
     plan = replace(plan, recipes=[replace(happy, name="again")], settings=replace(settings, epochs=2))
-    train_target(backbone, plan, Origin(tmp_path / "run", shared, "nearest"), silent)
+    train_target(backbone, plan, Origin(folder=tmp_path / "run", shared=shared, start="nearest"), silent)
     export_bundle(ExportPlan(backbone, [tmp_path / "run"], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle", threads=1)
     assert model.tasks == ["again", "happy", "who"]
@@ -173,6 +174,6 @@ def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(backbone: Generat
 
 
 def test_an_encoder_does_not_write(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    plan = Plan([write_data(tmp_path)[0]], tmp_path, tmp_path / "run", Settings(epochs=1))
+    plan = Plan([write_data(tmp_path)[0]], tmp_path, tmp_path / "run", Settings(epochs=1, most_tasks=0))
     with pytest.raises(InputError, match="'happy' generates text and tiny-bert is an encoder"):
-        train_source(tiny, plan, NewPrompt("shared", 8), silent)
+        train_source(tiny, plan, NewPrompt(name="shared", length=8), silent)

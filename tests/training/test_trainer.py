@@ -22,7 +22,14 @@ from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.trainer import Progress, Trainer
 
 SETTINGS = Settings(
-    epochs=3, batch_size=4, tasks_per_step=2, rows_per_epoch=40, prompt_rate=0.01, task_rate=0.03, validation_rows=8
+    epochs=3,
+    batch_size=4,
+    tasks_per_step=2,
+    most_tasks=0,
+    rows_per_epoch=40,
+    prompt_rate=0.01,
+    task_rate=0.03,
+    validation_rows=8,
 )
 
 
@@ -251,7 +258,9 @@ def test_progress_counts_to_the_end_and_scores_each_epoch(tiny: EncoderBackbone,
 
 def test_training_raises_the_accuracy_of_a_separable_task(tiny: EncoderBackbone, tmp_path: Path) -> None:
     task = toy("mood", ("dull", "bad"), ("witty", "gorgeous"), rows=48)
-    settings = Settings(epochs=10, batch_size=8, tasks_per_step=1, prompt_rate=0.05, task_rate=0.1, validation_rows=48)
+    settings = Settings(
+        epochs=10, batch_size=8, tasks_per_step=1, most_tasks=0, prompt_rate=0.05, task_rate=0.1, validation_rows=48
+    )
     prompts = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 1)
     run = trainer(tiny, tmp_path, settings, tasks=[task], label_texts=[[["sport"], ["vote"]]], prompts=prompts)
     before = run.objective.score(0, run.prompts(0), task.validation)

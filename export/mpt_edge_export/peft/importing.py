@@ -16,6 +16,7 @@ from mpt_edge.heads import Head
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import NAME, TaskFile
 from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
+from mpt_edge.vectors import VectorFolder
 from mpt_edge_export.peft.adapter import MULTITASK, PeftAdapter
 from mpt_edge_export.peft.heads import READOUTS, head_names, head_of
 
@@ -31,7 +32,7 @@ _CALLED = {"causal": "a decoder-only model", "seq2seq": "an encoder-decoder mode
 _WITHOUT_TYPES = ("QUESTION_ANS", "FEATURE_EXTRACTION")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImportOptions:
     """What an adapter does not say.
 
@@ -71,10 +72,11 @@ class Imported:
 
     def save(self, folder: Path) -> None:
         """Write ``prompts/`` and ``tasks/``, as training leaves them."""
+        vectors = VectorFolder(folder)
         if self.prompt is not None:
-            self.prompt.save(folder / "prompts" / f"{self.prompt.name}.safetensors")
+            vectors.save(self.prompt)
         for task in self.tasks:
-            task.save(folder / "tasks" / f"{task.name}.safetensors")
+            vectors.save(task)
 
 
 def import_adapter(adapter: PeftAdapter, backbone: AnyBackbone, options: ImportOptions | None = None) -> Imported:

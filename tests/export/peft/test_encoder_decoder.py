@@ -165,7 +165,7 @@ def test_prompt_that_caikit_folded(imports: Imports, tmp_path: Path) -> None:
     torch.save(rows[:VIRTUAL].clone(), tmp_path / "prompt/encoder.pt")
     torch.save(rows[VIRTUAL:].clone(), tmp_path / "prompt/decoder.pt")
     bundle = shutil.copytree(imports.root / "bundle", tmp_path / "bundle")
-    options = ImportOptions({"folded": 0}, max_length=30)
+    options = ImportOptions(tasks={"folded": 0}, max_length=30)
     imported = import_command(str(tmp_path / "prompt"), str(imports.backbone.folder), bundle, options)
     assert "further virtual tokens for the decoder's input" in imported.warnings[0]
     tokens, _ = ours(imports, Bundle.open(bundle), "folded")

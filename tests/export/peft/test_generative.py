@@ -142,7 +142,7 @@ def test_back_to_peft(imports: Imports, tmp_path: Path, fold: bool) -> None:
 
 def test_choice_of_given_texts(imports: Imports) -> None:
     read = read_adapter(str(imports.root / "plain"))
-    (task,) = import_adapter(read, imports.backbone, ImportOptions({"pick": 0}, labels=("yes", "no"))).tasks
+    (task,) = import_adapter(read, imports.backbone, ImportOptions(tasks={"pick": 0}, labels=("yes", "no"))).tasks
     assert (task.name, task.readout, task.labels, task.label_texts) == (
         "pick",
         "choice",
@@ -166,7 +166,7 @@ def test_prompt_that_caikit_folded(imports: Imports, tmp_path: Path) -> None:
         torch.save(encoder(torch.arange(VIRTUAL)[None], torch.tensor([1]))[0], tmp_path / "decoder.pt")
     config = f"base_model_name: {imports.backbone.folder}\nverbalizer: 'the film {{{{input}}}}'\n"
     (tmp_path / "config.yml").write_text(config)
-    options = ImportOptions({"folded": 0}, max_length=30)
+    options = ImportOptions(tasks={"folded": 0}, max_length=30)
     imported = import_command(str(tmp_path), str(imports.backbone.folder), tmp_path / "vectors", options)
     assert imported.warnings == []
     (task,) = imported.tasks

@@ -105,7 +105,7 @@ def imports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         ranks = {"num_ranks": 2} if name == "SEQ_CLS-multitask" and request.param == "roberta" else {}
         models[name] = adapters.make_adapter(base, task_type, places[name], multitask=method == "multitask", **ranks)
         kind = "pair" if name in OF_PAIRS else "classification"
-        options = ImportOptions(tasks_of(name), kind=kind, max_length=40)
+        options = ImportOptions(tasks=tasks_of(name), kind=kind, max_length=40)
         imported = import_adapter(read_adapter(str(places[name])), backbone, options)
         assert imported.warnings == []
         imported.save(root / "vectors")
@@ -165,7 +165,7 @@ def test_heads_of_robertas_kin(tmp_path: Path, kind: str) -> None:
     base = adapters.save_base(kind, tmp_path / f"tiny-{kind}")
     backbone = load_encoder(str(base))
     peft = adapters.make_adapter(base, "SEQ_CLS", tmp_path / "adapter")
-    imported = import_adapter(read_adapter(str(tmp_path / "adapter")), backbone, ImportOptions({"x": 2}))
+    imported = import_adapter(read_adapter(str(tmp_path / "adapter")), backbone, ImportOptions(tasks={"x": 2}))
     shared, task = imported.prompt, imported.tasks[0]
     assert shared is not None
     assert shared.head is not None
@@ -225,7 +225,7 @@ def test_labels(bert: EncoderBackbone, adapter: Path) -> None:
 
 def test_name_that_is_no_file_name(bert: EncoderBackbone, adapter: Path) -> None:
     with pytest.raises(InputError, match=r"'\.\./x' cannot name a task"):
-        import_adapter(read_adapter(str(adapter)), bert, ImportOptions({"../x": 0}))
+        import_adapter(read_adapter(str(adapter)), bert, ImportOptions(tasks={"../x": 0}))
 
 
 def test_another_base_model_is_warned_of(bert: EncoderBackbone, adapter: Path) -> None:
