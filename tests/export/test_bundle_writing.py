@@ -14,7 +14,7 @@ import pytest
 
 import mpt_edge
 import mpt_edge_export.bundle as writing
-from mpt_edge.bundle import MODEL
+from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.errors import InputError, MismatchError, ParityError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
@@ -125,6 +125,21 @@ def test_force_replaces(
     assert not (folder / "tasks" / "retired.safetensors").exists()
     assert [path.name for path in folder.parent.iterdir()] == ["old"]
     assert len(stages) == 4
+
+
+def test_bundle_that_was_changed_is_exported_again(
+    tiny: Backbone, tiny_bundle: Path, tmp_path: Path, quick: None
+) -> None:
+    """What an install replaced, and the lock of a process that died, do not stand in the way and are dropped."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
+    newer = replace(TaskFile.load(folder / "tasks/topic.safetensors"), version=2)
+    newer.save(tmp_path / "topic.safetensors")
+    Bundle.open(folder).install(tmp_path / "topic.safetensors")
+    (folder / ".lock").touch()
+    export_bundle(ExportPlan(tiny, [folder], folder, force=True))
+    assert Bundle.open(folder).task("topic").version == 2
+    assert {path.name for path in folder.iterdir()} == {path.name for path in tiny_bundle.iterdir()}
+    Bundle.open(folder).install(tmp_path / "topic.safetensors")
 
 
 def test_later_vectors_replace_earlier_ones(tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None) -> None:
