@@ -65,11 +65,16 @@ def _moved(manifest: Manifest) -> str:
 
 def _vectors(source: str, output: Path, given: Sequence[Path]) -> list[Path]:
     for folder in given:
-        if not any(folder.glob("prompts/*.safetensors")) and not any(folder.glob("tasks/*.safetensors")):
+        if not _holds_vectors(folder):
             raise InputError(f"{folder} holds neither prompts/ nor tasks/; pass the output folder of a training run.")
-    kept = [output] if any(output.glob("prompts/*.safetensors")) else []
+    kept = [output] if _holds_vectors(output) else []
     if kept or given:
         return [*kept, *given]
     package = Path(str(files("mpt_edge_export")))
     places = (package / "vectors" / source, package.parents[1] / "models" / source)  # in a wheel, in a checkout
     return [place for place in places if source in PACKAGED and place.is_dir()][:1]
+
+
+def _holds_vectors(folder: Path) -> bool:
+    """Whether there are prompts or tasks; tasks alone where each carries its own prompt."""
+    return any(any(folder.glob(f"{kind}/*.safetensors")) for kind in ("prompts", "tasks"))
