@@ -35,8 +35,10 @@ from mpt_edge_export.quantize import Graph, check_quantized, quantize
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
 from mpt_edge_export.weights import save_graphs
 
-#: What a bundle's folder may hold.
-_PARTS = {MANIFEST, TOKENIZER, "onnx", "prompts", "tasks", "README.md"}
+#: What a bundle's folder may hold. `previous`, the files that installs replaced, is dropped by an export on purpose: it
+#: may bring other prompts, which those files do not fit, and the bundle begins anew with nothing to roll back. So is
+#: `.lock`: an install holds it for a moment only, and a lock found here was left by a process that died.
+_PARTS = {MANIFEST, TOKENIZER, "onnx", "prompts", "tasks", "README.md", "previous", ".lock"}
 
 
 @dataclass(frozen=True)
