@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.seq2seq import OnnxSeq2Seq
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.taskfile import NAME, TaskFile
 from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.generative import GenerativeBackbone
@@ -39,6 +39,8 @@ from mpt_edge_export.weights import save_graphs
 #: may bring other prompts, which those files do not fit, and the bundle begins anew with nothing to roll back. So is
 #: `.lock`: an install holds it for a moment only, and a lock found here was left by a process that died.
 _PARTS = {MANIFEST, TOKENIZER, "onnx", "prompts", "tasks", "README.md", "previous", ".lock"}
+
+_Vectors = TypeVar("_Vectors", SharedPrompt, TaskFile)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         The manifest written.
 
     Raises:
-        InputError: the output is in use.
+        InputError: the output is in use, or a file of vectors has a name that no bundle can list.
         MismatchError: a prompt or task belongs to another backbone.
         ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is written.
     """
@@ -173,12 +175,12 @@ def _check_output(output: Path) -> None:
 
 
 def _collect(plan: ExportPlan) -> tuple[dict[str, SharedPrompt], dict[str, TaskFile]]:
-    """Read all vectors and check that they belong to the backbone and to each other."""
+    """Read all vectors and check their names, and that they belong to the backbone and to each other."""
     prompts: dict[str, SharedPrompt] = {}
     tasks: dict[str, TaskFile] = {}
     for folder in plan.vectors:
-        prompts |= {p.stem: SharedPrompt.load(p) for p in sorted((folder / "prompts").glob("*.safetensors"))}
-        tasks |= {p.stem: TaskFile.load(p) for p in sorted((folder / "tasks").glob("*.safetensors"))}
+        prompts |= {p.stem: _named(p, SharedPrompt.load(p)) for p in sorted((folder / "prompts").glob("*.safetensors"))}
+        tasks |= {p.stem: _named(p, TaskFile.load(p)) for p in sorted((folder / "tasks").glob("*.safetensors"))}
     fingerprint, id_ = plan.backbone.fingerprint, plan.backbone.id
     for kind, items in (("prompt", prompts), ("task", tasks)):
         for name, item in items.items():
@@ -193,6 +195,19 @@ def _collect(plan: ExportPlan) -> tuple[dict[str, SharedPrompt], dict[str, TaskF
                 f"the task {name!r} scales a shared prompt {task.prompt!r} that is not here; pass its folder too."
             )
     return prompts, tasks
+
+
+def _named(path: Path, item: _Vectors) -> _Vectors:
+    """Return what a file holds if it goes by the same name inside and out, one that a bundle can list.
+
+    Raises:
+        InputError: it does not; the bundle could not be opened.
+    """
+    if NAME.fullmatch(item.name) is None:
+        raise InputError(f"{path} holds {item.name!r}, a name that no bundle can list; train or import it anew.")
+    if item.name != path.stem:
+        raise InputError(f"{path} holds {item.name!r}; rename the file to {item.name}{path.suffix}, or leave it out.")
+    return item
 
 
 def _copy_vectors(plan: ExportPlan, folder: Path) -> None:

@@ -253,6 +253,30 @@ def test_vectors_of_another_backbone_are_refused(tiny: Backbone, tiny_vectors: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("kind", ["prompts", "tasks"])
+@pytest.mark.parametrize("stem", ["other", "with space"])
+def test_file_of_another_name_than_what_it_holds_is_refused(
+    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, kind: str, stem: str
+) -> None:
+    vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
+    held = {"prompts": "mpt", "tasks": "topic"}[kind]
+    shutil.copyfile(vectors / kind / f"{held}.safetensors", vectors / kind / f"{stem}.safetensors")
+    with pytest.raises(
+        InputError, match=rf"{stem}\.safetensors holds '{held}'; rename the file to {held}\.safetensors"
+    ):
+        export_bundle(ExportPlan(tiny, [vectors], tmp_path / "out" / "b"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompt_of_a_name_that_no_bundle_can_list_is_refused(
+    tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path
+) -> None:
+    replace(shared_prompt, name="my prompt").save(tmp_path / "v" / "prompts" / "my prompt.safetensors")
+    with pytest.raises(InputError, match="holds 'my prompt', a name that no bundle can list"):
+        export_bundle(ExportPlan(tiny, [tmp_path / "v"], tmp_path / "out" / "b"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_task_without_its_shared_prompt_is_refused(tiny: Backbone, tiny_vectors: Path, tmp_path: Path) -> None:
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
     shutil.rmtree(vectors / "prompts")
