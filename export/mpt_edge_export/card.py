@@ -57,7 +57,7 @@ def _row(task: TaskFile, size: int) -> str:
     test, probe = task.metrics.get("test"), task.metrics.get("probe", {}).get("test")
     found, known = headline(test), headline(probe)
     difference = f"{100 * (found[1] - known[1]):+.1f}" if found and known else "-"
-    rows = test["rows"] if test else "-"
+    rows = (test or {}).get("rows", "-")
     cells = [task.name, len(task.labels), _percent(test), _percent(probe), difference, rows, f"{size:,}", task.licence]
     return "| " + " | ".join(map(str, cells)) + " |\n"
 

@@ -51,6 +51,7 @@ def export_command(
     Console().print(
         f"{output}: {manifest.backbone['id']}, {size / 1e6:.1f} MB, {tasks} tasks; ONNX Runtime agrees with PyTorch "
         f"to {manifest.parity['max_abs_difference']:.1e} over {manifest.parity['cases']} cases.{_moved(manifest)}",
+        markup=False,  # a folder's name may hold brackets
         highlight=False,
         soft_wrap=True,
     )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mpt_edge.bundle import Bundle
 from mpt_edge.cli.options import Precision
@@ -45,14 +46,9 @@ def list_(
     table = Table("task", "kind", "labels", "bytes", "vectors", "test", box=None, pad_edge=False)
     for row in rows:
         metric, value = headline(row["test"]) or ("", None)  # type: ignore[arg-type]
-        table.add_row(
-            str(row["task"]),
-            str(row["kind"]),
-            str(row["labels"]),
-            f"{row['bytes']:,}",
-            str(row["vectors"]),
-            "-" if value is None else f"{value:.3f}" if metric == "accuracy" else f"{metric} {value:.3f}",
-        )
+        figure = "-" if value is None else f"{value:.3f}" if metric == "accuracy" else f"{metric} {value:.3f}"
+        texts = (row["task"], row["kind"], row["labels"], f"{row['bytes']:,}", row["vectors"], figure)
+        table.add_row(*(Text(str(text)) for text in texts))  # what a file says is no markup
     Console().print(table)
 
 
@@ -118,7 +114,7 @@ def _verify_golden(model: Model | TextModel, file: TaskFile, tolerance: float) -
     try:
         text, label, score = golden["text"], str(golden["label"]), float(golden["score"])
         found = model.run([tuple(text) if isinstance(text, list) else text], file.name)[0]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptFileError(f"the golden example of {file.name} cannot be used; install the task again.") from error
     if found.label != label or abs(found.score - score) > tolerance:
         raise CorruptFileError(
