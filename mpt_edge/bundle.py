@@ -283,6 +283,8 @@ class Bundle:
             self._write({path: entry for path, entry in self.manifest.files.items() if path not in gone})
             for name in gone:
                 (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds what other installs replaced, or never was there
+                (self.folder / "previous").rmdir()
 
     def _installed(self, name: str) -> TaskFile | None:
         """Return the installed task of that name; None where there is none, or one that needs repair."""

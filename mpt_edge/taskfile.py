@@ -8,6 +8,7 @@ float16 and up to ten labels it stays below 4 KB.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ FORMAT = "mpt-edge task 1"
 
 #: Largest task file that is read; room for one that carries its own prompt.
 MAX_TASK_BYTES = 16 << 20
+
+#: Largest scale; trained ones are below 200, and what is far above this overflows float32.
+MAX_SCALE = 1_000_000
 
 #: Task names are file names, so they stay in one folder on every system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -240,7 +244,7 @@ class TaskFile:
             entry=strings["entry"],
             token_types=metadata.get("token_types") != "ignored",
             generation=tensors.structured(metadata, "generation", dict, source),
-            head=Head.parse(arrays, activations, v.shape[-1], source),
+            head=Head.parse(arrays, activations, v.shape[-1] if v.ndim else 0, source),
         )
         task._check(source)
         return task
@@ -275,14 +279,16 @@ class TaskFile:
             yield "its generation entries cannot be used"
         if self.max_length < 3:
             yield "max_length is below 3"
-        if not (np.isfinite(self.scale) and self.scale > 0):
-            yield "scale is not a positive number"
+        if not 0 < self.scale <= MAX_SCALE:
+            yield f"scale is not a positive number up to {MAX_SCALE}"
+        if not _measured(self.metrics):
+            yield "its metrics are not numbers by name"
 
     def _labelled(self) -> bool:
         """Whether there are the labels and label texts that the readout needs."""
-        if self.readout in ("similarity", "mask", "choice") and (
-            len(self.labels) != len(self.label_texts) or not all(self.label_texts)
-        ):
+        needed = self.readout in ("similarity", "mask", "choice")
+        # Groups that are there are read whatever the readout, and each has to say something.
+        if (needed or self.label_texts) and (len(self.labels) != len(self.label_texts) or not all(self.label_texts)):
             return False
         least = 0 if self.readout in ("embedding", "span", "generation") else 2
         return len(self.labels) >= least and len(set(self.labels)) == len(self.labels)
@@ -324,6 +330,22 @@ def headline_text(figures: Mapping[str, Any] | None, digits: int, *, percent: bo
     name, value = found
     text = f"{100 * value if percent else value:.{digits}f}"
     return text if name == "accuracy" else f"{name} {text}"
+
+
+def _measured(metrics: Mapping[str, Any]) -> bool:
+    """Whether the figures that tables and cards show, the task's and its probe's, are numbers by printable names."""
+    parts = [metrics, metrics.get("probe", {})]
+    if not isinstance(parts[1], dict):
+        return False
+    splits = [part.get(split, {}) for part in parts for split in ("validation", "test")]
+    return all(isinstance(split, dict) and all(map(_is_figure, split, split.values())) for split in splits)
+
+
+def _is_figure(name: str, value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    # A correlation may be NaN; a whole number may be too large for float().
+    return name.isprintable() and not abs(value) > sys.float_info.max
 
 
 def _number(metadata: Mapping[str, str], key: str, kind: type[int] | type[float], source: str) -> Any:

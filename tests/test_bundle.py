@@ -238,6 +238,17 @@ def test_install_and_remove(folder: Path, task_file: MakeTask) -> None:
     assert leftovers == []
 
 
+def test_remove_leaves_no_empty_folder_of_replaced_files(folder: Path, task_file: MakeTask) -> None:
+    bundle = Bundle.open(folder)
+    for name in ("fresh", "other"):
+        bundle.install(task_file(name))
+        bundle.install(task_file(name, version=2))
+    bundle.remove("fresh")
+    assert [path.name for path in (folder / "previous").iterdir()] == ["other.safetensors"]
+    bundle.remove("other")
+    assert not (folder / "previous").exists()
+
+
 def test_remove_of_an_unknown_task(folder: Path) -> None:
     before = (folder / MANIFEST).read_bytes()
     with pytest.raises(UnknownTaskError, match="did you mean 'topic'"):

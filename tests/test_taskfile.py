@@ -153,6 +153,20 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"scale": "nan"}, "scale is not a positive number"),
         ({"scale": "inf"}, "scale is not a positive number"),
         ({"scale": "0"}, "scale is not a positive number"),
+        ({"scale": "1e308"}, "scale is not a positive number up to 1000000"),
+        ({"readout": "classifier", "labels": '["a","b"]', "label_texts": "[[]]"}, "do not pair up"),
+        ({"readout": "classifier", "labels": '["a","b"]', "label_texts": '[["a"],[]]'}, "do not pair up"),
+        ({"readout": "embedding", "label_texts": '[["a"]]'}, "do not pair up"),
+        ({"metrics": '{"test":5}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"test":null}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"validation":[]}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"test":{"accuracy":"abc"}}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"test":{"accuracy":null}}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"test":{"accuracy":1' + "0" * 400 + "}}"}, "its metrics are not numbers by name"),
+        ({"metrics": '{"test":{"a\\u001b[2J":1}}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"probe":3}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"probe":{"test":{"accuracy":"abc"}}}'}, "its metrics are not numbers by name"),
+        ({"labels": '["a","\\ud800"]', "label_texts": '[["a"],["b"]]'}, "'labels' is not JSON"),
         ({"generation": '{"max_new_tokens":"many"}'}, "its generation entries cannot be used"),
         ({"generation": '{"max_new_tokens":0}'}, "its generation entries cannot be used"),
         ({"generation": '{"stop":[3]}'}, "its generation entries cannot be used"),
@@ -165,6 +179,12 @@ def test_bad_metadata(data: bytes, metadata: dict[str, str | None], says: str) -
     with pytest.raises(CorruptFileError, match=says) as caught:
         TaskFile.parse(changed(data, metadata), "here")
     assert str(caught.value).startswith("here")
+
+
+def test_metrics_that_are_unusual(data: bytes) -> None:
+    """What training may write, or another tool: no figures, NaN, names of their own, facts beside the splits."""
+    for metrics in ("{}", '{"test":{}}', '{"test":{"pearson":NaN,"rows":3}}', '{"test":{"[/x]":0.5},"note":"x"}'):
+        TaskFile.parse(changed(data, {"metrics": metrics}), "here")
 
 
 @pytest.mark.parametrize("texts", ["[1,2]", '["one","two"]', "[null,[]]", '[{"a":1},["b"]]'])
@@ -180,6 +200,8 @@ def test_label_texts_that_are_no_lists(data: bytes, texts: str) -> None:
         ({"v": None}, "u and v are not two vectors"),
         ({"u": np.ones((100, 1), np.float16)}, "u and v are not two vectors"),
         ({"v": np.ones(0, np.float16)}, "u and v are not two vectors"),
+        ({"v": np.array(1, np.float16)}, "u and v are not two vectors"),
+        ({"u": np.array(1, np.float16)}, "u and v are not two vectors"),
         ({"prompt": np.ones((99, 384), np.float16)}, "its own prompt does not fit"),
         ({"prompt": np.ones(384, np.float16)}, "its own prompt does not fit"),
         ({"u": np.full(100, np.nan, np.float16)}, "'u' holds NaN"),

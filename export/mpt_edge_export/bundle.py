@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.seq2seq import OnnxSeq2Seq
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.taskfile import NAME, TaskFile
 from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
@@ -36,8 +36,12 @@ from mpt_edge_export.quantize import Graph, check_quantized, quantize
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
 from mpt_edge_export.weights import save_graphs
 
-#: What a bundle's folder may hold.
-_PARTS = {MANIFEST, TOKENIZER, "onnx", PROMPTS, TASKS, "README.md"}
+#: What a bundle's folder may hold. `previous`, the files that installs replaced, is dropped by an export on purpose: it
+#: may bring other prompts, which those files do not fit, and the bundle begins anew with nothing to roll back. So is
+#: `.lock`: an install holds it for a moment only, and a lock found here was left by a process that died.
+_PARTS = {MANIFEST, TOKENIZER, "onnx", PROMPTS, TASKS, "README.md", "previous", ".lock"}
+
+_Vectors = TypeVar("_Vectors", SharedPrompt, TaskFile)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         The manifest written.
 
     Raises:
-        InputError: the output is in use.
+        InputError: the output is in use, or a file of vectors has a name that no bundle can list.
         MismatchError: a prompt or task belongs to another backbone.
         ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is written.
     """
@@ -179,12 +183,12 @@ def check_output(output: Path, *, force: bool) -> None:
 
 
 def _collect(plan: ExportPlan) -> tuple[dict[str, SharedPrompt], dict[str, TaskFile]]:
-    """Read all vectors and check that they belong to the backbone and to each other."""
+    """Read all vectors and check their names, and that they belong to the backbone and to each other."""
     prompts: dict[str, SharedPrompt] = {}
     tasks: dict[str, TaskFile] = {}
     for vectors in map(VectorFolder, plan.vectors):
-        prompts |= vectors.prompts()
-        tasks |= vectors.tasks()
+        prompts |= {name: _named(vectors.prompt_path(name), item) for name, item in vectors.prompts().items()}
+        tasks |= {name: _named(vectors.task_path(name), item) for name, item in vectors.tasks().items()}
     fingerprint, id_ = plan.backbone.fingerprint, plan.backbone.id
     for kind, items in (("prompt", prompts), ("task", tasks)):
         for name, item in items.items():
@@ -199,6 +203,19 @@ def _collect(plan: ExportPlan) -> tuple[dict[str, SharedPrompt], dict[str, TaskF
                 f"the task {name!r} scales a shared prompt {task.prompt!r} that is not here; pass its folder too."
             )
     return prompts, tasks
+
+
+def _named(path: Path, item: _Vectors) -> _Vectors:
+    """Return what a file holds if it goes by the same name inside and out, one that a bundle can list.
+
+    Raises:
+        InputError: it does not; the bundle could not be opened.
+    """
+    if NAME.fullmatch(item.name) is None:
+        raise InputError(f"{path} holds {item.name!r}, a name that no bundle can list; train or import it anew.")
+    if item.name != path.stem:
+        raise InputError(f"{path} holds {item.name!r}; rename the file to {item.name}{path.suffix}, or leave it out.")
+    return item
 
 
 def _copy_vectors(plan: ExportPlan, folder: Path) -> None:

@@ -58,7 +58,7 @@ def _row(task: TaskFile, size: int) -> str:
     test, probe = task.metrics.get("test"), task.metrics.get("probe", {}).get("test")
     found, known = headline(test), headline(probe)
     difference = f"{100 * (found[1] - known[1]):+.1f}" if found and known else "-"
-    rows = test["rows"] if test else "-"
+    rows = (test or {}).get("rows", "-")
     shown = [headline_text(figures, 1, percent=True) for figures in (test, probe)]
     cells = [task.name, len(task.labels), *shown, difference, rows, f"{size:,}", task.licence]
     return "| " + " | ".join(map(str, cells)) + " |\n"

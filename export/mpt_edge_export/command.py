@@ -51,6 +51,7 @@ def export_command(
     Console().print(
         f"{output}: {manifest.backbone['id']}, {size / 1e6:.1f} MB, {tasks} tasks; ONNX Runtime agrees with PyTorch "
         f"to {manifest.parity['max_abs_difference']:.1e} over {manifest.parity['cases']} cases.{_moved(manifest)}",
+        markup=False,  # a folder's name may hold brackets
         highlight=False,
         soft_wrap=True,
     )
@@ -67,7 +68,7 @@ def _vectors(source: str, output: Path, given: Sequence[Path]) -> list[Path]:
     for folder in given:
         if not VectorFolder(folder).files:
             raise InputError(f"{folder} holds neither prompts/ nor tasks/; pass the output folder of a training run.")
-    kept = [output] if VectorFolder(output).prompt_files else []
+    kept = [output] if VectorFolder(output).files else []
     if kept or given:
         return [*kept, *given]
     package = Path(str(files("mpt_edge_export")))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mpt_edge.bundle import Bundle
 from mpt_edge.cli.options import Precision
@@ -44,14 +45,15 @@ def list_(
         return
     table = Table("task", "kind", "labels", "bytes", "vectors", "test", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(
-            str(row["task"]),
-            str(row["kind"]),
-            str(row["labels"]),
+        texts = (
+            row["task"],
+            row["kind"],
+            row["labels"],
             f"{row['bytes']:,}",
-            str(row["vectors"]),
+            row["vectors"],
             headline_text(row["test"], 3),
         )
+        table.add_row(*(Text(str(text)) for text in texts))  # what a file says is no markup
     Console().print(table)
 
 
@@ -116,7 +118,7 @@ def _verify_golden(model: Model, file: TaskFile, tolerance: float) -> None:
     try:
         text, label, score = golden["text"], str(golden["label"]), float(golden["score"])
         found = model.run([tuple(text) if isinstance(text, list) else text], file.name)[0]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptFileError(f"the golden example of {file.name} cannot be used; install the task again.") from error
     if found.label != label or abs(found.score - score) > tolerance:
         raise CorruptFileError(

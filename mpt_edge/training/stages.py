@@ -16,7 +16,7 @@ import torch
 
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import EVERY_LAYER, SharedPrompt
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.taskfile import NAME, TaskFile
 from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import TaskData, few_shot, load_task
 from mpt_edge.training.families import new_objective
@@ -133,6 +133,7 @@ def train_source(
         InputError: unusable recipes, data or options.
         TrainingError: the loss became NaN.
     """
+    _check_name(prompt.name)
     if prompt.length < 1:
         raise InputError("a prompt needs at least one row; pass --length 1 or more.")
     if prompt.layout == "joint" and prompt.entry == EVERY_LAYER:
@@ -177,6 +178,7 @@ def train_target(backbone: AnyBackbone, plan: Plan, origin: Origin, observe: Obs
         TrainingError: the loss became NaN.
     """
     shared = origin.shared
+    _check_name(origin.name if origin.trained is Trained.GROUP else shared.name)
     if shared.backbone != backbone.fingerprint:
         raise MismatchError(
             f"the shared prompt {shared.name!r} was trained on another backbone than {backbone.id}; "
@@ -279,6 +281,15 @@ def _started(objective: TaskObjective, origin: Origin, plan: Plan) -> tuple[Mult
         prompts.start(index, *vectors)
         names.append(name)
     return prompts, names
+
+
+def _check_name(name: str) -> None:
+    """Refuse a prompt's name that is no file name of a bundle, before training takes hours. Raises InputError."""
+    if NAME.fullmatch(name) is None:
+        raise InputError(
+            f"{name!r} cannot name a prompt; use at most 64 letters, digits, dots, dashes and underscores, a letter "
+            "or digit first."
+        )
 
 
 def _load(plan: Plan) -> list[TaskData]:

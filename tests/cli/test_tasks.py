@@ -69,6 +69,17 @@ def test_list_shows_accuracy_and_own_prompts(tasks: Command, make: Callable[...,
     assert "0.875" in done(tasks("list"))
 
 
+def test_list_takes_names_of_metrics_as_they_are(tasks: Command, make: Callable[..., Path]) -> None:
+    done(tasks("install", make(name="odd", metrics={"test": {"[/x]": 0.5}})))
+    assert "[/x] 0.500" in done(tasks("list"))
+
+
+def test_metrics_of_another_shape_are_not_installed(tasks: Command, make: Callable[..., Path]) -> None:
+    message = refused(tasks("install", make(metrics={"test": {"accuracy": "abc"}})))
+    assert "its metrics are not numbers by name; train or export the task again." in message
+    assert list(listed(tasks)) == NAMES
+
+
 def test_show(tasks: Command) -> None:
     facts = json.loads(done(tasks("show", "topic")))
     assert (facts["name"], facts["labels"]) == ("topic", ["sport", "law", "science"])
@@ -229,7 +240,15 @@ def test_verify_finds_a_changed_golden(tasks: Command, bundle: Path, make: Calla
     assert done(tasks("verify", "topic"))
 
 
-@pytest.mark.parametrize("bad", [{"text": "a film"}, {"text": "", "label": "good", "score": 0.5}, {"label": 1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"text": "a film"},
+        {"text": "", "label": "good", "score": 0.5},
+        {"label": 1},
+        {"text": "a film", "label": "good", "score": 10**400},
+    ],
+)
 def test_verify_of_an_unusable_golden(tasks: Command, make: Callable[..., Path], bad: dict) -> None:
     result = tasks("install", make(golden=bad))
     assert "sentiment" in refused(tasks("verify") if result.returncode == 0 else result)

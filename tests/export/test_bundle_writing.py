@@ -14,7 +14,7 @@ import pytest
 
 import mpt_edge
 import mpt_edge_export.bundle as writing
-from mpt_edge.bundle import MODEL
+from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.errors import InputError, MismatchError, ParityError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
@@ -79,6 +79,8 @@ def test_card_lists_every_task(tiny: EncoderBackbone, tiny_vectors: Path, tmp_pa
     metrics = {"test": {"accuracy": 0.912, "macro_f1": 0.9, "rows": 500}, "probe": {"test": {"accuracy": 0.9}}}
     licence, source = "CC-BY-4.0", {"source": "a made-up set"}
     replace(TaskFile.load(path), metrics=metrics, licence=licence, training=source).save(path)
+    other = vectors / "tasks/sentiment.safetensors"
+    replace(TaskFile.load(other), metrics={"test": {"accuracy": 0.5}}).save(other)
     export_bundle(ExportPlan(tiny, [vectors], tmp_path / "b"))
     card = (tmp_path / "b/README.md").read_text()
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("| ")]
@@ -86,6 +88,7 @@ def test_card_lists_every_task(tiny: EncoderBackbone, tiny_vectors: Path, tmp_pa
     assert {"sentiment", "topic", "same"} <= set(by_name)
     assert by_name["topic"][1:] == ["3", "91.2", "90.0", "+1.2", "500", f"{path.stat().st_size:,}", licence]
     assert by_name["same"][1:6] == ["2", "-", "-", "-", "-"]
+    assert by_name["sentiment"][2:6] == ["50.0", "-", "-", "-"]
     assert "- topic: a made-up set" in card
     assert "base_model: tiny-bert" in card
 
@@ -127,6 +130,21 @@ def test_force_replaces(
     assert not (folder / "tasks" / "retired.safetensors").exists()
     assert [path.name for path in folder.parent.iterdir()] == ["old"]
     assert len(stages) == 4
+
+
+def test_bundle_that_was_changed_is_exported_again(
+    tiny: EncoderBackbone, tiny_bundle: Path, tmp_path: Path, quick: None
+) -> None:
+    """What an install replaced, and the lock of a process that died, do not stand in the way and are dropped."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
+    newer = replace(TaskFile.load(folder / "tasks/topic.safetensors"), version=2)
+    newer.save(tmp_path / "topic.safetensors")
+    Bundle.open(folder).install(tmp_path / "topic.safetensors")
+    (folder / ".lock").touch()
+    export_bundle(ExportPlan(tiny, [folder], folder, force=True))
+    assert Bundle.open(folder).task("topic").version == 2
+    assert {path.name for path in folder.iterdir()} == {path.name for path in tiny_bundle.iterdir()}
+    Bundle.open(folder).install(tmp_path / "topic.safetensors")
 
 
 def test_later_vectors_replace_earlier_ones(
@@ -241,6 +259,30 @@ def test_vectors_of_another_backbone_are_refused(
     with pytest.raises(MismatchError) as caught:
         export_bundle(ExportPlan(tiny, [vectors], tmp_path / "out" / "b"))
     assert f"the {kind} {path.stem!r} was made for another backbone than tiny-bert" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["prompts", "tasks"])
+@pytest.mark.parametrize("stem", ["other", "with space"])
+def test_file_of_another_name_than_what_it_holds_is_refused(
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, kind: str, stem: str
+) -> None:
+    vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
+    held = {"prompts": "mpt", "tasks": "topic"}[kind]
+    shutil.copyfile(vectors / kind / f"{held}.safetensors", vectors / kind / f"{stem}.safetensors")
+    with pytest.raises(
+        InputError, match=rf"{stem}\.safetensors holds '{held}'; rename the file to {held}\.safetensors"
+    ):
+        export_bundle(ExportPlan(tiny, [vectors], tmp_path / "out" / "b"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompt_of_a_name_that_no_bundle_can_list_is_refused(
+    tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path
+) -> None:
+    replace(shared_prompt, name="my prompt").save(tmp_path / "v" / "prompts" / "my prompt.safetensors")
+    with pytest.raises(InputError, match="holds 'my prompt', a name that no bundle can list"):
+        export_bundle(ExportPlan(tiny, [tmp_path / "v"], tmp_path / "out" / "b"))
     assert not (tmp_path / "out").exists()
 
 

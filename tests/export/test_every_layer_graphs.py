@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 import torch
 
+import mpt_edge
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.manifest import Manifest
+from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Batch
+from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.training.reading import open_texts
+from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
+from tests.adapters import save_base
 from tests.training import test_causal as causal
 from tests.training import test_seq2seq as seq2seq
 from tests.training.test_entering import LENGTH, overwritten
@@ -67,3 +74,39 @@ def test_encoder_decoder(tmp_path: Path) -> None:
         with overwritten(list(plain.get_encoder().block), prompt):
             wanted = seq2seq.reference(plain, ids[i, :n], out[i, :4], prompt[:, 0], prefix=True).numpy()
         assert np.abs(found[i] - wanted).max() < 1e-4 * max(1.0, wanted.std())
+
+
+def test_an_encoder_decoder_bundle(tmp_path: Path) -> None:
+    """Exported whole, then loaded: the text that PyTorch's logits lead to, token by token."""
+    backbone = open_backbone(str(save_base("t5", tmp_path / "tiny-t5")))
+    assert isinstance(backbone, GenerativeBackbone)
+    rng = np.random.default_rng(4)
+    shared = SharedPrompt(
+        "mpt", rng.standard_normal((6, 2, 32)).astype(np.float16), "prefix", backbone.fingerprint, entry="every_layer"
+    )
+    task = TaskFile(
+        name="say",
+        kind="generation",
+        readout="generation",
+        labels=(),
+        label_texts=(),
+        u=rng.normal(1, 0.3, 6).astype(np.float16),
+        v=rng.normal(1, 0.3, 32).astype(np.float16),
+        prompt="mpt",
+        prompt_sha256=shared.fingerprint,
+        backbone=backbone.fingerprint,
+        tokenizer=backbone.texts.fingerprint,
+        generation={"max_new_tokens": 8},
+    )
+    shared.save(tmp_path / "run" / "prompts" / "mpt.safetensors")
+    task.save(tmp_path / "run" / "tasks" / "say.safetensors")
+    manifest = export_bundle(ExportPlan(backbone, [tmp_path / "run"], tmp_path / "bundle"))
+    assert (manifest.family, manifest.entry, manifest.layout) == ("seq2seq", "every_layer", "prefix")
+    say = mpt_edge.load(tmp_path / "bundle", threads=1).task("say")
+    prompt = torch.from_numpy(compose(shared.values, task.u, task.v))
+    for text in ("a witty film", "the ball game and the law"):
+        state, logits = open_texts(backbone, prompt, "prefix", backbone.texts.encode([text], 100))
+        written = [int(logits[0].argmax())]
+        for _ in range(7):
+            written.append(int(state.step(np.array(written[-1:]))[0].argmax()))
+        assert say(text).label == backbone.texts.tokenizer.decode(written).strip()

@@ -377,6 +377,23 @@ def test_two_recipes_of_one_name(tiny: EncoderBackbone, data: tuple[Path, dict[s
         train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH), silent)
 
 
+@pytest.mark.parametrize("name", ["my prompt", "../up", "", ".hidden", "x" * 65])
+def test_prompt_name_that_no_bundle_can_list(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], shared_prompt: SharedPrompt, tmp_path: Path, name: str
+) -> None:
+    plan = Plan([data[1]["mood"]], data[0], tmp_path / "run", SETTINGS)
+    origins = [
+        Origin(folder=tmp_path, shared=shared_prompt, start="ones", trained=Trained.GROUP, name=name),
+        Origin(folder=tmp_path, shared=replace(shared_prompt, name=name), start="ones"),
+    ]
+    with pytest.raises(InputError, match="cannot name a prompt; use at most 64 letters"):
+        train_source(tiny, plan, NewPrompt(name=name, length=LENGTH), silent)
+    for origin in origins:
+        with pytest.raises(InputError, match="cannot name a prompt; use at most 64 letters"):
+            train_target(tiny, plan, origin, silent)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_prompt_without_rows(tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--length 1"):
         train_source(

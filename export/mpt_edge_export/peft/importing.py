@@ -99,6 +99,8 @@ def import_adapter(adapter: PeftAdapter, backbone: AnyBackbone, options: ImportO
     options = options or ImportOptions()
     warnings = _check(adapter, backbone)
     name = options.name or _file_name(adapter.source)
+    if NAME.fullmatch(name) is None:
+        raise InputError(f"{name!r} cannot name a prompt; use letters, digits, dots, dashes and underscores.")
     head = head_of(adapter, backbone)
     layout, entry = _placement(backbone)
     shared = SharedPrompt(

@@ -226,6 +226,8 @@ def test_labels(bert: EncoderBackbone, adapter: Path) -> None:
 def test_name_that_is_no_file_name(bert: EncoderBackbone, adapter: Path) -> None:
     with pytest.raises(InputError, match=r"'\.\./x' cannot name a task"):
         import_adapter(read_adapter(str(adapter)), bert, ImportOptions(tasks={"../x": 0}))
+    with pytest.raises(InputError, match="'my prompt' cannot name a prompt"):
+        import_adapter(read_adapter(str(adapter)), bert, ImportOptions(tasks={"x": 0}, name="my prompt"))
 
 
 def test_another_base_model_is_warned_of(bert: EncoderBackbone, adapter: Path) -> None:
