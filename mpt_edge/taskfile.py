@@ -270,11 +270,11 @@ class TaskFile:
         if not self._headed():
             yield "its head does not fit the readout"
         if self.own_prompt is not None:
-            if not self.layout or not self.entry:
-                yield "it has a prompt of its own and does not say in which layout, or where it enters"
             fits = self.own_prompt.ndim == dimensions(self.entry)
             if not fits or rows_and_width(self.own_prompt) != scaled_shape(self.u, self.v):
                 yield "its own prompt does not fit u and v"
+            if not self.layout or not self.entry:
+                yield "it has a prompt of its own and does not say in which layout, or where it enters"
         if not self._writable():
             yield "its generation entries cannot be used"
         if self.max_length < 3:

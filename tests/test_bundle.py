@@ -218,7 +218,9 @@ def test_task_of_another_bundle_that_lies_in_this_one(
 
 def test_own_prompt_needs_no_shared_one(folder: Path, task_file: MakeTask, shared_prompt: SharedPrompt) -> None:
     own = shared_prompt.values[::-1].copy()
-    Bundle.open(folder).install(task_file(own_prompt=own, prompt="", prompt_sha256=""))
+    Bundle.open(folder).install(
+        task_file(own_prompt=own, layout="prefix", entry="first_layer", prompt="", prompt_sha256="")
+    )
     task = Bundle.open(folder).task("fresh")
     assert not task.two_vectors
     np.testing.assert_array_equal(task.own_prompt, own)

@@ -49,7 +49,8 @@ def long_prompt_task(
     path = tmp_path_factory.mktemp("own") / "longer.safetensors"
     make_task(
         tiny, shared_prompt, "longer", {"no": "bad dull", "maybe": "text", "yes": "good great"},
-        own_prompt=rng.standard_normal((11, 32)).astype(np.float32), u=rng.normal(1, 0.3, 11).astype(np.float16),
+        own_prompt=rng.standard_normal((11, 32)).astype(np.float32), layout="prefix", entry="first_layer",
+        u=rng.normal(1, 0.3, 11).astype(np.float16),
     ).save(path)  # fmt: skip
     return path
 

@@ -98,7 +98,8 @@ def test_round_trip(task: TaskFile, tmp_path: Path) -> None:
 
 def test_round_trip_with_its_own_prompt(task: TaskFile, tmp_path: Path) -> None:
     own = np.random.default_rng(1).standard_normal((100, 384)).astype(np.float32)
-    task = replace(task, own_prompt=own, u=task.u.astype(np.float32), kind="pair", template="{text} ü {text_pair}")
+    entries = {"layout": "joint", "entry": "inputs_embeds", "kind": "pair", "template": "{text} ü {text_pair}"}
+    task = replace(task, own_prompt=own, u=task.u.astype(np.float32), **entries)
     task.save(tmp_path / "t")
     loaded = TaskFile.load(tmp_path / "t")
     assert same(loaded, task)
@@ -204,6 +205,7 @@ def test_label_texts_that_are_no_lists(data: bytes, texts: str) -> None:
         ({"u": np.array(1, np.float16)}, "u and v are not two vectors"),
         ({"prompt": np.ones((99, 384), np.float16)}, "its own prompt does not fit"),
         ({"prompt": np.ones(384, np.float16)}, "its own prompt does not fit"),
+        ({"prompt": np.ones((100, 384), np.float16)}, "does not say in which layout, or where it enters"),
         ({"u": np.full(100, np.nan, np.float16)}, "'u' holds NaN"),
         ({"v": np.full(384, np.inf, np.float32)}, "'v' holds NaN or infinity"),
         ({"u": np.ones(100, np.int64)}, "'u' is int64"),

@@ -63,7 +63,14 @@ def test_list(tasks: Command, bundle: Path) -> None:
 
 def test_list_shows_accuracy_and_own_prompts(tasks: Command, make: Callable[..., Path], tiny_bundle: Path) -> None:
     own = np.zeros((6, 32), np.float16)
-    done(tasks("install", make(name="own", own_prompt=own, metrics={"test": {"accuracy": 0.875}})))
+    done(
+        tasks(
+            "install",
+            make(
+                name="own", own_prompt=own, layout="prefix", entry="first_layer", metrics={"test": {"accuracy": 0.875}}
+            ),
+        )
+    )
     row = listed(tasks)["own"]
     assert (row["vectors"], row["test_accuracy"]) == ("u, v and its own prompt", 0.875)
     assert "0.875" in done(tasks("list"))

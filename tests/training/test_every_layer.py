@@ -136,7 +136,9 @@ def test_rows_that_are_not_there(folder: Path, tmp_path: Path, shape: tuple[int,
 
 def test_a_prompt_for_another_number_of_layers(folder: Path, tmp_path: Path) -> None:
     task = TaskFile.load(folder / "run/tasks/field.safetensors")
-    replace(task, own_prompt=np.ones((LENGTH, 5, 32), np.float16)).save(tmp_path / "field.safetensors")
+    replace(task, own_prompt=np.ones((LENGTH, 5, 32), np.float16), layout="prefix", entry="every_layer").save(
+        tmp_path / "field.safetensors"
+    )
     model = mpt_edge.load(folder / "bundle", threads=1)
     with pytest.raises(MismatchError, match="made for another number of layers than 2"):
         model.add_task(tmp_path / "field.safetensors")
