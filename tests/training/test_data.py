@@ -89,6 +89,39 @@ def test_number_labels_become_text(tmp_path: Path) -> None:
     assert (data.labels, data.train.labels) == (("0", "1"), [1, 0])
 
 
+def test_cells_of_a_csv_are_the_texts_they_are(tmp_path: Path) -> None:
+    """Guessed types made 1.0 of 1, 1 of 01, and nothing of NA and None."""
+    rows = [{"text": text, "label": label} for text, label in (("1", "01"), ("2.50", "None"), ("NA", "NA"), ("x", "1"))]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.csv", rows)
+    data = load_task(recipe(".csv", where={"label": "01"}, labels={"01": ("a",), "1": ("b",)}), tmp_path)
+    assert (data.train.texts, data.train.labels) == (["1"], [0])
+    data = load_task(recipe(".csv"), tmp_path)
+    assert data.train.texts == ["1", "2.50", "NA", "x"]
+    assert data.labels == ("01", "1", "NA", "None")
+    assert data.train.labels == [0, 3, 2, 1]
+    data = load_task(recipe(".csv", kind="generation", text="label", target="text"), tmp_path)
+    assert data.train.references == [("1",), ("2.50",), ("NA",), ("x",)]
+
+
+def test_empty_cells_of_a_csv(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na film,good\na ball,\n")
+    fails(recipe(".csv"), tmp_path, "row 2 of the train split has no label")
+    (tmp_path / "train.csv").write_text("")
+    fails(recipe(".csv"), tmp_path, "cannot read", "train.csv")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_booleans_are_true_and_false(tmp_path: Path, suffix: str) -> None:
+    rows: list[dict[str, object]] = [{"text": "a", "label": True}, {"text": "b", "label": False}]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}{suffix}", rows)
+    data = load_task(recipe(suffix), tmp_path)
+    assert (data.labels, data.train.labels) == (("false", "true"), [1, 0])
+    chosen = recipe(suffix, kind="generation", target="label", where={"label": "true"})
+    assert load_task(chosen, tmp_path).train.references == [("true",)]
+
+
 def test_pairs_template_and_own_columns(tmp_path: Path, tiny: Backbone) -> None:
     rows = [{"a": "good film", "b": "bad film", "gold": "no"}, {"a": "a ball", "b": "a game", "gold": "yes"}]
     for split in ("train", "validation"):
