@@ -47,6 +47,20 @@ class Rows:
             [self.references[i] for i in kept] if self.references else [],
         )
 
+    def sample(self, count: int) -> Rows:
+        """Return at most ``count`` rows, the same ones each time, in the order of the data.
+
+        Each label keeps its share: files are often sorted by label, so that the first rows have few of them.
+        """
+        if len(self) <= count:
+            return self
+        drawn = np.random.default_rng(0).permutation(len(self))
+        if self.labels:
+            drawn = drawn[np.argsort(np.array(self.labels)[drawn], kind="stable")]
+        # Evenly spaced places: whatever stands together gets its share, rounded up or down.
+        places = ((np.arange(count) + 0.5) * len(self) / count).astype(np.int64)
+        return self.take(drawn[places])
+
     def head(self, count: int) -> Rows:
         """Return the first rows."""
         return Rows(self.texts[:count], self.labels[:count], self.references[:count])

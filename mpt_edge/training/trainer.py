@@ -164,7 +164,7 @@ class Trainer:
         with torch.no_grad():  # in float32, as the device computes
             for index, task in enumerate(self.objective.tasks):
                 if self.hardware.mine(index):
-                    rows = task.validation.head(self.settings.validation_rows)
+                    rows = task.validation.sample(self.settings.validation_rows)
                     found[index] = self.objective.score(index, self.prompts(index), rows)
         names = [task.recipe.name for task in self.objective.tasks]
         scores = dict(zip(names, self.hardware.summed(found), strict=True))

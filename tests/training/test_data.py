@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from mpt_edge.errors import InputError
 from mpt_edge.training.backbones import Backbone
-from mpt_edge.training.data import encode, load_task
+from mpt_edge.training.data import Rows, encode, load_task
 from mpt_edge.training.recipes import Recipe
 
 ROWS = [
@@ -52,6 +53,31 @@ def folder(tmp_path: Path) -> Path:
     for split in ("train", "validation", "test"):
         write(tmp_path / f"{split}.jsonl", ROWS)
     return tmp_path
+
+
+def test_a_sample_has_each_label_in_its_share() -> None:
+    """Rows sorted by label, as many files are: the first 50 would have one label."""
+    labels = [0] * 600 + [1] * 300 + [2] * 90 + [3] * 10
+    rows = Rows([f"t{i}" for i in range(1000)], labels)
+    found = rows.sample(100)
+    assert np.bincount(found.labels).tolist() == [60, 30, 9, 1]
+    places = [int(str(text)[1:]) for text in found.texts]
+    assert places == sorted(set(places))
+    assert [labels[i] for i in places] == found.labels
+    assert found == rows.sample(100)
+    for count in (1, 7, 333, 999):
+        assert len(set(rows.sample(count).texts)) == count
+    for count in (1000, 5000):
+        assert rows.sample(count) is rows
+
+
+def test_a_sample_of_rows_to_generate_is_spread() -> None:
+    rows = Rows([f"t{i}" for i in range(1000)], [], [(f"r{i}",) for i in range(1000)])
+    found = rows.sample(100)
+    places = [int(str(text)[1:]) for text in found.texts]
+    assert (len(places), places) == (100, sorted(set(places)))
+    assert found.references == [(f"r{i}",) for i in places]
+    assert sum(i >= 500 for i in places) == pytest.approx(50, abs=15)
 
 
 def test_each_format_gives_the_same_rows(tmp_path: Path) -> None:

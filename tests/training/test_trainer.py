@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -148,6 +149,24 @@ def test_the_best_validated_values_are_kept(tiny: Backbone, tmp_path: Path, monk
     assert run.best_score == pytest.approx(0.9)
     assert all(torch.equal(value, state(run)[key]) for key, value in after[10].items())
     assert not torch.equal(after[10]["shared"], after[15]["shared"])
+
+
+def test_an_epoch_is_scored_on_rows_of_every_label(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = toy("mood", ("dull",), ("witty",), rows=40)
+    order = np.argsort(task.train.labels, kind="stable").tolist()
+    by_label = Rows([task.train.texts[i] for i in order], [task.train.labels[i] for i in order])
+    prompts = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 1)
+    run = trainer(
+        tiny, tmp_path, tasks=[replace(task, validation=by_label)], label_texts=[[["sport"], ["vote"]]], prompts=prompts
+    )
+    read: list[Rows] = []
+    monkeypatch.setattr(run.objective, "score", lambda _index, _prompt, rows: read.append(rows) or 0.5)
+    run.train(silent)
+    assert len(read) == SETTINGS.epochs
+    assert all(rows == read[0] for rows in read)
+    assert read[0].labels == [0] * 4 + [1] * 4
 
 
 def test_nan_names_step_task_and_rates_and_keeps_the_checkpoint(tiny: Backbone, tmp_path: Path) -> None:
