@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mpt_edge.errors import InputError
 from mpt_edge.text import Encoded, Text, TextEncoder, checked, render
 from mpt_edge.training.columns import as_name, as_text, column, roots
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.recipes import NUMBER_METRICS, Recipe
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -180,8 +180,20 @@ def _text_rows(recipe: Recipe, split: str, root: Path) -> Rows:
             raise InputError(
                 f"{recipe.name}: row {i + 1} of the {split} split has nothing to generate; give it a target or drop it."
             )
+        if recipe.metric in NUMBER_METRICS and not _is_number(answers[0]):
+            raise InputError(
+                f"{recipe.name}: row {i + 1} of the {split} split has {answers[0]!r} to generate, and {recipe.metric} "
+                "compares numbers; give it a number, or the recipe another metric."
+            )
         references.append(answers)
     return Rows(texts, [], references)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
 
 
 def _texts(recipe: Recipe, table: datasets.Dataset, split: str) -> list[Text]:

@@ -199,6 +199,8 @@ class Trainer:
             state = torch.load(path, weights_only=True, map_location=self.hardware.device)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             raise InputError(f"cannot read {path}; delete it to start the run again.") from error
+        if not isinstance(state, dict):
+            raise InputError(f"{path} is no checkpoint of a run; delete it to start the run again.")
         if state.get("identity") != self.identity:
             raise InputError(
                 f"{self.folder} holds a run with another start, other data, settings or backbone; choose another "

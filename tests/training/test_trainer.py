@@ -235,6 +235,13 @@ def test_damaged_checkpoint(tiny: Backbone, tmp_path: Path, data: bytes | None) 
         trainer(tiny, tmp_path)
 
 
+@pytest.mark.parametrize("value", [[1, 2], torch.zeros(2), "text", None])
+def test_a_checkpoint_of_something_else(tiny: Backbone, tmp_path: Path, value: object) -> None:
+    torch.save(value, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=r"checkpoint\.pt is no checkpoint of a run; delete it"):
+        trainer(tiny, tmp_path)
+
+
 def test_prompt_rate_zero_leaves_the_shared_prompt_alone(tiny: Backbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_rate=0.0))
     start = state(run)
