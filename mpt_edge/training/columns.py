@@ -44,4 +44,9 @@ def as_text(value: Any) -> str:
     """Return a value as it stands in a text: lists with commas, numbers with one decimal, nothing for None."""
     if isinstance(value, list):
         return ", ".join(map(as_text, value))
-    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else as_name(value)
+
+
+def as_name(value: Any) -> str:
+    """Return a value as a label: booleans as JSON writes them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

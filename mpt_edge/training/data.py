@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from mpt_edge.errors import InputError
 from mpt_edge.text import Encoded, Text, TextEncoder, checked, render
-from mpt_edge.training.columns import as_text, column, roots
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.columns import as_name, as_text, column, roots
+from mpt_edge.training.recipes import NUMBER_METRICS, Recipe
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -44,6 +46,20 @@ class Rows:
             [self.labels[i] for i in kept] if self.labels else [],
             [self.references[i] for i in kept] if self.references else [],
         )
+
+    def sample(self, count: int) -> Rows:
+        """Return at most ``count`` rows, the same ones each time, in the order of the data.
+
+        Each label keeps its share: files are often sorted by label, so that the first rows have few of them.
+        """
+        if len(self) <= count:
+            return self
+        drawn = np.random.default_rng(0).permutation(len(self))
+        if self.labels:
+            drawn = drawn[np.argsort(np.array(self.labels)[drawn], kind="stable")]
+        # Evenly spaced places: whatever stands together gets its share, rounded up or down.
+        places = ((np.arange(count) + 0.5) * len(self) / count).astype(np.int64)
+        return self.take(drawn[places])
 
     def head(self, count: int) -> Rows:
         """Return the first rows."""
@@ -143,10 +159,10 @@ def _column_rows(recipe: Recipe, split: str, root: Path) -> list[tuple[Text, str
     entries = [recipe.text, recipe.label] + ([recipe.text_pair] if recipe.kind == "pair" else [])
     table = _checked_table(recipe, split, root, entries)
     feature = table.features.get(recipe.label)
-    named = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
+    named = feature.int2str if isinstance(feature, datasets.ClassLabel) else as_name
     rows: list[tuple[Text, str]] = []
     for i, (text, label) in enumerate(zip(_texts(recipe, table, split), column(table, recipe.label), strict=True)):
-        if label is None:
+        if label in (None, ""):
             raise InputError(f"{recipe.name}: row {i + 1} of the {split} split has no label; give it one or drop it.")
         rows.append((text, named(label)))
     return rows
@@ -164,8 +180,20 @@ def _text_rows(recipe: Recipe, split: str, root: Path) -> Rows:
             raise InputError(
                 f"{recipe.name}: row {i + 1} of the {split} split has nothing to generate; give it a target or drop it."
             )
+        if recipe.metric in NUMBER_METRICS and not _is_number(answers[0]):
+            raise InputError(
+                f"{recipe.name}: row {i + 1} of the {split} split has {answers[0]!r} to generate, and {recipe.metric} "
+                "compares numbers; give it a number, or the recipe another metric."
+            )
         references.append(answers)
     return Rows(texts, [], references)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
 
 
 def _texts(recipe: Recipe, table: datasets.Dataset, split: str) -> list[Text]:
@@ -190,7 +218,7 @@ def _checked_table(recipe: Recipe, split: str, root: Path, entries: Sequence[str
                 f"{', '.join(table.column_names)}); name the right one in the recipe."
             )
     for name, value in recipe.where.items():
-        kept = [i for i, found in enumerate(table[name]) if str(found) == value]
+        kept = [i for i, found in enumerate(table[name]) if as_name(found) == value]
         table = table.select(kept)
     if len(table) == 0:
         raise InputError(f"{recipe.name}: the {split} split is empty; point the recipe at rows.")
@@ -206,7 +234,8 @@ def _table(recipe: Recipe, place: str, root: Path) -> datasets.Dataset:
             raise InputError(f"{recipe.name}: no file {path}; check the recipe, or pass the folder with --data.")
         if path.suffix not in _FORMATS:
             raise InputError(f"{recipe.name}: cannot read {path.name}; use {', '.join(_FORMATS)}.")
-        return datasets.load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+        options = _csv_options(path) if path.suffix == ".csv" else {}
+        return datasets.load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options)
     except InputError:
         raise
     except Exception as error:  # the many builders of datasets raise many kinds of error
@@ -218,6 +247,13 @@ def _table(recipe: Recipe, place: str, root: Path) -> datasets.Dataset:
         raise InputError(
             f"{recipe.name}: cannot read {where} ({reason}); mend it, or point the recipe elsewhere."
         ) from error
+
+
+def _csv_options(path: Path) -> dict[str, Any]:
+    """Take every cell as the text it is: types are guessed otherwise, and ``01`` or ``None`` are no labels then."""
+    text = datasets.Value("string")
+    features = datasets.Features(dict.fromkeys(pd.read_csv(path, nrows=0).columns, text))
+    return {"features": features, "keep_default_na": False}
 
 
 def _indexed(rows: list[tuple[Text, str]], labels: tuple[str, ...], recipe: Recipe, split: str) -> Rows:

@@ -35,6 +35,9 @@ METRICS = ("accuracy", "macro_f1", "matthews")
 #: The same for a recipe that generates text; see `mpt_edge.training.text_metrics`.
 TEXT_METRICS = ("exact_match", "f1", "bleu", "rouge_l", "pearson", "spearman")
 
+#: Those of them that need answers to be numbers.
+NUMBER_METRICS = ("pearson", "spearman")
+
 KINDS = ("classification", "pair", "generation")
 
 

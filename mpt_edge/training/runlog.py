@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ class RunLog:
             folder: the run's folder.
             step: where the run stands.
             writes: whether this process writes it; of several one does.
+
+        Raises:
+            InputError: the log is damaged.
         """
         self._writes = writes
         self._path = folder / LOG
@@ -54,10 +58,9 @@ class RunLog:
 
     def _keep_until(self, step: int) -> None:
         if self._path.is_file():
-            lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            kept = _entries(self._path, 0, step)
             with replacing(self._path) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
+                temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -69,12 +72,17 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     path = folder / LOG
     if not path.is_file():
         raise InputError(f"{folder} holds no run (no {LOG}); pass the folder of a training run.")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return _entries(path, 1, math.inf)
+
+
+def _entries(path: Path, first: int, last: float) -> list[dict[str, Any]]:
+    """Return the entries of some steps; half a line at the end, as a kill leaves it, is none."""
     try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         entries = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [entry for entry in entries if entry["step"] > 0]
+        return [entry for entry in entries if first <= entry["step"] <= last]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged; delete it, and the report starts with the next step.") from error
+        raise InputError(f"{path} is damaged; delete it, and the log starts with the next step.") from error
 
 
 def _figures(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -25,7 +25,7 @@ class Settings:
         prompt_rate: learning rate of the shared prompt; 0 freezes it.
         task_rate: learning rate of u and v.
         warmup: share of the steps over which the rates rise from zero; then they fall linearly.
-        validation_rows: most validation rows a task that are scored after each epoch.
+        validation_rows: most validation rows a task, a fixed sample of each label, that are scored after each epoch.
         keep_last: keep the values of the last step and not of the best epoch: a handful of validation rows chooses
             by chance.
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``; empty for what `accelerate launch` was told.

@@ -165,7 +165,7 @@ class Trainer:
         with torch.no_grad():  # in float32, as the device computes
             for index, task in enumerate(self.objective.tasks):
                 if self.hardware.mine(index):
-                    rows = task.validation.head(self.settings.validation_rows)
+                    rows = task.validation.sample(self.settings.validation_rows)
                     found[index] = self.objective.score(index, self.prompts(index), rows)
         names = [task.recipe.name for task in self.objective.tasks]
         scores = dict(zip(names, self.hardware.summed(found), strict=True))
@@ -205,6 +205,8 @@ class Trainer:
             state = torch.load(path, weights_only=True, map_location=self.hardware.device)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             raise InputError(f"cannot read {path}; delete it to start the run again.") from error
+        if not isinstance(state, dict):
+            raise InputError(f"{path} is no checkpoint of a run; delete it to start the run again.")
         if state.get("identity") != self.identity:
             raise InputError(
                 f"{self.folder} holds a run with another start, other data, settings or backbone; choose another "

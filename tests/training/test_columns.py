@@ -73,6 +73,16 @@ def test_a_row_with_nothing_to_generate(tmp_path: Path, target: object) -> None:
         load_task(recipe(tmp_path, [{"source": "a", "target": target}]), tmp_path)
 
 
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+@pytest.mark.parametrize("target", ["good", "nan", "3,5"])
+def test_a_target_that_is_no_number_where_numbers_are_compared(tmp_path: Path, metric: str, target: str) -> None:
+    rows = [{"source": "a", "target": "3.8"}, {"source": "b", "target": target}]
+    with pytest.raises(InputError, match=f"say: row 2 of the train split has '{target}' .* {metric} compares numbers"):
+        load_task(recipe(tmp_path, rows, metric=metric), tmp_path)
+    assert load_task(recipe(tmp_path, rows, metric="bleu"), tmp_path).train.references == [("3.8",), (target,)]
+    assert len(load_task(recipe(tmp_path, rows[:1], metric=metric), tmp_path).train) == 1
+
+
 def test_a_column_of_a_pattern_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no column 'gloss'"):
         load_task(recipe(tmp_path, [{"source": "a", "target": "b"}], target="{gloss}!"), tmp_path)

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from mpt_edge.errors import InputError
 from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.data import encode, load_task
+from mpt_edge.training.data import Rows, encode, load_task
 from mpt_edge.training.recipes import Recipe
 
 ROWS = [
@@ -54,6 +55,31 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_sample_has_each_label_in_its_share() -> None:
+    """Rows sorted by label, as many files are: the first 50 would have one label."""
+    labels = [0] * 600 + [1] * 300 + [2] * 90 + [3] * 10
+    rows = Rows([f"t{i}" for i in range(1000)], labels)
+    found = rows.sample(100)
+    assert np.bincount(found.labels).tolist() == [60, 30, 9, 1]
+    places = [int(str(text)[1:]) for text in found.texts]
+    assert places == sorted(set(places))
+    assert [labels[i] for i in places] == found.labels
+    assert found == rows.sample(100)
+    for count in (1, 7, 333, 999):
+        assert len(set(rows.sample(count).texts)) == count
+    for count in (1000, 5000):
+        assert rows.sample(count) is rows
+
+
+def test_a_sample_of_rows_to_generate_is_spread() -> None:
+    rows = Rows([f"t{i}" for i in range(1000)], [], [(f"r{i}",) for i in range(1000)])
+    found = rows.sample(100)
+    places = [int(str(text)[1:]) for text in found.texts]
+    assert (len(places), places) == (100, sorted(set(places)))
+    assert found.references == [(f"r{i}",) for i in places]
+    assert sum(i >= 500 for i in places) == pytest.approx(50, abs=15)
+
+
 def test_each_format_gives_the_same_rows(tmp_path: Path) -> None:
     for suffix in (".jsonl", ".csv", ".parquet", ".json"):
         for split, rows in (("train", ROWS), ("validation", ROWS[1:]), ("test", ROWS[:1])):
@@ -87,6 +113,39 @@ def test_number_labels_become_text(tmp_path: Path) -> None:
         write(tmp_path / f"{split}.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 0}])
     data = load_task(recipe(), tmp_path)
     assert (data.labels, data.train.labels) == (("0", "1"), [1, 0])
+
+
+def test_cells_of_a_csv_are_the_texts_they_are(tmp_path: Path) -> None:
+    """Guessed types made 1.0 of 1, 1 of 01, and nothing of NA and None."""
+    rows = [{"text": text, "label": label} for text, label in (("1", "01"), ("2.50", "None"), ("NA", "NA"), ("x", "1"))]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.csv", rows)
+    data = load_task(recipe(".csv", where={"label": "01"}, labels={"01": ("a",), "1": ("b",)}), tmp_path)
+    assert (data.train.texts, data.train.labels) == (["1"], [0])
+    data = load_task(recipe(".csv"), tmp_path)
+    assert data.train.texts == ["1", "2.50", "NA", "x"]
+    assert data.labels == ("01", "1", "NA", "None")
+    assert data.train.labels == [0, 3, 2, 1]
+    data = load_task(recipe(".csv", kind="generation", text="label", target="text"), tmp_path)
+    assert data.train.references == [("1",), ("2.50",), ("NA",), ("x",)]
+
+
+def test_empty_cells_of_a_csv(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na film,good\na ball,\n")
+    fails(recipe(".csv"), tmp_path, "row 2 of the train split has no label")
+    (tmp_path / "train.csv").write_text("")
+    fails(recipe(".csv"), tmp_path, "cannot read", "train.csv")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_booleans_are_true_and_false(tmp_path: Path, suffix: str) -> None:
+    rows: list[dict[str, object]] = [{"text": "a", "label": True}, {"text": "b", "label": False}]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}{suffix}", rows)
+    data = load_task(recipe(suffix), tmp_path)
+    assert (data.labels, data.train.labels) == (("false", "true"), [1, 0])
+    chosen = recipe(suffix, kind="generation", target="label", where={"label": "true"})
+    assert load_task(chosen, tmp_path).train.references == [("true",)]
 
 
 def test_pairs_template_and_own_columns(tmp_path: Path, tiny: EncoderBackbone) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
+from mpt_edge.errors import InputError
 from mpt_edge.training.runlog import RunLog, read_log
 
 
@@ -59,3 +61,14 @@ def test_a_log_that_is_only_opened_adds_no_file(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "mean": 0.5}) + "\n")
     RunLog(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+@pytest.mark.parametrize("line", ['{"step": 2, "me', "[]", '{"mean": 0.5}', '{"step": "two"}', "\x00\x00", "null"])
+def test_a_damaged_log_is_named_when_the_run_resumes(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "mean": 0.5}\n' + line + '\n{"step": 3, "mean": 0.5}\n')
+    before = path.read_bytes()
+    for read in (lambda: RunLog(tmp_path, 3), lambda: read_log(tmp_path)):
+        with pytest.raises(InputError, match=r"log\.jsonl is damaged; delete it, and the log starts with"):
+            read()
+    assert path.read_bytes() == before

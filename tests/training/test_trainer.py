@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -159,6 +160,24 @@ def test_the_best_validated_values_are_kept(
     assert not torch.equal(after[10]["shared"], after[15]["shared"])
 
 
+def test_an_epoch_is_scored_on_rows_of_every_label(
+    tiny: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = toy("mood", ("dull",), ("witty",), rows=40)
+    order = np.argsort(task.train.labels, kind="stable").tolist()
+    by_label = Rows([task.train.texts[i] for i in order], [task.train.labels[i] for i in order])
+    prompts = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 1)
+    run = trainer(
+        tiny, tmp_path, tasks=[replace(task, validation=by_label)], label_texts=[[["sport"], ["vote"]]], prompts=prompts
+    )
+    read: list[Rows] = []
+    monkeypatch.setattr(run.objective, "score", lambda _index, _prompt, rows: read.append(rows) or 0.5)
+    run.train(silent)
+    assert len(read) == SETTINGS.epochs
+    assert all(rows == read[0] for rows in read)
+    assert read[0].labels == [0] * 4 + [1] * 4
+
+
 def test_nan_names_step_task_and_rates_and_keeps_the_checkpoint(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, tasks_per_step=1, prompt_rate=0.0125, task_rate=0.0375))
     saved: list[bytes] = []
@@ -222,6 +241,13 @@ def test_damaged_checkpoint(tiny: EncoderBackbone, tmp_path: Path, data: bytes |
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:400] if data is None else data)
     with pytest.raises(InputError, match=r"checkpoint\.pt; delete it"):
+        trainer(tiny, tmp_path)
+
+
+@pytest.mark.parametrize("value", [[1, 2], torch.zeros(2), "text", None])
+def test_a_checkpoint_of_something_else(tiny: EncoderBackbone, tmp_path: Path, value: object) -> None:
+    torch.save(value, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=r"checkpoint\.pt is no checkpoint of a run; delete it"):
         trainer(tiny, tmp_path)
 
 
