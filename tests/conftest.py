@@ -17,7 +17,9 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
+from tests.support import writers
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # numbers are compared with what a CPU computes
 
@@ -130,6 +132,20 @@ def tiny_bundle(tiny: Backbone, tiny_vectors: Path, tmp_path_factory: pytest.Tem
     output = tmp_path_factory.mktemp("bundles") / "tiny"
     export_bundle(ExportPlan(tiny, [tiny_vectors], output))
     return output
+
+
+@pytest.fixture(scope="session")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> GenerativeBackbone:
+    """Return a small decoder-only model with a tokenizer trained here, which knows a few sentences."""
+    backbone = open_backbone(str(writers.save_writer(tmp_path_factory.mktemp("writer") / "tiny-llama")))
+    assert isinstance(backbone, GenerativeBackbone)
+    return backbone
+
+
+@pytest.fixture(scope="session")
+def writer_bundle(writer: GenerativeBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of it with three tasks that write and one that chooses. Do not change it; copy it."""
+    return writers.export_writer(writer, writers.LENGTH, tmp_path_factory.mktemp("writer"))
 
 
 @pytest.fixture(scope="session")
