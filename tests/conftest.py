@@ -11,51 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel
 
 from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support import writers
+from tests.support.encoders import LENGTH, make_task, save_tokenizer
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # numbers are compared with what a CPU computes
-
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"
-WORDS = "a the film movie witty gorgeous dull bad good great sport ball game vote law party atom cell star text"
-LENGTH = 6
-
-
-def save_tokenizer(folder: Path) -> None:
-    """Write a WordPiece tokenizer over a few words and all letters."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    vocabulary = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *letters,
-        *(f"##{c}" for c in letters),
-        *WORDS.split()[1:],
-    ]
-    tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -81,27 +46,6 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tiny_folder: Path) -> Backbone:
     """Return the small backbone, loaded."""
     return load_backbone(str(tiny_folder))
-
-
-def make_task(
-    backbone: Backbone, shared: SharedPrompt, name: str, labels: dict[str, str], **changes: object
-) -> TaskFile:
-    """Return a task with random vectors."""
-    rng = np.random.default_rng(len(name))
-    values = {
-        "name": name,
-        "kind": "classification",
-        "labels": tuple(labels),
-        "label_texts": tuple((text,) for text in labels.values()),
-        "u": rng.normal(1, 0.3, shared.values.shape[0]).astype(np.float16),
-        "v": rng.normal(1, 0.3, shared.values.shape[1]).astype(np.float16),
-        "prompt": shared.name,
-        "prompt_sha256": shared.fingerprint,
-        "backbone": backbone.fingerprint,
-        "tokenizer": backbone.texts.fingerprint,
-        "max_length": 16,
-    }
-    return TaskFile(**(values | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from mpt_edge.readout import label_embeddings, pool, softmax, unit
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Batch, Encoded, Text, TextEncoder
 from mpt_edge.training.backbones import Backbone
-from tests.conftest import WORDS, make_task
+from tests.support.encoders import WORDS, make_task
 
 TEXTS = ["a witty film", "dull", "the ball game was great sport", "vote law party", "atom cell star text a the film"]
 LONG = "good film " * 40

@@ -16,7 +16,7 @@ from mpt_edge.answers import Generation
 from mpt_edge.bundle import Bundle
 from mpt_edge.prompts import compose
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from tests.conftest import SHARED
+from tests.support.places import SHARED
 from tests.support.writers import LABELS, TEXTS, export_writer
 
 LLAMA = SHARED / "weights" / "tinystories-656k-llama"

@@ -15,7 +15,7 @@ from mpt_edge.bundle import Bundle
 from mpt_edge.prompts import compose
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
-from tests.conftest import SHARED
+from tests.support.places import SHARED
 from tests.support.writers import TEXTS, text_task, word_prompt
 
 NEO = SHARED / "weights" / "tinystories-3m-gptneo"

@@ -29,16 +29,12 @@ from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.stages import NewPrompt, Plan, train_source
 from mpt_edge.training.teachers import TeacherPlan
-from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
-from tests.conftest import SHARED
+from tests.support.places import SHARED
+from tests.support.stages import silent
 
 TOKENIZER = SHARED / "weights" / "tokenizers" / "t5"
 TEXTS = ["The house is wonderful.", "Two plus two", "A cat sat on the mat and looked at the moon"]
-
-
-def silent(_: Progress) -> None:
-    """Observe nothing."""
 
 
 def save_tokenizer(folder: Path) -> None:

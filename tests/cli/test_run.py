@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from outcomes import refused
 
 import mpt_edge
 from mpt_edge import Model
 from mpt_edge._files import sha256
+from tests.support.outcomes import refused
 
 Result = subprocess.CompletedProcess[str]
 Command = Callable[..., Result]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outcomes import refused
 
 import mpt_edge
+from tests.support.outcomes import refused
 from tests.support.writers import LABELS, TEXTS
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outcomes import done, refused
 
 import mpt_edge
 from mpt_edge.taskfile import TaskFile
+from tests.support.outcomes import done, refused
 
 Result = subprocess.CompletedProcess[str]
 Command = Callable[..., Result]

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import outcomes
 import pytest
 
 from mpt_edge import tensors
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
+from tests.support import outcomes
 
 refused = partial(outcomes.refused, before=True)  # bars and warnings may stand before the sentence
 Result = subprocess.CompletedProcess[str]

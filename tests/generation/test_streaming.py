@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 
 from mpt_edge.generation.streaming import TextStream
-from tests.conftest import SHARED
+from tests.support.places import SHARED
 from tests.support.writers import byte_level
 
 TEXTS = [

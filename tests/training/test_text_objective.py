@@ -27,9 +27,9 @@ from mpt_edge.training.settings import Settings
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
 from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.text_objective import TextObjective
-from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
-from tests.conftest import SHARED
+from tests.support.places import SHARED
+from tests.support.stages import silent
 
 LLAMA = SHARED / "weights" / "tinystories-656k-llama"
 TEXTS = ["The cat", "Tom had a ball and", "One day"]
@@ -114,10 +114,6 @@ def write_data(folder: Path) -> list[Recipe]:
         Recipe("happy", "happy.jsonl", "happy.jsonl", "happy.jsonl", **written, **common),
         Recipe("who", "who.jsonl", "who.jsonl", labels={"Tom": ("He was Tom.",), "Lily": ("She was Lily.",)}, **common),
     ]
-
-
-def silent(_: Progress) -> None:
-    """Observe nothing."""
 
 
 @pytest.mark.skipif(

@@ -20,6 +20,7 @@ from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.trainer import Progress, Trainer
+from tests.support.stages import silent
 
 SETTINGS = Settings(
     epochs=3, batch_size=4, tasks_per_step=2, rows_per_epoch=40, prompt_rate=0.01, task_rate=0.03, validation_rows=8
@@ -63,10 +64,6 @@ def trainer(backbone: Backbone, folder: Path, settings: Settings = SETTINGS, **c
 
 def state(run: Trainer) -> dict[str, torch.Tensor]:
     return {key: value.detach().clone() for key, value in run.prompts.state_dict().items()}
-
-
-def silent(_: Progress) -> None:
-    """Observe nothing."""
 
 
 def killed(run: Trainer, save_at: int, stop_at: int) -> Callable[[Progress], None]:
