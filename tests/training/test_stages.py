@@ -150,8 +150,9 @@ def test_own_prompt_and_group(
     assert all(task.two_vectors for task in group)
     export_bundle(ExportPlan(tiny, [source, tmp_path / "own"], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle", threads=1)
-    found = model.task("match")(("a good film", "the ball"))
-    assert found.label in {"no", "yes"}
+    for task, read in zip(own, (tuple, str), strict=True):  # pairs, and single texts
+        found = model.task(task.name)(read(task.golden["text"]))
+        assert (found.label, found.score) == (task.golden["label"], pytest.approx(task.golden["score"], abs=1e-4))
 
 
 def test_training_the_prompt_needs_a_rate_for_it(
