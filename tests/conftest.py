@@ -13,6 +13,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+import mpt_edge
+from mpt_edge.model import Model
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.training.backbones import Backbone, load_backbone
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
@@ -76,6 +78,26 @@ def tiny_bundle(tiny: Backbone, tiny_vectors: Path, tmp_path_factory: pytest.Tem
     output = tmp_path_factory.mktemp("bundles") / "tiny"
     export_bundle(ExportPlan(tiny, [tiny_vectors], output))
     return output
+
+
+@pytest.fixture(scope="session")
+def long_prompt_task(tiny: Backbone, shared_prompt: SharedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task that carries a prompt of eleven rows; the shared one has six."""
+    rng = np.random.default_rng(5)
+    path = tmp_path_factory.mktemp("own") / "longer.safetensors"
+    make_task(
+        tiny, shared_prompt, "longer", {"no": "bad dull", "maybe": "text", "yes": "good great"},
+        own_prompt=rng.standard_normal((11, 32)).astype(np.float32), u=rng.normal(1, 0.3, 11).astype(np.float16),
+    ).save(path)  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="session")
+def mixed(tiny_bundle: Path, long_prompt_task: Path) -> Model:
+    """Return the small encoder's model with that task added."""
+    model = mpt_edge.load(tiny_bundle, threads=1)
+    model.add_task(long_prompt_task)
+    return model
 
 
 @pytest.fixture(scope="session")
