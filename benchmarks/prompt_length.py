@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 import platform
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
+from common import timed
 from rich.console import Console
 from rich.table import Table
 from training_step import first_rows, our_step
@@ -65,8 +65,8 @@ def main(
     scores = accuracies(results)
     with tempfile.TemporaryDirectory() as name:
         calls, plain = requests(bundle, Path(name), tokens, threads)
-        latency = timed(calls, repeats)
-    training = timed(training_steps(data), steps)
+        latency = timed(calls, repeats, warm=2)
+    training = timed(training_steps(data), steps, warm=2)
     table = Table(
         "prompt", "layout", "l", "request (ms)", "times no prompt", "training step (ms)", "accuracy", box=None
     )
@@ -141,18 +141,6 @@ def training_steps(data: Path) -> Calls:
         for length in LENGTHS
     }
     return {way: lambda step=step: step(rows) for way, step in steps.items()}  # type: ignore[misc]
-
-
-def timed(calls: Mapping[Way, Callable[[], object]], repeats: int) -> dict[Way, float]:
-    """Return the median seconds of each call, taken in turn after two that warm up."""
-    seconds: dict[Way, list[float]] = {way: [] for way in calls}
-    for number in range(repeats + 2):
-        for way, call in calls.items():
-            started = time.perf_counter()
-            call()
-            if number >= 2:
-                seconds[way].append(time.perf_counter() - started)
-    return {way: median(found) for way, found in seconds.items()}
 
 
 def draw(path: Path, latency: Mapping[Way, float], scores: Mapping[Way, float]) -> None:
