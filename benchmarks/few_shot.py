@@ -15,11 +15,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import typer
+from common import lines as recorded
 from methods import BACKBONE, Budget, logistic_probe, lora, prompt_tuning, zero_shot
 from rich.console import Console
 from rich.table import Table
@@ -75,7 +76,7 @@ Method = Callable[[TaskData, Budget], float]
 def measure(name: str, method: Method, task: TaskData, shots: int, seed: int, results: Path) -> None:
     """Run one method on one draw, unless its figure is there."""
     key = {"method": name, "task": task.recipe.name, "shots": shots, "seed": seed}
-    if any(all(line[k] == v for k, v in key.items()) for line in _lines(results)):
+    if any(all(line[k] == v for k, v in key.items()) for line in recorded(results)):
         return
     drawn = few_shot(task, shots, seed)
     if name in BY_SIMILARITY:
@@ -153,7 +154,7 @@ METHODS: dict[str, Method] = {
 def show(results: Path, tasks: list[str], counts: list[int]) -> None:
     """Print a row a method and number of shots, and a column a task."""
     table = Table("shots", "method", *tasks, "mean", box=None, pad_edge=False)
-    lines = _lines(results)
+    lines = recorded(results)
     for count in counts:
         for name in [*METHODS, "mpt"]:
             own = [line for line in lines if (line["method"], line["shots"]) == (name, count)]
@@ -166,10 +167,6 @@ def show(results: Path, tasks: list[str], counts: list[int]) -> None:
 
 def _silent(_: Progress) -> None:
     """Print nothing for a step."""
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 if __name__ == "__main__":

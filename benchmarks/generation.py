@@ -168,8 +168,12 @@ class Contest:
 
     def _graph(self, precision: str) -> OnnxCausal | OnnxSeq2Seq:
         bundle = Bundle.open(self.place / "bundle")
-        family = OnnxSeq2Seq if self.seq2seq else OnnxCausal
-        return family(*bundle.graphs(precision), bundle.manifest, threads=self.threads)
+        graphs = bundle.graphs(precision)
+        if self.seq2seq:
+            encoder, decoder = graphs
+            return OnnxSeq2Seq(encoder, decoder, bundle.manifest, threads=self.threads)
+        (graph,) = graphs
+        return OnnxCausal(graph, bundle.manifest, threads=self.threads)
 
     def _peers(self, model: PreTrainedModel) -> None:
         """Add the peers that there are; why one is missing is noted."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mpt_edge.prompts import EVERY_LAYER
 from mpt_edge.training.backbones import EncoderBackbone, load_encoder
-from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.data import TaskData
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, Prompts
 from mpt_edge.training.probe import probe
@@ -243,8 +243,7 @@ def limited(data: TaskData, rows: int) -> TaskData:
     """Return a task with at most ``rows`` training rows, the same ones for every method and seed."""
     if len(data.train) <= rows:
         return data
-    kept = np.sort(np.random.default_rng(0).permutation(len(data.train))[:rows]).tolist()
-    return replace(data, train=Rows([data.train.texts[i] for i in kept], [data.train.labels[i] for i in kept]))
+    return replace(data, train=data.train.take(np.random.default_rng(0).permutation(len(data.train))[:rows]))
 
 
 def _each_alone(
@@ -254,7 +253,7 @@ def _each_alone(
     fresh: Callable[[], tuple[EncoderBackbone, Prompts]],
     entry: str = "first_layer",
 ) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for task in tasks:
         backbone, prompts = fresh()
         folder = budget.folder / task.recipe.name
@@ -293,5 +292,5 @@ def _test(objective: SimilarityObjective, index: int, prompt: Tensor | None) -> 
 def _named(model: nn.Module, wanted: Callable[[str], bool]) -> dict[str, nn.Parameter]:
     found = {name: parameter for name, parameter in model.named_parameters() if wanted(name)}
     for parameter in found.values():
-        parameter.requires_grad_(requires_grad=True)
+        parameter.requires_grad = True
     return found

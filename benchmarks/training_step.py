@@ -103,7 +103,7 @@ def our_step(
     def step(chosen: Chosen) -> float:
         optimizer.zero_grad()
         loss = objective.loss(prompts(0), TaskBatch(0, chosen), rng).total
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return float(loss.detach())
 
@@ -141,7 +141,7 @@ def peft_step(texts: list[str], gold: list[int], length: int) -> Step:
         optimizer.zero_grad()
         logits = TRAINING_SCALE * embed([encoded[i] for i in chosen]) @ embed(labels).T
         loss = functional.cross_entropy(logits, torch.tensor([gold[i] for i in chosen]))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return float(loss.detach())
 

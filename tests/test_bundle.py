@@ -18,8 +18,8 @@ from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, M
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import EncoderBackbone
-from tests.bundles import PROMPT, TASK, edit
-from tests.conftest import make_task
+from tests.support.bundles import PROMPT, TASK, edit
+from tests.support.encoders import make_task
 
 LABELS = {"no": "bad", "yes": "good"}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.test_readme import shell
+from tests.support.pages import shell
+from tests.support.places import ROOT
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, Bundle
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.manifest import SCHEMA, Manifest
-from tests.bundles import PROMPT, TASK, edit
+from tests.support.bundles import PROMPT, TASK, edit
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ import numpy as np
 import onnx_ir
 import pytest
 import torch
-from adapters import shake
-from conftest import save_tokenizer
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -36,8 +34,10 @@ from mpt_edge.training.mask_objective import MaskObjective
 from mpt_edge.training.recipes import Recipe, load_recipe
 from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.stages import NewPrompt, Plan, train_source
-from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
+from tests.support.adapters import shake
+from tests.support.encoders import save_tokenizer
+from tests.support.stages import silent
 
 _SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _SIZES |= {"intermediate_size": 48, "max_position_embeddings": 48, "initializer_range": 0.3, "pad_token_id": 0}
@@ -53,10 +53,6 @@ CONFIGS = {
 }
 TEXTS = ["a witty film", "the gorgeous ball game was a dull vote", "atom"]
 LABELS = {"bad": ("bad", "dull"), "good": ("good", "great", "witty")}
-
-
-def silent(_: Progress) -> None:
-    """Observe nothing."""
 
 
 def make_base(kind: str, folder: Path) -> Path:

@@ -16,7 +16,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
-from tests.training.test_causal import build
+from tests.support.causal import build
 
 CAPPED = "gemma2"
 

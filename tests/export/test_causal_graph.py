@@ -17,7 +17,7 @@ from mpt_edge.manifest import Manifest
 from mpt_edge.text import Batch
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge_export.causal_graph import export_causal_graph
-from tests.training.test_causal import CONFIGS, build, inputs, reference
+from tests.support.causal import CONFIGS, build, inputs, reference
 
 
 def described(model: PromptedCausal, heads: int, size: int) -> Manifest:

@@ -21,10 +21,10 @@ from mpt_edge.training.reading import open_texts
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
-from tests.adapters import save_base
-from tests.training import test_causal as causal
-from tests.training import test_seq2seq as seq2seq
-from tests.training.test_entering import LENGTH, overwritten
+from tests.support import causal, seq2seq
+from tests.support.adapters import save_base
+from tests.support.causal import LENGTH
+from tests.support.prompted import overwritten
 
 
 def described(**facts: Any) -> Manifest:

@@ -14,7 +14,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import save_tokenizer
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel, RobertaConfig
 
@@ -24,6 +23,7 @@ from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.caches import KeyValue
 from mpt_edge.training.prompted import PromptedEncoder
 from mpt_edge_export import ExportPlan, export_bundle
+from tests.support.encoders import save_tokenizer
 
 TOLERANCE = 1e-4
 NAMES = [f"{layer}.{part}" for layer in range(2) for part in ("key", "value")]

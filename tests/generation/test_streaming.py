@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 
 from mpt_edge.generation.streaming import TextStream, stop_check
-from tests.conftest import SHARED
+from tests.support.places import SHARED
+from tests.support.writers import byte_level
 
 TEXTS = [
     "Hello there, my friend.",
@@ -42,10 +45,11 @@ def streamed(tokenizer: Tokenizer, text: str, before: str) -> None:
         assert not any("\ufffd" in piece for piece in pieces)
 
 
+@pytest.mark.parametrize("make", [byte_fallback, byte_level])
 @pytest.mark.parametrize("before", ["", "Once 😀😀"])
 @pytest.mark.parametrize("text", TEXTS)
-def test_bytes_come_as_whole_characters(text: str, before: str) -> None:
-    streamed(byte_fallback(), text, before)
+def test_bytes_come_as_whole_characters(make: Callable[[], Tokenizer], text: str, before: str) -> None:
+    streamed(make(), text, before)
 
 
 @pytest.mark.skipif(not FILES, reason="no ../shared/weights with real tokenizers")

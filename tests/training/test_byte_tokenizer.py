@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapters import shake
 from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge.training.reading import open_texts
+from tests.support.adapters import shake
 
 TEXTS = ["a witty film", "Grüße, 日本語 😀\n\ttab", " lead  two ", "a</s>b", "<extra_id_0> is <extra_id_1>", "\x00ÿ"]
 

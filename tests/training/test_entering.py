@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
 from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.initial import _at_every_layer, initial_prompt
 from mpt_edge.training.prompted import PromptedEncoder
-from tests.training import test_causal as causal
-from tests.training import test_seq2seq as seq2seq
-from tests.training.test_prompted import batch, models, reference, segments
-
-__all__ = ["models"]  # a fixture
+from tests.support import causal, seq2seq
+from tests.support.prompted import batch, overwritten, reference, segments
 
 LENGTH = 5
-
-
-@contextmanager
-def overwritten(layers: Sequence[nn.Module], prompt: torch.Tensor) -> Iterator[None]:
-    """Let each layer of an unchanged model read rows of ``prompt`` ``(l, layers, d)`` in front of its text."""
-
-    def hook(number: int) -> Any:
-        def change(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            hidden = args[0].clone()
-            hidden[:, : len(prompt)] = prompt[:, number]
-            return (hidden, *args[1:])
-
-        return change
-
-    handles = [layer.register_forward_pre_hook(hook(i)) for i, layer in enumerate(layers)]
-    yield
-    for handle in handles:
-        handle.remove()
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["cached", "with the text"])

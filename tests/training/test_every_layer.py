@@ -22,10 +22,8 @@ from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft.exporting import export_adapter
-from tests.training.test_entering import overwritten
-from tests.training.test_stages import data, silent
-
-__all__ = ["data"]  # a fixture
+from tests.support.prompted import overwritten
+from tests.support.stages import silent
 
 LENGTH = 3
 SETTINGS = Settings(epochs=2, batch_size=8, most_tasks=0, rows_per_epoch=24, prompt_rate=0.02, task_rate=0.05, seed=3)

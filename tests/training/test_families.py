@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import adapters
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,7 @@ from mpt_edge.training.generative import AnyBackbone, open_backbone
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.task_objective import Distillation, Teacher
+from tests.support import adapters
 
 LABELS = {"film": ("film",), "game": ("game",)}
 TEXTS = ["a witty film", "ball", "the great game vote", "dull movie"]

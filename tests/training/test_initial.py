@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import adapters
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,7 @@ from mpt_edge.training.initial import initial_prompt
 from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.starts import source_tasks, start_vectors
 from mpt_edge_export.peft import import_adapter, read_adapter
+from tests.support import adapters
 
 
 @pytest.mark.parametrize("length", [3, 11])

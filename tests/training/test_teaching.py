@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import adapters
 import datasets
 import numpy as np
 import pytest
@@ -31,16 +30,13 @@ from mpt_edge.training.stages import Origin, Plan, train_target
 from mpt_edge.training.starts import find_prompt
 from mpt_edge.training.teachers import Teaching
 from mpt_edge.training.text_objective import TextObjective
-from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
+from tests.support import adapters
+from tests.support.stages import silent
 
 LABELS = ("law", "game", "film")  # in the order of the head's outputs, which is not that of the recipe
 WORDS = {"film": "witty movie", "game": "ball team", "law": "party vote"}
-
-
-def silent(_: Progress) -> None:
-    """Observe nothing."""
 
 
 @pytest.fixture(autouse=True)

@@ -26,22 +26,18 @@ from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
 from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.text_objective import TextObjective
-from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
-from tests.conftest import SHARED
+from tests.support.places import SHARED
+from tests.support.stages import silent
 
 LLAMA = SHARED / "weights" / "tinystories-656k-llama"
 TEXTS = ["The cat", "Tom had a ball and", "One day"]
 ANSWERS = [("It sat on the mat.", "It slept."), ("He was happy.",), ("She ran to the park.",)]
 
-pytestmark = pytest.mark.skipif(not LLAMA.is_dir(), reason="no ../shared/weights with the TinyStories models")
-
 
 @pytest.fixture(scope="module")
-def backbone() -> GenerativeBackbone:
-    found = open_backbone(str(LLAMA))
-    assert isinstance(found, GenerativeBackbone)
-    return found
+def backbone(writer: GenerativeBackbone) -> GenerativeBackbone:
+    return writer
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +54,13 @@ def story() -> TaskData:
 
 
 def prompt(seed: int) -> torch.Tensor:
-    return 0.05 * torch.randn(7, 128, generator=torch.Generator().manual_seed(seed))
+    return 0.05 * torch.randn(7, 32, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
 def reference_losses(backbone: GenerativeBackbone, given: torch.Tensor | None) -> np.ndarray:
     """Loss of every wanted token, one text at a time, from the unchanged model."""
-    model = AutoModelForCausalLM.from_pretrained(LLAMA, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(backbone.folder, dtype=torch.float32).eval()
     found = []
     for text, answers in zip(TEXTS, ANSWERS, strict=True):
         ids = backbone.texts.encode([f"{text}:"], 100)[0].ids
@@ -141,12 +137,13 @@ def write_data(folder: Path) -> list[Recipe]:
     ]
 
 
-def silent(_: Progress) -> None:
-    """Observe nothing."""
-
-
-def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(backbone: GenerativeBackbone, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    not LLAMA.is_dir(), reason="no ../shared/weights with a model that knows enough to learn by a prompt"
+)
+def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(tmp_path: Path) -> None:
     """Teachers, student, target, export: the device gives the texts and labels that training measured."""
+    backbone = open_backbone(str(LLAMA))
+    assert isinstance(backbone, GenerativeBackbone)
     happy, who = write_data(tmp_path)
     settings = Settings(epochs=30, batch_size=6, tasks_per_step=2, most_tasks=0, prompt_rate=0.05, task_rate=0.05)
     plan = Plan([happy, who], tmp_path, tmp_path / "run", settings, test=True)

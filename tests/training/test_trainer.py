@@ -21,6 +21,7 @@ from mpt_edge.training.settings import Settings
 from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.trainer import Progress, Trainer
+from tests.support.stages import silent
 
 SETTINGS = Settings(
     epochs=3,
@@ -71,10 +72,6 @@ def trainer(backbone: EncoderBackbone, folder: Path, settings: Settings = SETTIN
 
 def state(run: Trainer) -> dict[str, torch.Tensor]:
     return {key: value.detach().clone() for key, value in run.prompts.state_dict().items()}
-
-
-def silent(_: Progress) -> None:
-    """Observe nothing."""
 
 
 def killed(run: Trainer, save_at: int, stop_at: int) -> Callable[[Progress], None]:

@@ -6,11 +6,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import adapters
 import numpy as np
 import pytest
 import torch
-from adapters import MODELS
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -22,6 +20,8 @@ from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, export_adapter, import_adapter, read_adapter
+from tests.support import adapters
+from tests.support.adapters import MODELS
 
 TEXTS = ["a witty film", "the gorgeous ball game was a dull vote", "atom"]
 PAIRS = [("law", "the vote in a party"), ("what film", "the witty one")]

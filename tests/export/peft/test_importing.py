@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import adapters
 import numpy as np
 import pytest
 import torch
-from adapters import VIRTUAL
-from conftest import save_tokenizer
 from peft import PeftModel
 from transformers import AutoModel, BertForMaskedLM, ElectraConfig
 
@@ -21,6 +18,9 @@ from mpt_edge.text import Text
 from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
+from tests.support import adapters
+from tests.support.adapters import VIRTUAL
+from tests.support.encoders import save_tokenizer
 
 TOLERANCE = 1e-4
 TEXTS = ["a witty film", "the gorgeous ball game was a dull vote", "atom", "good bad great cell star law"]
