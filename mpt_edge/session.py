@@ -11,6 +11,9 @@ import onnxruntime
 
 from mpt_edge.errors import CorruptFileError, InputError
 
+#: Most threads of a request, for each core.
+_MOST_THREADS = 8
+
 
 def open_session(path: Path, threads: int = 0) -> Any:
     """Load a graph on the CPU.
@@ -21,10 +24,11 @@ def open_session(path: Path, threads: int = 0) -> Any:
 
     Raises:
         CorruptFileError: ONNX Runtime cannot load the file.
-        InputError: ``threads`` is negative.
+        InputError: ``threads`` is negative, or far more than there are cores.
     """
-    if threads < 0:
-        raise InputError(f"{threads} threads are not possible; pass 0 (automatic) or more.")
+    most = _MOST_THREADS * (os.cpu_count() or 1)
+    if not 0 <= threads <= most:  # threads wait for each other busily, so too many of them never come to an end
+        raise InputError(f"{threads} threads are not possible here; pass 0 (automatic) to {most}.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

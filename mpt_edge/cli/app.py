@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -15,6 +15,9 @@ from mpt_edge.errors import MptEdgeError
 
 # typer carries a click of its own in newer versions, so its base error is reached through typer.
 _UsageError: Any = typer.BadParameter.__mro__[2]
+
+#: Exit status behind Ctrl-C.
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="mpt-edge",
@@ -52,30 +55,46 @@ def main() -> None:
     """Run the command; exit 1 on an error of ours, 2 on wrong usage, 130 on Ctrl-C."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    if sys.stdout is None:  # the caller has closed it
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
+    stdout = sys.stdout
     try:
         status = app(args=arguments, standalone_mode=False)
-        sys.exit(status if isinstance(status, int) else 0)
+        stdout.flush()
     except typer.Abort:
-        _fail("interrupted.", 130, debug)
+        _fail("interrupted.", _INTERRUPTED, debug)
     except _UsageError as error:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # The reader went away (`| head`): no error, but Python must not flush into the pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except MptEdgeError as error:
-        _fail(str(error), 1, debug)
-    except KeyboardInterrupt:
-        _fail("interrupted.", 130, debug)
-    except MemoryError:
-        _fail("out of memory; lower the batch size or the prompt length.", 1, debug)
-    except OSError as error:
+        _leave_quietly(stdout)
+    except SystemExit as error:  # no command of ours exits so: typer or rich has seen the broken pipe
+        if error.code != 1:
+            raise
+        _leave_quietly(stdout)
+    except (MptEdgeError, MemoryError, OSError) as error:
+        _fail(_sentence(error), 1, debug)
+    if status == _INTERRUPTED:  # which typer returns for Ctrl-C
+        _fail("interrupted.", _INTERRUPTED, debug)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, MptEdgeError):
+        return str(error)
+    if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}; check the path and its permissions.", 1, debug)
+        return f"{place}{error.strerror or error}; check the path and its permissions."
+    return "out of memory; lower the batch size or the prompt length."
 
 
-def _fail(message: str, code: int, debug: bool) -> None:
+def _leave_quietly(stdout: TextIO) -> NoReturn:
+    """End where the reader went away (`| head`): that is no error, but Python must not flush into the pipe again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    sys.exit(0)
+
+
+def _fail(message: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
     print(f"mpt-edge: {message}", file=sys.stderr)

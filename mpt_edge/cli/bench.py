@@ -48,8 +48,11 @@ def bench(
     """Measure size, load, selection, request and memory; the calls are timed in turn, in one run."""
     opened = Bundle.open(bundle or default_bundle())
     room = opened.manifest.generation.get("context", opened.manifest.max_length + length + new_tokens)
-    if tokens > room - length - new_tokens:
-        raise InputError(f"this backbone reads {room - length - new_tokens} tokens here at most; lower --tokens.")
+    if tokens + length + new_tokens > room:
+        raise InputError(
+            f"{tokens} tokens, {length} prompt rows and {new_tokens} new tokens do not fit into the {room} that this "
+            "backbone reads; lower --tokens, --length or --new-tokens."
+        )
     started = time.perf_counter()
     model = open_model(opened, precision=precision, threads=threads)
     figures: dict[str, Any] = {

@@ -27,6 +27,7 @@ from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
 from mpt_edge.generation.options import Options
 from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model
+from mpt_edge.text_model import TextModel
 
 EPILOG = """
 Examples:
@@ -112,15 +113,13 @@ def run(
         elif texts or _format(source, form) is Format.TEXT:
             raise InputError("no task is named; pass --task NAME, and see `mpt-edge tasks list` for the names.")
         if output is None and not as_json and (watched := writing.watched(model, texts, task)):
-            (row,) = rows.rows
-            if isinstance(row, BadRow):
-                raise InputError(row.message)
-            writing.write(watched, row.text, options)
+            (item,) = rows.rows
+            writing.write(watched, _ready(model, rows, item, task).text, options)
             return
         write = _writer(model, output, as_json, stream, stack)
         shown = not no_progress and _may_show_bar(source, stream, output)
         advance = stack.enter_context(_bar(stream if shown else None))
-        window = _window(stream, batch_size)
+        window = _window(model, stream, batch_size)
         _Runner(model, rows, task, batch_size, window, on_error, write, advance, options).run()
 
 
@@ -147,7 +146,7 @@ class _Runner:
         for item in self.source.rows:
             self.rows += 1
             try:
-                ready.append(self._ready(item))
+                ready.append(_ready(self.model, self.source, item, self.task))
             except MptEdgeError as error:
                 if isinstance(error, InputError) and self.on_error is OnError.SKIP:
                     self._skip(str(error))
@@ -164,25 +163,7 @@ class _Runner:
             _note(f"skipped {self.skipped:,} of {self.rows:,} rows; first: {self.first}")
         if not self.rows:
             _note(f"{self.source.name} holds no rows.")
-
-    def _ready(self, item: Row | BadRow) -> Row:
-        """Return the row with its task, checked."""
-        if isinstance(item, BadRow):
-            raise InputError(item.message)
-        place = self.source.place(item.number)
-        name = item.task or self.task
-        if name is None:
-            raise InputError(f'{place} names no task; pass --task NAME, or give the row a "task" entry.')
-        try:
-            kind = self.model.task(name).kind
-            if kind == "pair" and isinstance(item.text, str):
-                where = "name its column with --pair-column" if self.source.name else "pass it with --pair"
-                raise InputError(f"{name!r} reads pairs, but there is no second text; {where}.")
-            if kind != "pair" and not isinstance(item.text, str):
-                raise InputError(f"{name!r} reads single texts, but there is a second text; leave it out.")
-            return Row(self.model.check(item.text, name), name, item.number)
-        except (InputError, UnknownTaskError) as error:
-            raise InputError(f"{place}: {error}") from error
+            self.write((), ())
 
     def _flush(self, ready: Sequence[Row]) -> None:
         if ready:
@@ -195,6 +176,26 @@ class _Runner:
         if self.skipped == 1:
             self.first = message
             _note(f"skipping a row: {message}")
+
+
+def _ready(model: Model, source: Source, item: Row | BadRow, task: str | None) -> Row:
+    """Return a row with its task, its own or ``task``, checked. Raises InputError."""
+    if isinstance(item, BadRow):
+        raise InputError(item.message)
+    place = source.place(item.number)
+    name = item.task or task
+    if name is None:
+        raise InputError(f'{place} names no task; pass --task NAME, or give the row a "task" entry.')
+    try:
+        kind = model.task(name).kind
+        if kind == "pair" and isinstance(item.text, str):
+            where = "name its column with --pair-column" if source.name else "pass it with --pair"
+            raise InputError(f"{name!r} reads pairs, but there is no second text; {where}.")
+        if kind != "pair" and not isinstance(item.text, str):
+            raise InputError(f"{name!r} reads single texts, but there is a second text; leave it out.")
+        return Row(model.check(item.text, name), name, item.number)
+    except (InputError, UnknownTaskError) as error:
+        raise InputError(f"{place}: {error}") from error
 
 
 def _check_usage(texts: list[str] | None, source: Path | None, pair: str | None) -> None:
@@ -239,11 +240,12 @@ def _status(stream: BinaryIO | None) -> os.stat_result | None:
     return status if status is not None and stat.S_ISREG(status.st_mode) else None
 
 
-def _window(stream: BinaryIO | None, batch_size: int) -> int:
-    """Return how many rows are read before the first is answered: few if someone waits for them."""
-    if stream is None or _status(stream) is not None:
-        return max(WINDOW, batch_size)
-    return 1 if stream.isatty() else batch_size
+def _window(model: Model, stream: BinaryIO | None, batch_size: int) -> int:
+    """Return how many rows are read before the first is answered: few if someone waits, or if each takes long."""
+    if stream is not None and _status(stream) is None and stream.isatty():
+        return 1
+    at_once = (stream is None or _status(stream) is not None) and not isinstance(model, TextModel)
+    return max(WINDOW, batch_size) if at_once else batch_size
 
 
 def _writer(model: Model, output: Path | None, as_json: bool, stream: BinaryIO | None, stack: ExitStack) -> Write:
@@ -253,15 +255,27 @@ def _writer(model: Model, output: Path | None, as_json: bool, stream: BinaryIO |
     if status is not None and output.exists() and os.path.samestat(status, output.stat()):
         raise InputError(f"{output} is the file that is read; name another with --output.")
     output.parent.mkdir(parents=True, exist_ok=True)
-    file = stack.enter_context(output.open("w", encoding="utf-8", newline="\n"))
-    return _json_writer(file, stream is not None)
+    # What stands there stays until there are answers to put in its place: a wrong option must not cost them.
+    file = stack.enter_context(output.open("a", encoding="utf-8", newline="\n"))
+    return _json_writer(file, stream is not None, replaces=True)
 
 
-def _json_writer(file: TextIO, numbered: bool) -> Write:
-    """Return a function that writes one JSON object a line, with line numbers where rows have them."""
+def _json_writer(file: TextIO, numbered: bool, *, replaces: bool = False) -> Write:
+    """Return a function that writes one JSON object a line.
+
+    Args:
+        file: where to.
+        numbered: whether to name each row's line.
+        replaces: whether the first answers take the place of what the file holds.
+    """
     ascii_only = not (file.encoding or "").lower().replace("-", "").startswith("utf8")
+    fresh = replaces
 
     def write(rows: Sequence[Row], predictions: Sequence[Prediction]) -> None:
+        nonlocal fresh
+        if fresh:
+            file.truncate(0)
+            fresh = False
         for row, found in zip(rows, predictions, strict=True):
             first, second = (row.text, None) if isinstance(row.text, str) else row.text
             entries = {

@@ -12,6 +12,9 @@ from mpt_edge.errors import InputError
 #: Most beams. Each is a row of the model's cache, and a task file may ask for any number.
 MOST_BEAMS = 256
 
+#: Largest repetition penalty, and the least one's reciprocal; beyond, likelihoods leave the range of float32.
+MOST_PENALTY = 100
+
 
 class Options(TypedDict, total=False):
     """What a request may pass by name; `GenerationOptions` says what each means. None leaves it to the task."""
@@ -82,8 +85,8 @@ class GenerationOptions:
             yield f"a temperature of {self.temperature} is not possible; pass 0 for the likeliest token, or more"
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             yield "top_k must be 0 or more, and top_p above 0 and at most 1; correct it"
-        if not 0 < self.repetition_penalty < float("inf"):
-            yield "the repetition penalty must be above 0; pass 1 for none"
+        if not 1 / MOST_PENALTY <= self.repetition_penalty <= MOST_PENALTY:
+            yield f"the repetition penalty must lie between {1 / MOST_PENALTY} and {MOST_PENALTY}; pass 1 for none"
         if not 1 <= self.num_beams <= MOST_BEAMS:
             yield f"{self.num_beams} beams are not possible; pass 1 to {MOST_BEAMS}"
         if self.num_beams > 1 and self.temperature > 0:

@@ -52,7 +52,11 @@ def test_without_the_module_that_windows_lacks(tiny_bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["--bundle", "no-such"], "no bundle in no-such; build it with"), (["--tokens", "60"], "--tokens")],
+    [
+        (["--bundle", "no-such"], "no bundle in no-such; build it with"),
+        (["--tokens", "60"], "60 tokens, 100 prompt rows and 32 new tokens do not fit"),
+        (["--threads", "5000"], "5000 threads are not possible here"),
+    ],
 )
 def test_bad_input(
     mpt_edge_command: Command, tiny_bundle: Path, tmp_path: Path, arguments: list[str], says: str

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +112,8 @@ def test_rows_of_several_tasks(bundle: Path, mpt_edge_command: Command, tmp_path
         (["--num-beams", 2, "--temperature", 1], "beams follow the likeliest tokens"),
         (["--top-p", 2], "top_p above 0 and at most 1"),
         (["--stop", ""], "a stop text is empty"),
+        (["--repetition-penalty", "1e300"], "must lie between 0.01 and 100"),
+        (["--threads", 5000], "5000 threads are not possible here; pass 0 (automatic) to"),
     ],
 )
 def test_bad_options_are_one_sentence(
@@ -135,7 +140,7 @@ def test_an_empty_text_is_one_sentence(
         (["--task", "storey", "The cat"], "did you mean 'story'?"),
         (["The cat"], "no task is named; pass --task NAME"),
         (["--task", "story", "The cat", "--pair", "a dog"], "reads single texts"),
-        (["--task", "mood", "The cat", "--stop", ""], "a stop text is empty"),
+        (["--task", "mood", "The cat", "--stop", "."], "'mood' chooses a label and writes no text; leave stop out"),
     ],
     ids=str,
 )
@@ -145,6 +150,39 @@ def test_bad_arguments_are_one_sentence(
     done = mpt_edge_command("run", "--bundle", bundle, *arguments)
     assert part in refused(done)
     assert done.stdout == ""
+
+
+def test_a_refused_request_leaves_the_output_alone(bundle: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    output.write_text("of yesterday\n")
+    given = ["--task", "story", "--bundle", bundle, "--output", output]
+    for arguments in ([TEXTS[0], "--temperature", -1], [""], [TEXTS[0], "--threads", 5000]):
+        refused(mpt_edge_command("run", *given, *arguments))
+        assert output.read_text() == "of yesterday\n"
+    assert mpt_edge_command("run", *given, TEXTS[0]).returncode == 0
+    (answer,) = map(json.loads, output.read_text().splitlines())
+    assert answer["text"] == TEXTS[0]
+    (tmp_path / "none.txt").touch()
+    done = mpt_edge_command("run", *given, "--input", tmp_path / "none.txt")
+    assert (done.returncode, output.read_text()) == (0, "")
+
+
+def test_an_interrupted_run_keeps_what_was_written(bundle: Path, tmp_path: Path) -> None:
+    """Texts take long, so rows of a file are written batch by batch."""
+    rows, output = tmp_path / "rows.txt", tmp_path / "answers.jsonl"
+    rows.write_text(f"{TEXTS[0]}\n" * 20_000)
+    command = [Path(sys.executable).with_name("mpt-edge"), "run", "--task", "story", "--bundle", bundle]
+    command += ["--input", rows, "--output", output, "--batch-size", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (output.is_file() and output.stat().st_size):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == "mpt-edge: interrupted.\n"
+    written = output.read_text().splitlines()
+    assert 2 <= len(written) < 20_000
+    assert [json.loads(line)["line"] for line in written] == list(range(1, len(written) + 1))
 
 
 def test_rows_that_cannot_be_used_are_skipped(bundle: Path, mpt_edge_command: Command) -> None:
