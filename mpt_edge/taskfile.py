@@ -21,12 +21,12 @@ from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.generation.options import NAMES, GenerationOptions
 from mpt_edge.heads import Head
-from mpt_edge.prompts import ENTRIES, LAYOUTS, SharedPrompt, dimensions, rows_and_width, scaled_shape
+from mpt_edge.prompts import ENTRIES, LAYOUTS, MAX_PROMPT_BYTES, SharedPrompt, dimensions, rows_and_width, scaled_shape
 
 FORMAT = "mpt-edge task 1"
 
-#: Largest task file that is read; room for one that carries its own prompt.
-MAX_TASK_BYTES = 16 << 20
+#: Largest task file that is read: one that carries a prompt of the largest size, with its vectors and texts.
+MAX_TASK_BYTES = MAX_PROMPT_BYTES + (1 << 20)
 
 #: Task names are file names, so they stay in one folder on every system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

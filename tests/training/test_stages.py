@@ -368,6 +368,20 @@ def test_prompt_without_rows(tiny: Backbone, data: tuple[Path, dict[str, Recipe]
         train_source(tiny, Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS), NewPrompt("shared", 0), silent)
 
 
+def test_a_prompt_too_large_for_its_file_is_not_trained(
+    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
+    folder, recipes = data
+    plan = Plan([recipes["mood"]], folder, tmp_path / "run", SETTINGS)
+    with pytest.raises(InputError, match=r"takes 76,800,000 bytes, more than the .* train a shorter one \(--length\)"):
+        train_source(tiny, plan, NewPrompt("shared", 1_200_000, init="random"), silent)
+    # The composed prompt of a task, as a shared one, is in float32.
+    whole = SharedPrompt("whole", np.ones((600_000, 32), np.float32), "prefix", tiny.fingerprint)
+    with pytest.raises(InputError, match="takes 76,800,000 bytes"):
+        train_target(tiny, plan, Origin(tmp_path, whole, "ones"), silent)
+    assert not (tmp_path / "run").exists()
+
+
 def test_label_examples_are_training_texts_of_their_label(tiny: Backbone, data: tuple[Path, dict[str, Recipe]]) -> None:
     task = load_task(replace(data[1]["mood"], label_examples=2), data[0])
     texts = label_texts(tiny, task)
