@@ -14,10 +14,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
+from common import lines as recorded
 from methods import METHODS, TOGETHER, Budget, limited
 from rich.console import Console
 from rich.table import Table
@@ -96,7 +97,7 @@ def measure(name: str, tasks: Sequence[TaskData], seed: int, budget: dict[str, i
     """Run one method on the tasks whose figures are missing, and append them."""
     group = "+".join(sorted(task.recipe.name for task in tasks)) if name in TOGETHER else ""
     key = {"method": name, "seed": seed, "with": group} | budget
-    there = {line["task"] for line in _lines(results) if all(line.get(k) == v for k, v in key.items())}
+    there = {line["task"] for line in recorded(results) if all(line.get(k) == v for k, v in key.items())}
     missing = [task for task in tasks if task.recipe.name not in there]
     if not missing:
         return
@@ -104,7 +105,8 @@ def measure(name: str, tasks: Sequence[TaskData], seed: int, budget: dict[str, i
     for part in parts:
         started = time.monotonic()
         place = "-".join([name, str(seed), *(str(value) for value in budget.values())])
-        found = METHODS[name](part, Budget(seed=seed, folder=results.parent / place, **budget), _report)
+        given = Budget(budget["rows"], budget["epochs"], budget["length"], seed, results.parent / place)
+        found = METHODS[name](part, given, _report)
         seconds = round(time.monotonic() - started, 1)
         facts = {"seconds": seconds, "device": Hardware().device.type}  # where trainings run
         with results.open("a", encoding="utf-8") as file:
@@ -116,7 +118,7 @@ def measure(name: str, tasks: Sequence[TaskData], seed: int, budget: dict[str, i
 def show(results: Path, tasks: Sequence[str], budget: dict[str, int]) -> None:
     """Print a row a method and a column a task."""
     table = Table("method", *tasks, "mean", box=None, pad_edge=False)
-    lines = [line for line in _lines(results) if all(line[key] == value for key, value in budget.items())]
+    lines = [line for line in recorded(results) if all(line[key] == value for key, value in budget.items())]
     for name in METHODS:
         group = "+".join(sorted(tasks)) if name in TOGETHER else ""
         own = [line for line in lines if line["method"] == name and line["with"] == group]
@@ -137,10 +139,6 @@ def _report(progress: Progress) -> None:
         print(
             f"  {progress.stage}: step {progress.step}/{progress.steps}, loss {progress.loss['total']:.3f}", flush=True
         )
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 if __name__ == "__main__":

@@ -15,25 +15,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import typer
+from common import lines as recorded
 from methods import BACKBONE, Budget, logistic_probe, lora, prompt_tuning, zero_shot
 from rich.console import Console
 from rich.table import Table
 
-from mpt_edge.prompts import SharedPrompt
 from mpt_edge.text import render
-from mpt_edge.training.backbones import load_backbone
+from mpt_edge.training.backbones import load_encoder
 from mpt_edge.training.data import TaskData, few_shot, load_task
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objective import Objective
 from mpt_edge.training.recipes import load_recipe
+from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import label_texts
 from mpt_edge.training.starts import start_vectors
 from mpt_edge.training.trainer import Progress, Trainer
+from mpt_edge.vectors import VectorFolder
 
 #: Rate of u and v, steps, and the most rows of a label that join its texts; chosen on the validation splits of cr and
 #: ag_news, on the draws of seeds 0 and 1.
@@ -75,7 +76,7 @@ Method = Callable[[TaskData, Budget], float]
 def measure(name: str, method: Method, task: TaskData, shots: int, seed: int, results: Path) -> None:
     """Run one method on one draw, unless its figure is there."""
     key = {"method": name, "task": task.recipe.name, "shots": shots, "seed": seed}
-    if any(all(line[k] == v for k, v in key.items()) for line in _lines(results)):
+    if any(all(line[k] == v for k, v in key.items()) for line in recorded(results)):
         return
     drawn = few_shot(task, shots, seed)
     if name in BY_SIMILARITY:
@@ -93,17 +94,16 @@ def measure(name: str, method: Method, task: TaskData, shots: int, seed: int, re
 def with_examples(task: TaskData, count: int) -> TaskData:
     """Return a task whose labels' texts are the recipe's and ``count`` typical training rows."""
     asked = replace(task, recipe=replace(task.recipe, label_examples=count))
-    texts = [tuple(group) for group in label_texts(load_backbone(BACKBONE), asked)]
+    texts = [tuple(group) for group in label_texts(load_encoder(BACKBONE), asked)]
     return replace(task, recipe=replace(task.recipe, labels=dict(zip(task.labels, texts, strict=True))))
 
 
 def mpt(task: TaskData, budget: Budget, source: Path) -> float:
     """Train u and v alone on a shared prompt that has not seen the task."""
-    backbone = load_backbone(BACKBONE)
-    (file,) = (source / "prompts").glob("*.safetensors")
-    shared = SharedPrompt.load(file)
+    backbone = load_encoder(BACKBONE)
+    (shared,) = VectorFolder(source).prompts().values()
     texts = label_texts(backbone, task)
-    objective = Objective(backbone, [task], [texts], layout=shared.layout, entry=shared.entry)
+    objective = SimilarityObjective(backbone, [task], [texts], layout=shared.layout, entry=shared.entry)
     prompts = MultitaskPrompt(torch.from_numpy(shared.values.astype(np.float32)), 1)
     prompts.start(0, *start_vectors("nearest", source, shared, objective, 0)[1])
     settings = budget.settings(tasks_per_step=1, prompt_rate=0.0, task_rate=VECTOR_RATE)
@@ -154,7 +154,7 @@ METHODS: dict[str, Method] = {
 def show(results: Path, tasks: list[str], counts: list[int]) -> None:
     """Print a row a method and number of shots, and a column a task."""
     table = Table("shots", "method", *tasks, "mean", box=None, pad_edge=False)
-    lines = _lines(results)
+    lines = recorded(results)
     for count in counts:
         for name in [*METHODS, "mpt"]:
             own = [line for line in lines if (line["method"], line["shots"]) == (name, count)]
@@ -167,10 +167,6 @@ def show(results: Path, tasks: list[str], counts: list[int]) -> None:
 
 def _silent(_: Progress) -> None:
     """Print nothing for a step."""
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from mpt_edge.prompts import SharedPrompt
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.vectors import VectorFolder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.graph import prompt_shape
 
@@ -137,12 +138,11 @@ class Contest:
         self.folder, self.place, self.threads = folder, place, threads
         self.length, entry = prompt
         self.seq2seq = backbone.family == "seq2seq"
-        (place / "vectors" / "prompts").mkdir(parents=True)
         shape = prompt_shape(backbone.model, entry, self.length)
         rng = np.random.default_rng(0)
         values = (0.05 * rng.standard_normal(shape)).astype(np.float32)
         shared = SharedPrompt("shared", values, "prefix", backbone.fingerprint, entry=entry)
-        shared.save(place / "vectors" / "prompts" / "shared.safetensors")
+        VectorFolder(place / "vectors").save(shared)
         export_bundle(ExportPlan(backbone, [place / "vectors"], place / "bundle", precision="both"))
         graph, small = self._graph("float32"), self._graph("int8")
         self.ids = rng.integers(3, 1000, tokens).tolist()
@@ -168,8 +168,12 @@ class Contest:
 
     def _graph(self, precision: str) -> OnnxCausal | OnnxSeq2Seq:
         bundle = Bundle.open(self.place / "bundle")
-        family = OnnxSeq2Seq if self.seq2seq else OnnxCausal
-        return family(*bundle.graphs(precision), bundle.manifest, threads=self.threads)
+        graphs = bundle.graphs(precision)
+        if self.seq2seq:
+            encoder, decoder = graphs
+            return OnnxSeq2Seq(encoder, decoder, bundle.manifest, threads=self.threads)
+        (graph,) = graphs
+        return OnnxCausal(graph, bundle.manifest, threads=self.threads)
 
     def _peers(self, model: PreTrainedModel) -> None:
         """Add the peers that there are; why one is missing is noted."""

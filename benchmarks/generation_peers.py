@@ -27,7 +27,7 @@ def transformers_writer(model: PreTrainedModel, rows: Tensor) -> Writer:
 
     @torch.no_grad()
     def write(count: int) -> list[int]:
-        found = model.generate(  # type: ignore[operator]
+        found = model.generate(
             inputs_embeds=rows, attention_mask=ones, max_new_tokens=count, do_sample=False, pad_token_id=0
         )
         return [int(token) for token in found[0, -count:]]

@@ -17,15 +17,15 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from mpt_edge.prompts import EVERY_LAYER
-from mpt_edge.training.backbones import Backbone, load_backbone
-from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
+from mpt_edge.training.data import TaskData
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, Prompts
-from mpt_edge.training.objective import Objective
 from mpt_edge.training.probe import probe
-from mpt_edge.training.settings import Settings
+from mpt_edge.training.settings import Listening, Settings, TeacherPlan
+from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import label_texts
-from mpt_edge.training.teachers import TeacherPlan, distillation, train_teachers
+from mpt_edge.training.teachers import distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
 
 BACKBONE = "minilm-l6"
@@ -58,6 +58,7 @@ class Budget:
         """Return the trainer's settings under this budget."""
         base = Settings(
             epochs=self.epochs,
+            most_tasks=0,
             rows_per_epoch=self.rows,
             prompt_rate=PROMPT_RATE,
             task_rate=VECTOR_RATE,
@@ -149,14 +150,14 @@ class SharedOnly(nn.Module):
 def zero_shot(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
     """Similarity to the label texts without any training."""
     del budget, observe
-    objective = _objective(load_backbone(BACKBONE), tasks)
+    objective = _objective(load_encoder(BACKBONE), tasks)
     return {task.recipe.name: _test(objective, i, None) for i, task in enumerate(tasks)}
 
 
 def logistic_probe(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
     """Logistic regression on the frozen embeddings, its strength chosen on validation."""
     del budget, observe
-    backbone = load_backbone(BACKBONE)
+    backbone = load_encoder(BACKBONE)
     return {task.recipe.name: probe(backbone, task)["test"][task.recipe.metric] for task in tasks}
 
 
@@ -164,7 +165,7 @@ def prompt_tuning(
     tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None], entry: str = "first_layer"
 ) -> dict[str, float]:
     """Plain prompt tuning: a full prompt a task, each trained alone; at every layer it is P-tuning v2."""
-    backbone = load_backbone(BACKBONE)
+    backbone = load_encoder(BACKBONE)
     start = initial_prompt(backbone, budget.length, budget.seed, VOCABULARY, entry)
     return _each_alone(tasks, budget, observe, lambda: (backbone, PlainPrompts([start])), entry)
 
@@ -172,9 +173,9 @@ def prompt_tuning(
 def lora(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
     """LoRA, r = 8 on queries and values, through PEFT."""
 
-    def adapted() -> tuple[Backbone, Prompts]:
+    def adapted() -> tuple[EncoderBackbone, Prompts]:
         torch.manual_seed(budget.seed)
-        backbone = load_backbone(BACKBONE)
+        backbone = load_encoder(BACKBONE)
         config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
         model = inject_adapter_in_model(config, backbone.model.model)
         return backbone, WholeModel(_named(model, lambda name: "lora_" in name), LORA_RATE)
@@ -185,8 +186,8 @@ def lora(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress]
 def fine_tuning(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:
     """Full fine-tuning: every weight, a model a task."""
 
-    def unfrozen() -> tuple[Backbone, Prompts]:
-        backbone = load_backbone(BACKBONE)
+    def unfrozen() -> tuple[EncoderBackbone, Prompts]:
+        backbone = load_encoder(BACKBONE)
         return backbone, WholeModel(_named(backbone.model.model, lambda name: "pooler" not in name), TUNING_RATE)
 
     return _each_alone(tasks, budget, observe, unfrozen)
@@ -202,7 +203,7 @@ def mpt(
 ) -> dict[str, float]:
     """Multitask prompt tuning: u and v a task on one shared prompt, in full or without some of its parts."""
     parts = parts or Parts()
-    backbone = load_backbone(BACKBONE)
+    backbone = load_encoder(BACKBONE)
     start = initial_prompt(backbone, budget.length, budget.seed, VOCABULARY, entry)
     settings = budget.settings(
         most_tasks=4 if parts.sampling else 0, prompt_rate=PROMPT_RATE if parts.shared_trained else 0.0
@@ -211,10 +212,11 @@ def mpt(
     if parts.distillation:
         # All variants of one seed and budget learn from the same teachers.
         name = f"teachers-{entry}-{budget.seed}-{budget.rows}-{budget.epochs}-{budget.length}"
-        plan = TeacherPlan(budget.folder.parent / name, epochs=budget.epochs, hidden=parts.hidden)
+        listening = Listening(hidden=parts.hidden)
+        plan = TeacherPlan(folder=budget.folder.parent / name, epochs=budget.epochs, listening=listening)
         texts = objective.label_texts
         taught = train_teachers(backbone, tasks, texts, start, plan, settings, observe, layout, entry)
-        objective = Objective(backbone, tasks, texts, distillation(taught, plan), layout, entry)
+        objective = SimilarityObjective(backbone, tasks, texts, distillation(taught, listening), layout, entry)
     prompts = MultitaskPrompt(start, len(tasks)) if parts.decomposition else SharedOnly(start)
     return _trained(objective, prompts, settings, budget.folder, observe)
 
@@ -249,18 +251,17 @@ def limited(data: TaskData, rows: int) -> TaskData:
     """Return a task with at most ``rows`` training rows, the same ones for every method and seed."""
     if len(data.train) <= rows:
         return data
-    kept = np.sort(np.random.default_rng(0).permutation(len(data.train))[:rows]).tolist()
-    return replace(data, train=Rows([data.train.texts[i] for i in kept], [data.train.labels[i] for i in kept]))
+    return replace(data, train=data.train.take(np.random.default_rng(0).permutation(len(data.train))[:rows]))
 
 
 def _each_alone(
     tasks: Sequence[TaskData],
     budget: Budget,
     observe: Callable[[Progress], None],
-    fresh: Callable[[], tuple[Backbone, Prompts]],
+    fresh: Callable[[], tuple[EncoderBackbone, Prompts]],
     entry: str = "first_layer",
 ) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for task in tasks:
         backbone, prompts = fresh()
         folder = budget.folder / task.recipe.name
@@ -271,7 +272,11 @@ def _each_alone(
 
 
 def _trained(
-    objective: Objective, prompts: Prompts, settings: Settings, folder: Path, observe: Callable[[Progress], None]
+    objective: SimilarityObjective,
+    prompts: Prompts,
+    settings: Settings,
+    folder: Path,
+    observe: Callable[[Progress], None],
 ) -> dict[str, float]:
     Trainer(objective, prompts, settings, folder, stage=folder.name).train(observe)
     with torch.no_grad():
@@ -279,12 +284,14 @@ def _trained(
 
 
 def _objective(
-    backbone: Backbone, tasks: Sequence[TaskData], entry: str = "first_layer", layout: str = "prefix"
-) -> Objective:
-    return Objective(backbone, tasks, [label_texts(backbone, task) for task in tasks], layout=layout, entry=entry)
+    backbone: EncoderBackbone, tasks: Sequence[TaskData], entry: str = "first_layer", layout: str = "prefix"
+) -> SimilarityObjective:
+    return SimilarityObjective(
+        backbone, tasks, [label_texts(backbone, task) for task in tasks], layout=layout, entry=entry
+    )
 
 
-def _test(objective: Objective, index: int, prompt: Tensor | None) -> float:
+def _test(objective: SimilarityObjective, index: int, prompt: Tensor | None) -> float:
     rows = objective.tasks[index].test
     assert rows is not None
     return objective.score(index, prompt, rows)
@@ -293,5 +300,5 @@ def _test(objective: Objective, index: int, prompt: Tensor | None) -> float:
 def _named(model: nn.Module, wanted: Callable[[str], bool]) -> dict[str, nn.Parameter]:
     found = {name: parameter for name, parameter in model.named_parameters() if wanted(name)}
     for parameter in found.values():
-        parameter.requires_grad_(requires_grad=True)
+        parameter.requires_grad = True
     return found

@@ -13,17 +13,15 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from common import timed
 from peft import MultitaskPromptTuningConfig, PeftModel, TaskType, get_peft_model
 from rich.console import Console
 from rich.table import Table
@@ -31,7 +29,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import mpt_edge
 from mpt_edge.bundle import Bundle
-from mpt_edge.training.backbones import load_backbone
+from mpt_edge.training.backbones import load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
 
@@ -78,18 +76,20 @@ def main(
 def compared(root: Path, tasks: int, length: int, repeats: int, threads: int) -> list[tuple[str, str, str, str]]:
     """Return the table's rows."""
     adapter, bundle = made(root, tasks, length)
-    base = str(load_backbone("minilm-l6").folder)
+    base = str(load_encoder("minilm-l6").folder)
 
     def load_peft() -> PeftModel:
         model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
         return PeftModel.from_pretrained(model, adapter).eval()
 
     theirs, ours = load_peft(), mpt_edge.load(bundle, threads=threads)
+    assert isinstance(ours, mpt_edge.Model)
     tokenizer = AutoTokenizer.from_pretrained(base)
 
     def peft_request(task: int = 0) -> torch.Tensor:
         with torch.no_grad():
-            return theirs(**tokenizer([TEXT], return_tensors="pt"), task_ids=torch.tensor([task])).logits
+            found: torch.Tensor = theirs(**tokenizer([TEXT], return_tensors="pt"), task_ids=torch.tensor([task])).logits
+            return found
 
     joint, fast = ours.task("task-0"), ours.task("fast")
     assert np.allclose(joint.states([TEXT])[0], peft_request().numpy()[0], atol=1e-4)
@@ -112,53 +112,46 @@ def compared(root: Path, tasks: int, length: int, repeats: int, threads: int) ->
     sizes = [size(adapter / "adapter_model.safetensors"), size(bundle / "tasks/task-1.safetensors")]
     shared = size(bundle / "prompts/adapter.safetensors")
     every = sum(size(path) for path in (bundle / "tasks").glob("task-*")) + shared
+    ms = {name: f"{1e3 * seconds:.1f}" for name, seconds in request.items()}
     return [
         ("all tasks (bytes)", f"{sizes[0]:,}", f"{every:,}", ""),
         ("one task more (bytes)", f"{sizes[0]:,} (the file anew)", f"{sizes[1]:,}", ""),
         ("process start to first answer (s)", f"{cold['peft']:.2f}", f"{cold['ours']:.2f}", ""),
         ("load (ms)", f"{1e3 * loads['peft']:.0f}", f"{1e3 * loads['ours']:.0f}", ""),
         ("switch (µs)", f"{1e6 * switch['peft']:.1f} (another adapter)", f"{1e6 * switch['ours']:.1f}", ""),
-        ("request (ms)", *(f"{1e3 * request[name]:.1f}" for name in ("peft", "joint", "prefix"))),
+        ("request (ms)", ms["peft"], ms["joint"], ms["prefix"]),
     ]
 
 
 def made(root: Path, tasks: int, length: int) -> tuple[Path, Path]:
     """Let PEFT make an adapter, import it, and export a bundle; one task of it also lies in the prefix layout."""
-    backbone = load_backbone("minilm-l6")
+    backbone = load_encoder("minilm-l6")
     base = AutoModelForSequenceClassification.from_pretrained(backbone.folder, num_labels=2)
     config = MultitaskPromptTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=length, num_tasks=tasks)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = get_peft_model(base, config)
+        encoders: Any = model.prompt_encoder
         with torch.no_grad():
-            for part in (
-                model.prompt_encoder["default"].prefix_task_cols,
-                model.prompt_encoder["default"].prefix_task_rows,
-            ):
+            for part in (encoders["default"].prefix_task_cols, encoders["default"].prefix_task_rows):
                 part.normal_(1.0, 0.3)
-        model.save_pretrained(root / "adapter")
+        model.save_pretrained(str(root / "adapter"))
     names = {f"task-{i}": i for i in range(tasks)}
-    imported = import_adapter(read_adapter(str(root / "adapter")), backbone, ImportOptions(names))
+    imported = import_adapter(read_adapter(str(root / "adapter")), backbone, ImportOptions(tasks=names))
     imported.save(root / "vectors")
     assert imported.prompt is not None
     shared, first = imported.prompt, imported.tasks[0]
-    own = {"own_prompt": shared.values, "prompt": "", "prompt_sha256": "", "layout": "prefix", "entry": shared.entry}
-    answers = {"readout": "similarity", "label_texts": (("a bad film",), ("a good film",))}
+    own: dict[str, Any] = {
+        "own_prompt": shared.values,
+        "prompt": "",
+        "prompt_sha256": "",
+        "layout": "prefix",
+        "entry": shared.entry,
+    }
+    answers: dict[str, Any] = {"readout": "similarity", "label_texts": (("a bad film",), ("a good film",))}
     replace(first, name="fast", **own, **answers).save(root / "vectors/tasks/fast.safetensors")
     export_bundle(ExportPlan(backbone, [root / "vectors"], root / "bundle"))
     return root / "adapter", Bundle.open(root / "bundle").folder
-
-
-def timed(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each call, taken in turn after one that warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(repeats + 1):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: median(found) for name, found in seconds.items()}
 
 
 def fresh(code: str, places: dict[str, object]) -> None:

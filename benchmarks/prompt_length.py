@@ -10,25 +10,26 @@ from __future__ import annotations
 import json
 import platform
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
+from common import timed
 from rich.console import Console
 from rich.table import Table
 from training_step import first_rows, our_step
 
 from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import Bundle
-from mpt_edge.model import open_model
+from mpt_edge.encoder_model import EncoderModel
+from mpt_edge.loading import open_model
 from mpt_edge.text import Batch
-from mpt_edge.training.backbones import load_backbone
+from mpt_edge.training.backbones import load_encoder
 from mpt_edge_export.bundle import ExportPlan, export_bundle
 
 LENGTHS = (5, 10, 20, 50, 100, 200)
@@ -65,8 +66,8 @@ def main(
     scores = accuracies(results)
     with tempfile.TemporaryDirectory() as name:
         calls, plain = requests(bundle, Path(name), tokens, threads)
-        latency = timed(calls, repeats)
-    training = timed(training_steps(data), steps)
+        latency = timed(calls, repeats, warm=2)
+    training = timed(training_steps(data), steps, warm=2)
     table = Table(
         "prompt", "layout", "l", "request (ms)", "times no prompt", "training step (ms)", "accuracy", box=None
     )
@@ -103,7 +104,7 @@ def accuracies(path: Path) -> dict[Way, float]:
 
 def requests(bundle: Path, folder: Path, tokens: int, threads: int) -> tuple[Calls, Way]:
     """Return a request of every way and of none, and the key of none. Weights and graph of the layouts are the same."""
-    export_bundle(ExportPlan(load_backbone("minilm-l6"), [], folder / "first"))
+    export_bundle(ExportPlan(load_encoder("minilm-l6"), [], folder / "first"))
     rng = np.random.default_rng(0)
     ids = rng.integers(1000, 20000, (1, tokens))
     batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
@@ -126,9 +127,9 @@ def requests(bundle: Path, folder: Path, tokens: int, threads: int) -> tuple[Cal
 
 
 def _backbone(folder: Path, threads: int) -> OnnxBackbone:
-    backbone = open_model(Bundle.open(folder), threads=threads).backbone
-    assert isinstance(backbone, OnnxBackbone)
-    return backbone
+    model = open_model(Bundle.open(folder), threads=threads)
+    assert isinstance(model, EncoderModel)
+    return model.backbone
 
 
 def training_steps(data: Path) -> Calls:
@@ -141,18 +142,6 @@ def training_steps(data: Path) -> Calls:
         for length in LENGTHS
     }
     return {way: lambda step=step: step(rows) for way, step in steps.items()}  # type: ignore[misc]
-
-
-def timed(calls: Mapping[Way, Callable[[], object]], repeats: int) -> dict[Way, float]:
-    """Return the median seconds of each call, taken in turn after two that warm up."""
-    seconds: dict[Way, list[float]] = {way: [] for way in calls}
-    for number in range(repeats + 2):
-        for way, call in calls.items():
-            started = time.perf_counter()
-            call()
-            if number >= 2:
-                seconds[way].append(time.perf_counter() - started)
-    return {way: median(found) for way, found in seconds.items()}
 
 
 def draw(path: Path, latency: Mapping[Way, float], scores: Mapping[Way, float]) -> None:

@@ -21,15 +21,15 @@ from peft import MultitaskPromptTuningConfig, TaskType, get_peft_model
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
-from mpt_edge.training.backbones import load_backbone
+from mpt_edge.training.backbones import load_encoder
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objective import Objective
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule
 from mpt_edge.training.settings import Entry
 from mpt_edge.training.similarity import TRAINING_SCALE
+from mpt_edge.training.similarity_objective import SimilarityObjective
 
 LABELS = {"negative": "a negative, bad review", "positive": "a positive, good review"}
 MAX_LENGTH = 64
@@ -90,10 +90,12 @@ def our_step(
     texts: list[str], gold: list[int], length: int, entry: str, layout: str = "prefix"
 ) -> tuple[Step, NDArray[np.int64]]:
     """Return a training step, and the rows' tokens."""
-    backbone = load_backbone("minilm-l6")
+    backbone = load_encoder("minilm-l6")
     rows = Rows(list(texts), gold)
     task = TaskData(Recipe("sst2", "t", "v", max_length=MAX_LENGTH), tuple(LABELS), rows, rows.head(1), None)
-    objective = Objective(backbone, [task], [[[text] for text in LABELS.values()]], layout=layout, entry=entry)
+    objective = SimilarityObjective(
+        backbone, [task], [[[text] for text in LABELS.values()]], layout=layout, entry=entry
+    )
     prompts = MultitaskPrompt(initial_prompt(backbone, length, 0, VOCABULARY, entry), 1)
     optimizer = torch.optim.AdamW(prompts.parameters(), lr=0.01)
     rng = np.random.default_rng(0)
@@ -101,7 +103,7 @@ def our_step(
     def step(chosen: Chosen) -> float:
         optimizer.zero_grad()
         loss = objective.loss(prompts(0), TaskBatch(0, chosen), rng).total
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return float(loss.detach())
 
@@ -139,7 +141,7 @@ def peft_step(texts: list[str], gold: list[int], length: int) -> Step:
         optimizer.zero_grad()
         logits = TRAINING_SCALE * embed([encoded[i] for i in chosen]) @ embed(labels).T
         loss = functional.cross_entropy(logits, torch.tensor([gold[i] for i in chosen]))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return float(loss.detach())
 

@@ -6,7 +6,8 @@
 'positive'
 """
 
-from mpt_edge.answers import Embedding, Generation, Prediction, Span, Tagging, TokenLabel
+from mpt_edge.answers import Embedding, Generation, Prediction, Span, Stream, Tagging, TokenLabel
+from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import (
     BundleNotFoundError,
     CorruptFileError,
@@ -19,8 +20,9 @@ from mpt_edge.errors import (
     UnknownTaskError,
     UnsupportedModelError,
 )
-from mpt_edge.model import Model, Task, load
-from mpt_edge.writing import Stream, TextModel, TextTask
+from mpt_edge.loading import load
+from mpt_edge.model import Model, Task
+from mpt_edge.text_model import TextModel
 
 __version__ = "0.1.0"
 
@@ -28,6 +30,7 @@ __all__ = [
     "BundleNotFoundError",
     "CorruptFileError",
     "Embedding",
+    "EncoderModel",
     "Generation",
     "InputError",
     "MismatchError",
@@ -41,7 +44,6 @@ __all__ = [
     "Tagging",
     "Task",
     "TextModel",
-    "TextTask",
     "TokenLabel",
     "TrainingError",
     "UnknownTaskError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +127,28 @@ class Generation(Prediction):
     def extras(self) -> dict[str, Any]:
         """Return length and end."""
         return {"new_tokens": self.tokens, "finish": self.finish}
+
+
+class Stream(Iterator[str]):
+    """A text that comes piece by piece: iterate over it.
+
+    Attributes:
+        truncated: whether the input is longer than the task reads; known before the first piece.
+        answer: the whole text and why it ended, once the last piece has come; None before.
+    """
+
+    def __init__(self, pieces: Iterator[str], finished: Callable[[], Generation], *, truncated: bool) -> None:
+        """Hand out ``pieces``, then ask ``finished`` for the whole."""
+        self._pieces, self._finished, self.truncated = pieces, finished, truncated
+        self.answer: Generation | None = None
+
+    def __next__(self) -> str:
+        """Return the next piece, at least one character."""
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            self.answer = self._finished()
+            raise
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mpt_edge._files import read_small, replacing, sha256
@@ -19,6 +19,7 @@ from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, M
 from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import MAX_PROMPT_BYTES, SharedPrompt
 from mpt_edge.taskfile import GENERATIVE_READOUTS, MAX_TASK_BYTES, TaskFile
+from mpt_edge.vectors import SUFFIX, TASKS, prompt_key, task_key, task_names
 
 MANIFEST = "bundle.json"
 MODEL = "onnx/model.onnx"
@@ -62,7 +63,7 @@ class Bundle:
         if not file.is_file():
             hint = (
                 f"build it with `mpt-edge export minilm-l6 --output {path}`"
-                if (path / "tasks").is_dir() or not path.exists()
+                if (path / TASKS).is_dir() or not path.exists()
                 else "pass the folder that holds bundle.json"
             )
             raise BundleNotFoundError(f"no bundle in {path}; {hint}, or name another with --bundle.")
@@ -71,11 +72,11 @@ class Bundle:
     @property
     def task_names(self) -> list[str]:
         """Names of the tasks in the manifest, sorted."""
-        return sorted(
-            p.name.removesuffix(".safetensors")
-            for p in map(PurePosixPath, self.manifest.files)
-            if p.parts[0] == "tasks"
-        )
+        return task_names(self.manifest.files)
+
+    def task_bytes(self, name: str) -> int:
+        """Return the size of a task's file, as the manifest has it."""
+        return int(self.manifest.files[task_key(name)]["size"])
 
     def reload(self) -> None:
         """Read the manifest again, to see tasks installed since.
@@ -170,7 +171,7 @@ class Bundle:
 
     def prompt(self, name: str) -> SharedPrompt:
         """Return a shared prompt by name. Raises CorruptFileError."""
-        file = f"prompts/{name}.safetensors"
+        file = prompt_key(name)
         return SharedPrompt.parse(self.read(file, MAX_PROMPT_BYTES), str(self.folder / file))
 
     def task(self, name: str) -> TaskFile:
@@ -183,7 +184,7 @@ class Bundle:
         """
         if name not in self.task_names:
             raise UnknownTaskError(name, self.task_names, str(self.folder))
-        file = _task_path(name)
+        file = task_key(name)
         task = TaskFile.parse(self.read(file, MAX_TASK_BYTES), str(self.folder / file))
         if task.name != name:
             raise CorruptFileError(f"{self.folder / file} holds the task {task.name!r}; install both tasks again.")
@@ -196,30 +197,37 @@ class Bundle:
         Raises:
             MismatchError: it does not.
         """
+        for what in self._misfits(task):
+            raise MismatchError(
+                f"the task {task.name!r} was made for another {what}; install the task file made for this bundle."
+            )
+
+    def _misfits(self, task: TaskFile) -> Iterator[str]:  # noqa: C901 - a list of checks
+        """Yield what a task was made for that this bundle has otherwise."""
         manifest = self.manifest
-        prompt = manifest.prompts.get(task.prompt, {})
-        problems = {
-            f"backbone than {manifest.backbone.get('id')}": task.backbone != manifest.backbone.get("fingerprint"),
-            "tokenizer": task.tokenizer != manifest.tokenizer,
-            f"kind of model than this {manifest.family} one": (task.readout in GENERATIVE_READOUTS)
-            == (manifest.family == "encoder"),
-            "kind of model than this one, which has no masked-LM head": task.readout == "mask" and not manifest.mask,
-            f"shared prompt than this bundle's {', '.join(manifest.prompts)}": task.two_vectors
-            and task.prompt_sha256 != prompt.get("fingerprint"),
-            f"width than {manifest.hidden_size}": task.v.shape[-1:] != (manifest.hidden_size,),
-            f"place of its own prompt than {manifest.entry!r}": not task.two_vectors
-            and (task.entry or "first_layer") != manifest.entry,
-            f"number of layers than {manifest.layers}": task.own_prompt is not None
-            and task.own_prompt.shape[1:-1] not in ((), (manifest.layers,)),
-            f"room than {manifest.prompt_length} prompt rows": manifest.entry == "inputs_embeds"
-            and len(task.u) > manifest.prompt_length,
-            f"prompt length than {prompt.get('length')}": task.two_vectors and task.u.shape[0] != prompt.get("length"),
-        }
-        for what, differs in problems.items():
-            if differs:
-                raise MismatchError(
-                    f"the task {task.name!r} was made for another {what}; install the task file made for this bundle."
-                )
+        if task.backbone != manifest.backbone.get("fingerprint"):
+            yield f"backbone than {manifest.backbone.get('id')}"
+        if task.tokenizer != manifest.tokenizer:
+            yield "tokenizer"
+        if (task.readout in GENERATIVE_READOUTS) == (manifest.family == "encoder"):
+            yield f"kind of model than this {manifest.family} one"
+        if task.readout == "mask" and not manifest.mask:
+            yield "kind of model than this one, which has no masked-LM head"
+        if task.v.shape[-1:] != (manifest.hidden_size,):
+            yield f"width than {manifest.hidden_size}"
+        if manifest.entry == "inputs_embeds" and len(task.u) > manifest.prompt_length:
+            yield f"room than {manifest.prompt_length} prompt rows"
+        if task.own_prompt is None:
+            prompt = manifest.prompts.get(task.prompt, {})
+            if task.prompt_sha256 != prompt.get("fingerprint"):
+                yield f"shared prompt than this bundle's {', '.join(manifest.prompts)}"
+            if task.u.shape[0] != prompt.get("length"):
+                yield f"prompt length than {prompt.get('length')}"
+            return
+        if task.entry != manifest.entry:
+            yield f"place of its own prompt than {manifest.entry!r}"
+        if task.own_prompt.shape[1:-1] not in ((), (manifest.layers,)):
+            yield f"number of layers than {manifest.layers}"
 
     def install(self, source: Path) -> TaskFile:
         """Add a task file to the bundle, or replace one of the same name.
@@ -238,11 +246,11 @@ class Bundle:
                 raise MismatchError(
                     f"{task.name!r} is installed in a newer version than {task.version}; remove it first to go back."
                 )
-            files = {_task_path(task.name): read_small(source, MAX_TASK_BYTES)}
+            files = {task_key(task.name): read_small(source, MAX_TASK_BYTES)}
             if installed is not None:
-                old = self.read(_task_path(task.name), MAX_TASK_BYTES)
-                if old != files[_task_path(task.name)]:
-                    files[_previous_path(task.name)] = old
+                old = self.read(task_key(task.name), MAX_TASK_BYTES)
+                if old != files[task_key(task.name)]:
+                    files[_previous_key(task.name)] = old
             self._put(files)
         return task
 
@@ -255,7 +263,7 @@ class Bundle:
             CorruptFileError: the file that was kept is damaged.
         """
         with self._changing():
-            now, before = _task_path(task), _previous_path(task)
+            now, before = task_key(task), _previous_key(task)
             if task not in self.task_names:
                 raise UnknownTaskError(task, self.task_names, str(self.folder))
             if before not in self.manifest.files:
@@ -271,10 +279,12 @@ class Bundle:
         with self._changing():
             if task not in self.task_names:
                 raise UnknownTaskError(task, self.task_names, str(self.folder))
-            gone = (_task_path(task), _previous_path(task))
+            gone = (task_key(task), _previous_key(task))
             self._write({path: entry for path, entry in self.manifest.files.items() if path not in gone})
             for name in gone:
                 (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds what other installs replaced, or never was there
+                (self.folder / "previous").rmdir()
 
     def _installed(self, name: str) -> TaskFile | None:
         """Return the installed task of that name; None where there is none, or one that needs repair."""
@@ -321,12 +331,8 @@ class Bundle:
             )
 
 
-def _task_path(task: str) -> str:
-    return f"tasks/{task}.safetensors"
-
-
-def _previous_path(task: str) -> str:
-    return f"previous/{task}.safetensors"
+def _previous_key(task: str) -> str:
+    return f"previous/{task}{SUFFIX}"
 
 
 def _digest(data: bytes) -> str:

@@ -17,7 +17,9 @@ from mpt_edge.text import Batch
 
 
 class OnnxCausal:
-    """A frozen decoder-only model, shared by all tasks; safe under several threads."""
+    """A frozen decoder-only model, shared by all tasks; see `mpt_edge.decoding.WritingBackbone`."""
+
+    writes_apart = False
 
     def __init__(self, path: Path, manifest: Manifest, *, threads: int = 0) -> None:
         """Load the graph once.
@@ -81,6 +83,10 @@ class OnnxCausal:
             cache, seen = stack(list(caches))
         state = CausalDecoding(self, cache, seen)
         return state, state.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
+
+    def front(self, ids: list[int]) -> list[int]:
+        """Return the input, which the new text continues."""
+        return list(ids)
 
 
 class CausalDecoding(Decoding):

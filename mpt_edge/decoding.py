@@ -6,10 +6,14 @@ knows nothing of search.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mpt_edge.backbone import PromptCache
+from mpt_edge.text import Batch
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -47,3 +51,32 @@ class Decoding(Protocol):
 
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder rows by index, ``(new rows,)``: beams, finished rows, a row a label."""
+
+
+class WritingBackbone(Protocol):
+    """A frozen model that generates, whatever its family; safe under several threads.
+
+    Attributes:
+        no_past: what stands for the cache of a prompt where there is none.
+        writes_apart: whether new tokens stand in a row of their own, and take no room from the text.
+    """
+
+    no_past: PromptCache
+    writes_apart: bool
+
+    def prompt_shape(self, length: int) -> tuple[int, ...]:
+        """Return the shape of a prompt of ``length`` rows."""
+
+    def encode_prompt(self, prompt: Floats, layout: str = "prefix") -> PromptCache:
+        """Return what is read once of a prompt ``(l, d)`` or ``(l, layers, d)``."""
+
+    def open(self, batch: Batch, caches: Sequence[PromptCache]) -> tuple[Decoding, Floats]:
+        """Read texts, each under its own prompt, or all under one.
+
+        Returns:
+            The state from which each row goes on, and the logits of its first new token, ``(rows, vocabulary)``;
+            the next step may write over them.
+        """
+
+    def front(self, ids: list[int]) -> list[int]:
+        """Return the tokens that a text written for the input ``ids`` stands behind."""

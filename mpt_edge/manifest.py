@@ -25,6 +25,9 @@ _ALLOWED: dict[str, tuple[str | bool, ...]] = {
     "token_types": (True, False),
 }
 
+#: Largest size or id of a token; arrays take none that is far above.
+_MOST = (1 << 31) - 1
+
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
@@ -129,8 +132,8 @@ class Manifest:
         counts = {"prompt_length": self.prompt_length, "pad_id": self.pad_id}
         sizes = {name: getattr(self, name) for name in ("hidden_size", "layers", "heads", "head_size", "max_length")}
         good = {name: isinstance(value, str) for name, value in texts.items()}
-        good |= {name: type(value) is int and value >= 0 for name, value in counts.items()}
-        good |= {name: type(value) is int and value > 0 for name, value in sizes.items()}
+        good |= {name: _is_count(value) for name, value in counts.items()}
+        good |= {name: _is_count(value, least=1) for name, value in sizes.items()}
         good |= {name: _is_one_of(getattr(self, name), allowed) for name, allowed in _ALLOWED.items()}
         good["backbone"] = isinstance(self.backbone, dict)
         good["generation"] = self.family == "encoder" or _generates(self.generation, seq2seq=self.family == "seq2seq")
@@ -149,7 +152,7 @@ class Manifest:
 
 def _masks(entries: object) -> bool:
     """Return whether the entries of a masked-LM head are there and of their types."""
-    return isinstance(entries, dict) and type(entries.get("id")) is int and isinstance(entries.get("token"), str)
+    return isinstance(entries, dict) and _is_count(entries.get("id")) and isinstance(entries.get("token"), str)
 
 
 def _generates(entries: object, *, seq2seq: bool) -> bool:
@@ -159,11 +162,16 @@ def _generates(entries: object, *, seq2seq: bool) -> bool:
     ids = entries.get("eos_ids")
     return (
         isinstance(ids, list)
-        and all(type(i) is int and i >= 0 for i in ids)
-        and all(type(entries.get(name)) is int and entries[name] > 0 for name in ("vocabulary", "context"))
+        and all(map(_is_count, ids))
+        and all(_is_count(entries.get(name), least=1) for name in ("vocabulary", "context"))
         and type(entries.get("positions_from_zero")) is bool
-        and (not seq2seq or type(entries.get("start_id")) is int)
+        and (not seq2seq or _is_count(entries.get("start_id")))
     )
+
+
+def _is_count(value: object, least: int = 0) -> bool:
+    """Return whether a value is a whole number that sizes and ids of tokens can have."""
+    return type(value) is int and least <= value <= _MOST
 
 
 def _is_one_of(value: object, allowed: tuple[str | bool, ...]) -> bool:

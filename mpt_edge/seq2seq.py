@@ -21,7 +21,9 @@ _PROMPT = "prompt"
 
 
 class OnnxSeq2Seq:
-    """A frozen encoder-decoder model, shared by all tasks; safe under several threads."""
+    """A frozen encoder-decoder model, shared by all tasks; see `mpt_edge.decoding.WritingBackbone`."""
+
+    writes_apart = True
 
     def __init__(self, encoder: Path, decoder: Path, manifest: Manifest, *, threads: int = 0) -> None:
         """Load both graphs once.
@@ -97,6 +99,10 @@ class OnnxSeq2Seq:
             ]
         state = Seq2SeqDecoding(self, mask, dict(zip(self.seen, cross, strict=True)))
         return state, state.step(np.full(rows, self.start_id, np.int64))
+
+    def front(self, ids: list[int]) -> list[int]:  # noqa: ARG002
+        """Return the decoder's first token: the input is the encoder's."""
+        return [self.start_id]
 
     def _run(self, ids: Ids, mask: Ids, prompt: Floats, cache: PromptCache) -> list[Floats]:
         feeds: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "prompt": prompt}

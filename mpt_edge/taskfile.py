@@ -8,7 +8,8 @@ float16 and up to ten labels it stays below 4 KB.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,15 @@ FORMAT = "mpt-edge task 1"
 #: Largest task file that is read: one that carries a prompt of the largest size, with its vectors and texts.
 MAX_TASK_BYTES = MAX_PROMPT_BYTES + (1 << 20)
 
+#: Largest scale; trained ones are below 200, and what is far above this overflows float32.
+MAX_SCALE = 1_000_000
+
 #: Task names are file names, so they stay in one folder on every system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 #: How an answer is read: by likeness to label texts, by label words at a mask, as the pooled vector itself, or by
 #: a head that was saved, on the first row (`classifier`), on each token (`tokens`), or for the start and end of an
-#: answer (`span`).
-# `generation` writes text, and `choice` takes the likeliest of the label texts, where a model generates.
+#: answer (`span`). Where a model generates, `generation` writes text and `choice` takes the likeliest label text.
 READOUTS = ("similarity", "mask", "embedding", "classifier", "tokens", "span", "generation", "choice")
 
 #: Those of models that generate; the others are of encoders.
@@ -64,7 +67,7 @@ class TaskFile:
 
     Attributes:
         name: the task's name, ``[A-Za-z0-9._-]``, at most 64 characters.
-        kind: ``"classification"`` (one text) or ``"pair"`` (two).
+        kind: ``"classification"`` (one text), ``"pair"`` (two) or ``"generation"`` (one text, and one is written).
         readout: how the answer is read, one of `READOUTS`.
         labels: what predictions are called.
         label_texts: for each label the texts whose mean embedding stands for it.
@@ -79,15 +82,14 @@ class TaskFile:
         backbone: fingerprint of the frozen model.
         tokenizer: fingerprint of the tokenizer.
         version: number that grows with each release of the task.
-        golden: ``{"text": [...], "label": ..., "scores": [...]}``, checked by `mpt-edge tasks verify`.
+        golden: ``{"text": a text or a list of two, "label": ..., "score": ...}``, checked by `mpt-edge tasks verify`.
         metrics: measured figures, such as ``{"test": {"accuracy": 0.83}}``.
         training: how it was made.
         licence: licence of the data it was trained on.
-        layout: attention layout of its own prompt; empty for the bundle's.
-        entry: where its own prompt enters; empty for the bundle's.
+        layout: attention layout of its own prompt; empty where it has none.
+        entry: where its own prompt enters; empty where it has none.
         head: layers of its own that it answers by; None where it needs none, or the shared prompt has them.
-        generation: for tasks that write text: ``max_new_tokens``, ``stop`` (texts that end it) and ``cut``
-            (``"left"`` or ``"right"``, the side that a text too long loses; right where it is absent).
+        generation: entries of `GenerationOptions` for tasks that write text, and ``cut`` (see `cut`).
         token_types: whether segment ids tell the second text of a pair from the first, where the model reads them.
     """
 
@@ -140,11 +142,11 @@ class TaskFile:
         return SharedPrompt(
             name=self.name,
             values=self.own_prompt,
-            layout=self.layout or LAYOUTS[0],
+            layout=self.layout,
             backbone=self.backbone,
             training=self.training,
             licence=self.licence,
-            entry=self.entry or ENTRIES[0],
+            entry=self.entry,
             head=self.head,
         )
 
@@ -154,9 +156,9 @@ class TaskFile:
         return {name: value for name, value in self.generation.items() if name in NAMES}
 
     @property
-    def max_new_tokens(self) -> int:
-        """Longest text to write, in tokens, unless a request says otherwise."""
-        return int(self.generation.get("max_new_tokens", 64))
+    def cut(self) -> str:
+        """Which side a text that is too long loses where its template must stay whole: ``"right"`` or ``"left"``."""
+        return str(self.generation.get("cut", "right"))
 
     def save(self, path: Path) -> None:
         """Write the task as one safetensors file, atomically."""
@@ -242,38 +244,51 @@ class TaskFile:
             entry=strings["entry"],
             token_types=metadata.get("token_types") != "ignored",
             generation=tensors.structured(metadata, "generation", dict, source),
-            head=Head.parse(arrays, activations, v.shape[-1], source),
+            head=Head.parse(arrays, activations, v.shape[-1] if v.ndim else 0, source),
         )
         task._check(source)
         return task
 
     def _check(self, source: str) -> None:
-        problems = {
-            f"the name {self.name!r} is not allowed": NAME.fullmatch(self.name) is None,
-            f"kind {self.kind!r} is unknown": self.kind not in ("classification", "pair", "generation"),
-            f"readout {self.readout!r} is unknown": self.readout not in READOUTS,
-            "layout or entry is unknown": self.layout not in ("", *LAYOUTS) or self.entry not in ("", *ENTRIES),
-            "u and v are not two vectors": scaled_shape(self.u, self.v) is None,
-            "labels and label texts do not pair up": not self._labelled(),
-            "its head does not fit the readout": not self._headed(),
-            "its own prompt does not fit u and v": self.own_prompt is not None
-            and (
-                self.own_prompt.ndim != dimensions(self.entry)
-                or rows_and_width(self.own_prompt) != scaled_shape(self.u, self.v)
-            ),
-            "its generation entries cannot be used": not self._writable(),
-            "max_length is below 3": self.max_length < 3,
-            "scale is not a positive number": not (np.isfinite(self.scale) and self.scale > 0),
-        }
-        for problem, found in problems.items():
-            if found:
-                raise CorruptFileError(f"{source}: {problem}; train or export the task again.")
+        for problem in self._problems():
+            raise CorruptFileError(f"{source}: {problem}; train or export the task again.")
+
+    def _problems(self) -> Iterator[str]:  # noqa: C901, PLR0912 - a list of checks
+        """Yield what a task file says that contradicts itself."""
+        if NAME.fullmatch(self.name) is None:
+            yield f"the name {self.name!r} is not allowed"
+        if self.kind not in ("classification", "pair", "generation"):
+            yield f"kind {self.kind!r} is unknown"
+        if self.readout not in READOUTS:
+            yield f"readout {self.readout!r} is unknown"
+        if self.layout not in ("", *LAYOUTS) or self.entry not in ("", *ENTRIES):
+            yield "layout or entry is unknown"
+        if scaled_shape(self.u, self.v) is None:
+            yield "u and v are not two vectors"
+        if not self._labelled():
+            yield "labels and label texts do not pair up"
+        if not self._headed():
+            yield "its head does not fit the readout"
+        if self.own_prompt is not None:
+            fits = self.own_prompt.ndim == dimensions(self.entry)
+            if not fits or rows_and_width(self.own_prompt) != scaled_shape(self.u, self.v):
+                yield "its own prompt does not fit u and v"
+            if not self.layout or not self.entry:
+                yield "it has a prompt of its own and does not say in which layout, or where it enters"
+        if not self._writable():
+            yield "its generation entries cannot be used"
+        if self.max_length < 3:
+            yield "max_length is below 3"
+        if not 0 < self.scale <= MAX_SCALE:
+            yield f"scale is not a positive number up to {MAX_SCALE}"
+        if not _measured(self.metrics):
+            yield "its metrics are not numbers by name"
 
     def _labelled(self) -> bool:
         """Whether there are the labels and label texts that the readout needs."""
-        if self.readout in ("similarity", "mask", "choice") and (
-            len(self.labels) != len(self.label_texts) or not all(self.label_texts)
-        ):
+        needed = self.readout in ("similarity", "mask", "choice")
+        # Groups that are there are read whatever the readout, and each has to say something.
+        if (needed or self.label_texts) and (len(self.labels) != len(self.label_texts) or not all(self.label_texts)):
             return False
         least = 0 if self.readout in ("embedding", "span", "generation") else 2
         return len(self.labels) >= least and len(set(self.labels)) == len(self.labels)
@@ -284,7 +299,7 @@ class TaskFile:
             GenerationOptions.of(self.written)
         except InputError:
             return False
-        return self.generation.get("cut", "right") in ("left", "right")
+        return self.cut in ("left", "right")
 
     def _headed(self) -> bool:
         """Whether there is a head where the readout needs one, which may lie with the shared prompt."""
@@ -299,6 +314,38 @@ def headline(figures: Mapping[str, Any] | None) -> tuple[str, float] | None:
         if figures and name in figures and name not in ("rows", "loss"):
             return name, float(figures[name])
     return None
+
+
+def headline_text(figures: Mapping[str, Any] | None, digits: int, *, percent: bool = False) -> str:
+    """Return the headline as tables show it: behind its metric's name, unless that is accuracy; ``-`` for none.
+
+    Args:
+        figures: metrics of a split by name, or None.
+        digits: digits behind the point.
+        percent: write hundredths.
+    """
+    found = headline(figures)
+    if found is None:
+        return "-"
+    name, value = found
+    text = f"{100 * value if percent else value:.{digits}f}"
+    return text if name == "accuracy" else f"{name} {text}"
+
+
+def _measured(metrics: Mapping[str, Any]) -> bool:
+    """Whether the figures that tables and cards show, the task's and its probe's, are numbers by printable names."""
+    parts = [metrics, metrics.get("probe", {})]
+    if not isinstance(parts[1], dict):
+        return False
+    splits = [part.get(split, {}) for part in parts for split in ("validation", "test")]
+    return all(isinstance(split, dict) and all(map(_is_figure, split, split.values())) for split in splits)
+
+
+def _is_figure(name: str, value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    # A correlation may be NaN; a whole number may be too large for float().
+    return name.isprintable() and not abs(value) > sys.float_info.max
 
 
 def _number(metadata: Mapping[str, str], key: str, kind: type[int] | type[float], source: str) -> Any:

@@ -138,31 +138,44 @@ class TextEncoder:
             cut: ``"right"`` or ``"left"``: the side that the text loses.
 
         Raises:
-            InputError: the template alone fills the room.
+            InputError: the template alone fills the room, or the text has no tokens.
         """
         limit = max_length * CHARACTERS_PER_TOKEN
         parts = [part[:limit] if cut == "right" else part[-limit:] for part in _parts(text)]
         shortened = parts != list(_parts(text))
-        while True:
+        while all(part.strip() for part in parts):
             given: Text = parts[0] if len(parts) == 1 else (parts[0], parts[1])
             whole = self.encode([render(template, given)], _WHOLE)[0]
+            if not whole.ids:
+                raise InputError("the text has no tokens for this model; pass words that its tokenizer knows.")
             excess = len(whole.ids) - max_length
             if excess <= 0:
                 return Encoded(whole.ids, whole.types, shortened)
-            longest = int(np.argmax([len(part) for part in parts]))
-            offsets = self._for(_WHOLE).encode(parts[longest], add_special_tokens=False).offsets
-            if excess >= len(offsets):
-                raise InputError(
-                    f"nothing of the text fits into {max_length} tokens beside the task's own words; "
-                    "raise max_length, or ask for fewer new tokens."
-                )
-            part = parts[longest]
-            # A token may stand for no character of its own, so each turn takes at least one.
-            if cut == "right":
-                parts[longest] = part[: min(offsets[-excess][0], len(part) - 1)]
-            else:
-                parts[longest] = part[max(offsets[excess][0], 1) :]
+            if not self._cut_longest(parts, excess, cut):
+                break
             shortened = True
+        raise InputError(
+            f"nothing of the text fits into {max_length} tokens beside the task's own words; "
+            "raise max_length, or ask for fewer new tokens."
+        )
+
+    def _cut_longest(self, parts: list[str], excess: int, cut: str) -> bool:
+        """Take up to ``excess`` tokens off the part that has most, in place; return whether it could spare any."""
+        offsets = [self._for(_WHOLE).encode(part, add_special_tokens=False).offsets for part in parts]
+        order = sorted(range(len(parts)), key=lambda i: len(offsets[i]))
+        longest, size = order[-1], len(offsets[order[-1]])
+        # Of a pair the longer text comes down to the other's length, and then both lose alike.
+        ahead = size - len(offsets[order[0]]) if len(parts) > 1 else size
+        taken = min(excess, max(ahead, -(-excess // 2)), size - 1)
+        if taken < 1:
+            return False
+        part = parts[longest]
+        # A token may stand for no character of its own, so each turn takes at least one.
+        if cut == "right":
+            parts[longest] = part[: min(offsets[longest][-taken][0], len(part) - 1)]
+        else:
+            parts[longest] = part[max(offsets[longest][taken][0], 1) :]
+        return True
 
     def places(self, text: Text, max_length: int) -> list[tuple[int, int, int]]:
         """Return for each token which text it stands in (-1 for special tokens), and its characters there."""

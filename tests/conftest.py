@@ -11,49 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel
 
+import mpt_edge
+from mpt_edge.model import Model
 from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
+from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
+from tests.support import writers
+from tests.support.encoders import LENGTH, make_task, save_tokenizer
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # numbers are compared with what a CPU computes
-
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"
-WORDS = "a the film movie witty gorgeous dull bad good great sport ball game vote law party atom cell star text"
-LENGTH = 6
-
-
-def save_tokenizer(folder: Path) -> None:
-    """Write a WordPiece tokenizer over a few words and all letters."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    vocabulary = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *letters,
-        *(f"##{c}" for c in letters),
-        *WORDS.split()[1:],
-    ]
-    tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -76,41 +45,20 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_folder: Path) -> Backbone:
+def tiny(tiny_folder: Path) -> EncoderBackbone:
     """Return the small backbone, loaded."""
-    return load_backbone(str(tiny_folder))
-
-
-def make_task(
-    backbone: Backbone, shared: SharedPrompt, name: str, labels: dict[str, str], **changes: object
-) -> TaskFile:
-    """Return a task with random vectors."""
-    rng = np.random.default_rng(len(name))
-    values = {
-        "name": name,
-        "kind": "classification",
-        "labels": tuple(labels),
-        "label_texts": tuple((text,) for text in labels.values()),
-        "u": rng.normal(1, 0.3, shared.values.shape[0]).astype(np.float16),
-        "v": rng.normal(1, 0.3, shared.values.shape[1]).astype(np.float16),
-        "prompt": shared.name,
-        "prompt_sha256": shared.fingerprint,
-        "backbone": backbone.fingerprint,
-        "tokenizer": backbone.texts.fingerprint,
-        "max_length": 16,
-    }
-    return TaskFile(**(values | changes))  # type: ignore[arg-type]
+    return load_encoder(str(tiny_folder))
 
 
 @pytest.fixture(scope="session")
-def shared_prompt(tiny: Backbone) -> SharedPrompt:
+def shared_prompt(tiny: EncoderBackbone) -> SharedPrompt:
     """Return a shared prompt for the small backbone."""
     values = np.random.default_rng(0).standard_normal((LENGTH, tiny.model.hidden_size)).astype(np.float16)
     return SharedPrompt("mpt", values, "prefix", tiny.fingerprint)
 
 
 @pytest.fixture(scope="session")
-def tiny_vectors(tiny: Backbone, shared_prompt: SharedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_vectors(tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the prompt and three tasks: sentiment, topic, and pairs."""
     folder = tmp_path_factory.mktemp("vectors")
     shared_prompt.save(folder / "prompts" / "mpt.safetensors")
@@ -125,11 +73,48 @@ def tiny_vectors(tiny: Backbone, shared_prompt: SharedPrompt, tmp_path_factory: 
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny: Backbone, tiny_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle of the small backbone. Do not change it; copy it."""
     output = tmp_path_factory.mktemp("bundles") / "tiny"
     export_bundle(ExportPlan(tiny, [tiny_vectors], output))
     return output
+
+
+@pytest.fixture(scope="session")
+def long_prompt_task(
+    tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A task that carries a prompt of eleven rows; the shared one has six."""
+    rng = np.random.default_rng(5)
+    path = tmp_path_factory.mktemp("own") / "longer.safetensors"
+    make_task(
+        tiny, shared_prompt, "longer", {"no": "bad dull", "maybe": "text", "yes": "good great"},
+        own_prompt=rng.standard_normal((11, 32)).astype(np.float32), layout="prefix", entry="first_layer",
+        u=rng.normal(1, 0.3, 11).astype(np.float16),
+    ).save(path)  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="session")
+def mixed(tiny_bundle: Path, long_prompt_task: Path) -> Model:
+    """Return the small encoder's model with that task added."""
+    model = mpt_edge.load(tiny_bundle, threads=1)
+    model.add_task(long_prompt_task)
+    return model
+
+
+@pytest.fixture(scope="session")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> GenerativeBackbone:
+    """Return a small decoder-only model with a tokenizer trained here, which knows a few sentences."""
+    backbone = open_backbone(str(writers.save_writer(tmp_path_factory.mktemp("writer") / "tiny-llama")))
+    assert isinstance(backbone, GenerativeBackbone)
+    return backbone
+
+
+@pytest.fixture(scope="session")
+def writer_bundle(writer: GenerativeBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of it with three tasks that write and one that chooses. Do not change it; copy it."""
+    return writers.export_writer(writer, writers.LENGTH, tmp_path_factory.mktemp("writer"))
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, Bundle
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
-from tests.bundles import PROMPT, TASK, edit
-from tests.conftest import make_task
+from mpt_edge.training.backbones import EncoderBackbone
+from tests.support.bundles import PROMPT, TASK, edit
+from tests.support.encoders import make_task
 
 LABELS = {"no": "bad", "yes": "good"}
 
@@ -32,7 +32,7 @@ def folder(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def task_file(tiny: Backbone, shared_prompt: SharedPrompt, tmp_path: Path) -> MakeTask:
+def task_file(tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path) -> MakeTask:
     """Write a task file outside the bundle."""
 
     def make(name: str = "fresh", **changes: object) -> Path:
@@ -50,7 +50,7 @@ def flip(path: Path, place: int = -1) -> None:
 
 
 def test_reads_what_was_exported(
-    tiny_bundle: Path, tiny_vectors: Path, tiny: Backbone, shared_prompt: SharedPrompt
+    tiny_bundle: Path, tiny_vectors: Path, tiny: EncoderBackbone, shared_prompt: SharedPrompt
 ) -> None:
     bundle = Bundle.open(tiny_bundle)
     assert bundle.tokenizer() == tiny.tokenizer_json
@@ -205,7 +205,7 @@ def test_task_of_another_bundle_is_not_installed(
 
 @foreign
 def test_task_of_another_bundle_that_lies_in_this_one(
-    folder: Path, tiny: Backbone, shared_prompt: SharedPrompt, changes: dict[str, object], says: str
+    folder: Path, tiny: EncoderBackbone, shared_prompt: SharedPrompt, changes: dict[str, object], says: str
 ) -> None:
     path = folder / "tasks" / "fresh.safetensors"
     replace(make_task(tiny, shared_prompt, "fresh", LABELS), **changes).save(path)
@@ -218,7 +218,9 @@ def test_task_of_another_bundle_that_lies_in_this_one(
 
 def test_own_prompt_needs_no_shared_one(folder: Path, task_file: MakeTask, shared_prompt: SharedPrompt) -> None:
     own = shared_prompt.values[::-1].copy()
-    Bundle.open(folder).install(task_file(own_prompt=own, prompt="", prompt_sha256=""))
+    Bundle.open(folder).install(
+        task_file(own_prompt=own, layout="prefix", entry="first_layer", prompt="", prompt_sha256="")
+    )
     task = Bundle.open(folder).task("fresh")
     assert not task.two_vectors
     np.testing.assert_array_equal(task.own_prompt, own)
@@ -236,6 +238,17 @@ def test_install_and_remove(folder: Path, task_file: MakeTask) -> None:
     assert not (folder / "tasks" / "fresh.safetensors").exists()
     leftovers = [p.name for p in folder.rglob(".*")]
     assert leftovers == []
+
+
+def test_remove_leaves_no_empty_folder_of_replaced_files(folder: Path, task_file: MakeTask) -> None:
+    bundle = Bundle.open(folder)
+    for name in ("fresh", "other"):
+        bundle.install(task_file(name))
+        bundle.install(task_file(name, version=2))
+    bundle.remove("fresh")
+    assert [path.name for path in (folder / "previous").iterdir()] == ["other.safetensors"]
+    bundle.remove("other")
+    assert not (folder / "previous").exists()
 
 
 def test_remove_of_an_unknown_task(folder: Path) -> None:

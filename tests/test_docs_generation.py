@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SHARED
-from tests.test_readme import shell
+from tests.support.pages import shell
+from tests.support.places import ROOT, SHARED
 
 PAGE = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
 

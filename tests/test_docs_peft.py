@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import adapters
+from tests.support import adapters
 
 PAGE = Path(__file__).parents[1] / "docs" / "peft.md"
 

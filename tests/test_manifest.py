@@ -12,7 +12,7 @@ import pytest
 from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, Bundle
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.manifest import SCHEMA, Manifest
-from tests.bundles import PROMPT, TASK, edit
+from tests.support.bundles import PROMPT, TASK, edit
 
 
 @pytest.fixture
@@ -99,6 +99,9 @@ def test_entry_that_is_no_object(folder: Path, entry: str) -> None:
         ("head_size", 8.0),
         ("max_length", True),
         ("pad_id", None),
+        ("pad_id", 10**30),
+        ("max_length", 10**30),
+        ("mask", {"id": 10**30, "token": "[MASK]"}),
         ("tokenizer", None),
         ("prompts", {"mpt": {"fingerprint": "0"}}),
         ("prompts", {"mpt": None}),

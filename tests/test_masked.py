@@ -11,8 +11,6 @@ import numpy as np
 import onnx_ir
 import pytest
 import torch
-from adapters import shake
-from conftest import save_tokenizer
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -24,21 +22,22 @@ from transformers import (
 
 import mpt_edge
 from mpt_edge.bundle import MODEL, Bundle
+from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
-from mpt_edge.model import Model
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.data import load_task
 from mpt_edge.training.families import new_objective
 from mpt_edge.training.generative import open_backbone
 from mpt_edge.training.mask_objective import MaskObjective
 from mpt_edge.training.recipes import Recipe, load_recipe
-from mpt_edge.training.settings import Settings
+from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.stages import NewPrompt, Plan, train_source
-from mpt_edge.training.teachers import TeacherPlan
-from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
+from tests.support.adapters import shake
+from tests.support.encoders import save_tokenizer
+from tests.support.stages import silent
 
 _SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _SIZES |= {"intermediate_size": 48, "max_position_embeddings": 48, "initializer_range": 0.3, "pad_token_id": 0}
@@ -54,10 +53,6 @@ CONFIGS = {
 }
 TEXTS = ["a witty film", "the gorgeous ball game was a dull vote", "atom"]
 LABELS = {"bad": ("bad", "dull"), "good": ("good", "great", "witty")}
-
-
-def silent(_: Progress) -> None:
-    """Observe nothing."""
 
 
 def make_base(kind: str, folder: Path) -> Path:
@@ -82,16 +77,18 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Backbone, Path]:
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EncoderBackbone, Path]:
     """Two tasks with teachers in the layout of PEFT, so that transformers itself can read the prompt, and a bundle."""
     folder = tmp_path_factory.mktemp("run")
-    backbone = load_backbone(str(base))
+    backbone = load_encoder(str(base))
     behind, before = make_recipe(folder, "behind", "{text} was {mask}"), make_recipe(folder, "before", "{mask}: {text}")
-    plan = Plan([behind, before], folder, folder / "run", Settings(epochs=3, prompt_rate=0.05, task_rate=0.05))
+    plan = Plan(
+        [behind, before], folder, folder / "run", Settings(epochs=3, most_tasks=0, prompt_rate=0.05, task_rate=0.05)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "cache"))
-        prompt = NewPrompt("mpt", 5, "joint", "inputs_embeds")
-        train_source(backbone, plan, prompt, silent, TeacherPlan(folder / "teachers", epochs=1))
+        prompt = NewPrompt(name="mpt", length=5, layout="joint", entry="inputs_embeds")
+        train_source(backbone, plan, prompt, silent, TeacherPlan(folder=folder / "teachers", epochs=1))
     export_bundle(ExportPlan(backbone, [folder / "run"], folder / "bundle"))
     return backbone, folder / "bundle"
 
@@ -108,7 +105,7 @@ def reference(base: Path, text: str, prompt: np.ndarray) -> np.ndarray:
     return np.array([logits[place, group].mean() for group in words])
 
 
-def test_device_answers_are_those_of_transformers(base: Path, trained: tuple[Backbone, Path]) -> None:
+def test_device_answers_are_those_of_transformers(base: Path, trained: tuple[EncoderBackbone, Path]) -> None:
     bundle = Bundle.open(trained[1])
     model = mpt_edge.load(trained[1], threads=1)
     for name, template in (("behind", "{} was [MASK]"), ("before", "[MASK]: {}")):
@@ -123,7 +120,7 @@ def test_device_answers_are_those_of_transformers(base: Path, trained: tuple[Bac
             np.testing.assert_allclose(list(found.scores.values()), chances, atol=1e-4)
 
 
-def test_golden_examples_of_training_hold(trained: tuple[Backbone, Path]) -> None:
+def test_golden_examples_of_training_hold(trained: tuple[EncoderBackbone, Path]) -> None:
     model = mpt_edge.load(trained[1], threads=1)
     for name in model.tasks:
         golden = model.bundle.task(name).golden
@@ -131,7 +128,7 @@ def test_golden_examples_of_training_hold(trained: tuple[Backbone, Path]) -> Non
         assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-4))
 
 
-def test_prefix_layout_and_mixed_batches(trained: tuple[Backbone, Path], tmp_path: Path) -> None:
+def test_prefix_layout_and_mixed_batches(trained: tuple[EncoderBackbone, Path], tmp_path: Path) -> None:
     """The objective that trains is PyTorch's; tasks of other readouts share a request and change nothing."""
     backbone, bundle = trained
     opened = Bundle.open(bundle)
@@ -142,7 +139,7 @@ def test_prefix_layout_and_mixed_batches(trained: tuple[Backbone, Path], tmp_pat
     like = replace(file, name="like", readout="similarity", template="", **own)
     like.save(tmp_path / "like.safetensors")
     model = mpt_edge.load(bundle, threads=1)
-    assert isinstance(model, Model)
+    assert isinstance(model, EncoderModel)
     for name in ("fast", "like"):
         model.add_task(tmp_path / f"{name}.safetensors")
     recipe = make_recipe(tmp_path, "behind", "{text} was {mask}")
@@ -158,7 +155,7 @@ def test_prefix_layout_and_mixed_batches(trained: tuple[Backbone, Path], tmp_pat
         assert list(found.scores.values()) == pytest.approx(list(model.task(name)(text).scores.values()), abs=1e-5)
 
 
-def test_long_texts_lose_their_end_and_not_the_mask(trained: tuple[Backbone, Path]) -> None:
+def test_long_texts_lose_their_end_and_not_the_mask(trained: tuple[EncoderBackbone, Path]) -> None:
     task = mpt_edge.load(trained[1], threads=1).task("behind")
     long = task("atom " * 60)
     assert long.truncated
@@ -166,13 +163,15 @@ def test_long_texts_lose_their_end_and_not_the_mask(trained: tuple[Backbone, Pat
     assert not task("a [MASK] film").truncated  # the template's mask is the last one, whatever the text holds
 
 
-def test_embeddings_are_stored_once(trained: tuple[Backbone, Path]) -> None:
+def test_embeddings_are_stored_once(trained: tuple[EncoderBackbone, Path]) -> None:
     graph = onnx_ir.load(trained[1] / MODEL).graph
     tables = [value for value in graph.initializers.values() if value.shape == (100, 32)]
     assert len(tables) == 1
 
 
-def test_recipes_and_models_that_do_not_fit(tiny: Backbone, trained: tuple[Backbone, Path], tmp_path: Path) -> None:
+def test_recipes_and_models_that_do_not_fit(
+    tiny: EncoderBackbone, trained: tuple[EncoderBackbone, Path], tmp_path: Path
+) -> None:
     recipe = make_recipe(tmp_path, "x", "{text} was {mask}")
     task = load_task(recipe, tmp_path)
     texts = [list(LABELS.values())]
@@ -210,10 +209,10 @@ def test_bundle_without_the_head(tiny_bundle: Path, tmp_path: Path) -> None:
 def test_same_weights_with_and_without_head_are_one_backbone(tmp_path: Path) -> None:
     """Vectors trained on the plain encoder fit a bundle that also has the head."""
     folder = make_base("bert", tmp_path / "a")
-    whole = load_backbone(str(folder))
+    whole = load_encoder(str(folder))
     AutoModelForMaskedLM.from_pretrained(folder).bert.save_pretrained(tmp_path / "b")
     save_tokenizer(tmp_path / "b")
     plain = open_backbone(str(tmp_path / "b"))
-    assert isinstance(plain, Backbone)
+    assert isinstance(plain, EncoderBackbone)
     assert (plain.mask, whole.mask is None) == (None, False)
     assert plain.fingerprint == whole.fingerprint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from mpt_edge.taskfile import TaskFile
+from tests.support.pages import shell
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = "--epochs 1 --teacher-epochs 1 --rows-per-epoch 32 --length 4"
@@ -23,20 +23,6 @@ SHORT = "--epochs 1 --teacher-epochs 1 --rows-per-epoch 32 --length 4"
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 def write_few_rows(task: str, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.taskfile import FORMAT, MAX_TASK_BYTES, TaskFile
+from mpt_edge.taskfile import FORMAT, MAX_TASK_BYTES, TaskFile, headline_text
 
 LABELS = {
     "abbreviation": "an abbreviation or what it stands for",
@@ -98,7 +98,8 @@ def test_round_trip(task: TaskFile, tmp_path: Path) -> None:
 
 def test_round_trip_with_its_own_prompt(task: TaskFile, tmp_path: Path) -> None:
     own = np.random.default_rng(1).standard_normal((100, 384)).astype(np.float32)
-    task = replace(task, own_prompt=own, u=task.u.astype(np.float32), kind="pair", template="{text} ü {text_pair}")
+    entries = {"layout": "joint", "entry": "inputs_embeds", "kind": "pair", "template": "{text} ü {text_pair}"}
+    task = replace(task, own_prompt=own, u=task.u.astype(np.float32), **entries)
     task.save(tmp_path / "t")
     loaded = TaskFile.load(tmp_path / "t")
     assert same(loaded, task)
@@ -153,6 +154,20 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"scale": "nan"}, "scale is not a positive number"),
         ({"scale": "inf"}, "scale is not a positive number"),
         ({"scale": "0"}, "scale is not a positive number"),
+        ({"scale": "1e308"}, "scale is not a positive number up to 1000000"),
+        ({"readout": "classifier", "labels": '["a","b"]', "label_texts": "[[]]"}, "do not pair up"),
+        ({"readout": "classifier", "labels": '["a","b"]', "label_texts": '[["a"],[]]'}, "do not pair up"),
+        ({"readout": "embedding", "label_texts": '[["a"]]'}, "do not pair up"),
+        ({"metrics": '{"test":5}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"test":null}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"validation":[]}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"test":{"accuracy":"abc"}}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"test":{"accuracy":null}}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"test":{"accuracy":1' + "0" * 400 + "}}"}, "its metrics are not numbers by name"),
+        ({"metrics": '{"test":{"a\\u001b[2J":1}}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"probe":3}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"probe":{"test":{"accuracy":"abc"}}}'}, "its metrics are not numbers by name"),
+        ({"labels": '["a","\\ud800"]', "label_texts": '[["a"],["b"]]'}, "'labels' is not JSON"),
         ({"generation": '{"max_new_tokens":"many"}'}, "its generation entries cannot be used"),
         ({"generation": '{"max_new_tokens":0}'}, "its generation entries cannot be used"),
         ({"generation": '{"stop":[3]}'}, "its generation entries cannot be used"),
@@ -165,6 +180,12 @@ def test_bad_metadata(data: bytes, metadata: dict[str, str | None], says: str) -
     with pytest.raises(CorruptFileError, match=says) as caught:
         TaskFile.parse(changed(data, metadata), "here")
     assert str(caught.value).startswith("here")
+
+
+def test_metrics_that_are_unusual(data: bytes) -> None:
+    """What training may write, or another tool: no figures, NaN, names of their own, facts beside the splits."""
+    for metrics in ("{}", '{"test":{}}', '{"test":{"pearson":NaN,"rows":3}}', '{"test":{"[/x]":0.5},"note":"x"}'):
+        TaskFile.parse(changed(data, {"metrics": metrics}), "here")
 
 
 @pytest.mark.parametrize("texts", ["[1,2]", '["one","two"]', "[null,[]]", '[{"a":1},["b"]]'])
@@ -180,8 +201,11 @@ def test_label_texts_that_are_no_lists(data: bytes, texts: str) -> None:
         ({"v": None}, "u and v are not two vectors"),
         ({"u": np.ones((100, 1), np.float16)}, "u and v are not two vectors"),
         ({"v": np.ones(0, np.float16)}, "u and v are not two vectors"),
+        ({"v": np.array(1, np.float16)}, "u and v are not two vectors"),
+        ({"u": np.array(1, np.float16)}, "u and v are not two vectors"),
         ({"prompt": np.ones((99, 384), np.float16)}, "its own prompt does not fit"),
         ({"prompt": np.ones(384, np.float16)}, "its own prompt does not fit"),
+        ({"prompt": np.ones((100, 384), np.float16)}, "does not say in which layout, or where it enters"),
         ({"u": np.full(100, np.nan, np.float16)}, "'u' holds NaN"),
         ({"v": np.full(384, np.inf, np.float32)}, "'v' holds NaN or infinity"),
         ({"u": np.ones(100, np.int64)}, "'u' is int64"),
@@ -230,3 +254,18 @@ def test_oversized_file_is_not_read(tmp_path: Path) -> None:
 
 def test_format_is_the_first_version() -> None:
     assert FORMAT == "mpt-edge task 1"  # a change of it needs a reader of the old one
+
+
+@pytest.mark.parametrize(
+    ("figures", "plain", "percent"),
+    [
+        ({"rows": 12, "loss": 0.4, "matthews": 0.5, "accuracy": 0.8342}, "0.834", "83.4"),
+        ({"rows": 12, "loss": 0.4, "f1": 0.25, "rouge": 0.5}, "f1 0.250", "f1 25.0"),
+        ({"rows": 12}, "-", "-"),
+        ({}, "-", "-"),
+        (None, "-", "-"),
+    ],
+)
+def test_headline_in_a_table(figures: dict[str, float] | None, plain: str, percent: str) -> None:
+    assert headline_text(figures, 3) == plain
+    assert headline_text(figures, 1, percent=True) == percent

@@ -5,22 +5,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.text import CHARACTERS_PER_TOKEN, Encoded, TextEncoder, checked, render
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 
 CLS, SEP = 2, 3
 
 
 @pytest.fixture(scope="module")
-def texts(tiny: Backbone) -> TextEncoder:
+def texts(tiny: EncoderBackbone) -> TextEncoder:
     return TextEncoder(tiny.tokenizer_json, pad_id=9)
 
 
 @pytest.fixture(scope="module")
-def word(tiny: Backbone) -> dict[str, int]:
+def word(tiny: EncoderBackbone) -> dict[str, int]:
     return Tokenizer.from_buffer(tiny.tokenizer_json).get_vocab()
 
 
@@ -87,6 +87,34 @@ def test_huge_text_is_quick_and_reported(texts: TextEncoder, pair: bool) -> None
     assert len(row.ids) == 16
 
 
+@pytest.mark.parametrize("cut", ["right", "left"])
+def test_both_texts_of_a_long_pair_are_cut_to_fit_a_template(texts: TextEncoder, cut: str) -> None:
+    row = texts.fit("{text} and {text_pair}", ("film " * 50, "game " * 44), 24, cut)
+    assert row.truncated
+    assert len(row.ids) == 24
+    alone = texts.encode(["film"], 9)[0].ids[1], texts.encode(["game"], 9)[0].ids[1]
+    assert abs(row.ids.count(alone[0]) - row.ids.count(alone[1])) <= 1
+
+
+@pytest.mark.parametrize("text", ["\N{WOMAN}", "\N{WOMAN}\N{WOMAN} cat"])
+def test_a_text_of_which_nothing_is_left_is_refused(text: str) -> None:
+    """One character of four tokens: cutting through it leaves no text, and no token at all without a template."""
+    vocabulary = {"<unk>": 0, **{f"<0x{i:02X}>": i + 1 for i in range(256)}}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    encoder = TextEncoder(tokenizer.to_str().encode())
+    assert len(encoder.fit("", text, 40).ids) >= 4
+    with pytest.raises(InputError, match="nothing of the text fits into 3 tokens"):
+        encoder.fit("", text, 3)
+    with pytest.raises(InputError, match="nothing of the text fits into 6 tokens"):
+        encoder.fit("Q: {text}", "\N{WOMAN}", 6, "left")
+
+
+def test_a_text_without_tokens_is_refused() -> None:
+    encoder = TextEncoder(Tokenizer(models.BPE({"a": 0}, [])).to_str().encode())
+    with pytest.raises(InputError, match="the text has no tokens for this model"):
+        encoder.fit("", "xyz", 8)
+
+
 def test_pad(texts: TextEncoder) -> None:
     rows = [Encoded([2, 5, 3], [0, 0, 1], truncated=False), Encoded([2, 3], [0, 1], truncated=False)]
     batch = texts.pad(rows)
@@ -96,7 +124,7 @@ def test_pad(texts: TextEncoder) -> None:
     assert {a.dtype.name for a in (batch.input_ids, batch.attention_mask, batch.token_type_ids)} == {"int64"}
 
 
-def test_own_padding_and_truncation_of_the_file_are_off(tiny: Backbone) -> None:
+def test_own_padding_and_truncation_of_the_file_are_off(tiny: EncoderBackbone) -> None:
     tokenizer = Tokenizer.from_buffer(tiny.tokenizer_json)
     tokenizer.enable_padding(length=40)
     tokenizer.enable_truncation(4)
@@ -113,7 +141,7 @@ def test_threads(texts: TextEncoder) -> None:
         assert list(pool.map(lambda job: fresh.encode([job[0]], job[1]), jobs)) == expected
 
 
-def test_fingerprint(tiny: Backbone, texts: TextEncoder) -> None:
+def test_fingerprint(tiny: EncoderBackbone, texts: TextEncoder) -> None:
     assert texts.fingerprint == tiny.texts.fingerprint
     assert TextEncoder(tiny.tokenizer_json + b" ").fingerprint != texts.fingerprint
 

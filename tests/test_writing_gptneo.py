@@ -7,17 +7,16 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mpt_edge.bundle import Bundle
-from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.prompts import compose
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
-from tests.conftest import SHARED
-from tests.test_writing import LENGTH, TEXTS, task_of
+from tests.support.places import SHARED
+from tests.support.writers import TEXTS, text_task, word_prompt
 
 NEO = SHARED / "weights" / "tinystories-3m-gptneo"
 COUNT = 16
@@ -30,13 +29,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("neo")
     backbone = open_backbone(str(NEO))
     assert isinstance(backbone, GenerativeBackbone)
-    table = backbone.model.model.get_input_embeddings().weight
-    words = backbone.texts.continuations(["Lily was happy and sang in the park with her friend Max and his dog."])[0]
-    rows = table[words[:LENGTH]].detach().numpy().astype(np.float16)
-    shared = SharedPrompt("mpt", rows, "prefix", backbone.fingerprint)
+    shared = word_prompt(backbone, "Lily was happy and sang in the park with her friend Max and his dog.", 12)
     shared.save(folder / "prompts/mpt.safetensors")
-    scales = np.random.default_rng(1).normal(1, 0.3, table.shape[1]).astype(np.float16)
-    task_of(backbone, shared, "story", v=scales).save(folder / "tasks/story.safetensors")
+    text_task(backbone, shared, "story").save(folder / "tasks/story.safetensors")
     export_bundle(ExportPlan(backbone, [folder], folder / "bundle"))
     return folder / "bundle"
 

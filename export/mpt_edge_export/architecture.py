@@ -9,8 +9,7 @@ from optimum.exporters.tasks import TasksManager
 from optimum.utils.normalized_config import NormalizedConfigManager
 
 from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.training.backbones import Backbone
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 
 #: Optimum's tasks that a bundle serves, and the family each belongs to.
@@ -28,7 +27,7 @@ class Dimensions:
     hidden_size: int
 
 
-def dimensions(backbone: Backbone | GenerativeBackbone) -> Dimensions:
+def dimensions(backbone: AnyBackbone) -> Dimensions:
     """Infer family and sizes; ``heads`` are those whose keys and values are cached.
 
     Raises:

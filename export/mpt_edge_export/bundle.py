@@ -6,9 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,11 +21,12 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.seq2seq import OnnxSeq2Seq
-from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.taskfile import NAME, TaskFile
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.causal import PromptedCausal
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge.vectors import PROMPTS, TASKS, VectorFolder
 from mpt_edge_export.architecture import Dimensions, dimensions
 from mpt_edge_export.card import write_card
 from mpt_edge_export.causal_graph import export_causal_graph
@@ -35,8 +36,12 @@ from mpt_edge_export.quantize import Graph, check_quantized, quantize
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
 from mpt_edge_export.weights import save_graphs
 
-#: What a bundle's folder may hold.
-_PARTS = {MANIFEST, TOKENIZER, "onnx", "prompts", "tasks", "README.md"}
+#: What a bundle's folder may hold. `previous`, the files that installs replaced, is dropped by an export on purpose: it
+#: may bring other prompts, which those files do not fit, and the bundle begins anew with nothing to roll back. So is
+#: `.lock`: an install holds it for a moment only, and a lock found here was left by a process that died.
+_PARTS = {MANIFEST, TOKENIZER, "onnx", PROMPTS, TASKS, "README.md", "previous", ".lock"}
+
+_Vectors = TypeVar("_Vectors", SharedPrompt, TaskFile)
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,10 @@ class ExportPlan:
         precision: ``"float32"``, ``"int8"`` for a quantised graph alone, or ``"both"``.
     """
 
-    backbone: Backbone | GenerativeBackbone
+    backbone: AnyBackbone
     vectors: Sequence[Path]
     output: Path
+    _: KW_ONLY
     force: bool = False
     precision: str = "float32"
 
@@ -71,13 +77,11 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         The manifest written.
 
     Raises:
-        InputError: the output is in use.
+        InputError: the output is in use, or a file of vectors has a name that no bundle can list.
         MismatchError: a prompt or task belongs to another backbone.
         ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is written.
     """
-    if (plan.output / MANIFEST).exists() and not plan.force:
-        raise InputError(f"{plan.output} already holds a bundle; pass --force to replace it.")
-    _check_output(plan.output)
+    check_output(plan.output, force=plan.force)
     observe("reading prompts and tasks")
     prompts, tasks = _collect(plan)
     plan.backbone.model.cpu()  # training may have left it on a GPU
@@ -111,15 +115,13 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     return manifest
 
 
-def _export(backbone: Backbone | GenerativeBackbone, size: Dimensions, entry: str, path: Path) -> None:
+def _export(backbone: AnyBackbone, size: Dimensions, entry: str, path: Path) -> None:
     """Write the graph of the backbone's family, with prompts entering where the bundle's do."""
     if isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedSeq2Seq):
-        backbone.model.entry = entry
-        export_seq2seq_graphs(backbone.model, size.heads, size.head_size, path.parent)
+        export_seq2seq_graphs(backbone.model, size.heads, size.head_size, entry, path.parent)
     elif isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedCausal):
-        backbone.model.entry = entry
-        export_causal_graph(backbone.model, size.heads, size.head_size, path)
-    elif isinstance(backbone, Backbone):
+        export_causal_graph(backbone.model, size.heads, size.head_size, entry, path)
+    elif isinstance(backbone, EncoderBackbone):
         export_graph(backbone.model, size.heads, size.head_size, entry, path)
 
 
@@ -131,21 +133,21 @@ def _session(folder: Path, manifest: Manifest, precision: str = "float32") -> Gr
 
 
 def _parity(
-    backbone: Backbone | GenerativeBackbone,
+    backbone: AnyBackbone,
     session: Graph,
     manifest: Manifest,
     prompts: list[np.ndarray[Any, np.dtype[np.float32]]],
 ) -> dict[str, Any]:
     """Hold the graph against PyTorch. Raises ParityError."""
-    if isinstance(backbone, Backbone):
+    if isinstance(backbone, EncoderBackbone):
         assert isinstance(session, OnnxBackbone)
         return check_parity(backbone, session, prompts, manifest.entry)
     assert not isinstance(session, OnnxBackbone)
-    return check_text_parity(backbone, session, prompts)
+    return check_text_parity(backbone, session, prompts, manifest.entry)
 
 
 def _quantized(
-    backbone: Backbone | GenerativeBackbone,
+    backbone: AnyBackbone,
     folder: Path,
     manifest: Manifest,
     prompts: list[np.ndarray[Any, np.dtype[np.float32]]],
@@ -159,8 +161,18 @@ def _quantized(
     return check_quantized(exact, quantized, prompts, vocabulary=vocabulary, pooling=manifest.pooling)
 
 
-def _check_output(output: Path) -> None:
-    """Refuse a folder with anything in it that is no part of a bundle, since it is replaced whole."""
+def check_output(output: Path, *, force: bool) -> None:
+    """Check that a bundle may be written to a folder, which is then replaced whole.
+
+    Args:
+        output: the folder, which need not be there.
+        force: whether a bundle that is there may be replaced.
+
+    Raises:
+        InputError: it holds a bundle, or something that is no part of one, or it is a file.
+    """
+    if (output / MANIFEST).exists() and not force:
+        raise InputError(f"{output} already holds a bundle; pass --force to replace it.")
     if not output.exists():
         return
     if not output.is_dir():
@@ -171,12 +183,12 @@ def _check_output(output: Path) -> None:
 
 
 def _collect(plan: ExportPlan) -> tuple[dict[str, SharedPrompt], dict[str, TaskFile]]:
-    """Read all vectors and check that they belong to the backbone and to each other."""
+    """Read all vectors and check their names, and that they belong to the backbone and to each other."""
     prompts: dict[str, SharedPrompt] = {}
     tasks: dict[str, TaskFile] = {}
-    for folder in plan.vectors:
-        prompts |= {p.stem: SharedPrompt.load(p) for p in sorted((folder / "prompts").glob("*.safetensors"))}
-        tasks |= {p.stem: TaskFile.load(p) for p in sorted((folder / "tasks").glob("*.safetensors"))}
+    for vectors in map(VectorFolder, plan.vectors):
+        prompts |= {name: _named(vectors.prompt_path(name), item) for name, item in vectors.prompts().items()}
+        tasks |= {name: _named(vectors.task_path(name), item) for name, item in vectors.tasks().items()}
     fingerprint, id_ = plan.backbone.fingerprint, plan.backbone.id
     for kind, items in (("prompt", prompts), ("task", tasks)):
         for name, item in items.items():
@@ -193,12 +205,25 @@ def _collect(plan: ExportPlan) -> tuple[dict[str, SharedPrompt], dict[str, TaskF
     return prompts, tasks
 
 
+def _named(path: Path, item: _Vectors) -> _Vectors:
+    """Return what a file holds if it goes by the same name inside and out, one that a bundle can list.
+
+    Raises:
+        InputError: it does not; the bundle could not be opened.
+    """
+    if NAME.fullmatch(item.name) is None:
+        raise InputError(f"{path} holds {item.name!r}, a name that no bundle can list; train or import it anew.")
+    if item.name != path.stem:
+        raise InputError(f"{path} holds {item.name!r}; rename the file to {item.name}{path.suffix}, or leave it out.")
+    return item
+
+
 def _copy_vectors(plan: ExportPlan, folder: Path) -> None:
     for source in plan.vectors:
-        for kind in ("prompts", "tasks"):
-            for path in sorted((source / kind).glob("*.safetensors")):
-                (folder / kind).mkdir(exist_ok=True)
-                shutil.copyfile(path, folder / kind / path.name)
+        for path in VectorFolder(source).files:
+            copy = folder / path.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _composed(
@@ -230,14 +255,14 @@ def _placement(prompts: dict[str, SharedPrompt], tasks: dict[str, TaskFile]) -> 
     """
     own = {task.name: task for task in tasks.values() if task.own_prompt is not None}
     entries = {name: prompt.entry for name, prompt in prompts.items()}
-    entries |= {name: task.entry or _Placement.entry for name, task in own.items()}
+    entries |= {name: task.entry for name, task in own.items()}
     if len(set(entries.values())) > 1:
         (one, first), (other, second) = list({entry: name for name, entry in entries.items()}.items())[:2]
         raise MismatchError(
             f"the prompt of {first!r} enters at {one} and that of {second!r} at {other}, and a graph has one place; "
             "export them into two bundles."
         )
-    layouts = [prompt.layout for prompt in prompts.values()] + [task.layout for task in own.values() if task.layout]
+    layouts = [prompt.layout for prompt in prompts.values()] + [task.layout for task in own.values()]
     lengths = [len(prompt.values) for prompt in prompts.values()] + [len(task.u) for task in own.values()]
     return _Placement(
         layout=(layouts or [_Placement.layout])[0],
@@ -288,17 +313,17 @@ def _manifest(
         parity={},
         files={},
         made_by=f"mpt-edge {mpt_edge.__version__}",
-        generation=_generation(backbone) if isinstance(backbone, GenerativeBackbone) else {},
-        mask=asdict(backbone.mask) if isinstance(backbone, Backbone) and backbone.mask else {},
+        generation=_generation(backbone, place.entry) if isinstance(backbone, GenerativeBackbone) else {},
+        mask=asdict(backbone.mask) if isinstance(backbone, EncoderBackbone) and backbone.mask else {},
     )
 
 
-def _generation(backbone: GenerativeBackbone) -> dict[str, Any]:
+def _generation(backbone: GenerativeBackbone, entry: str) -> dict[str, Any]:
     return {
         "eos_ids": list(backbone.eos_ids),
         "vocabulary": int(backbone.model.model.config.vocab_size),
         "context": backbone.max_length,
-        "positions_from_zero": backbone.model.positions_from_zero,
+        "positions_from_zero": backbone.model.positions_from_zero(entry),
     } | ({"start_id": backbone.model.start_id} if isinstance(backbone.model, PromptedSeq2Seq) else {})
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mpt_edge.manifest import Manifest
-from mpt_edge.taskfile import TaskFile, headline
+from mpt_edge.taskfile import TaskFile, headline, headline_text
+from mpt_edge.vectors import VectorFolder
 
 _HEAD = """---
 library_name: mpt-edge
@@ -48,7 +48,8 @@ def write_card(path: Path, manifest: Manifest, tasks: Mapping[str, TaskFile], fo
         "length": manifest.prompt_length,
         "width": manifest.hidden_size,
     }
-    rows = [_row(task, (folder / "tasks" / f"{name}.safetensors").stat().st_size) for name, task in tasks.items()]
+    vectors = VectorFolder(folder)
+    rows = [_row(task, vectors.task_path(name).stat().st_size) for name, task in tasks.items()]
     sources = "\n".join(f"- {name}: {task.training.get('source', 'not stated')}" for name, task in tasks.items())
     path.write_text(_HEAD.format(**facts) + "".join(rows) + _FOOT.format(sources=sources), encoding="utf-8")
 
@@ -57,14 +58,7 @@ def _row(task: TaskFile, size: int) -> str:
     test, probe = task.metrics.get("test"), task.metrics.get("probe", {}).get("test")
     found, known = headline(test), headline(probe)
     difference = f"{100 * (found[1] - known[1]):+.1f}" if found and known else "-"
-    rows = test["rows"] if test else "-"
-    cells = [task.name, len(task.labels), _percent(test), _percent(probe), difference, rows, f"{size:,}", task.licence]
+    rows = (test or {}).get("rows", "-")
+    shown = [headline_text(figures, 1, percent=True) for figures in (test, probe)]
+    cells = [task.name, len(task.labels), *shown, difference, rows, f"{size:,}", task.licence]
     return "| " + " | ".join(map(str, cells)) + " |\n"
-
-
-def _percent(figures: Mapping[str, Any] | None) -> str:
-    found = headline(figures)
-    if found is None:
-        return "-"
-    name, value = found
-    return f"{100 * value:.1f}" if name == "accuracy" else f"{name} {100 * value:.1f}"

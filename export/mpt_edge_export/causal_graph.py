@@ -26,10 +26,10 @@ from mpt_edge_export.weights import save_graph
 class CausalGraph(nn.Module):
     """`PromptedCausal` with the flat inputs and outputs of the ONNX graph."""
 
-    def __init__(self, model: PromptedCausal) -> None:
-        """Wrap a model; weights are shared."""
+    def __init__(self, model: PromptedCausal, entry: str) -> None:
+        """Wrap a model whose prompts enter at ``entry``; weights are shared."""
         super().__init__()
-        self.model = model
+        self.model, self.entry = model, entry
 
     def forward(
         self,
@@ -43,46 +43,49 @@ class CausalGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Return the wanted logits, then each layer's keys and values."""
         cache = RoomyCache(list(zip(past[::2], past[1::2], strict=True)), past_length)
-        hidden, present = self.model(input_ids, attention_mask, position_ids, prompt=prompt, past=cache)
+        hidden, present = self.model(
+            input_ids, attention_mask, position_ids, prompt=prompt, past=cache, entry=self.entry
+        )
         # The head is the largest product of all, so only the rows that are asked for go through it.
         wanted = torch.gather(hidden, 1, logits_index[..., None].expand(-1, -1, hidden.shape[-1]))
         return (self.model.logits(wanted), *(tensor for pair in present for tensor in pair))
 
 
-def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, path: Path) -> None:
+def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, entry: str, path: Path) -> None:
     """Export a frozen decoder-only model to one ONNX file.
 
     Args:
-        model: the model, frozen and in evaluation mode; prompts enter where its ``entry`` says.
+        model: the model, frozen and in evaluation mode.
         heads: key/value heads of a layer.
         head_size: channels of a head.
+        entry: where prompts enter, one of `mpt_edge.prompts.ENTRIES`.
         path: the file to write.
     """
     with one_node_attention(model.model):
-        save_graph(_graph(model, heads, head_size), path)
+        save_graph(_graph(model, heads, head_size, entry), path)
 
 
-def _graph(model: PromptedCausal, heads: int, head_size: int) -> onnx_ir.Model:
+def _graph(model: PromptedCausal, heads: int, head_size: int, entry: str) -> onnx_ir.Model:
     names = layer_names(model.layer_count)
     tokens, prompt_rows, capacity, wanted = 5, 3, 16, 2
     ids = torch.ones(2, tokens, dtype=torch.long)
     mask = torch.ones(2, capacity, dtype=torch.long)
     positions = torch.arange(prompt_rows + tokens).repeat(2, 1)
-    prompt = torch.zeros(2, *prompt_shape(model, model.entry, prompt_rows))
+    prompt = torch.zeros(2, *prompt_shape(model, entry, prompt_rows))
     index = torch.zeros(2, wanted, dtype=torch.long)
     past = tuple(torch.zeros(2, heads, capacity, head_size) for _ in names)
     room = ("batch", None, "capacity", None)
     auto = torch.export.Dim.AUTO
     axes = {0: auto, 1: auto}
     return make_graph(
-        CausalGraph(model),
+        CausalGraph(model, entry),
         (ids, mask, positions, prompt, index, torch.zeros(1, dtype=torch.long), *past),
         dynamic_shapes=(axes, axes, axes, axes, axes, None, ({0: auto, 2: auto},) * len(names)),
         inputs={
             "input_ids": ("batch", "tokens"),
             "attention_mask": ("batch", "capacity"),
             "position_ids": ("batch", "rows"),
-            "prompt": prompt_axes(model.entry),
+            "prompt": prompt_axes(entry),
             "logits_index": ("batch", "wanted"),
             PAST_LENGTH: (None,),
             **{f"past_key_values.{name}": room for name in names},

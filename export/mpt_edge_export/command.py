@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mpt_edge.bundle import MANIFEST
 from mpt_edge.errors import InputError
 from mpt_edge.manifest import Manifest
 from mpt_edge.training.generative import open_backbone
 from mpt_edge.training.sources import PACKAGED
-from mpt_edge_export.bundle import ExportPlan, export_bundle
+from mpt_edge.vectors import VectorFolder, task_names
+from mpt_edge_export.bundle import ExportPlan, check_output, export_bundle
 
 
 def export_command(
@@ -31,10 +31,9 @@ def export_command(
     otherwise gets the vectors that this package ships.
 
     Raises:
-        InputError: a vectors folder holds nothing.
+        InputError: a vectors folder holds nothing, or the output is in use.
     """
-    if (output / MANIFEST).exists() and not force:
-        raise InputError(f"{output} already holds a bundle; pass --force to replace it.")
+    check_output(output, force=force)  # before the backbone, which takes longer
     console = Console(stderr=True)
     with console.status("loading the backbone") as status:
 
@@ -44,13 +43,15 @@ def export_command(
                 console.print(f"{stage} …", highlight=False)
 
         backbone = open_backbone(source, revision)
-        plan = ExportPlan(backbone, _vectors(source, output, vectors), output, force, precision)
+        folders = _vectors(source, output, vectors)
+        plan = ExportPlan(backbone, folders, output, force=force, precision=precision)
         manifest = export_bundle(plan, observe)
     size = sum(entry["size"] for name, entry in manifest.files.items() if name.startswith("onnx/"))
-    tasks = sum(name.startswith("tasks/") for name in manifest.files)
+    tasks = len(task_names(manifest.files))
     Console().print(
         f"{output}: {manifest.backbone['id']}, {size / 1e6:.1f} MB, {tasks} tasks; ONNX Runtime agrees with PyTorch "
         f"to {manifest.parity['max_abs_difference']:.1e} over {manifest.parity['cases']} cases.{_moved(manifest)}",
+        markup=False,  # a folder's name may hold brackets
         highlight=False,
         soft_wrap=True,
     )
@@ -65,9 +66,9 @@ def _moved(manifest: Manifest) -> str:
 
 def _vectors(source: str, output: Path, given: Sequence[Path]) -> list[Path]:
     for folder in given:
-        if not any(folder.glob("prompts/*.safetensors")) and not any(folder.glob("tasks/*.safetensors")):
+        if not VectorFolder(folder).files:
             raise InputError(f"{folder} holds neither prompts/ nor tasks/; pass the output folder of a training run.")
-    kept = [output] if any(output.glob("prompts/*.safetensors")) else []
+    kept = [output] if VectorFolder(output).files else []
     if kept or given:
         return [*kept, *given]
     package = Path(str(files("mpt_edge_export")))

@@ -10,11 +10,7 @@ a call does not use has length zero.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,7 @@ from mpt_edge.prompts import EVERY_LAYER
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.prompted import PromptedEncoder
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge_export.quiet import quiet
 from mpt_edge_export.room import scatter_in_place
 from mpt_edge_export.weights import save_graph
 
@@ -149,7 +146,7 @@ def make_graph(
         inputs: name -> names of its axes, None for those of fixed size.
         outputs: likewise.
     """
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
             arguments,
@@ -171,17 +168,3 @@ def make_graph(
     ClearMetadataAndDocStringPass()(model)  # stack traces of the exporter, half a megabyte
     model.producer_name = "mpt-edge"
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the exporter prints and warns of to itself; what goes wrong it raises."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from mpt_edge.errors import ParityError
 from mpt_edge.readout import pool
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
+from mpt_edge_export.quiet import quiet
 
 #: Least cosine between what the float32 and the int8 graph make of a text. Real models were above 0.98; a graph below
 #: this has lost its weights, not some digits.
@@ -37,7 +36,8 @@ def quantize(path: Path) -> onnx_ir.Model:
     What they are multiplied with is quantised as it comes (dynamic quantisation), so no texts are needed for it.
     An embedding table that is also the head of a model that writes becomes two, each with scales of its own.
     """
-    with _quietly(), tempfile.TemporaryDirectory() as place:
+    # It advises to prepare the graph first, and what that would do, the export has done.
+    with quiet(), tempfile.TemporaryDirectory() as place:
         untied, small = Path(place) / "untied.onnx", Path(place) / "small.onnx"
         model = onnx_ir.load(path)
         _untie(model.graph)
@@ -116,13 +116,3 @@ def _untie(graph: onnx_ir.Graph) -> None:
         graph.register_initializer(weight)
         node.outputs[0].replace_all_uses_with(weight)
         graph.remove(node)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep back the advice to prepare the graph first: what it prepares, the export has done."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)

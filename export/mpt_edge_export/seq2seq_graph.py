@@ -63,28 +63,29 @@ class DecoderGraph(nn.Module):
         return (self.model.logits(wanted), *_flat(present))
 
 
-def export_seq2seq_graphs(model: PromptedSeq2Seq, heads: int, head_size: int, folder: Path) -> None:
+def export_seq2seq_graphs(model: PromptedSeq2Seq, heads: int, head_size: int, entry: str, folder: Path) -> None:
     """Write ``encoder_model.onnx``, ``decoder_model.onnx`` and the weights they share.
 
     Args:
-        model: the model, frozen and in evaluation mode; prompts enter where its ``entry`` says.
+        model: the model, frozen and in evaluation mode.
         heads: attention heads of a layer.
         head_size: channels of a head.
+        entry: where prompts enter, one of `mpt_edge.prompts.ENTRIES`.
         folder: where the files go.
     """
     with one_node_attention(model.model):
         graphs = {
-            folder / "encoder_model.onnx": _encoder(model, heads, head_size),
+            folder / "encoder_model.onnx": _encoder(model, heads, head_size, entry),
             folder / "decoder_model.onnx": _decoder(model, heads, head_size),
         }
     save_graphs(graphs, folder / WEIGHTS)
 
 
-def _encoder(model: PromptedSeq2Seq, heads: int, head_size: int) -> onnx_ir.Model:
+def _encoder(model: PromptedSeq2Seq, heads: int, head_size: int, entry: str) -> onnx_ir.Model:
     tokens, prompt_rows, cached = 5, 3, 4
     ids = torch.ones(2, tokens, dtype=torch.long)
     mask = torch.ones(2, cached + prompt_rows + tokens, dtype=torch.long)
-    prompt = torch.zeros(2, *prompt_shape(model, model.entry, prompt_rows))
+    prompt = torch.zeros(2, *prompt_shape(model, entry, prompt_rows))
     names = layer_names(model.encoder_layers)
     past = tuple(torch.zeros(1, heads, cached, head_size) for _ in names)
     auto = torch.export.Dim.AUTO
@@ -97,7 +98,7 @@ def _encoder(model: PromptedSeq2Seq, heads: int, head_size: int) -> onnx_ir.Mode
         inputs={
             "input_ids": ("batch", "tokens"),
             "attention_mask": ("batch", "keys"),
-            "prompt": prompt_axes(model.entry),
+            "prompt": prompt_axes(entry),
             **{f"past_key_values.{name}": ("cache_batch", None, "cached", None) for name in names},
         },
         outputs={

@@ -20,15 +20,15 @@ from rich.table import Table
 
 from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import Bundle
-from mpt_edge.causal import OnnxCausal
 from mpt_edge.cli.options import Precision
-from mpt_edge.decoding import Decoding
+from mpt_edge.decoding import WritingBackbone
+from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import InputError
+from mpt_edge.loading import open_model
 from mpt_edge.locate import default_bundle
-from mpt_edge.model import Model, open_model
-from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.model import Model
 from mpt_edge.text import Batch
-from mpt_edge.writing import TextModel
+from mpt_edge.text_model import TextModel
 
 
 def bench(
@@ -60,14 +60,12 @@ def bench(
         "prompt_rows": length,
         "load_ms": 1e3 * (time.perf_counter() - started),
         "model_bytes": sum(opened.manifest.files[name]["size"] for name in opened.graph_files(precision)),
-        "largest_task_bytes": max(
-            (entry["size"] for name, entry in opened.manifest.files.items() if name.startswith("tasks/")), default=0
-        ),
+        "largest_task_bytes": max(map(opened.task_bytes, opened.task_names), default=0),
     }
     figures |= _selection(model, opened)
     if isinstance(model, TextModel):
         figures |= {"new_tokens": new_tokens} | _writing(model.backbone, tokens, length, new_tokens, repeats)
-    else:
+    elif isinstance(model, EncoderModel):
         figures |= _requests(model.backbone, tokens, length, repeats)
     figures |= _peak_memory()
     if as_json:
@@ -76,7 +74,7 @@ def bench(
         _print(figures)
 
 
-def _selection(model: Model | TextModel, bundle: Bundle) -> dict[str, float]:
+def _selection(model: Model, bundle: Bundle) -> dict[str, float]:
     """Time the first selection of each task (compose, encode, embed labels) and a later switch."""
     if not bundle.task_names:
         return {}
@@ -111,9 +109,7 @@ def _requests(backbone: OnnxBackbone, tokens: int, length: int, repeats: int) ->
     }
 
 
-def _writing(
-    backbone: OnnxCausal | OnnxSeq2Seq, tokens: int, length: int, new_tokens: int, repeats: int
-) -> dict[str, float]:
+def _writing(backbone: WritingBackbone, tokens: int, length: int, new_tokens: int, repeats: int) -> dict[str, float]:
     """Time the first token and the ones behind it, with no prompt and under a cached one, in turn."""
     rng = np.random.default_rng(0)
     prompt = 0.1 * rng.standard_normal(backbone.prompt_shape(length)).astype(np.float32)
@@ -125,8 +121,7 @@ def _writing(
     for number in range(repeats + 3):  # the first three warm up
         for name, cache in caches.items():
             started = time.perf_counter()
-            state, logits = backbone.open(batch, [cache])
-            decoding: Decoding = state
+            decoding, logits = backbone.open(batch, [cache])
             opened = time.perf_counter()
             for _ in range(new_tokens - 1):
                 logits = decoding.step(logits.argmax(-1))

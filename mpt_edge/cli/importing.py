@@ -45,8 +45,15 @@ def peft(
     from mpt_edge_export.peft.command import import_command, task_names
     from mpt_edge_export.peft.importing import ImportOptions
 
-    kind = "pair" if pair else "classification"
-    options = ImportOptions(task_names(task or []), name, tuple(label or ()), kind, max_length, max_new_tokens, licence)
+    options = ImportOptions(
+        tasks=task_names(task or []),
+        name=name,
+        labels=tuple(label or ()),
+        kind="pair" if pair else "classification",
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+        licence=licence,
+    )
     imported = import_command(adapter, backbone, output, options, revision=revision)
     for warning in imported.warnings:
         typer.echo(f"mpt-edge: {warning}", err=True)

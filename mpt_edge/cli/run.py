@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TextIO
+from typing import Annotated, BinaryIO, TextIO
 
 import typer
 from rich.console import Console
@@ -19,14 +19,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 import mpt_edge
 from mpt_edge.answers import Generation, Prediction
-from mpt_edge.cli import generation
+from mpt_edge.cli import writing
 from mpt_edge.cli.options import Precision
 from mpt_edge.cli.rows import BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
 from mpt_edge.cli.table import Table
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
+from mpt_edge.generation.options import Options
 from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model
-from mpt_edge.writing import TextModel
 
 EPILOG = """
 Examples:
@@ -81,17 +81,17 @@ def run(
     precision: Precision = "",
     on_error: Annotated[OnError, typer.Option(help="Stop at a row that cannot be used, or skip it.")] = OnError.STOP,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
-    max_new_tokens: generation.MaxNewTokens = None,
-    temperature: generation.Temperature = None,
-    top_k: generation.TopK = None,
-    top_p: generation.TopP = None,
-    num_beams: generation.NumBeams = None,
-    repetition_penalty: generation.RepetitionPenalty = None,
-    seed: generation.Seed = None,
-    stop: generation.Stop = None,
+    max_new_tokens: writing.MaxNewTokens = None,
+    temperature: writing.Temperature = None,
+    top_k: writing.TopK = None,
+    top_p: writing.TopP = None,
+    num_beams: writing.NumBeams = None,
+    repetition_penalty: writing.RepetitionPenalty = None,
+    seed: writing.Seed = None,
+    stop: writing.Stop = None,
 ) -> None:
     """Run tasks on texts given here, in a file, or on standard input."""
-    given = {
+    given: Options = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_k": top_k,
@@ -106,16 +106,16 @@ def run(
         columns = Columns(text_column, pair_column)
         rows, stream = _open_source(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
         model = mpt_edge.load(bundle or default_bundle(), precision=precision, threads=threads)
-        options = generation.options_for(model, given)
+        options = writing.options_for(model, given)
         if task is not None:
             model.task(task)
         elif texts or _format(source, form) is Format.TEXT:
             raise InputError("no task is named; pass --task NAME, and see `mpt-edge tasks list` for the names.")
-        if output is None and not as_json and generation.one_text(model, texts, task):
-            assert isinstance(model, mpt_edge.TextModel)
+        if output is None and not as_json and (watched := writing.watched(model, texts, task)):
             (row,) = rows.rows
-            assert isinstance(row, Row)
-            generation.write(model, row.text, task or "", options)
+            if isinstance(row, BadRow):
+                raise InputError(row.message)
+            writing.write(watched, row.text, options)
             return
         write = _writer(model, output, as_json, stream, stack)
         shown = not no_progress and _may_show_bar(source, stream, output)
@@ -128,7 +128,7 @@ def run(
 class _Runner:
     """Reads, answers and writes rows, a window at a time."""
 
-    model: Model | TextModel
+    model: Model
     source: Source
     task: str | None
     batch_size: int
@@ -136,7 +136,7 @@ class _Runner:
     on_error: OnError
     write: Write
     advance: Callable[[int], None]
-    options: dict[str, Any]
+    options: Options
     rows: int = 0
     skipped: int = 0
     first: str = ""
@@ -246,9 +246,7 @@ def _window(stream: BinaryIO | None, batch_size: int) -> int:
     return 1 if stream.isatty() else batch_size
 
 
-def _writer(
-    model: Model | TextModel, output: Path | None, as_json: bool, stream: BinaryIO | None, stack: ExitStack
-) -> Write:
+def _writer(model: Model, output: Path | None, as_json: bool, stream: BinaryIO | None, stack: ExitStack) -> Write:
     if output is None:
         return _json_writer(sys.stdout, stream is not None) if as_json else Table(model, sys.stdout).write
     status = _status(stream)

@@ -12,7 +12,6 @@ from rich.cells import cell_len, set_cell_size
 from mpt_edge.answers import Generation, Prediction
 from mpt_edge.cli.rows import Row
 from mpt_edge.model import Model
-from mpt_edge.writing import TextModel
 
 _WIDEST_NAME = 32
 _NARROWEST_TEXT = 20
@@ -24,7 +23,7 @@ class Table:
     A text that was written stands below its input, whole.
     """
 
-    def __init__(self, model: Model | TextModel, file: TextIO) -> None:
+    def __init__(self, model: Model, file: TextIO) -> None:
         """Write to ``file`` what tasks of ``model`` answer."""
         self._model = model
         self._file = file

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mpt_edge.bundle import Bundle
 from mpt_edge.cli.options import Precision
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.loading import open_model
 from mpt_edge.locate import default_bundle
-from mpt_edge.model import Model, open_model
-from mpt_edge.taskfile import TaskFile, headline
-from mpt_edge.writing import TextModel
+from mpt_edge.model import Model
+from mpt_edge.taskfile import TaskFile, headline_text
 
 app = typer.Typer(help="Look at, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
 
@@ -44,15 +45,15 @@ def list_(
         return
     table = Table("task", "kind", "labels", "bytes", "vectors", "test", box=None, pad_edge=False)
     for row in rows:
-        metric, value = headline(row["test"]) or ("", None)  # type: ignore[arg-type]
-        table.add_row(
-            str(row["task"]),
-            str(row["kind"]),
-            str(row["labels"]),
+        texts = (
+            row["task"],
+            row["kind"],
+            row["labels"],
             f"{row['bytes']:,}",
-            str(row["vectors"]),
-            "-" if value is None else f"{value:.3f}" if metric == "accuracy" else f"{metric} {value:.3f}",
+            row["vectors"],
+            headline_text(row["test"], 3),
         )
+        table.add_row(*(Text(str(text)) for text in texts))  # what a file says is no markup
     Console().print(table)
 
 
@@ -73,8 +74,7 @@ def install(
     """Add a task file to the bundle, after checking that it belongs there."""
     opened = _open(bundle)
     task = opened.install(file)
-    size = opened.manifest.files[f"tasks/{task.name}.safetensors"]["size"]
-    typer.echo(f"installed {task.name} ({size:,} bytes) in {opened.folder}")
+    typer.echo(f"installed {task.name} ({opened.task_bytes(task.name):,} bytes) in {opened.folder}")
 
 
 @app.command()
@@ -111,14 +111,14 @@ def verify(
     typer.echo(f"{len(opened.manifest.files)} files and {len(names)} tasks are as they were made.")
 
 
-def _verify_golden(model: Model | TextModel, file: TaskFile, tolerance: float) -> None:
+def _verify_golden(model: Model, file: TaskFile, tolerance: float) -> None:
     golden = file.golden
     if not golden:
         return
     try:
         text, label, score = golden["text"], str(golden["label"]), float(golden["score"])
         found = model.run([tuple(text) if isinstance(text, list) else text], file.name)[0]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptFileError(f"the golden example of {file.name} cannot be used; install the task again.") from error
     if found.label != label or abs(found.score - score) > tolerance:
         raise CorruptFileError(
@@ -127,13 +127,13 @@ def _verify_golden(model: Model | TextModel, file: TaskFile, tolerance: float) -
         )
 
 
-def _summary(bundle: Bundle, file: TaskFile) -> dict[str, object]:
+def _summary(bundle: Bundle, file: TaskFile) -> dict[str, Any]:
     test = file.metrics.get("test", {})
     return {
         "task": file.name,
         "kind": file.kind,
         "labels": len(file.labels),
-        "bytes": bundle.manifest.files[f"tasks/{file.name}.safetensors"]["size"],
+        "bytes": bundle.task_bytes(file.name),
         "vectors": file.carries,
         "test_accuracy": test.get("accuracy"),
         "test": dict(test),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +14,12 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mpt_edge._extras import require
-from mpt_edge.taskfile import TaskFile, headline
-from mpt_edge.training.settings import Entry, Layout, Precision, Settings, Trained
+from mpt_edge.taskfile import TaskFile, headline_text
+from mpt_edge.training.settings import Entry, Layout, Listening, Precision, Settings, TeacherPlan, Trained
+from mpt_edge.vectors import VectorFolder
 
 if TYPE_CHECKING:
-    from mpt_edge.training.stages import Plan
+    from mpt_edge.training.recipes import Recipe
     from mpt_edge.training.trainer import Progress
 
 app = typer.Typer(help="Learn a shared prompt and tasks on a frozen backbone.", no_args_is_help=True)
@@ -72,36 +72,32 @@ def source(
     init: Annotated[
         str, typer.Option(help="Start of the prompt: vocabulary (sampled tokens), random, or a text.")
     ] = "vocabulary",
-    epochs: Epochs = 5,
-    batch_size: Batch = 32,
-    micro_batch: MicroBatch = 0,
-    tasks_per_step: TasksPerStep = 2,
-    most_tasks: MostTasks = 4,
-    rows_per_epoch: RowsPerEpoch = 5000,
-    prompt_rate: PromptRate = 0.02,
-    task_rate: TaskRate = 0.03,
-    distil: Distil = 0.9,
-    temperature: Temperature = 2.0,
-    hidden: Hidden = True,
+    epochs: Epochs = Settings.epochs,
+    batch_size: Batch = Settings.batch_size,
+    micro_batch: MicroBatch = Settings.micro_batch,
+    tasks_per_step: TasksPerStep = Settings.tasks_per_step,
+    most_tasks: MostTasks = Settings.most_tasks,
+    rows_per_epoch: RowsPerEpoch = Settings.rows_per_epoch,
+    prompt_rate: PromptRate = Settings.prompt_rate,
+    task_rate: TaskRate = Settings.task_rate,
+    distil: Distil = Listening.weight,
+    temperature: Temperature = Listening.temperature,
+    hidden: Hidden = Listening.hidden,
     teachers: Annotated[
         Path | None, typer.Option(help="Folder of teachers, to share between runs.", show_default="OUTPUT/teachers")
     ] = None,
-    teacher_epochs: Annotated[int, typer.Option(min=1, help="Passes over a teacher's rows.")] = 3,
-    teacher_rate: Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of a teacher.")] = 0.02,
+    teacher_epochs: Annotated[int, typer.Option(min=1, help="Passes over a teacher's rows.")] = TeacherPlan.epochs,
+    teacher_rate: Annotated[
+        float, typer.Option(min=0.0, max=100.0, help="Learning rate of a teacher.")
+    ] = TeacherPlan.rate,
     precision: InPrecision = None,
-    recompute: Recompute = False,
-    seed: Seed = 0,
+    recompute: Recompute = Settings.recompute,
+    seed: Seed = Settings.seed,
     test: Test = False,
     threads: Threads = 0,
 ) -> None:
     """Learn one shared prompt over many tasks, and each task's u and v, from a teacher a task."""
-    plan = _plan(recipes, data, output, test, threads)
-    from mpt_edge.training.generative import open_backbone
-    from mpt_edge.training.stages import NewPrompt, replace_settings, train_source
-    from mpt_edge.training.teachers import TeacherPlan
-
-    plan = replace_settings(
-        plan,
+    settings = Settings(
         epochs=epochs,
         batch_size=batch_size,
         micro_batch=micro_batch,
@@ -110,16 +106,22 @@ def source(
         rows_per_epoch=rows_per_epoch,
         prompt_rate=prompt_rate,
         task_rate=task_rate,
-        precision=precision.value if precision else "",
+        precision=str(precision or ""),
         recompute=recompute,
         seed=seed,
     )
+    listening = Listening(weight=distil, temperature=temperature, hidden=hidden)
     folder = teachers or output / "teachers"
-    taught = TeacherPlan(folder, teacher_epochs, teacher_rate, distil, temperature, hidden) if distil else None
+    taught = TeacherPlan(folder=folder, epochs=teacher_epochs, rate=teacher_rate, listening=listening)
+    loaded = _ready(recipes, threads)
+    from mpt_edge.training.generative import open_backbone
+    from mpt_edge.training.stages import NewPrompt, Plan, train_source
+
+    plan = Plan(loaded, data, output, settings, test=test)
+    where = entry or (Entry.EVERY_LAYER if layout is Layout.PREFIX else Entry.FIRST_LAYER)
+    prompt = NewPrompt(name=name, length=length, layout=layout.value, entry=where.value, init=init)
     with _bar() as observe:
-        where = entry or (Entry.EVERY_LAYER if layout is Layout.PREFIX else Entry.FIRST_LAYER)
-        prompt = NewPrompt(name, length, layout.value, where.value, init)
-        tasks = train_source(open_backbone(backbone), plan, prompt, observe, taught)
+        tasks = train_source(open_backbone(backbone), plan, prompt, observe, taught if distil else None)
     _report(tasks, output)
 
 
@@ -149,50 +151,53 @@ def target(
         Path | None,
         typer.Option(help="Bundle or folder with a finished task of each recipe's name, in any layout, to learn from."),
     ] = None,
-    distil: Distil = 0.9,
-    temperature: Temperature = 2.0,
-    hidden: Hidden = True,
+    distil: Distil = Listening.weight,
+    temperature: Temperature = Listening.temperature,
+    hidden: Hidden = Listening.hidden,
     shots: Annotated[int, typer.Option(min=0, help="Rows a label for few-shot training; 0 takes all.")] = 0,
     subset_seed: Annotated[int, typer.Option(min=0, help="Fixes which rows those are.")] = 0,
     keep_last: Annotated[
         bool, typer.Option("--keep-last", help="Keep the last step, not the best epoch: for few validation rows.")
     ] = False,
-    epochs: Epochs = 5,
-    batch_size: Batch = 32,
-    micro_batch: MicroBatch = 0,
+    epochs: Epochs = Settings.epochs,
+    batch_size: Batch = Settings.batch_size,
+    micro_batch: MicroBatch = Settings.micro_batch,
     tasks_per_step: TasksPerStep = 1,
     rows_per_epoch: RowsPerEpoch = 20000,
-    prompt_rate: PromptRate = 0.02,
-    task_rate: TaskRate = 0.03,
+    prompt_rate: PromptRate = Settings.prompt_rate,
+    task_rate: TaskRate = Settings.task_rate,
     precision: InPrecision = None,
-    recompute: Recompute = False,
-    seed: Seed = 0,
+    recompute: Recompute = Settings.recompute,
+    seed: Seed = Settings.seed,
     test: Test = False,
     threads: Threads = 0,
 ) -> None:
     """Learn further tasks on a shared prompt: u and v alone, or with a copy of the prompt."""
-    plan = _plan(recipes, data, output, test, threads)
-    from mpt_edge.training.generative import open_backbone
-    from mpt_edge.training.stages import Origin, replace_settings, train_target
-    from mpt_edge.training.starts import find_prompt
-    from mpt_edge.training.teachers import Teaching
-
-    plan = replace_settings(
-        replace(plan, shots=shots, subset_seed=subset_seed),
+    settings = Settings(
         epochs=epochs,
         batch_size=batch_size,
         micro_batch=micro_batch,
         tasks_per_step=tasks_per_step,
+        most_tasks=0,  # the default is a source run's, whose steps have many tasks
         keep_last=keep_last,
         rows_per_epoch=rows_per_epoch,
         prompt_rate=prompt_rate,
         task_rate=task_rate,
-        precision=precision.value if precision else "",
+        precision=str(precision or ""),
         recompute=recompute,
         seed=seed,
     )
-    teaching = Teaching(teacher, distil, temperature, hidden) if teacher and distil else None
-    origin = Origin(source, find_prompt(source, prompt), start, train, name, teaching)
+    listening = Listening(weight=distil, temperature=temperature, hidden=hidden)
+    loaded = _ready(recipes, threads)
+    from mpt_edge.training.generative import open_backbone
+    from mpt_edge.training.stages import Origin, Plan, train_target
+    from mpt_edge.training.starts import find_prompt
+    from mpt_edge.training.teachers import Teaching
+
+    plan = Plan(loaded, data, output, settings, test=test, shots=shots, subset_seed=subset_seed)
+    teaching = Teaching(folder=teacher, listening=listening) if teacher and distil else None
+    shared = find_prompt(source, prompt)
+    origin = Origin(folder=source, shared=shared, start=start, trained=train, name=name, teaching=teaching)
     origin = origin.placed(layout.value if layout else "")
     with _bar() as observe:
         tasks = train_target(open_backbone(backbone), plan, origin, observe)
@@ -209,16 +214,17 @@ def probe(
     threads: Threads = 0,
 ) -> None:
     """Fit the logistic-regression baseline on the same rows, and record it in a run's task files."""
-    plan = _plan(recipes, data, output, test, threads)
-    from mpt_edge.training.backbones import load_backbone
-    from mpt_edge.training.stages import add_probe
+    loaded = _ready(recipes, threads)
+    from mpt_edge.training.backbones import load_encoder
+    from mpt_edge.training.stages import Plan, add_probe
 
+    plan = Plan(loaded, data, output, Settings(), test=test)  # a probe reads none of the settings
     with Console(stderr=True).status("loading the backbone") as status:
 
         def observe(task: str) -> None:
             status.update(f"fitting the probe of {task}")
 
-        tasks = add_probe(load_backbone(backbone), plan, observe)
+        tasks = add_probe(load_encoder(backbone), plan, observe)
     _report(tasks, output)
 
 
@@ -238,18 +244,17 @@ def report(
     typer.echo(f"written to {page}")
 
 
-def _plan(recipes: list[Path], data: Path, output: Path, test: bool, threads: int) -> Plan:
+def _ready(recipes: list[Path], threads: int) -> list[Recipe]:
+    """Read the recipes, then bring in PyTorch and set its threads."""
     from mpt_edge.training.recipes import load_recipe
 
     loaded = [load_recipe(path) for path in recipes]  # before PyTorch, whose import takes seconds
     require("train", "torch", "transformers", "accelerate", "datasets", "sklearn", "tensorboardX")
     import torch
 
-    from mpt_edge.training.stages import Plan
-
     if threads:
         torch.set_num_threads(threads)
-    return Plan(loaded, data, output, Settings(), test)
+    return loaded
 
 
 @contextmanager
@@ -288,10 +293,11 @@ def _report(tasks: list[TaskFile], output: Path) -> None:
         return
     table = Table("task", "labels", "validation", "test", "probe (test)", "bytes", box=None, pad_edge=False)
     for task in tasks:
-        size = (output / "tasks" / f"{task.name}.safetensors").stat().st_size
-        probe = task.metrics.get("probe", {})
-        figures = [_figure(part) for part in (task.metrics.get("validation"), task.metrics.get("test"))]
-        table.add_row(task.name, str(len(task.labels)), *figures, _figure(probe.get("test")), f"{size:,}")
+        size = VectorFolder(output).task_path(task.name).stat().st_size
+        metrics = task.metrics
+        splits = (metrics.get("validation"), metrics.get("test"), metrics.get("probe", {}).get("test"))
+        figures = [headline_text(split, 4) for split in splits]
+        table.add_row(task.name, str(len(task.labels)), *figures, f"{size:,}")
     console = Console()
     console.print(table)
     console.print(f"written to {output}", highlight=False)
@@ -310,11 +316,3 @@ def unlearned(tasks: list[TaskFile]) -> list[str]:
     Rates that are too high do that to some tasks of a long run, and they then stay there (docs/results.md).
     """
     return [task.name for task in tasks if task.metrics.get("validation", {}).get("matthews") == 0.0]
-
-
-def _figure(figures: dict[str, float] | None) -> str:
-    found = headline(figures)
-    if found is None:
-        return "-"
-    name, value = found
-    return f"{value:.4f}" if name == "accuracy" else f"{name} {value:.4f}"

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypedDict
 
 from mpt_edge.errors import InputError
 
 #: Most beams. Each is a row of the model's cache, and a task file may ask for any number.
 MOST_BEAMS = 256
+
+
+class Options(TypedDict, total=False):
+    """What a request may pass by name; `GenerationOptions` says what each means. None leaves it to the task."""
+
+    max_new_tokens: int | None
+    min_new_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    repetition_penalty: float | None
+    num_beams: int | None
+    length_penalty: float | None
+    early_stopping: bool | str | None
+    seed: int | None
+    stop: str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -53,31 +69,33 @@ class GenerationOptions:
                 raise InputError(f"{name} must be {_WORDS[allowed]}, not {value!r}; correct it.")
         if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
             raise InputError(f"stop must be a text or a list of texts, not {self.stop!r}; correct it.")
-        problems = {
-            f"a limit of {self.max_new_tokens} new tokens leaves nothing to write; pass 1 or more": self.max_new_tokens
-            < 1,
-            "min_new_tokens must lie between 0 and max_new_tokens; correct it": not 0
-            <= self.min_new_tokens
-            <= self.max_new_tokens,
-            f"a temperature of {self.temperature} is not possible; pass 0 for the likeliest token, or more": not 0
-            <= self.temperature
-            < float("inf"),
-            "top_k must be 0 or more, and top_p above 0 and at most 1; correct it": self.top_k < 0
-            or not 0 < self.top_p <= 1,
-            "the repetition penalty must be above 0; pass 1 for none": not 0 < self.repetition_penalty < float("inf"),
-            f"{self.num_beams} beams are not possible; pass 1 to {MOST_BEAMS}": not 1 <= self.num_beams <= MOST_BEAMS,
-            "beams follow the likeliest tokens and none are drawn; pass a temperature of 0": self.num_beams > 1
-            and self.temperature > 0,
-            "the length penalty must be a finite number; pass 1 for the mean": not abs(self.length_penalty)
-            < float("inf"),
-            'early_stopping must be true, false or "never"; correct it': not isinstance(self.early_stopping, bool)
-            and self.early_stopping != "never",
-            "the seed must be 0 or more; correct it": self.seed < 0,
-            "a stop text is empty; leave it out": not all(self.stop),
-        }
-        for problem, found in problems.items():
-            if found:
-                raise InputError(f"{problem}.")
+        for problem in self._problems():
+            raise InputError(f"{problem}.")
+
+    def _problems(self) -> Iterator[str]:  # noqa: C901 - a list of checks
+        """Yield what is wrong with entries that have the right types, each with its fix."""
+        if self.max_new_tokens < 1:
+            yield f"a limit of {self.max_new_tokens} new tokens leaves nothing to write; pass 1 or more"
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            yield "min_new_tokens must lie between 0 and max_new_tokens; correct it"
+        if not 0 <= self.temperature < float("inf"):
+            yield f"a temperature of {self.temperature} is not possible; pass 0 for the likeliest token, or more"
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            yield "top_k must be 0 or more, and top_p above 0 and at most 1; correct it"
+        if not 0 < self.repetition_penalty < float("inf"):
+            yield "the repetition penalty must be above 0; pass 1 for none"
+        if not 1 <= self.num_beams <= MOST_BEAMS:
+            yield f"{self.num_beams} beams are not possible; pass 1 to {MOST_BEAMS}"
+        if self.num_beams > 1 and self.temperature > 0:
+            yield "beams follow the likeliest tokens and none are drawn; pass a temperature of 0"
+        if not abs(self.length_penalty) < float("inf"):
+            yield "the length penalty must be a finite number; pass 1 for the mean"
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            yield 'early_stopping must be true, false or "never"; correct it'
+        if self.seed < 0:
+            yield "the seed must be 0 or more; correct it"
+        if not all(self.stop):
+            yield "a stop text is empty; leave it out"
 
     @classmethod
     def of(cls, entries: Mapping[str, Any]) -> GenerationOptions:

@@ -13,14 +13,26 @@ _INCOMPLETE = "\ufffd"
 _CONTEXT = 6
 
 
-def stop_check(tokenizer: Tokenizer, stop: Sequence[str]) -> Callable[[list[int]], bool]:
-    """Return a function that tells whether a text, in tokens, has come to a stop text with its last token."""
+def stop_check(tokenizer: Tokenizer, stop: Sequence[str], before: Sequence[int] = ()) -> Callable[[list[int]], bool]:
+    """Return a function that tells whether a text, in tokens, has come to a stop text with its last token.
+
+    Args:
+        tokenizer: turns tokens into text.
+        stop: texts that end it.
+        before: tokens in front of the text; they decide whether it begins with a space, as in `TextStream`.
+    """
     # A token is a character or more, but for those that are single bytes.
     reach = 4 * max(map(len, stop), default=0) + _CONTEXT
+    front = list(before)[-_CONTEXT:]
+    known = len(str(tokenizer.decode(front, skip_special_tokens=True))) if stop else 0
 
     def stops(tokens: list[int]) -> bool:
-        end = str(tokenizer.decode(tokens[-reach:], skip_special_tokens=True)) if stop else ""
-        return any(text in end for text in stop)
+        if not stop:
+            return False
+        window, shown = ([*front, *tokens], known) if len(tokens) <= reach else (tokens[-reach:], 0)
+        end = str(tokenizer.decode(window, skip_special_tokens=True))[shown:]
+        # Bytes that make up no character yet are no text.
+        return not end.endswith(_INCOMPLETE) and any(text in end for text in stop)
 
     return stops
 

@@ -1,8 +1,9 @@
-"""Finding a backbone and everything that must travel with it."""
+"""What every backbone carries, and encoders: finding one, and everything that must travel with it."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mpt_edge.training.masked import TRANSFORMS, MaskedHead
 from mpt_edge.training.modernbert import PromptedModernBert
 from mpt_edge.training.prompted import ARCHITECTURES, ATTENTION, PromptedEncoder
 from mpt_edge.training.seq2seq import SEQ2SEQ_ARCHITECTURES, PromptedSeq2Seq
-from mpt_edge.training.sources import PACKAGED, locate_model, read_json, read_mask, read_model, read_tokenizer
+from mpt_edge.training.sources import Source, locate_model, read_json, read_mask, read_model, read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,13 @@ class Mask:
     token: str
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A frozen encoder with its tokenizer and the facts a bundle records.
+#: A frozen model that carries a prompt.
+Prompted = PromptedEncoder | PromptedCausal | PromptedSeq2Seq
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone(ABC):
+    """A frozen model with its tokenizer and the facts a bundle records.
 
     Attributes:
         name: short name or last part of the id.
@@ -43,14 +48,13 @@ class Backbone:
         revision: hub commit, or empty.
         licence: as the model card states it, or empty.
         folder: where its files lie on this machine.
-        model: the prompted encoder, frozen.
+        model: the prompted model, frozen.
         texts: its tokenizer.
         tokenizer_json: the bytes of ``tokenizer.json``.
         pad_id: id of the padding token.
-        pooling: ``"mean"``, ``"cls"`` or ``"max"``.
         max_length: longest text in tokens that the bundle accepts.
-        fingerprint: SHA-256 over the names, shapes and float32 values of all weights in use, without a head's.
-        mask: the mask of a model that has a masked-LM head, or None.
+        fingerprint: SHA-256 over the names, shapes and float32 values of all weights in use, without a masked-LM
+            head's.
     """
 
     name: str
@@ -58,65 +62,102 @@ class Backbone:
     revision: str
     licence: str
     folder: Path
-    model: PromptedEncoder
+    model: Prompted
     texts: TextEncoder
     tokenizer_json: bytes
     pad_id: int
-    pooling: str
     max_length: int
     fingerprint: str
+
+    @property
+    @abstractmethod
+    def family(self) -> str:
+        """``"encoder"``, ``"causal"`` or ``"seq2seq"``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderBackbone(Backbone):
+    """A frozen encoder; see `Backbone`.
+
+    Attributes:
+        model: the prompted encoder, frozen.
+        pooling: ``"mean"``, ``"cls"`` or ``"max"``.
+        mask: the mask of a model that has a masked-LM head, or None.
+    """
+
+    model: PromptedEncoder
+    pooling: str
     mask: Mask | None = None
 
+    @property
+    def family(self) -> str:
+        """``"encoder"``."""
+        return "encoder"
 
-def load_backbone(source: str, revision: str | None = None) -> Backbone:
-    """Load a backbone from a short name, a local folder or a hub id.
+
+def load_encoder(source: str, revision: str | None = None) -> EncoderBackbone:
+    """Load an encoder from a short name, a local folder or a hub id; `open_backbone` loads any family.
 
     Raises:
         InputError: nothing is found under that name.
-        UnsupportedModelError: its architecture or pooling cannot be used.
+        UnsupportedModelError: it is no encoder, or its architecture or pooling cannot be used.
         CorruptFileError: files are missing or damaged.
     """
-    found = locate_model(source, revision)
-    folder = found.folder
-    kind = model_type(source, folder)
+    return read_encoder(locate_model(source, revision))
+
+
+def read_encoder(source: Source) -> EncoderBackbone:
+    """Load an encoder from where it was found. Raises UnsupportedModelError and CorruptFileError, as `load_encoder`."""
+    folder, kind = source.folder, model_type(source)
     if kind in CAUSAL_ARCHITECTURES or kind in SEQ2SEQ_ARCHITECTURES:
         raise UnsupportedModelError(
-            f"{source} writes text, and this needs an encoder; use one of {', '.join(sorted(ARCHITECTURES))}."
+            f"{source.asked} writes text, and this needs an encoder; use one of {', '.join(sorted(ARCHITECTURES))}."
         )
     if kind not in ARCHITECTURES:
         raise UnsupportedModelError(
-            f"{source} is a {kind!r} model, which cannot carry a prompt yet; use one of {supported()}."
+            f"{source.asked} is a {kind!r} model, which cannot carry a prompt yet; use one of {supported()}."
         )
     mask = _mask(folder)
     family = AutoModel if mask is None else AutoModelForMaskedLM
     model = read_model(family, folder, ATTENTION)
     carrier = PromptedModernBert if kind == "modernbert" else PromptedEncoder
     prompted = carrier(model) if mask is None else carrier(model.base_model, MaskedHead(model))
-    tokenizer_json, pad_id = read_tokenizer(folder)
-    return Backbone(
-        name=source if source in PACKAGED else found.id.rsplit("/", 1)[-1],
-        id=found.id,
-        revision=found.revision,
-        licence=found.licence,
-        folder=folder,
+    return EncoderBackbone(
+        **common_facts(source, prompted),
         model=prompted,
-        texts=TextEncoder(tokenizer_json, pad_id=pad_id, source=str(folder / "tokenizer.json")),
-        tokenizer_json=tokenizer_json,
-        pad_id=pad_id,
         pooling=_pooling(folder),
         max_length=_max_length(folder, prompted.max_positions),
-        fingerprint=weights_fingerprint(prompted),
         mask=mask,
     )
 
 
-def model_type(source: str, folder: Path) -> str:
-    """Return what a folder's configuration calls the model. Raises UnsupportedModelError."""
+def common_facts(source: Source, model: Prompted) -> dict[str, Any]:
+    """Return what backbones of every family carry, by field of `Backbone`, but for the model and its longest text.
+
+    Raises:
+        CorruptFileError: there is no tokenizer that can be used.
+    """
+    tokenizer_json, pad_id = read_tokenizer(source.folder)
+    return {
+        "name": source.name,
+        "id": source.id,
+        "revision": source.revision,
+        "licence": source.licence,
+        "folder": source.folder,
+        "texts": TextEncoder(tokenizer_json, pad_id=pad_id, source=str(source.folder / "tokenizer.json")),
+        "tokenizer_json": tokenizer_json,
+        "pad_id": pad_id,
+        "fingerprint": weights_fingerprint(model),
+    }
+
+
+def model_type(source: Source) -> str:
+    """Return what a model's configuration calls it. Raises UnsupportedModelError."""
     try:
-        return str(AutoConfig.from_pretrained(folder).model_type)
+        return str(AutoConfig.from_pretrained(source.folder).model_type)
     except (OSError, ValueError) as error:
         raise UnsupportedModelError(
-            f"{source} has no config.json that transformers understands; use a model of type {supported()}."
+            f"{source.asked} has no config.json that transformers understands; use a model of type {supported()}."
         ) from error
 
 
@@ -125,7 +166,7 @@ def supported() -> str:
     return ", ".join(sorted({*ARCHITECTURES, *CAUSAL_ARCHITECTURES, *SEQ2SEQ_ARCHITECTURES}))
 
 
-def weights_fingerprint(model: PromptedEncoder | PromptedCausal | PromptedSeq2Seq) -> str:
+def weights_fingerprint(model: Prompted) -> str:
     """Return the SHA-256 over the model's weights, whatever files they came from.
 
     The pooler is left out: no readout uses it, and checkpoints without one get a random one.

@@ -20,10 +20,7 @@ from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.training.caches import Cache, KeyValue
 from mpt_edge.training.entering import Entering, replace_inputs
-
-#: Large and negative, and finite in float16, so that fully masked rows stay free of NaN.
-MASKED = -3e4
-
+from mpt_edge.training.visibility import visibility_bias
 
 #: Decoder-only models, by ``model_type``: where they keep learned positions; empty where positions are rotary.
 #: SmolLM is a ``llama``.
@@ -47,19 +44,20 @@ _MASK_A_KIND = frozenset({"gemma2", "gemma3_text", "qwen2", "qwen3", "smollm3"})
 class PromptedCausal(nn.Module):
     """A frozen decoder-only model that reads and continues text under a prompt.
 
+    Each call is told where its prompt enters, so one model serves them all: ``"first_layer"`` is behind
+    learned positions, and text counts from 0; with ``"inputs_embeds"`` the prompt takes positions 0 to
+    l - 1 and text goes on behind, as PEFT has it. Rotary positions are relative, so there both are the
+    same. ``"every_layer"`` counts as the first, and each layer has rows of its own.
+
     Attributes:
         model: the model with its head, without gradient, in evaluation mode.
-        entry: ``"first_layer"`` where prompts enter behind learned positions and text counts from 0,
-            ``"inputs_embeds"`` where they take positions 0 to l - 1 and text goes on behind, as PEFT
-            has it. Rotary positions are relative, so there both are the same. ``"every_layer"`` counts as the
-            first, and each layer has rows of its own.
         layers: its layers.
         layer_count: how many these are, and key/value pairs.
         hidden_size: width d of prompt rows.
         max_positions: most rows, prompt and text, that the model can tell apart.
     """
 
-    def __init__(self, model: PreTrainedModel, entry: str = "first_layer") -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         """Freeze ``model``.
 
         Raises:
@@ -74,7 +72,6 @@ class PromptedCausal(nn.Module):
         self._position_table = CAUSAL_ARCHITECTURES[kind]
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.model.set_attn_implementation("eager")
-        self.entry = entry
         config = model.config
         self.layers: list[nn.Module] = list(getattr(model.base_model, "h", None) or model.base_model.layers)
         self.layer_count = len(self.layers)
@@ -87,10 +84,9 @@ class PromptedCausal(nn.Module):
             if isinstance(module, GPTNeoSelfAttention):
                 module._attn = partial(_neo_attention, int(module.attention_type == "local"))
 
-    @property
-    def positions_from_zero(self) -> bool:
-        """Whether text counts its positions from 0 in spite of a prompt before it."""
-        return bool(self._position_table) and self.entry != "inputs_embeds"
+    def positions_from_zero(self, entry: str) -> bool:
+        """Return whether text counts its positions from 0 in spite of a prompt before it that enters there."""
+        return bool(self._position_table) and entry != "inputs_embeds"
 
     def forward(
         self,
@@ -99,6 +95,7 @@ class PromptedCausal(nn.Module):
         position_ids: Tensor,
         prompt: Tensor | None = None,
         past: Sequence[KeyValue] | Cache | None = None,
+        entry: str = "first_layer",
         *,
         alone: bool = False,
     ) -> tuple[Tensor, list[KeyValue]]:
@@ -110,6 +107,7 @@ class PromptedCausal(nn.Module):
             position_ids: positions of prompt rows and tokens, ``(batch, prompt + tokens)``.
             prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
             past: keys and values of what was read before, batch one or ``batch``, or a cache of them.
+            entry: where the prompt rows of this call enter, one of `mpt_edge.prompts.ENTRIES`.
             alone: whether there are no tokens; see `Entering`.
 
         Returns:
@@ -122,7 +120,7 @@ class PromptedCausal(nn.Module):
             if prompt.ndim == 4:
                 self._entering, prompt = Entering(prompt, alone=alone), prompt[:, :, 0]
             rows = prompt.to(embedded.dtype)
-            if self.positions_from_zero:  # take away what the model is about to add
+            if self.positions_from_zero(entry):  # take away what the model is about to add
                 table = self.model.base_model.get_submodule(self._position_table)
                 rows = rows - table(position_ids[:, : prompt.shape[1]])
             embedded = torch.cat([rows, embedded], dim=1)
@@ -152,21 +150,26 @@ class PromptedCausal(nn.Module):
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return torch.tanh(found / cap) * cap if cap else found
 
-    def encode_prompt(self, prompt: Tensor) -> list[KeyValue]:
-        """Return every layer's keys and values of prompts ``(batch, l, d)`` or ``(batch, l, layers, d)``."""
+    def encode_prompt(self, prompt: Tensor, entry: str = "first_layer") -> list[KeyValue]:
+        """Return every layer's keys and values of prompts, which see only themselves.
+
+        Args:
+            prompt: ``(batch, l, d)``, or ``(batch, l, layers, d)`` where they enter every layer.
+            entry: where they enter.
+        """
         batch, length = prompt.shape[:2]
         ones = torch.ones(batch, length, dtype=torch.long, device=prompt.device)
         positions = torch.arange(length, device=prompt.device).expand(batch, -1)
-        present: list[KeyValue] = self(ones[:, :0], ones, positions, prompt=prompt, alone=True)[1]
+        present: list[KeyValue] = self(ones[:, :0], ones, positions, prompt=prompt, entry=entry, alone=True)[1]
         return present
 
     def recompute_activations(self) -> None:
         """Refuse gradient checkpointing, which transformers has no room for beside a cache. Raises InputError."""
         raise InputError("--recompute is for encoders; with this model pass a smaller --micro-batch instead.")
 
-    def text_positions(self, text_mask: Tensor, prompt_rows: int) -> Tensor:
+    def text_positions(self, text_mask: Tensor, prompt_rows: int, entry: str) -> Tensor:
         """Return the positions of tokens ``(batch, tokens)`` behind a prompt; only visible tokens count."""
-        first = 0 if self.positions_from_zero else prompt_rows
+        first = 0 if self.positions_from_zero(entry) else prompt_rows
         return (text_mask.cumsum(1) - 1).clamp(min=0) + first
 
 
@@ -184,12 +187,12 @@ def _causal_masks(mask: Tensor, places: Tensor, window: int, dtype: torch.dtype)
     """
     before = torch.arange(mask.shape[1], device=mask.device)[None, :] <= places[:, None]
     visible = before[None, None] & (mask[:, None, None, :] == 1)
-    full = torch.where(visible, 0.0, MASKED).to(dtype)
+    full = visibility_bias(visible, dtype)
     if not window:
         return full, full
     counted = mask.cumsum(1)
     near = counted.index_select(1, places)[:, None, :, None] - counted[:, None, None, :] < window
-    return full, torch.where(visible & near, 0.0, MASKED).to(dtype)
+    return full, visibility_bias(visible & near, dtype)
 
 
 def _neo_attention(

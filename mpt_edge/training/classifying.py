@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mpt_edge.readout import softmax
 from mpt_edge.text import Text
 from mpt_edge.training.data import Rows
-from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
-from mpt_edge.training.objectives import Measured, TaskObjective
+from mpt_edge.training.metrics import calibrated_scale, classification_metrics
+from mpt_edge.training.task_objective import Measured, TaskObjective
 
 
 class ClassifyingObjective(TaskObjective):

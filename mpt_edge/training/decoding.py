@@ -15,16 +15,16 @@ class TorchDecoding(Decoding):
     """Rows of a decoder-only model; see `mpt_edge.decoding.Decoding`."""
 
     @torch.no_grad()
-    def __init__(self, model: PromptedCausal, prompt: Tensor | None, rows: int) -> None:
-        """Start rows behind a prompt ``(l, d)`` or behind nothing."""
+    def __init__(self, model: PromptedCausal, prompt: Tensor | None, entry: str, rows: int) -> None:
+        """Start rows behind a prompt ``(l, d)`` that enters at ``entry``, or behind nothing."""
         self._model = model
         self._device = next(model.parameters()).device
         self._past: list[KeyValue] | None = None
         length = 0 if prompt is None else len(prompt)
         if prompt is not None:
-            self._past = model.encode_prompt(prompt.to(self._device)[None])
+            self._past = model.encode_prompt(prompt.to(self._device)[None], entry)
         self._seen = torch.ones(rows, length, dtype=torch.long, device=self._device)
-        self._next = torch.full((rows, 1), 0 if model.positions_from_zero else length, device=self._device)
+        self._next = torch.full((rows, 1), 0 if model.positions_from_zero(entry) else length, device=self._device)
 
     @property
     def rows(self) -> int:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpt_edge.errors import InputError
-from mpt_edge.training.backbones import Backbone
 from mpt_edge.training.data import TaskData
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
 from mpt_edge.training.mask_objective import MaskObjective
-from mpt_edge.training.objective import Objective
-from mpt_edge.training.objectives import Distillation, TaskObjective
+from mpt_edge.training.similarity_objective import SimilarityObjective
+from mpt_edge.training.task_objective import Distillation, TaskObjective
 from mpt_edge.training.text_objective import TextObjective
-
-AnyBackbone = Backbone | GenerativeBackbone
 
 
 def new_objective(
@@ -24,7 +21,7 @@ def new_objective(
     layout: str = "prefix",
     entry: str = "first_layer",
 ) -> TaskObjective:
-    """Return the objective of a backbone's family; arguments are those of `Objective`.
+    """Return the objective of a backbone's family; arguments are those of `TaskObjective`.
 
     Raises:
         InputError: a task is to write text, and the backbone cannot.
@@ -46,5 +43,5 @@ def new_objective(
     masked = {task.recipe.readout == "mask" for task in tasks}
     if len(masked) > 1:
         raise InputError("some recipes have readout = 'mask' and some not; train the two kinds in runs of their own.")
-    family = MaskObjective if True in masked else Objective
+    family = MaskObjective if True in masked else SimilarityObjective
     return family(backbone, tasks, label_texts, distillation, layout, entry)

@@ -3,49 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PretrainedConfig
 
-from mpt_edge.text import TextEncoder
-from mpt_edge.training.backbones import Backbone, load_backbone, model_type, weights_fingerprint
+from mpt_edge.training.backbones import Backbone, EncoderBackbone, common_facts, model_type, read_encoder
 from mpt_edge.training.causal import CAUSAL_ARCHITECTURES, PromptedCausal
 from mpt_edge.training.seq2seq import SEQ2SEQ_ARCHITECTURES, PromptedSeq2Seq
-from mpt_edge.training.sources import locate_model, read_model, read_tokenizer
+from mpt_edge.training.sources import locate_model, read_model
 
 
-@dataclass(frozen=True)
-class GenerativeBackbone:
-    """A frozen decoder-only or encoder-decoder model with its tokenizer and the facts a bundle records.
+@dataclass(frozen=True, kw_only=True)
+class GenerativeBackbone(Backbone):
+    """A frozen decoder-only or encoder-decoder model; see `Backbone`.
 
     Attributes:
-        name: last part of the id.
-        id: hub id, or the folder's name.
-        revision: hub commit, or empty.
-        licence: as the model card states it, or empty.
-        folder: where its files lie on this machine.
         model: the prompted model, frozen.
-        texts: its tokenizer.
-        tokenizer_json: the bytes of ``tokenizer.json``.
-        pad_id: id of the padding token.
         eos_ids: tokens that end a text.
         max_length: most rows of prompt and text that the model can tell apart.
-        fingerprint: SHA-256 over the names, shapes and float32 values of all weights.
     """
 
-    name: str
-    id: str
-    revision: str
-    licence: str
-    folder: Path
     model: PromptedCausal | PromptedSeq2Seq
-    texts: TextEncoder
-    tokenizer_json: bytes
-    pad_id: int
     eos_ids: tuple[int, ...]
-    max_length: int
-    fingerprint: str
 
     @property
     def family(self) -> str:
@@ -57,7 +36,11 @@ class GenerativeBackbone:
         return list(ids) if isinstance(self.model, PromptedCausal) else [self.model.start_id]
 
 
-def open_backbone(source: str, revision: str | None = None) -> Backbone | GenerativeBackbone:
+#: A backbone of either kind: a union, so that a check for one kind leaves the other.
+AnyBackbone = EncoderBackbone | GenerativeBackbone
+
+
+def open_backbone(source: str, revision: str | None = None) -> AnyBackbone:
     """Load a backbone of any family from a short name, a local folder or a hub id.
 
     Raises:
@@ -66,26 +49,17 @@ def open_backbone(source: str, revision: str | None = None) -> Backbone | Genera
         CorruptFileError: files are missing or damaged.
     """
     found = locate_model(source, revision)
-    folder, kind = found.folder, model_type(source, found.folder)
+    kind = model_type(found)
     if kind not in CAUSAL_ARCHITECTURES and kind not in SEQ2SEQ_ARCHITECTURES:
-        return load_backbone(source, revision)
+        return read_encoder(found)
     family = AutoModelForCausalLM if kind in CAUSAL_ARCHITECTURES else AutoModelForSeq2SeqLM
-    model = read_model(family, folder, "eager")
+    model = read_model(family, found.folder, "eager")
     prompted = PromptedCausal(model) if kind in CAUSAL_ARCHITECTURES else PromptedSeq2Seq(model)
-    tokenizer_json, pad_id = read_tokenizer(folder)
     return GenerativeBackbone(
-        name=found.id.rsplit("/", 1)[-1],
-        id=found.id,
-        revision=found.revision,
-        licence=found.licence,
-        folder=folder,
+        **common_facts(found, prompted),
         model=prompted,
-        texts=TextEncoder(tokenizer_json, pad_id=pad_id, source=str(folder / "tokenizer.json")),
-        tokenizer_json=tokenizer_json,
-        pad_id=pad_id,
         eos_ids=_eos_ids(model.generation_config, model.config),
         max_length=prompted.max_positions,
-        fingerprint=weights_fingerprint(prompted),
     )
 
 

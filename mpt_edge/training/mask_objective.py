@@ -14,16 +14,13 @@ from torch.nn import functional
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.masking import PLACEHOLDER, LabelWords, mask_place
 from mpt_edge.text import Encoded, Text
-from mpt_edge.training.backbones import Backbone, Mask
+from mpt_edge.training.backbones import EncoderBackbone, Mask
 from mpt_edge.training.classifying import ClassifyingObjective
 from mpt_edge.training.data import TaskData
 from mpt_edge.training.masked import MaskedHead
-from mpt_edge.training.objectives import Distillation, Loss, Teacher, taught_loss
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.similarity import Context, Reading, read
-
-#: Rows that are read at once where nothing is learned.
-_BATCH = 32
+from mpt_edge.training.task_objective import Distillation, Loss, Teacher, in_batches
 
 
 @dataclass(frozen=True)
@@ -37,34 +34,32 @@ class _Cloze:
 class MaskObjective(ClassifyingObjective):
     """Classification by label words at a mask, on an encoder with a masked-LM head; see `TaskObjective`."""
 
-    backbone: Backbone
+    backbone: EncoderBackbone
     readout = "mask"
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: EncoderBackbone,
         tasks: Sequence[TaskData],
         label_texts: Sequence[Sequence[Sequence[str]]],
         distillation: Distillation | None = None,
         layout: str = "prefix",
         entry: str = "first_layer",
     ) -> None:
-        """Tokenise everything; arguments are those of `Objective`.
+        """Tokenise everything; arguments are those of `TaskObjective`.
 
         Raises:
             UnsupportedModelError: the model has no masked-LM head.
             InputError: a label word is not one token.
         """
+        super().__init__(backbone, tasks, label_texts, distillation, layout, entry)
         if backbone.mask is None or backbone.model.masked is None:
             raise UnsupportedModelError(
                 f"{backbone.id} has no masked-LM head, which readout = 'mask' needs; pass a checkpoint saved with one, "
                 "or leave readout out of the recipe."
             )
-        self.layout, self.entry = layout, entry
-        self.backbone, self.tasks, self.label_texts, self.distillation = backbone, tasks, label_texts, distillation
         self._mask: Mask = backbone.mask
         self._head: MaskedHead = backbone.model.masked
-        self.max_lengths = [min(task.recipe.max_length, backbone.max_length) for task in tasks]
         self._clozes = [self._cloze(i, texts) for i, texts in enumerate(label_texts)]
         self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(tasks)]
 
@@ -78,29 +73,29 @@ class MaskObjective(ClassifyingObjective):
         logits, texts = self._read(batch.task, rows, Context.of(self.backbone, prompt, self.layout, self.entry))
         targets = torch.tensor([self.tasks[batch.task].train.labels[i] for i in batch.rows], device=logits.device)
         task = functional.cross_entropy(logits, targets)
-        if self.distillation is None:
-            zero = torch.zeros_like(task)
-            return Loss(task, zero, zero, task)
-        with torch.no_grad():
-            teacher_logits, taught = self._taught(batch.task, self.distillation.teachers[batch.task], rows)
-        return taught_loss(task, (logits, texts.hidden), (teacher_logits, taught.hidden), texts.mask, self.distillation)
+
+        def taught(teacher: Teacher) -> tuple[Tensor, Tensor]:
+            return self._taught(batch.task, teacher, rows)
+
+        return self._with_teacher(task, batch, (logits, texts.hidden), texts.mask, taught)
 
     @torch.no_grad()
     def label_scores(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Return the labels' logits ``(rows, labels)`` of one task's texts under a prompt ``(l, d)`` or none."""
         context = Context.of(self.backbone, prompt, self.layout, self.entry)
-        rows = self._encode(index, texts)
-        parts = [self._read(index, rows[i : i + _BATCH], context)[0] for i in range(0, len(rows), _BATCH)]
+        parts = [self._read(index, rows, context)[0] for rows in in_batches(self._encode(index, texts))]
         return torch.cat(parts).cpu().numpy().astype(np.float32)
 
-    def _taught(self, index: int, teacher: Teacher, rows: list[Encoded]) -> tuple[Tensor, Reading]:
+    def _taught(self, index: int, teacher: Teacher, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """Return a teacher's logits ``(rows, labels)``, and its hidden states of the texts ``(rows, tokens, d)``."""
         context = Context.of(self.backbone, teacher.prompt, teacher.layout, teacher.entry)
         if teacher.head is None:
-            return self._read(index, rows, context)
+            logits, texts = self._read(index, rows, context)
+            return logits, texts.hidden
         texts = read(self.backbone, rows, context)
-        return teacher.answers(texts.first, np.arange(len(self.tasks[index].labels))), texts
+        return teacher.answers(texts.first, np.arange(len(self.tasks[index].labels))), texts.hidden
 
-    def _read(self, index: int, rows: list[Encoded], context: Context) -> tuple[Tensor, Reading]:
+    def _read(self, index: int, rows: Sequence[Encoded], context: Context) -> tuple[Tensor, Reading]:
         """Return the labels' logits ``(rows, labels)``, and what the model makes of the texts."""
         cloze, texts = self._clozes[index], read(self.backbone, rows, context)
         device = texts.hidden.device
@@ -118,6 +113,3 @@ class MaskObjective(ClassifyingObjective):
         except InputError as error:
             raise InputError(f"{recipe.name}: {error}") from error
         return _Cloze(template, words)
-
-    def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
-        return [self.backbone.texts.fit(self.template(index), text, self.max_lengths[index]) for text in texts]

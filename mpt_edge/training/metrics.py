@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef
 
+from mpt_edge.readout import softmax
 from mpt_edge.training.data import Rows
 
 
@@ -35,9 +36,3 @@ def calibrated_scale(similarities: NDArray[np.float32], rows: Rows) -> float:
 
     found = minimize_scalar(loss, bounds=(np.log(1.0), np.log(200.0)), method="bounded")
     return round(float(np.exp(found.x)), 3)
-
-
-def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Return row-wise probabilities, in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)  # type: ignore[no-any-return]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mpt_edge.training.caches import KeyValue
 from mpt_edge.training.entering import Entering
-from mpt_edge.training.prompted import MASKED, Attending, PromptedEncoder
+from mpt_edge.training.prompted import Attending, PromptedEncoder
+from mpt_edge.training.visibility import MASKED
 
 
 class PromptedModernBert(PromptedEncoder):

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import TaskData, encode
 from mpt_edge.training.metrics import classification_metrics
 from mpt_edge.training.similarity import embed_all
@@ -17,7 +17,7 @@ from mpt_edge.training.similarity import embed_all
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
-def probe(backbone: Backbone, data: TaskData) -> dict[str, Any]:
+def probe(backbone: EncoderBackbone, data: TaskData) -> dict[str, Any]:
     """Fit the probe on all training rows and return its figures.
 
     Both the raw unit embeddings and standardised ones are tried with every strength, so the

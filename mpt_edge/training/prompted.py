@@ -25,12 +25,10 @@ from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.training.caches import KeyValue
 from mpt_edge.training.entering import Entering, replace_inputs
 from mpt_edge.training.masked import MaskedHead
+from mpt_edge.training.visibility import MASKED
 
 #: Name under which our attention is registered with transformers.
 ATTENTION = "mpt_edge"
-
-# Large and negative, and finite in float16, so that fully masked rows stay free of NaN.
-MASKED = -3e4
 
 
 @dataclass(frozen=True)

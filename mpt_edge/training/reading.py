@@ -40,26 +40,39 @@ def read_texts(
     backbone: GenerativeBackbone,
     prompt: Tensor | None,
     layout: str,
+    entry: str,
     rows: Sequence[Encoded],
     targets: Sequence[Sequence[int]],
 ) -> TextReading:
-    """Read inputs and wanted texts in one pass, under a prompt ``(l, d)`` or none."""
+    """Read inputs and wanted texts in one pass.
+
+    Args:
+        backbone: the model.
+        prompt: rows ``(l, d)`` or ``(l, layers, d)``, or None.
+        layout: ``"prefix"`` or ``"joint"``.
+        entry: where the prompt enters.
+        rows: the inputs.
+        targets: for each input the tokens wanted behind it.
+    """
     if isinstance(backbone.model, PromptedSeq2Seq):
         return _read_seq2seq(backbone, backbone.model, prompt, layout, rows, targets)
-    return _read_causal(backbone, backbone.model, prompt, rows, targets)
+    return _read_causal(backbone, backbone.model, prompt, entry, rows, targets)
 
 
 def open_texts(
-    backbone: GenerativeBackbone, prompt: Tensor | None, layout: str, rows: Sequence[Encoded]
+    backbone: GenerativeBackbone, prompt: Tensor | None, layout: str, entry: str, rows: Sequence[Encoded]
 ) -> tuple[Decoding, Floats]:
-    """Read inputs, and return the state from which each goes on and the logits of its first token."""
+    """Read inputs, and return the state from which each goes on and the logits of its first token.
+
+    Arguments are those of `read_texts`; logits are ``(rows, vocabulary)``, float32.
+    """
     batch = backbone.texts.pad(rows)
     if isinstance(backbone.model, PromptedSeq2Seq):
         with torch.no_grad():
             _, mask, cross = _encoded(backbone, backbone.model, prompt, layout, rows)
         decoding = TorchSeq2SeqDecoding(backbone.model, mask, cross)
         return decoding, decoding.step(np.full(len(rows), backbone.model.start_id, np.int64))
-    state = TorchDecoding(backbone.model, prompt, len(rows))
+    state = TorchDecoding(backbone.model, prompt, entry, len(rows))
     return state, state.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
 
 
@@ -67,14 +80,15 @@ def _read_causal(
     backbone: GenerativeBackbone,
     model: PromptedCausal,
     prompt: Tensor | None,
+    entry: str,
     rows: Sequence[Encoded],
     targets: Sequence[Sequence[int]],
 ) -> TextReading:
     ids, mask = _padded(backbone, [[*row.ids, *target] for row, target in zip(rows, targets, strict=True)])
     length = 0 if prompt is None else len(prompt)
-    past = None if prompt is None else model.encode_prompt(prompt.to(ids.device)[None])
+    past = None if prompt is None else model.encode_prompt(prompt.to(ids.device)[None], entry)
     keys = functional.pad(mask, (length, 0), value=1)
-    hidden, _ = model(ids, keys, model.text_positions(mask, length), past=past)
+    hidden, _ = model(ids, keys, model.text_positions(mask, length, entry), past=past)
     places = [
         (i, column)
         for i, (row, target) in enumerate(zip(rows, targets, strict=True))

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from mpt_edge._files import replacing
 from mpt_edge.errors import InputError
-from mpt_edge.taskfile import TaskFile, headline
+from mpt_edge.taskfile import TaskFile, headline_text
 from mpt_edge.training.runlog import LOG, read_log
+from mpt_edge.vectors import VectorFolder
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -41,7 +42,7 @@ def write_report(folder: Path, output: Path) -> None:
     runs = sorted(path.parent for path in folder.rglob(LOG))
     if not runs:
         raise InputError(f"{folder} holds no run (no {LOG}); pass the folder of a training run.")
-    tasks = [TaskFile.load(path) for path in sorted((folder / "tasks").glob("*.safetensors"))]
+    tasks = list(VectorFolder(folder).tasks().values())
     parts = [f"<h1>{html.escape(folder.resolve().name)}</h1>"]
     for run in runs:
         entries = read_log(run)
@@ -151,20 +152,13 @@ def _svg(figure: Figure) -> str:
     return re.sub(r"\A.*?(?=<svg)", "", buffer.getvalue(), count=1, flags=re.DOTALL)
 
 
-def _percent(figure: tuple[str, float] | None) -> str:
-    if figure is None:
-        return "-"
-    name, value = figure
-    return f"{100 * value:.1f}" if name == "accuracy" else f"{name} {100 * value:.1f}"
-
-
 def _table(tasks: Sequence[TaskFile]) -> str:
     head = ["task", "labels", "rows", "validation", "test", "probe (test)", "vectors"]
     rows = []
     for task in tasks:
         figures = [task.metrics.get("validation"), task.metrics.get("test"), task.metrics.get("probe", {}).get("test")]
         cells = [task.name, len(task.labels), f"{task.training.get('rows', 0):,}"]
-        cells += [_percent(headline(figure)) for figure in figures]
+        cells += [headline_text(part, 1, percent=True) for part in figures]
         rows.append([*cells, "u, v" if task.two_vectors else "u, v and its own prompt"])
     lines = [_row("th", head), *(_row("td", row) for row in rows)]
     return "<table>" + "\n".join(lines) + "</table>"

@@ -14,7 +14,8 @@ from mpt_edge.errors import InputError
 from mpt_edge.prompts import MAX_PROMPT_BYTES, SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objectives import TaskObjective
+from mpt_edge.training.task_objective import TaskObjective
+from mpt_edge.vectors import VectorFolder
 
 #: Room for what a prompt's file says beside its values.
 _HEADER_BYTES = 64 << 10
@@ -73,7 +74,7 @@ def write_tasks(
     for index, data in enumerate(objective.tasks):
         facts = dict(training[index]) | {"rows": len(data.train), "source": data.recipe.source}
         task = _task_file(objective, prompts, shared, index, facts, own_prompt=own_prompt)
-        task.save(folder / "tasks" / f"{task.name}.safetensors")
+        VectorFolder(folder).save(task)
         written.append(task)
     return written
 

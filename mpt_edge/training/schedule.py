@@ -18,10 +18,17 @@ _BUCKET = 16
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """Rows of one task, by index into its training split."""
+    """Rows of one task, by index into its training split.
+
+    Attributes:
+        task: the task.
+        rows: the rows.
+        whole: all rows of the batch that these are a part of, where it is read in parts; None where they are all.
+    """
 
     task: int
     rows: NDArray[np.int64]
+    whole: NDArray[np.int64] | None = None
 
 
 def multitask_schedule(

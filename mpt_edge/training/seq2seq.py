@@ -16,8 +16,8 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.training.caches import Cache, KeyValue
-from mpt_edge.training.causal import MASKED
 from mpt_edge.training.entering import Entering
+from mpt_edge.training.visibility import visibility_bias
 
 #: Encoder-decoder models, by ``model_type``. Flan-T5 and T5 1.1 are ``t5``.
 SEQ2SEQ_ARCHITECTURES = frozenset({"mt5", "t5"})
@@ -25,6 +25,9 @@ SEQ2SEQ_ARCHITECTURES = frozenset({"mt5", "t5"})
 
 class PromptedSeq2Seq(nn.Module):
     """A frozen T5 that reads text under a prompt and writes another.
+
+    Embeddings are the first layer's input, so where a prompt enters is one place under two names; rows for
+    every layer are known by their shape.
 
     Attributes:
         model: the model with its head, without gradient, in evaluation mode.
@@ -35,13 +38,7 @@ class PromptedSeq2Seq(nn.Module):
         start_id: the token that every text to write begins behind.
         max_positions: most rows of prompt and text that are read; positions are relative, so this is the
             length that the model was trained on.
-        entry: where prompts enter. Embeddings are the first layer's input, so that is one place; ``"every_layer"``
-            is another.
-        positions_from_zero: always False.
     """
-
-    entry = "first_layer"
-    positions_from_zero = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Freeze ``model``.
@@ -64,6 +61,10 @@ class PromptedSeq2Seq(nn.Module):
         self.max_positions = int(getattr(config, "n_positions", None) or 512)
         # T5 1.0 scales what goes into its tied head; 1.1, Flan and mT5 do not.
         self._scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
+
+    def positions_from_zero(self, entry: str) -> bool:  # noqa: ARG002
+        """Return False: positions are relative, wherever a prompt enters."""
+        return False
 
     def encode(
         self,
@@ -98,7 +99,7 @@ class PromptedSeq2Seq(nn.Module):
         rows, keys = hidden.shape[1], attention_mask.shape[1]
         places = attention_mask.cumsum(1) - 1  # filling does not count, so a row is the same in a batch as alone
         bias = _bias(stack, places[:, None, :] - places[:, keys - rows :, None], both_ways=True)
-        bias = bias + torch.where(attention_mask[:, None, None, :] == 1, 0.0, MASKED).to(hidden.dtype)
+        bias = bias + visibility_bias(attention_mask[:, None, None, :] == 1, hidden.dtype)
         for number, block in enumerate(self.layers):
             if entering is not None and number:
                 hidden = entering.at(number, hidden)
@@ -154,8 +155,8 @@ class PromptedSeq2Seq(nn.Module):
         distance = counted[:, None, :] - counted.index_select(1, places)[:, :, None]
         before = torch.arange(attention_mask.shape[1], device=hidden.device)[None, :] <= places[:, None]
         visible = before[None, None] & (attention_mask[:, None, None, :] == 1)
-        bias = _bias(stack, distance, both_ways=False) + torch.where(visible, 0.0, MASKED).to(hidden.dtype)
-        seen = torch.where(encoder_mask[:, None, None, :] == 1, 0.0, MASKED).to(hidden.dtype)
+        bias = _bias(stack, distance, both_ways=False) + visibility_bias(visible, hidden.dtype)
+        seen = visibility_bias(encoder_mask[:, None, None, :] == 1, hidden.dtype)
         seen = seen.expand(-1, -1, rows, -1)  # the exported graph's attention wants a row a token
         cache = EncoderDecoderCache(own, Cache(cross, batch))
         for block in stack.block:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a run depends on, besides its data.
+
+    The defaults are those of `mpt-edge train source`, which reads them here.
 
     Attributes:
         epochs: passes over the capped mixture.
@@ -34,9 +37,9 @@ class Settings:
     batch_size: int = 32
     micro_batch: int = 0
     tasks_per_step: int = 2
-    most_tasks: int = 0
+    most_tasks: int = 4
     rows_per_epoch: int = 5000
-    prompt_rate: float = 0.01
+    prompt_rate: float = 0.02
     task_rate: float = 0.03
     warmup: float = 0.06
     validation_rows: int = 500
@@ -44,6 +47,38 @@ class Settings:
     precision: str = ""
     recompute: bool = False
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """How much a student listens to its teachers.
+
+    Attributes:
+        weight: λ of equation 5; the paper's is 0.9.
+        temperature: T of equation 3, which the paper does not state.
+        hidden: whether hidden states are distilled too (equation 4).
+    """
+
+    weight: float = 0.9
+    temperature: float = 2.0
+    hidden: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherPlan:
+    """How teachers are trained, and how the student listens to them.
+
+    Attributes:
+        folder: where each task's teacher is kept; one that is finished is used again.
+        epochs: passes over a task's capped rows.
+        rate: learning rate of a teacher's prompt.
+        listening: what the teachers count for.
+    """
+
+    folder: Path
+    epochs: int = 3
+    rate: float = 0.02
+    listening: Listening = field(default_factory=Listening)
 
 
 class Layout(StrEnum):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.text import Encoded, Text
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.caches import KeyValue
 from mpt_edge.training.data import Rows
 from mpt_edge.training.padding import alike
@@ -40,7 +40,7 @@ class LabelTexts:
     count: int
 
     @classmethod
-    def encode(cls, backbone: Backbone, texts: Sequence[Sequence[str]], max_length: int) -> LabelTexts:
+    def encode(cls, backbone: EncoderBackbone, texts: Sequence[Sequence[str]], max_length: int) -> LabelTexts:
         """Tokenise each label's texts."""
         flat = [text for group in texts for text in group]
         owner = np.repeat(np.arange(len(texts)), [len(group) for group in texts])
@@ -102,7 +102,7 @@ class Context:
 
     @classmethod
     def of(
-        cls, backbone: Backbone, prompt: Tensor | None, layout: str = "prefix", entry: str = "first_layer"
+        cls, backbone: EncoderBackbone, prompt: Tensor | None, layout: str = "prefix", entry: str = "first_layer"
     ) -> Context:
         """Put a composed prompt ``(l, d)`` in front of texts; None leaves them alone."""
         if prompt is None:
@@ -117,7 +117,7 @@ class Context:
 BARE = Context()
 
 
-def read(backbone: Backbone, rows: Sequence[Encoded], context: Context = BARE) -> Reading:
+def read(backbone: EncoderBackbone, rows: Sequence[Encoded], context: Context = BARE) -> Reading:
     """Read texts under a prompt or under none; on a CPU those of similar length together."""
     # A small read leaves a GPU idle, so there filling is the cheaper of the two.
     on_cpu = next(backbone.model.parameters()).device.type == "cpu"
@@ -135,7 +135,7 @@ def read(backbone: Backbone, rows: Sequence[Encoded], context: Context = BARE) -
     )
 
 
-def _read_padded(backbone: Backbone, rows: Sequence[Encoded], context: Context) -> Reading:
+def _read_padded(backbone: EncoderBackbone, rows: Sequence[Encoded], context: Context) -> Reading:
     batch = backbone.texts.pad(rows)
     device = next(backbone.model.parameters()).device
     ids, mask, types = (
@@ -161,7 +161,7 @@ def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
 
 
 @torch.no_grad()
-def embed_all(backbone: Backbone, rows: Sequence[Encoded], context: Context = BARE) -> Tensor:
+def embed_all(backbone: EncoderBackbone, rows: Sequence[Encoded], context: Context = BARE) -> Tensor:
     """Embed any number of texts in batches of similar length; the order is kept."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     pieces: list[Tensor] = []
@@ -178,7 +178,7 @@ def embed_all(backbone: Backbone, rows: Sequence[Encoded], context: Context = BA
 
 @torch.no_grad()
 def similarities(
-    backbone: Backbone, context: Context, rows: Sequence[Encoded], labels: LabelTexts
+    backbone: EncoderBackbone, context: Context, rows: Sequence[Encoded], labels: LabelTexts
 ) -> NDArray[np.float32]:
     """Return cosine similarities ``(rows, labels)``; texts and label texts are read in the same context."""
     one_hot = functional.one_hot(torch.from_numpy(labels.owner), labels.count).float()
@@ -188,7 +188,7 @@ def similarities(
 
 
 def typical_examples(
-    backbone: Backbone, rows: Rows, labels: int, count: int, *, longest: int = 80, pool_size: int = 200
+    backbone: EncoderBackbone, rows: Rows, labels: int, count: int, *, longest: int = 80, pool_size: int = 200
 ) -> list[list[Text]]:
     """Pick ``count`` training texts a label that together lie nearest to all of that label's texts.
 

@@ -35,16 +35,23 @@ class Source:
     """Where a model's files lie, and who made them.
 
     Attributes:
+        asked: what it was asked for by: short name, folder or hub id.
         folder: where its files lie on this machine.
         id: hub id, or the folder's name.
         revision: hub commit, or empty.
         licence: as the model card states it, or empty.
     """
 
+    asked: str
     folder: Path
     id: str
     revision: str
     licence: str
+
+    @property
+    def name(self) -> str:
+        """Short name, or the last part of the id."""
+        return self.asked if self.asked in PACKAGED else self.id.rsplit("/", 1)[-1]
 
 
 def locate_model(source: str, revision: str | None) -> Source:
@@ -58,10 +65,10 @@ def locate_model(source: str, revision: str | None) -> Source:
         spec = importlib.util.find_spec(module)
         if spec is None or spec.origin is None:
             raise MissingExtraError(module.replace("_", "-"), "minilm")
-        return Source(Path(spec.origin).parent / "model", identity, "", licence)
+        return Source(source, Path(spec.origin).parent / "model", identity, "", licence)
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return Source(folder, folder.resolve().name, "", _card_licence(folder))
+        return Source(source, folder, folder.resolve().name, "", _card_licence(folder))
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -69,7 +76,7 @@ def locate_model(source: str, revision: str | None) -> Source:
             f"no backbone {source!r}: it is neither {' nor '.join(PACKAGED)}, nor a folder here, and the hub "
             f"did not give it ({type(error).__name__}); check the name, or pass the folder of a downloaded model."
         ) from error
-    return Source(folder, source, folder.name, _card_licence(folder))
+    return Source(source, folder, source, folder.name, _card_licence(folder))
 
 
 def _card_licence(folder: Path) -> str:

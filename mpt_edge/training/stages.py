@@ -7,7 +7,7 @@ which `mpt-edge export` bakes into a bundle and `mpt-edge tasks install` adds to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,23 @@ import torch
 
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import EVERY_LAYER, SharedPrompt
-from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.taskfile import NAME, TaskFile
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import TaskData, few_shot, load_task
-from mpt_edge.training.families import AnyBackbone, new_objective
+from mpt_edge.training.families import new_objective
+from mpt_edge.training.generative import AnyBackbone
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objectives import TaskObjective
 from mpt_edge.training.probe import probe
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.results import check_size, shared_prompt, write_tasks
-from mpt_edge.training.settings import Settings, Trained
+from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.starts import AVERAGE, start_vectors
-from mpt_edge.training.teachers import TeacherPlan, Teaching, distillation, train_teachers
+from mpt_edge.training.task_objective import TaskObjective
+from mpt_edge.training.teachers import Teaching, distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
+from mpt_edge.vectors import VectorFolder
 
 Observer = Callable[[Progress], None]
 
@@ -58,12 +60,13 @@ class Plan:
     data: Path
     output: Path
     settings: Settings
+    _: KW_ONLY
     test: bool = False
     shots: int = 0
     subset_seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NewPrompt:
     """The shared prompt that a source stage makes.
 
@@ -82,7 +85,7 @@ class NewPrompt:
     init: str = VOCABULARY
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where a target task comes from.
 
@@ -130,6 +133,7 @@ def train_source(
         InputError: unusable recipes, data or options.
         TrainingError: the loss became NaN.
     """
+    _check_name(prompt.name)
     if prompt.length < 1:
         raise InputError("a prompt needs at least one row; pass --length 1 or more.")
     if prompt.layout == "joint" and prompt.entry == EVERY_LAYER:
@@ -146,17 +150,17 @@ def train_source(
         trained = train_teachers(
             backbone, tasks, texts, start, teachers, plan.settings, observe, prompt.layout, prompt.entry
         )
-        taught = distillation(trained, teachers)
-        facts["distillation"] = {key: value for key, value in asdict(teachers).items() if key != "folder"} | {
-            "teachers": {r.name: round(one.score, 4) for r, one in zip(plan.recipes, trained, strict=True)}
-        }
+        taught = distillation(trained, teachers.listening)
+        scores = {r.name: round(one.score, 4) for r, one in zip(plan.recipes, trained, strict=True)}
+        how = {"epochs": teachers.epochs, "rate": teachers.rate, **asdict(teachers.listening)}
+        facts["distillation"] = {**how, "teachers": scores}
     objective = new_objective(backbone, tasks, texts, taught, prompt.layout, prompt.entry)
     prompts = MultitaskPrompt(start, len(tasks))
     Trainer(objective, prompts, plan.settings, plan.output, stage="student" if taught else "training").train(observe)
     prompts.balance()
     prompts.round_to_half()
     shared = shared_prompt(prompt.name, prompts, objective, facts)
-    shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
+    VectorFolder(plan.output).save(shared)
     return write_tasks(objective, prompts, shared, plan.output, [_facts(plan, "source")] * len(tasks))
 
 
@@ -175,6 +179,7 @@ def train_target(backbone: AnyBackbone, plan: Plan, origin: Origin, observe: Obs
         TrainingError: the loss became NaN.
     """
     shared = origin.shared
+    _check_name(origin.name if origin.trained is Trained.GROUP else shared.name)
     if shared.backbone != backbone.fingerprint:
         raise MismatchError(
             f"the shared prompt {shared.name!r} was trained on another backbone than {backbone.id}; "
@@ -192,11 +197,11 @@ def train_target(backbone: AnyBackbone, plan: Plan, origin: Origin, observe: Obs
     found = []
     for task in tasks:
         found += _train_alone(backbone, plan, origin, task, observe)
-    shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
+    VectorFolder(plan.output).save(shared)
     return found
 
 
-def add_probe(backbone: Backbone, plan: Plan, observe: Callable[[str], None] = lambda _: None) -> list[TaskFile]:
+def add_probe(backbone: EncoderBackbone, plan: Plan, observe: Callable[[str], None] = lambda _: None) -> list[TaskFile]:
     """Fit the probe for tasks that a stage has written, and record its figures in their files.
 
     Args:
@@ -207,14 +212,13 @@ def add_probe(backbone: Backbone, plan: Plan, observe: Callable[[str], None] = l
     Raises:
         CorruptFileError: a task is not in the output folder yet.
     """
-    found = []
+    found, vectors = [], VectorFolder(plan.output)
     for recipe in plan.recipes:
         observe(recipe.name)
-        path = plan.output / "tasks" / f"{recipe.name}.safetensors"
-        task = TaskFile.load(path)
+        task = TaskFile.load(vectors.task_path(recipe.name))
         figures = probe(backbone, load_task(recipe, plan.data, test=plan.test))
         task = replace(task, metrics={**task.metrics, "probe": figures})
-        task.save(path)
+        vectors.save(task)
         found.append(task)
     return found
 
@@ -223,15 +227,10 @@ def label_texts(backbone: AnyBackbone, data: TaskData) -> list[list[str]]:
     """Return each label's texts: the recipe's (or the label itself) and its typical examples."""
     texts = [list(data.recipe.labels.get(label, (label.replace("_", " "),))) for label in data.labels]
     count = data.recipe.label_examples
-    if count and isinstance(backbone, Backbone):
+    if count and isinstance(backbone, EncoderBackbone):
         examples = typical_examples(backbone, data.train, len(data.labels), count)
         texts = [own + [t for t in more if isinstance(t, str)] for own, more in zip(texts, examples, strict=True)]
     return texts
-
-
-def replace_settings(plan: Plan, **values: Any) -> Plan:
-    """Return the plan with other settings; the names are those of `Settings`."""
-    return replace(plan, settings=replace(plan.settings, **values))
 
 
 def _train_alone(
@@ -261,7 +260,7 @@ def _train_group(
     prompts.round_to_half()
     facts = {"stage": "group", "tasks": [r.name for r in plan.recipes], "from": origin.shared.fingerprint}
     shared = shared_prompt(origin.name, prompts, objective, facts | asdict(plan.settings))
-    shared.save(plan.output / "prompts" / f"{shared.name}.safetensors")
+    VectorFolder(plan.output).save(shared)
     training = [_facts(plan, "group") | {"start": start} | _teaching_facts(origin) for start in starts]
     return write_tasks(objective, prompts, shared, plan.output, training)
 
@@ -286,6 +285,15 @@ def _started(objective: TaskObjective, origin: Origin, plan: Plan) -> tuple[Mult
     return prompts, names
 
 
+def _check_name(name: str) -> None:
+    """Refuse a prompt's name that is no file name of a bundle, before training takes hours. Raises InputError."""
+    if NAME.fullmatch(name) is None:
+        raise InputError(
+            f"{name!r} cannot name a prompt; use at most 64 letters, digits, dots, dashes and underscores, a letter "
+            "or digit first."
+        )
+
+
 def _load(plan: Plan) -> list[TaskData]:
     names = [recipe.name for recipe in plan.recipes]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -307,9 +315,7 @@ def _check_room(backbone: AnyBackbone, tasks: Sequence[TaskData], length: int, e
 
 
 def _teaching_facts(origin: Origin) -> dict[str, Any]:
-    if origin.teaching is None:
-        return {}
-    return {"distillation": {key: value for key, value in asdict(origin.teaching).items() if key != "folder"}}
+    return {} if origin.teaching is None else {"distillation": asdict(origin.teaching.listening)}
 
 
 def _facts(plan: Plan, stage: str) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt, compose, rows_and_width
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.multitask import balanced, scaled
-from mpt_edge.training.objectives import TaskObjective
 from mpt_edge.training.schedule import TaskBatch
+from mpt_edge.training.task_objective import TaskObjective
+from mpt_edge.vectors import VectorFolder
 
 #: Starts that are computed; any other word is a task's name.
 AVERAGE, NEAREST, ONES = "average", "nearest", "ones"
@@ -39,10 +40,10 @@ def find_prompt(folder: Path, name: str = "") -> SharedPrompt:
     Raises:
         InputError: there is none of that name, or there are several and none is named.
     """
-    found = {path.stem: path for path in sorted((folder / "prompts").glob("*.safetensors"))}
+    vectors = VectorFolder(folder)
+    found = vectors.prompt_files
     if not found or (name and name not in found):
-        tasks = [TaskFile.load(path) for path in sorted((folder / "tasks").glob("*.safetensors"))]
-        whole = {task.name: prompt for task in tasks if (prompt := _as_shared(task)) is not None}
+        whole = {task.name: own for task in vectors.tasks().values() if (own := _as_shared(task)) is not None}
         if name in whole or (len(whole) == 1 and not name):
             return whole[name or next(iter(whole))]
         found |= dict.fromkeys(whole, folder)
@@ -63,7 +64,7 @@ def task_prompt(folder: Path, task: TaskFile) -> SharedPrompt:
     own = task.whole_prompt()
     if own is not None:
         return own
-    path = folder / "prompts" / f"{task.prompt}.safetensors"
+    path = VectorFolder(folder).prompt_path(task.prompt)
     if not path.is_file():
         raise InputError(f"{folder} lacks the prompt {task.prompt!r} of its task {task.name!r}; copy it to {path}.")
     shared = SharedPrompt.load(path)
@@ -84,9 +85,9 @@ def source_tasks(folder: Path, shared: SharedPrompt) -> dict[str, Vectors]:
     Tasks with several pairs of vectors, which PEFT can train, are left out: new tasks have one. So are tasks that
     carry a prompt: theirs came from ``shared`` and was trained on, and that is what their vectors scale.
     """
-    files = [TaskFile.load(path) for path in sorted((folder / "tasks").glob("*.safetensors"))]
-    files = [file for file in files if file.two_vectors and file.prompt_sha256 == shared.fingerprint]
-    return {file.name: _vectors(file) for file in files if file.u.ndim == 1}
+    files = [file for file in VectorFolder(folder).tasks().values() if file.u.ndim == 1]
+    ours = (file for file in files if file.two_vectors and file.prompt_sha256 == shared.fingerprint)
+    return {file.name: _vectors(file) for file in ours}
 
 
 def start_vectors(
@@ -128,7 +129,7 @@ def start_vectors(
 
 
 def _named(name: str, folder: Path, shared: SharedPrompt) -> Vectors:
-    path = folder / "tasks" / f"{name}.safetensors"
+    path = VectorFolder(folder).task_path(name)
     if not path.is_file():
         known = ", ".join(sorted(source_tasks(folder, shared))) or "none"
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,56 +13,32 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.masking import PLACEHOLDER
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import HEADLESS, TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import TaskData
-from mpt_edge.training.families import AnyBackbone, new_objective
+from mpt_edge.training.families import new_objective
+from mpt_edge.training.generative import AnyBackbone
 from mpt_edge.training.multitask import PlainPrompts
-from mpt_edge.training.objectives import Distillation, Teacher
-from mpt_edge.training.settings import Settings
+from mpt_edge.training.settings import Listening, Settings, TeacherPlan
 from mpt_edge.training.starts import task_prompt
+from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.trainer import Progress, Trainer
-
-
-@dataclass(frozen=True)
-class TeacherPlan:
-    """How teachers are trained, and how the student listens to them.
-
-    Attributes:
-        folder: where each task's teacher is kept; one that is finished is used again.
-        epochs: passes over a task's capped rows.
-        rate: learning rate of a teacher's prompt.
-        weight: λ of equation 5.
-        temperature: T of equation 3.
-        hidden: whether hidden states are distilled too (equation 4).
-    """
-
-    folder: Path
-    epochs: int = 3
-    rate: float = 0.02
-    weight: float = 0.9
-    temperature: float = 2.0
-    hidden: bool = True
-
+from mpt_edge.vectors import VectorFolder
 
 #: Readouts of teachers that answer as the student of their family does, or by a head of their own.
 _TEACHING = ("similarity", "mask", "classifier", "generation", "choice")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Teaching:
     """Finished tasks as teachers, whatever layout they were trained in.
 
     Attributes:
         folder: a bundle, or a folder of vectors, that holds a task of each target's name.
-        weight: λ of equation 5.
-        temperature: T of equation 3.
-        hidden: whether hidden states are distilled too (equation 4).
+        listening: what the teachers count for.
     """
 
     folder: Path
-    weight: float = 0.9
-    temperature: float = 2.0
-    hidden: bool = True
+    listening: Listening = field(default_factory=Listening)
 
     def of(self, backbone: AnyBackbone, tasks: Sequence[TaskData]) -> Distillation:
         """Read the tasks' teachers.
@@ -72,7 +48,7 @@ class Teaching:
             MismatchError: it was made for another backbone.
         """
         teachers = [_read_teacher(self.folder, backbone, task) for task in tasks]
-        return Distillation(teachers, self.weight, self.temperature, self.hidden)
+        return Distillation(teachers, **asdict(self.listening))
 
 
 @dataclass(frozen=True)
@@ -126,15 +102,15 @@ def train_teachers(
     return found
 
 
-def distillation(trained: Sequence[TrainedTeacher], plan: TeacherPlan) -> Distillation:
+def distillation(trained: Sequence[TrainedTeacher], listening: Listening) -> Distillation:
     """Return what the student's objective needs of its teachers."""
-    return Distillation([one.teacher for one in trained], plan.weight, plan.temperature, plan.hidden)
+    return Distillation([one.teacher for one in trained], **asdict(listening))
 
 
 def _read_teacher(folder: Path, backbone: AnyBackbone, task: TaskData) -> Teacher:
     """Return the teacher that a task file is."""
     name, recipe = task.recipe.name, task.recipe
-    path = folder / "tasks" / f"{name}.safetensors"
+    path = VectorFolder(folder).task_path(name)
     if not path.is_file():
         raise InputError(
             f"{folder} holds no task {name!r} to teach the recipe of that name; import it under this name "
@@ -145,7 +121,7 @@ def _read_teacher(folder: Path, backbone: AnyBackbone, task: TaskData) -> Teache
         raise MismatchError(f"the teacher {path} was made for another backbone than {backbone.id}; pass its own.")
     if file.readout not in _TEACHING:
         raise InputError(f"the teacher {name!r} answers by {file.readout!r}, which cannot teach a task with labels.")
-    mask = backbone.mask if isinstance(backbone, Backbone) else None
+    mask = backbone.mask if isinstance(backbone, EncoderBackbone) else None
     template = recipe.template.replace(PLACEHOLDER, mask.token) if mask else recipe.template
     if file.template != template:
         raise InputError(

@@ -21,17 +21,15 @@ from mpt_edge.generation.choice import likelihoods
 from mpt_edge.generation.options import GenerationOptions
 from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream
+from mpt_edge.readout import softmax
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.generative import GenerativeBackbone
-from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
-from mpt_edge.training.objectives import Distillation, Loss, Measured, TaskObjective, Teacher, taught_loss
+from mpt_edge.training.metrics import calibrated_scale, classification_metrics
 from mpt_edge.training.reading import TextReading, open_texts, read_texts
 from mpt_edge.training.schedule import TaskBatch
+from mpt_edge.training.task_objective import Distillation, Loss, Measured, TaskObjective, Teacher, in_batches
 from mpt_edge.training.text_metrics import TEXT_METRICS
-
-#: Rows that are read at once where nothing is learned.
-_BATCH = 32
 
 
 class TextObjective(TaskObjective):
@@ -48,15 +46,12 @@ class TextObjective(TaskObjective):
         layout: str = "prefix",
         entry: str = "first_layer",
     ) -> None:
-        """Tokenise everything; arguments are those of `Objective`.
+        """Tokenise everything; arguments are those of `TaskObjective`.
 
         Raises:
             InputError: a label's or a wanted text has no tokens.
         """
-        self.backbone, self.tasks, self.label_texts, self.distillation = backbone, tasks, label_texts, distillation
-        self.layout, self.entry = layout, entry
-        backbone.model.entry = entry
-        self.max_lengths = [min(task.recipe.max_length, backbone.max_length) for task in tasks]
+        super().__init__(backbone, tasks, label_texts, distillation, layout, entry)
         self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(tasks)]
         self._choices = [backbone.texts.continuations([group[0] for group in groups]) for groups in label_texts]
         self._targets = [self._wanted(i, task.train) for i, task in enumerate(tasks)]
@@ -67,13 +62,16 @@ class TextObjective(TaskObjective):
         targets = [self._targets[batch.task][i] for i in batch.rows]
         found = self._read(prompt, rows, targets)
         task = functional.cross_entropy(found.logits, found.wanted)
-        if self.distillation is None:
-            zero = torch.zeros_like(task)
-            return Loss(task, zero, zero, task)
-        with torch.no_grad():
-            taught = self._taught(self.distillation.teachers[batch.task], rows, targets)
-        student, teacher = (found.logits, found.hidden), (taught.logits, taught.hidden)
-        return taught_loss(task, student, teacher, found.mask, self.distillation)
+
+        def taught(teacher: Teacher) -> tuple[Tensor, Tensor]:
+            read = read_texts(self.backbone, teacher.prompt, teacher.layout, teacher.entry, rows, targets)
+            return read.logits, read.hidden
+
+        return self._with_teacher(task, batch, (found.logits, found.hidden), found.mask, taught)
+
+    def _counts(self, index: int, row: int) -> tuple[int, int]:
+        answers = len(self._targets[index][row])
+        return answers, len(self.train_rows[index][row].ids) + answers
 
     def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
         """Return one task's metric; see `TaskObjective.score`."""
@@ -107,7 +105,7 @@ class TextObjective(TaskObjective):
         """Write each text's answer under a prompt ``(l, d)`` or none, greedily, as the device does."""
         options = GenerationOptions(max_new_tokens=self.tasks[index].recipe.max_target_length)
         found: list[str] = []
-        for rows in _batches(self._encode(index, texts)):
+        for rows in in_batches(self._encode(index, texts)):
             decoding, logits = self._opened(prompt, rows)
             fronts = [self.backbone.front(row.ids) for row in rows]
             streams = [TextStream(self.backbone.texts.tokenizer, front) for front in fronts]
@@ -121,7 +119,7 @@ class TextObjective(TaskObjective):
     def likelihoods(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Return the mean log-likelihood of every label's text, ``(rows, labels)``."""
         found = []
-        for rows in _batches(self._encode(index, texts)):
+        for rows in in_batches(self._encode(index, texts)):
             decoding, logits = self._opened(prompt, rows)
             found += likelihoods(decoding, logits, [self._choices[index]] * len(rows))
         return np.stack(found).astype(np.float32)
@@ -131,9 +129,8 @@ class TextObjective(TaskObjective):
         """Return the mean loss a token of the wanted texts."""
         encoded, targets = self._encode(index, rows.texts), self._wanted(index, rows)
         total, count = 0.0, 0
-        for start in range(0, len(encoded), _BATCH):
-            part = slice(start, start + _BATCH)
-            found = self._read(prompt, encoded[part], targets[part])
+        for inputs, wanted in zip(in_batches(encoded), in_batches(targets), strict=True):
+            found = self._read(prompt, inputs, wanted)
             total += float(functional.cross_entropy(found.logits, found.wanted, reduction="sum"))
             count += len(found.wanted)
         return total / count
@@ -157,22 +154,7 @@ class TextObjective(TaskObjective):
         return [tokens[: recipe.max_target_length] + list(self.backbone.eos_ids[:1]) for tokens in found]
 
     def _read(self, prompt: Tensor | None, rows: Sequence[Encoded], targets: Sequence[Sequence[int]]) -> TextReading:
-        return read_texts(self.backbone, prompt, self.layout, rows, targets)
-
-    def _taught(self, teacher: Teacher, rows: Sequence[Encoded], targets: Sequence[Sequence[int]]) -> TextReading:
-        self.backbone.model.entry = teacher.entry
-        try:
-            return read_texts(self.backbone, teacher.prompt, teacher.layout, rows, targets)
-        finally:
-            self.backbone.model.entry = self.entry
+        return read_texts(self.backbone, prompt, self.layout, self.entry, rows, targets)
 
     def _opened(self, prompt: Tensor | None, rows: Sequence[Encoded]) -> tuple[Decoding, Floats]:
-        return open_texts(self.backbone, prompt, self.layout, rows)
-
-    def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
-        template = self.tasks[index].recipe.template
-        return [self.backbone.texts.fit(template, text, self.max_lengths[index]) for text in texts]
-
-
-def _batches(rows: Sequence[Encoded]) -> list[list[Encoded]]:
-    return [list(rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]
+        return open_texts(self.backbone, prompt, self.layout, self.entry, rows)

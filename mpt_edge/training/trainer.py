@@ -22,10 +22,10 @@ from mpt_edge._files import replacing
 from mpt_edge.errors import InputError, TrainingError
 from mpt_edge.training.hardware import Hardware
 from mpt_edge.training.multitask import Prompts
-from mpt_edge.training.objectives import TaskObjective
 from mpt_edge.training.runlog import RunLog
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule, stochastic_schedule
 from mpt_edge.training.settings import Settings
+from mpt_edge.training.task_objective import TaskObjective
 
 #: Vectors and trained prompts are written in float16.
 _LARGEST = torch.finfo(torch.float16).max
@@ -132,16 +132,17 @@ class Trainer:
 
     def _train_step(self, batches: Sequence[TaskBatch]) -> dict[str, float]:
         self.optimizer.zero_grad(set_to_none=True)
-        rng = np.random.default_rng([self.settings.seed, self.step])
         parts: dict[str, float] = {}
-        for batch, share in self._parts(batches):
+        for number, batch in self._parts(batches):
+            # All parts of a batch, in whichever process, draw the same.
+            rng = np.random.default_rng([self.settings.seed, self.step, number])
             with self.hardware.autocast():
                 loss = self.objective.loss(self.prompts(batch.task), batch, rng)
             if not torch.isfinite(loss.total):
                 raise self._diverged(f"the loss became {loss.total.item()}", batch.task)
-            self.hardware.backward(loss.total * share)
+            self.hardware.backward(loss.total / len(batches))
             for name, value in loss.parts().items():
-                parts[name] = parts.get(name, 0.0) + value * share
+                parts[name] = parts.get(name, 0.0) + value / len(batches)
         self.hardware.sum_gradients(self.optimizer)
         self.optimizer.step()
         self.scheduler.step()
@@ -159,14 +160,14 @@ class Trainer:
             f"{self.settings.prompt_rate} (prompt) and {self.settings.task_rate} (u, v); start again with lower rates."
         )
 
-    def _parts(self, batches: Sequence[TaskBatch]) -> Iterator[tuple[TaskBatch, float]]:
-        """Cut this process's share of a step into what is read at once, each with its part of the step's loss."""
-        for batch in batches:
+    def _parts(self, batches: Sequence[TaskBatch]) -> Iterator[tuple[int, TaskBatch]]:
+        """Cut this process's share of a step into what is read at once, each with its batch's number."""
+        for number, batch in enumerate(batches):
             mine = self.hardware.share(batch.rows)
             size = self.settings.micro_batch or len(batch.rows)
             for start in range(0, len(mine), size):
                 rows = mine[start : start + size]
-                yield TaskBatch(batch.task, rows), len(rows) / len(batch.rows) / len(batches)
+                yield number, batch if len(rows) == len(batch.rows) else TaskBatch(batch.task, rows, batch.rows)
 
     def _validate(self) -> float:
         found = [0.0] * len(self.objective.tasks)
@@ -193,7 +194,12 @@ class Trainer:
         """Hash all that a checkpoint depends on, start values included, so that nothing else continues it."""
         start = self.prompts.state_dict()
         shapes = {key: list(value.shape) for key, value in start.items()}
-        parts = json.dumps([asdict(self.settings), self.objective.identity(), shapes], sort_keys=True)
+        # How much is read at once, and whether activations are kept, change memory and time alone: a run that ran out
+        # of memory goes on, and finished teachers stay.
+        settings = {
+            key: value for key, value in asdict(self.settings).items() if key not in ("micro_batch", "recompute")
+        }
+        parts = json.dumps([settings, self.objective.identity(), shapes], sort_keys=True)
         digest = hashlib.sha256(parts.encode())
         for _, value in sorted(start.items()):
             digest.update(value.detach().cpu().numpy().tobytes())

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import outcomes
 import pytest
 from transformers import BloomConfig, BloomModel
+
+from tests.support import outcomes
 
 refused = partial(outcomes.refused, before=True)  # what was begun may stand before the sentence
 Result = subprocess.CompletedProcess[str]

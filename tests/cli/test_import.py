@@ -10,14 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import adapters
 import numpy as np
-import outcomes
 import pytest
 from safetensors.numpy import load_file
 
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
+from tests.support import adapters, outcomes
 
 refused = partial(outcomes.refused, before=True)
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -16,7 +16,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
-from tests.training.test_causal import build
+from tests.support.causal import build
 
 CAPPED = "gemma2"
 
@@ -31,7 +31,7 @@ def test_causal(kind: str, tmp_path: Path) -> None:
     key = prompted.encode_prompt(torch.zeros(1, 1, 32))[0][0]
     before = prompted.model.config._attn_implementation
     own = [getattr(module, "_attn", None) for module in prompted.model.modules()]
-    export_causal_graph(prompted, key.shape[1], key.shape[3], tmp_path / "model.onnx")
+    export_causal_graph(prompted, key.shape[1], key.shape[3], "first_layer", tmp_path / "model.onnx")
     found = nodes(tmp_path / "model.onnx")
     layers = prompted.layer_count
     assert (found["Attention"], found["Softmax"]) == ((0, layers) if kind == CAPPED else (layers, 0))
@@ -43,6 +43,6 @@ def test_causal(kind: str, tmp_path: Path) -> None:
 
 def test_t5(tmp_path: Path) -> None:
     config = T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4, decoder_start_token_id=0)
-    export_seq2seq_graphs(PromptedSeq2Seq(T5ForConditionalGeneration(config)), 4, 4, tmp_path)
+    export_seq2seq_graphs(PromptedSeq2Seq(T5ForConditionalGeneration(config)), 4, 4, "first_layer", tmp_path)
     assert nodes(tmp_path / "encoder_model.onnx")["Attention"] == config.num_layers
     assert nodes(tmp_path / "decoder_model.onnx")["Attention"] == 2 * config.num_decoder_layers

@@ -14,11 +14,11 @@ import pytest
 
 import mpt_edge
 import mpt_edge_export.bundle as writing
-from mpt_edge.bundle import MODEL
+from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.errors import InputError, MismatchError, ParityError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge_export import ExportPlan, export_bundle, parity
 
 
@@ -44,7 +44,7 @@ def old(tiny_bundle: Path, tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
     return folder, contents(folder)
 
 
-def test_manifest_hashes_and_parity(tiny_bundle: Path, tiny: Backbone, shared_prompt: SharedPrompt) -> None:
+def test_manifest_hashes_and_parity(tiny_bundle: Path, tiny: EncoderBackbone, shared_prompt: SharedPrompt) -> None:
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
     found = contents(tiny_bundle)
     assert set(manifest["files"]) == set(found) - {"bundle.json"}
@@ -73,12 +73,14 @@ def test_nothing_is_left_beside_the_bundle(tiny_bundle: Path) -> None:
     assert tiny_bundle.stat().st_mode & 0o777 == 0o755
 
 
-def test_card_lists_every_task(tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None) -> None:
+def test_card_lists_every_task(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, quick: None) -> None:
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
     path = vectors / "tasks/topic.safetensors"
     metrics = {"test": {"accuracy": 0.912, "macro_f1": 0.9, "rows": 500}, "probe": {"test": {"accuracy": 0.9}}}
     licence, source = "CC-BY-4.0", {"source": "a made-up set"}
     replace(TaskFile.load(path), metrics=metrics, licence=licence, training=source).save(path)
+    other = vectors / "tasks/sentiment.safetensors"
+    replace(TaskFile.load(other), metrics={"test": {"accuracy": 0.5}}).save(other)
     export_bundle(ExportPlan(tiny, [vectors], tmp_path / "b"))
     card = (tmp_path / "b/README.md").read_text()
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("| ")]
@@ -86,25 +88,28 @@ def test_card_lists_every_task(tiny: Backbone, tiny_vectors: Path, tmp_path: Pat
     assert {"sentiment", "topic", "same"} <= set(by_name)
     assert by_name["topic"][1:] == ["3", "91.2", "90.0", "+1.2", "500", f"{path.stat().st_size:,}", licence]
     assert by_name["same"][1:6] == ["2", "-", "-", "-", "-"]
+    assert by_name["sentiment"][2:6] == ["50.0", "-", "-", "-"]
     assert "- topic: a made-up set" in card
     assert "base_model: tiny-bert" in card
 
 
-def test_existing_bundle_is_refused(tiny: Backbone, tiny_vectors: Path, old: tuple[Path, dict[str, bytes]]) -> None:
+def test_existing_bundle_is_refused(
+    tiny: EncoderBackbone, tiny_vectors: Path, old: tuple[Path, dict[str, bytes]]
+) -> None:
     folder, before = old
     with pytest.raises(InputError, match="already holds a bundle; pass --force"):
         export_bundle(ExportPlan(tiny, [tiny_vectors], folder))
     assert contents(folder) == before
 
 
-def test_output_that_is_a_file(tiny: Backbone, tiny_vectors: Path, tmp_path: Path) -> None:
+def test_output_that_is_a_file(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(InputError, match="is a file"):
         export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "out", force=True))
 
 
 def test_folder_with_other_things_in_it_is_refused(
-    tiny: Backbone, tiny_vectors: Path, old: tuple[Path, dict[str, bytes]]
+    tiny: EncoderBackbone, tiny_vectors: Path, old: tuple[Path, dict[str, bytes]]
 ) -> None:
     folder, before = old
     (folder / "mine.txt").write_text("put here by hand")
@@ -114,7 +119,7 @@ def test_folder_with_other_things_in_it_is_refused(
 
 
 def test_force_replaces(
-    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, old: tuple[Path, dict[str, bytes]], quick: None
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, old: tuple[Path, dict[str, bytes]], quick: None
 ) -> None:
     folder, _ = old
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
@@ -127,7 +132,24 @@ def test_force_replaces(
     assert len(stages) == 4
 
 
-def test_later_vectors_replace_earlier_ones(tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None) -> None:
+def test_bundle_that_was_changed_is_exported_again(
+    tiny: EncoderBackbone, tiny_bundle: Path, tmp_path: Path, quick: None
+) -> None:
+    """What an install replaced, and the lock of a process that died, do not stand in the way and are dropped."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
+    newer = replace(TaskFile.load(folder / "tasks/topic.safetensors"), version=2)
+    newer.save(tmp_path / "topic.safetensors")
+    Bundle.open(folder).install(tmp_path / "topic.safetensors")
+    (folder / ".lock").touch()
+    export_bundle(ExportPlan(tiny, [folder], folder, force=True))
+    assert Bundle.open(folder).task("topic").version == 2
+    assert {path.name for path in folder.iterdir()} == {path.name for path in tiny_bundle.iterdir()}
+    Bundle.open(folder).install(tmp_path / "topic.safetensors")
+
+
+def test_later_vectors_replace_earlier_ones(
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, quick: None
+) -> None:
     newer = tmp_path / "newer"
     task = TaskFile.load(tiny_vectors / "tasks/topic.safetensors")
     replace(task, version=7).save(newer / "tasks/topic.safetensors")
@@ -148,7 +170,7 @@ def not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("wrong", [off_by_some, not_a_number])
 def test_disagreement_leaves_nothing_behind(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     tiny_vectors: Path,
     tmp_path: Path,
     quick: None,
@@ -162,7 +184,7 @@ def test_disagreement_leaves_nothing_behind(
 
 
 def test_a_graph_with_other_weights_is_caught(
-    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx = pytest.importorskip("onnx")
 
@@ -182,7 +204,7 @@ def test_a_graph_with_other_weights_is_caught(
 
 @pytest.mark.parametrize("at", ["check_parity", "write_card", "export_graph", "_copy_vectors", "sha256"])
 def test_crash_in_the_middle_keeps_the_old_bundle(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     tiny_vectors: Path,
     old: tuple[Path, dict[str, bytes]],
     quick: None,
@@ -202,7 +224,7 @@ def test_crash_in_the_middle_keeps_the_old_bundle(
 
 
 def test_failing_last_rename_puts_the_old_bundle_back(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     tiny_vectors: Path,
     old: tuple[Path, dict[str, bytes]],
     quick: None,
@@ -224,7 +246,9 @@ def test_failing_last_rename_puts_the_old_bundle_back(
 
 
 @pytest.mark.parametrize("kind", ["prompt", "task"])
-def test_vectors_of_another_backbone_are_refused(tiny: Backbone, tiny_vectors: Path, tmp_path: Path, kind: str) -> None:
+def test_vectors_of_another_backbone_are_refused(
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, kind: str
+) -> None:
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
     if kind == "prompt":
         path = vectors / "prompts/mpt.safetensors"
@@ -238,7 +262,31 @@ def test_vectors_of_another_backbone_are_refused(tiny: Backbone, tiny_vectors: P
     assert not (tmp_path / "out").exists()
 
 
-def test_task_without_its_shared_prompt_is_refused(tiny: Backbone, tiny_vectors: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["prompts", "tasks"])
+@pytest.mark.parametrize("stem", ["other", "with space"])
+def test_file_of_another_name_than_what_it_holds_is_refused(
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, kind: str, stem: str
+) -> None:
+    vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
+    held = {"prompts": "mpt", "tasks": "topic"}[kind]
+    shutil.copyfile(vectors / kind / f"{held}.safetensors", vectors / kind / f"{stem}.safetensors")
+    with pytest.raises(
+        InputError, match=rf"{stem}\.safetensors holds '{held}'; rename the file to {held}\.safetensors"
+    ):
+        export_bundle(ExportPlan(tiny, [vectors], tmp_path / "out" / "b"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompt_of_a_name_that_no_bundle_can_list_is_refused(
+    tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path
+) -> None:
+    replace(shared_prompt, name="my prompt").save(tmp_path / "v" / "prompts" / "my prompt.safetensors")
+    with pytest.raises(InputError, match="holds 'my prompt', a name that no bundle can list"):
+        export_bundle(ExportPlan(tiny, [tmp_path / "v"], tmp_path / "out" / "b"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_task_without_its_shared_prompt_is_refused(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path) -> None:
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
     shutil.rmtree(vectors / "prompts")
     with pytest.raises(MismatchError, match=r"scales a shared prompt 'mpt' that is not here"):
@@ -250,7 +298,7 @@ def test_task_without_its_shared_prompt_is_refused(tiny: Backbone, tiny_vectors:
 
 
 def test_task_made_with_another_tokenizer_is_refused(
-    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, quick: None
 ) -> None:
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
     path = vectors / "tasks/topic.safetensors"

@@ -17,12 +17,12 @@ from mpt_edge.manifest import Manifest
 from mpt_edge.text import Batch
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge_export.causal_graph import export_causal_graph
-from tests.training.test_causal import CONFIGS, build, inputs, reference
+from tests.support.causal import CONFIGS, build, inputs, reference
 
 
 def described(model: PromptedCausal, heads: int, size: int) -> Manifest:
     values = dict.fromkeys(Manifest.__dataclass_fields__, "")
-    entries = {"positions_from_zero": model.positions_from_zero}
+    entries = {"positions_from_zero": model.positions_from_zero("first_layer")}
     values |= {"layers": model.layer_count, "heads": heads, "head_size": size, "hidden_size": model.hidden_size}
     return Manifest(**(values | {"generation": entries}))  # type: ignore[arg-type]
 
@@ -38,8 +38,9 @@ def exported(
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
     key = prompted.encode_prompt(torch.zeros(1, 1, 32))[0][0]
     heads, size = key.shape[1], key.shape[3]
-    export_causal_graph(prompted, heads, size, path)
-    return plain, prompted.positions_from_zero, OnnxCausal(path, described(prompted, heads, size), threads=1)
+    export_causal_graph(prompted, heads, size, "first_layer", path)
+    model = OnnxCausal(path, described(prompted, heads, size), threads=1)
+    return plain, prompted.positions_from_zero("first_layer"), model
 
 
 def test_every_call(exported: Exported) -> None:
@@ -95,7 +96,7 @@ def test_a_text_outgrows_its_room(exported: Exported) -> None:
 
 def test_graphs_from_before_caches_had_room_are_refused(tmp_path: Path) -> None:
     _, prompted = build("llama")
-    export_causal_graph(prompted, 2, 8, tmp_path / "model.onnx")
+    export_causal_graph(prompted, 2, 8, "first_layer", tmp_path / "model.onnx")
     graph = onnx.load(tmp_path / "model.onnx")
     for node in graph.graph.node:
         node.input[:] = ["taken" if name == PAST_LENGTH else name for name in node.input]

@@ -29,6 +29,13 @@ def test_vectors_that_lie_in_the_output_are_kept(tmp_path: Path, tiny_vectors: P
     assert _vectors("minilm-l6", output, [tiny_vectors]) == [output, tiny_vectors]
 
 
+def test_tasks_that_carry_their_own_prompt_are_kept(tmp_path: Path, tiny_vectors: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(tiny_vectors / "tasks", output / "tasks")
+    assert _vectors("minilm-l6", output, []) == [output]
+    assert _vectors("minilm-l6", output, [tiny_vectors]) == [output, tiny_vectors]
+
+
 def test_a_folder_without_vectors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds neither prompts/ nor tasks/"):
         _vectors("minilm-l6", tmp_path / "out", [tmp_path])

@@ -9,15 +9,22 @@ import numpy as np
 import pytest
 import torch
 
+import mpt_edge
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.manifest import Manifest
+from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Batch
+from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.training.reading import open_texts
+from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
-from tests.training import test_causal as causal
-from tests.training import test_seq2seq as seq2seq
-from tests.training.test_entering import LENGTH, overwritten
+from tests.support import causal, seq2seq
+from tests.support.adapters import save_base
+from tests.support.causal import LENGTH
+from tests.support.prompted import overwritten
 
 
 def described(**facts: Any) -> Manifest:
@@ -28,13 +35,14 @@ def described(**facts: Any) -> Manifest:
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_decoder_only(kind: str, tmp_path: Path) -> None:
     """A padded batch under a prompt that was read once, then more tokens: logits to 1e-4."""
-    plain, prompted = causal.build(kind, "every_layer")
+    plain, prompted = causal.build(kind)
     layers = prompted.layer_count
     prompt = torch.randn(LENGTH, layers, 32, generator=torch.Generator().manual_seed(3))
     key = prompted.encode_prompt(torch.zeros(1, 1, layers, 32))[0][0]
     heads, size = key.shape[1], key.shape[3]
-    export_causal_graph(prompted, heads, size, tmp_path / "model.onnx")
-    facts = {"positions_from_zero": prompted.positions_from_zero}
+    export_causal_graph(prompted, heads, size, "every_layer", tmp_path / "model.onnx")
+    from_zero = prompted.positions_from_zero("every_layer")
+    facts = {"positions_from_zero": from_zero}
     manifest = described(layers=layers, heads=heads, head_size=size, generation=facts)
     model = OnnxCausal(tmp_path / "model.onnx", manifest, threads=1)
     ids, mask, _ = causal.inputs()
@@ -47,14 +55,13 @@ def test_decoder_only(kind: str, tmp_path: Path) -> None:
     for row, text, n, tokens in zip(found, ids, mask.sum(1), more, strict=True):
         whole = torch.cat([text[:n], torch.from_numpy(tokens)])
         with overwritten(list(blocks), prompt):
-            wanted = causal.reference(plain, whole, prompt[:, 0], from_zero=prompted.positions_from_zero)
+            wanted = causal.reference(plain, whole, prompt[:, 0], from_zero=from_zero)
         assert np.abs(row - wanted.numpy()[-3:]).max() < 1e-4
 
 
 def test_encoder_decoder(tmp_path: Path) -> None:
     plain, prompted = seq2seq.build("t5")
-    prompted.entry = "every_layer"
-    export_seq2seq_graphs(prompted.float(), 4, 8, tmp_path)
+    export_seq2seq_graphs(prompted.float(), 4, 8, "every_layer", tmp_path)
     manifest = described(layers=3, heads=4, head_size=8, generation={"start_id": 0})
     model = OnnxSeq2Seq(tmp_path / "encoder_model.onnx", tmp_path / "decoder_model.onnx", manifest, threads=1)
     ids, mask, out, _, _ = seq2seq.inputs()
@@ -67,3 +74,39 @@ def test_encoder_decoder(tmp_path: Path) -> None:
         with overwritten(list(plain.get_encoder().block), prompt):
             wanted = seq2seq.reference(plain, ids[i, :n], out[i, :4], prompt[:, 0], prefix=True).numpy()
         assert np.abs(found[i] - wanted).max() < 1e-4 * max(1.0, wanted.std())
+
+
+def test_an_encoder_decoder_bundle(tmp_path: Path) -> None:
+    """Exported whole, then loaded: the text that PyTorch's logits lead to, token by token."""
+    backbone = open_backbone(str(save_base("t5", tmp_path / "tiny-t5")))
+    assert isinstance(backbone, GenerativeBackbone)
+    rng = np.random.default_rng(4)
+    shared = SharedPrompt(
+        "mpt", rng.standard_normal((6, 2, 32)).astype(np.float16), "prefix", backbone.fingerprint, entry="every_layer"
+    )
+    task = TaskFile(
+        name="say",
+        kind="generation",
+        readout="generation",
+        labels=(),
+        label_texts=(),
+        u=rng.normal(1, 0.3, 6).astype(np.float16),
+        v=rng.normal(1, 0.3, 32).astype(np.float16),
+        prompt="mpt",
+        prompt_sha256=shared.fingerprint,
+        backbone=backbone.fingerprint,
+        tokenizer=backbone.texts.fingerprint,
+        generation={"max_new_tokens": 8},
+    )
+    shared.save(tmp_path / "run" / "prompts" / "mpt.safetensors")
+    task.save(tmp_path / "run" / "tasks" / "say.safetensors")
+    manifest = export_bundle(ExportPlan(backbone, [tmp_path / "run"], tmp_path / "bundle"))
+    assert (manifest.family, manifest.entry, manifest.layout) == ("seq2seq", "every_layer", "prefix")
+    say = mpt_edge.load(tmp_path / "bundle", threads=1).task("say")
+    prompt = torch.from_numpy(compose(shared.values, task.u, task.v))
+    for text in ("a witty film", "the ball game and the law"):
+        state, logits = open_texts(backbone, prompt, "prefix", backbone.texts.encode([text], 100))
+        written = [int(logits[0].argmax())]
+        for _ in range(7):
+            written.append(int(state.step(np.array(written[-1:]))[0].argmax()))
+        assert say(text).label == backbone.texts.tokenizer.decode(written).strip()

@@ -14,16 +14,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import save_tokenizer
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel, RobertaConfig
 
 import mpt_edge
 from mpt_edge.bundle import MODEL
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.caches import KeyValue
 from mpt_edge.training.prompted import PromptedEncoder
 from mpt_edge_export import ExportPlan, export_bundle
+from tests.support.encoders import save_tokenizer
 
 TOLERANCE = 1e-4
 NAMES = [f"{layer}.{part}" for layer in range(2) for part in ("key", "value")]
@@ -65,19 +65,19 @@ def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     AutoModel.from_config(config).save_pretrained(root / "model")
     save_tokenizer(root / "model")
-    export_bundle(ExportPlan(load_backbone(str(root / "model")), [], root / "bundle"))
+    export_bundle(ExportPlan(load_encoder(str(root / "model")), [], root / "bundle"))
     return root
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta"])
-def exported(request: pytest.FixtureRequest, tiny: Backbone) -> Exported:
+def exported(request: pytest.FixtureRequest, tiny: EncoderBackbone) -> Exported:
     if request.param == "bert":
         source, path = tiny.folder, request.getfixturevalue("tiny_bundle") / MODEL
         encoder = tiny.model
     else:
         root = request.getfixturevalue("roberta")
         source, path = root / "model", root / "bundle" / MODEL
-        encoder = load_backbone(str(source)).model
+        encoder = load_encoder(str(source)).model
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -22,7 +22,7 @@ from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import CorruptFileError, InputError, ParityError
 from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import compose
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.causal_graph import export_causal_graph
@@ -35,7 +35,7 @@ TEXTS = ["a witty film", "the ball game", "a dull, bad movie and a good star"]
 
 
 @pytest.fixture(scope="module")
-def both(tiny: Backbone, tiny_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def both(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle with a graph in each precision. Do not change it; copy it."""
     output = tmp_path_factory.mktemp("bundles") / "both"
     export_bundle(ExportPlan(tiny, [tiny_vectors], output, precision="both"))
@@ -48,7 +48,7 @@ def int8_weights(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
     return {name: numpy_helper.to_array(v) for name, v in values.items() if v.data_type in types}
 
 
-def test_int8_reads_texts_much_as_pytorch_does(both: Path, tiny: Backbone) -> None:
+def test_int8_reads_texts_much_as_pytorch_does(both: Path, tiny: EncoderBackbone) -> None:
     bundle = Bundle.open(both)
     assert bundle.precisions == ["float32", "int8"]
     task, shared = bundle.task("topic"), bundle.prompt("mpt")
@@ -66,7 +66,7 @@ def test_int8_reads_texts_much_as_pytorch_does(both: Path, tiny: Backbone) -> No
         assert 0.97 < cosine < 0.9999999  # near, and not the float32 graph
 
 
-def test_weights_are_rounded_to_a_scale_a_channel(both: Path, tiny: Backbone) -> None:
+def test_weights_are_rounded_to_a_scale_a_channel(both: Path, tiny: EncoderBackbone) -> None:
     """Each int8 weight times its channel's scale is the float32 weight, to half a step."""
     graph = onnx.load(both / GRAPHS["int8"]).graph
     weights = int8_weights(graph)
@@ -101,7 +101,7 @@ def test_float32_is_the_default_where_it_is_there(both: Path, tiny_bundle: Path)
     assert mpt_edge.load(both, precision="int8", threads=1).task("topic")(TEXTS) != wanted
 
 
-def test_a_bundle_of_int8_alone(tiny: Backbone, tiny_vectors: Path, both: Path, tmp_path: Path) -> None:
+def test_a_bundle_of_int8_alone(tiny: EncoderBackbone, tiny_vectors: Path, both: Path, tmp_path: Path) -> None:
     export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "small", precision="int8"))
     names = {"model_quantized.onnx", "model_quantized.onnx_data"}
     assert {path.name for path in (tmp_path / "small/onnx").iterdir()} == names
@@ -151,7 +151,7 @@ def test_a_table_that_is_also_the_head_is_quantised_as_both(tmp_path: Path, tied
         num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.3,
     )  # fmt: skip
     model = PromptedCausal(LlamaForCausalLM(config))
-    export_causal_graph(model, 2, 8, tmp_path / "model.onnx")
+    export_causal_graph(model, 2, 8, "first_layer", tmp_path / "model.onnx")
     save_graph(quantize(tmp_path / "model.onnx"), tmp_path / "small.onnx")
     graph = onnx.load(tmp_path / "small.onnx").graph
     shapes = [weights.shape for weights in int8_weights(graph).values()]

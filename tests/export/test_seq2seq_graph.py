@@ -20,7 +20,7 @@ from mpt_edge.manifest import Manifest
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 from mpt_edge_export.seq2seq_graph import WEIGHTS, export_seq2seq_graphs
-from tests.training.test_seq2seq import KINDS, build, inputs, reference, states
+from tests.support.seq2seq import KINDS, build, inputs, reference, states
 
 Exported = tuple[PreTrainedModel, OnnxSeq2Seq, Path]
 
@@ -35,7 +35,7 @@ def described() -> Manifest:
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     plain, prompted = build(request.param)
     folder = tmp_path_factory.mktemp("graphs")
-    export_seq2seq_graphs(prompted.float(), 4, 8, folder)
+    export_seq2seq_graphs(prompted.float(), 4, 8, "first_layer", folder)
     return (
         plain,
         OnnxSeq2Seq(folder / "encoder_model.onnx", folder / "decoder_model.onnx", described(), threads=1),

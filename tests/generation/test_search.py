@@ -23,8 +23,8 @@ from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.generation.tokens import penalised, pick, probabilities
 from mpt_edge.training.causal import PromptedCausal
-from tests.generation.decodings import opened
-from tests.training.test_causal import build
+from tests.support.causal import build
+from tests.support.decodings import opened
 
 EOS = (2,)
 TEXTS = [[5, 17, 33, 8], [44, 9], [7, 7, 21, 50, 12, 3, 60]]

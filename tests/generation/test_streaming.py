@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 
-from mpt_edge.generation.streaming import TextStream
-from tests.conftest import SHARED
+from mpt_edge.generation.streaming import TextStream, stop_check
+from tests.support.places import SHARED
+from tests.support.writers import byte_level
 
 TEXTS = [
     "Hello there, my friend.",
@@ -42,10 +45,11 @@ def streamed(tokenizer: Tokenizer, text: str, before: str) -> None:
         assert not any("\ufffd" in piece for piece in pieces)
 
 
+@pytest.mark.parametrize("make", [byte_fallback, byte_level])
 @pytest.mark.parametrize("before", ["", "Once 😀😀"])
 @pytest.mark.parametrize("text", TEXTS)
-def test_bytes_come_as_whole_characters(text: str, before: str) -> None:
-    streamed(byte_fallback(), text, before)
+def test_bytes_come_as_whole_characters(make: Callable[[], Tokenizer], text: str, before: str) -> None:
+    streamed(make(), text, before)
 
 
 @pytest.mark.skipif(not FILES, reason="no ../shared/weights with real tokenizers")
@@ -69,3 +73,16 @@ def test_what_may_be_a_stop_text_is_held_back() -> None:
     assert "".join([held.push(i) for i in ids]) == "abc end of "
     assert held.finish() == "it"
     assert not held.stopped
+
+
+@pytest.mark.parametrize("stop", [(" abc",), ("c end",), ("of", "end "), ("\N{GRINNING FACE}",), ("\ufffd",), ()])
+@pytest.mark.parametrize("before", ["", "Once"])
+def test_beams_stop_where_a_stream_does(stop: tuple[str, ...], before: str) -> None:
+    tokenizer = byte_fallback()
+    front, ids = (tokenizer.encode(text, add_special_tokens=False).ids for text in (before, "abc end 😀 of it"))
+    stream, stops = TextStream(tokenizer, front, stop), stop_check(tokenizer, stop, front)
+    for place, token in enumerate(ids):
+        stream.push(token)
+        assert stream.stopped == stops(ids[: place + 1])
+        if stream.stopped:
+            break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, Bloo
 
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
 from mpt_edge.training import sources
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
+from mpt_edge.training.generative import AnyBackbone, open_backbone
 from mpt_edge.training.prompted import ARCHITECTURES
 
 WEIGHTS = "model.safetensors"
@@ -39,7 +41,7 @@ def one_sentence(error: Exception, *parts: str) -> None:
         assert part in str(error)
 
 
-def test_facts_of_a_local_folder(tiny: Backbone, tiny_folder: Path) -> None:
+def test_facts_of_a_local_folder(tiny: EncoderBackbone, tiny_folder: Path) -> None:
     assert (tiny.name, tiny.id, tiny.revision, tiny.licence) == ("tiny-bert", "tiny-bert", "", "")
     assert (tiny.folder, tiny.pad_id, tiny.pooling, tiny.max_length) == (tiny_folder, 0, "mean", 48)
     assert tiny.tokenizer_json == (tiny_folder / "tokenizer.json").read_bytes()
@@ -50,7 +52,7 @@ def test_facts_of_a_local_folder(tiny: Backbone, tiny_folder: Path) -> None:
 @pytest.mark.parametrize("name", ["nobody/nothing", "minilm"])
 def test_unknown_name_without_a_network(name: str) -> None:
     with pytest.raises(InputError) as caught:
-        load_backbone(name)
+        load_encoder(name)
     one_sentence(caught.value, repr(name), "minilm-l6", "folder")
 
 
@@ -58,11 +60,14 @@ def test_unknown_name_without_a_network(name: str) -> None:
 def test_name_that_the_hub_would_not_allow(name: str) -> None:
     # The hub's own check refuses these before any request is sent.
     with pytest.raises(InputError) as caught:
-        load_backbone(name)
+        load_encoder(name)
     one_sentence(caught.value, repr(name))
 
 
-def test_hub_download_gives_id_and_revision(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("load", [load_encoder, open_backbone])
+def test_hub_is_asked_once_and_gives_id_and_revision(
+    load: Callable[[str, str], AnyBackbone], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     snapshot = folder.rename(folder.with_name("c0ffee"))
     asked: list[tuple[str, str | None]] = []
 
@@ -72,33 +77,34 @@ def test_hub_download_gives_id_and_revision(folder: Path, monkeypatch: pytest.Mo
 
     (snapshot / "README.md").write_text("---\ntags: [x]\nlicense: mit\n---\n# Model\nlicense: none\n")
     monkeypatch.setattr(sources, "snapshot_download", give)
-    found = load_backbone("someone/tiny", "main")
+    found = load("someone/tiny", "main")
     assert asked == [("someone/tiny", "main")]
+    assert (type(found), found.family) == (EncoderBackbone, "encoder")
     assert (found.name, found.id, found.revision, found.licence) == ("tiny", "someone/tiny", "c0ffee", "mit")
 
 
 def test_licence_only_from_front_matter(folder: Path) -> None:
     (folder / "README.md").write_text("# Model\n---\nlicense: mit\n---\n")
-    assert load_backbone(str(folder)).licence == ""
+    assert load_encoder(str(folder)).licence == ""
 
 
 def test_folder_without_config(folder: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(UnsupportedModelError) as caught:
-        load_backbone(str(folder))
+        load_encoder(str(folder))
     one_sentence(caught.value, str(folder), "config.json", "bert")
 
 
 def test_broken_config(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": ')
     with pytest.raises(UnsupportedModelError, match=r"config\.json"):
-        load_backbone(str(folder))
+        load_encoder(str(folder))
 
 
 def test_folder_without_weights(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     with pytest.raises(CorruptFileError) as caught:
-        load_backbone(str(folder))
+        load_encoder(str(folder))
     one_sentence(caught.value, "weights", str(folder))
 
 
@@ -106,21 +112,21 @@ def test_folder_without_weights(folder: Path) -> None:
 def test_weights_cut_short(folder: Path, keep: int) -> None:
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:keep])
     with pytest.raises(CorruptFileError, match="weights"):
-        load_backbone(str(folder))
+        load_encoder(str(folder))
 
 
 def test_weights_of_another_size(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
     with pytest.raises(CorruptFileError, match="weights"):
-        load_backbone(str(folder))
+        load_encoder(str(folder))
 
 
 def test_folder_without_tokenizer(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
     with pytest.raises(CorruptFileError) as caught:
-        load_backbone(str(folder))
+        load_encoder(str(folder))
     one_sentence(caught.value, "tokenizer", str(folder))
 
 
@@ -135,7 +141,7 @@ def test_folder_without_tokenizer(folder: Path) -> None:
 def test_unsupported_model_lists_what_is(tmp_path: Path, config: BloomConfig | OPTConfig) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError) as caught:
-        load_backbone(str(tmp_path))
+        load_encoder(str(tmp_path))
     one_sentence(caught.value, f"'{config.model_type}'", *ARCHITECTURES)
 
 
@@ -144,34 +150,34 @@ def test_an_encoder_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(
         UnsupportedModelError, match="writes text, and this needs an encoder; use one of bert"
     ) as caught:
-        load_backbone(str(tmp_path))
+        load_encoder(str(tmp_path))
     one_sentence(caught.value, str(tmp_path))
 
 
-def test_fingerprint_is_the_same_for_another_file_format(tiny: Backbone, folder: Path) -> None:
+def test_fingerprint_is_the_same_for_another_file_format(tiny: EncoderBackbone, folder: Path) -> None:
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
-    assert load_backbone(str(folder)).fingerprint == tiny.fingerprint
+    assert load_encoder(str(folder)).fingerprint == tiny.fingerprint
 
 
-def test_fingerprint_is_the_same_inside_a_model_with_a_head(tiny: Backbone, folder: Path) -> None:
+def test_fingerprint_is_the_same_inside_a_model_with_a_head(tiny: EncoderBackbone, folder: Path) -> None:
     model = BertForMaskedLM(BertConfig.from_pretrained(folder))
     model.bert.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     model.save_pretrained(folder)
     assert any(key.startswith("bert.") for key in load_file(folder / WEIGHTS))
-    assert load_backbone(str(folder)).fingerprint == tiny.fingerprint
+    assert load_encoder(str(folder)).fingerprint == tiny.fingerprint
 
 
-def test_fingerprint_changes_with_one_weight_and_not_with_the_pooler(tiny: Backbone, folder: Path) -> None:
+def test_fingerprint_changes_with_one_weight_and_not_with_the_pooler(tiny: EncoderBackbone, folder: Path) -> None:
     weights = load_file(folder / WEIGHTS)
     for key, changes in (("pooler.dense.bias", False), ("encoder.layer.1.output.dense.bias", True)):
         changed = {name: value.clone() for name, value in weights.items()}
         changed[key][3] += 1e-3
         save_file(changed, folder / WEIGHTS, {"format": "pt"})
-        assert (load_backbone(str(folder)).fingerprint != tiny.fingerprint) == changes
+        assert (load_encoder(str(folder)).fingerprint != tiny.fingerprint) == changes
 
 
-def test_loaded_weights_are_the_files(tiny: Backbone, tiny_folder: Path) -> None:
+def test_loaded_weights_are_the_files(tiny: EncoderBackbone, tiny_folder: Path) -> None:
     expected = BertModel.from_pretrained(tiny_folder).eval()
     ids = torch.tensor([[2, 70, 71, 3]])
     with torch.no_grad():
@@ -196,7 +202,7 @@ def modules(folder: Path, pooling: dict[str, object] | None, *extra: str) -> Non
 def test_pooling_of_a_sentence_transformer(folder: Path, mode: str, expected: str) -> None:
     modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
     modules(folder, {f"pooling_mode_{m}": m == mode for m in modes}, "Normalize")
-    assert load_backbone(str(folder)).pooling == expected
+    assert load_encoder(str(folder)).pooling == expected
 
 
 @pytest.mark.parametrize(
@@ -205,24 +211,24 @@ def test_pooling_of_a_sentence_transformer(folder: Path, mode: str, expected: st
 def test_pooling_that_is_not_supported(folder: Path, on: tuple[str, ...]) -> None:
     modules(folder, {f"pooling_mode_{mode}": True for mode in on})
     with pytest.raises(UnsupportedModelError) as caught:
-        load_backbone(str(folder))
+        load_encoder(str(folder))
     one_sentence(caught.value, str(folder), f"pooling_mode_{on[0]}", "mean, cls or max")
 
 
 def test_dense_layer_behind_the_pooling_is_refused(folder: Path) -> None:
     modules(folder, {"pooling_mode_mean_tokens": True}, "Dense")
     with pytest.raises(UnsupportedModelError) as caught:
-        load_backbone(str(folder))
+        load_encoder(str(folder))
     one_sentence(caught.value, str(folder), "Dense")
 
 
 def test_broken_sentence_transformers_file(folder: Path) -> None:
     (folder / "modules.json").write_text("[{")
     with pytest.raises(CorruptFileError, match=r"modules\.json is not JSON"):
-        load_backbone(str(folder))
+        load_encoder(str(folder))
 
 
 @pytest.mark.parametrize(("setting", "expected"), [(32, 32), (512, 48), (None, 48)])
 def test_longest_text(folder: Path, setting: int | None, expected: int) -> None:
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": setting}))
-    assert load_backbone(str(folder)).max_length == expected
+    assert load_encoder(str(folder)).max_length == expected

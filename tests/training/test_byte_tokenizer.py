@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapters import shake
 from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge.training.reading import open_texts
+from tests.support.adapters import shake
 
 TEXTS = ["a witty film", "Grüße, 日本語 😀\n\ttab", " lead  two ", "a</s>b", "<extra_id_0> is <extra_id_1>", "\x00ÿ"]
 
@@ -49,7 +49,7 @@ def test_characters_are_cut_whole(backbone: GenerativeBackbone) -> None:
 def test_first_token_is_that_of_transformers(backbone: GenerativeBackbone) -> None:
     model = T5ForConditionalGeneration.from_pretrained(backbone.folder).eval()
     rows = backbone.texts.encode(TEXTS[:3], 100)
-    _, logits = open_texts(backbone, None, "prefix", rows)
+    _, logits = open_texts(backbone, None, "prefix", "first_layer", rows)
     for row, found in zip(rows, logits, strict=True):
         wanted = model(input_ids=torch.tensor([row.ids]), decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
         assert torch.allclose(torch.from_numpy(found), wanted, atol=1e-4)

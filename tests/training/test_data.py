@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from mpt_edge.errors import InputError
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import Rows, encode, load_task
 from mpt_edge.training.recipes import Recipe
 
@@ -148,7 +148,7 @@ def test_booleans_are_true_and_false(tmp_path: Path, suffix: str) -> None:
     assert load_task(chosen, tmp_path).train.references == [("true",)]
 
 
-def test_pairs_template_and_own_columns(tmp_path: Path, tiny: Backbone) -> None:
+def test_pairs_template_and_own_columns(tmp_path: Path, tiny: EncoderBackbone) -> None:
     rows = [{"a": "good film", "b": "bad film", "gold": "no"}, {"a": "a ball", "b": "a game", "gold": "yes"}]
     for split in ("train", "validation"):
         write(tmp_path / f"{split}.jsonl", rows)

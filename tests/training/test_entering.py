@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.initial import _at_every_layer, initial_prompt
 from mpt_edge.training.prompted import PromptedEncoder
-from tests.training import test_causal as causal
-from tests.training import test_seq2seq as seq2seq
-from tests.training.test_prompted import batch, models, reference, segments
-
-__all__ = ["models"]  # a fixture
+from tests.support import causal, seq2seq
+from tests.support.prompted import batch, overwritten, reference, segments
 
 LENGTH = 5
-
-
-@contextmanager
-def overwritten(layers: Sequence[nn.Module], prompt: torch.Tensor) -> Iterator[None]:
-    """Let each layer of an unchanged model read rows of ``prompt`` ``(l, layers, d)`` in front of its text."""
-
-    def hook(number: int) -> Any:
-        def change(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            hidden = args[0].clone()
-            hidden[:, : len(prompt)] = prompt[:, number]
-            return (hidden, *args[1:])
-
-        return change
-
-    handles = [layer.register_forward_pre_hook(hook(i)) for i, layer in enumerate(layers)]
-    yield
-    for handle in handles:
-        handle.remove()
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["cached", "with the text"])
@@ -65,21 +41,22 @@ def test_encoders(models: tuple[str, Any, PromptedEncoder], apart: bool) -> None
 
 @pytest.mark.parametrize("kind", causal.CONFIGS)
 def test_decoder_only_models(kind: str) -> None:
-    plain, prompted = causal.build(kind, "every_layer")
+    plain, prompted = causal.build(kind)
     ids, mask, _ = causal.inputs()
     prompt = torch.randn(LENGTH, prompted.layer_count, 32)
-    keys, positions = functional.pad(mask, (LENGTH, 0), value=1), prompted.text_positions(mask, LENGTH)
-    assert prompted.positions_from_zero == kind.startswith("gpt")
+    keys, positions = functional.pad(mask, (LENGTH, 0), value=1), prompted.text_positions(mask, LENGTH, "every_layer")
+    from_zero = prompted.positions_from_zero("every_layer")
+    assert from_zero == kind.startswith("gpt")
     layers = plain.base_model.h if hasattr(plain.base_model, "h") else plain.base_model.layers
     with torch.no_grad():
-        hidden, _ = prompted(ids, keys, positions, past=prompted.encode_prompt(prompt[None]))
+        hidden, _ = prompted(ids, keys, positions, past=prompted.encode_prompt(prompt[None], "every_layer"))
         cached = prompted.logits(hidden)
         rows = torch.cat([torch.arange(LENGTH).expand(2, -1), positions], 1)
-        hidden, _ = prompted(ids, keys, rows, prompt=prompt.expand(2, *prompt.shape))
+        hidden, _ = prompted(ids, keys, rows, prompt=prompt.expand(2, *prompt.shape), entry="every_layer")
         together = prompted.logits(hidden)[:, LENGTH:]
         for i, n in enumerate(mask.sum(1).tolist()):
             with overwritten(list(layers), prompt):
-                wanted = causal.reference(plain, ids[i, :n], prompt[:, 0], from_zero=prompted.positions_from_zero)
+                wanted = causal.reference(plain, ids[i, :n], prompt[:, 0], from_zero=from_zero)
             torch.testing.assert_close(cached[i, :n], wanted, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(together[i, :n], wanted, atol=1e-4, rtol=1e-4)
 
@@ -104,7 +81,7 @@ def test_encoder_decoder_models(kind: str) -> None:
             torch.testing.assert_close(logits[i, :m], wanted, atol=1e-9, rtol=1e-9)
 
 
-def test_it_starts_as_a_prompt_that_enters_the_first_layer(tiny: Backbone) -> None:
+def test_it_starts_as_a_prompt_that_enters_the_first_layer(tiny: EncoderBackbone) -> None:
     first, every = (initial_prompt(tiny, 4, 0, "vocabulary", entry) for entry in ("first_layer", "every_layer"))
     assert every.shape == (4, 2, 32)
     assert torch.equal(every[:, 0], first)
@@ -132,7 +109,7 @@ def test_causal_start() -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradient_reaches_every_row(tiny_folder: Any, recompute: bool) -> None:
     """Each layer's rows get the gradient that they have where nothing is cut short."""
-    backbone = load_backbone(str(tiny_folder))
+    backbone = load_encoder(str(tiny_folder))
     encoder = backbone.model
     ids, mask, types = (part % 60 for part in batch("bert"))
     keys = functional.pad(mask, (LENGTH, 0), value=1)

@@ -12,43 +12,47 @@ from transformers import AutoModel
 
 import mpt_edge
 from mpt_edge.bundle import Bundle
+from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnsupportedModelError
-from mpt_edge.model import Model
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.recipes import Recipe
-from mpt_edge.training.settings import Settings, Trained
+from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
-from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft.exporting import export_adapter
-from tests.training.test_entering import overwritten
-from tests.training.test_stages import data, silent
-
-__all__ = ["data"]  # a fixture
+from tests.support.prompted import overwritten
+from tests.support.stages import silent
 
 LENGTH = 3
-SETTINGS = Settings(epochs=2, batch_size=8, rows_per_epoch=24, prompt_rate=0.02, task_rate=0.05, seed=3)
-NEW = NewPrompt("deep", LENGTH, entry="every_layer")
+SETTINGS = Settings(epochs=2, batch_size=8, most_tasks=0, rows_per_epoch=24, prompt_rate=0.02, task_rate=0.05, seed=3)
+NEW = NewPrompt(name="deep", length=LENGTH, entry="every_layer")
 
 
 @pytest.fixture(scope="module")
-def folder(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Train a source task with a teacher, a target of two vectors, and one that carries its own prompt; export all."""
     output = tmp_path_factory.mktemp("every-layer")
     source, recipes = data
     plan = Plan([recipes["mood"]], source, output / "run", SETTINGS)
-    train_source(tiny, plan, NEW, silent, TeacherPlan(output / "teachers", epochs=1))
+    train_source(tiny, plan, NEW, silent, TeacherPlan(folder=output / "teachers", epochs=1))
     shared = SharedPrompt.load(output / "run/prompts/deep.safetensors")
-    train_target(tiny, replace(plan, recipes=[recipes["match"]]), Origin(output / "run", shared, "nearest"), silent)
-    own = Origin(output / "run", shared, trained=Trained.PROMPT)
+    train_target(
+        tiny,
+        replace(plan, recipes=[recipes["match"]]),
+        Origin(folder=output / "run", shared=shared, start="nearest"),
+        silent,
+    )
+    own = Origin(folder=output / "run", shared=shared, trained=Trained.PROMPT)
     train_target(tiny, replace(plan, recipes=[recipes["field"]]), own, silent)
     export_bundle(ExportPlan(tiny, [output / "run"], output / "bundle"))
     return output
 
 
-def test_what_is_written(folder: Path, tiny: Backbone) -> None:
+def test_what_is_written(folder: Path, tiny: EncoderBackbone) -> None:
     shared = SharedPrompt.load(folder / "run/prompts/deep.safetensors")
     assert (shared.values.shape, shared.entry, shared.layout) == ((LENGTH, 2, 32), "every_layer", "prefix")
     for name, two in (("mood", True), ("match", True), ("field", False)):
@@ -69,10 +73,10 @@ def test_the_device_answers_as_training_did(folder: Path, name: str) -> None:
     assert (found.label, found.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-4))
 
 
-def test_the_device_computes_what_an_unchanged_model_does(folder: Path, tiny: Backbone) -> None:
+def test_the_device_computes_what_an_unchanged_model_does(folder: Path, tiny: EncoderBackbone) -> None:
     """`states` against transformers' BERT whose prompt rows are overwritten before each layer."""
     bundle = mpt_edge.load(folder / "bundle", threads=1)
-    assert isinstance(bundle, Model)
+    assert isinstance(bundle, EncoderModel)
     task = bundle.task("mood")
     shared = SharedPrompt.load(folder / "run/prompts/deep.safetensors").values.astype(np.float32)
     prompt = torch.from_numpy(np.einsum("l,lnd,d->lnd", task.file.u, shared, task.file.v).astype(np.float32))
@@ -108,13 +112,13 @@ def test_compose(shared: tuple[int, ...], ok: bool) -> None:
         np.testing.assert_allclose(found[:, layer], np.diag(u) @ values[:, layer] @ np.diag(v), rtol=1e-5)
 
 
-def test_one_layout(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], folder: Path, tmp_path: Path) -> None:
+def test_one_layout(tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], folder: Path, tmp_path: Path) -> None:
     plan = Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS)
     with pytest.raises(InputError, match="it has the prefix layout alone; leave out --layout"):
         train_source(tiny, plan, replace(NEW, layout="joint"), silent)
     shared = SharedPrompt.load(folder / "run/prompts/deep.safetensors")
     with pytest.raises(InputError, match="it has the prefix layout alone"):
-        Origin(folder / "run", shared).placed("joint")
+        Origin(folder=folder / "run", shared=shared).placed("joint")
     replace(shared, layout="joint").save(tmp_path / "joint.safetensors")
     with pytest.raises(CorruptFileError, match="is not a prompt file"):
         SharedPrompt.load(tmp_path / "joint.safetensors")
@@ -130,13 +134,15 @@ def test_rows_that_are_not_there(folder: Path, tmp_path: Path, shape: tuple[int,
 
 def test_a_prompt_for_another_number_of_layers(folder: Path, tmp_path: Path) -> None:
     task = TaskFile.load(folder / "run/tasks/field.safetensors")
-    replace(task, own_prompt=np.ones((LENGTH, 5, 32), np.float16)).save(tmp_path / "field.safetensors")
+    replace(task, own_prompt=np.ones((LENGTH, 5, 32), np.float16), layout="prefix", entry="every_layer").save(
+        tmp_path / "field.safetensors"
+    )
     model = mpt_edge.load(folder / "bundle", threads=1)
     with pytest.raises(MismatchError, match="made for another number of layers than 2"):
         model.add_task(tmp_path / "field.safetensors")
 
 
-def test_two_places_are_two_bundles(folder: Path, tiny: Backbone, tiny_vectors: Path, tmp_path: Path) -> None:
+def test_two_places_are_two_bundles(folder: Path, tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="enters at every_layer and that of 'mpt' at first_layer"):
         export_bundle(ExportPlan(tiny, [folder / "run", tiny_vectors], tmp_path / "bundle"))
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from mpt_edge.readout import softmax
 from mpt_edge.training.data import Rows
-from mpt_edge.training.metrics import calibrated_scale, classification_metrics, softmax
+from mpt_edge.training.metrics import calibrated_scale, classification_metrics
 
 
 def test_figures_of_two_labels() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.initial import initial_prompt
 from mpt_edge.training.padding import alike
 from mpt_edge.training.similarity import Context, read
@@ -46,7 +46,7 @@ def test_texts_of_one_length_are_read_at_once_in_their_order() -> None:
     [("prefix", "first_layer"), ("prefix", "every_layer"), ("joint", "first_layer"), ("none", "first_layer")],
 )
 def test_texts_read_apart_are_as_if_each_was_read_alone(
-    tiny: Backbone, layout: str, entry: str, monkeypatch: pytest.MonkeyPatch
+    tiny: EncoderBackbone, layout: str, entry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mpt_edge.training.similarity.alike", lambda lengths: alike(lengths, 0))
     rows = tiny.texts.encode(

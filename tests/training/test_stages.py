@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
-import adapters
 import datasets
 import numpy as np
 import pytest
@@ -18,64 +16,26 @@ import mpt_edge
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import Rows, load_task
 from mpt_edge.training.recipes import Recipe
-from mpt_edge.training.settings import Settings, Trained
+from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.similarity import typical_examples
-from mpt_edge.training.stages import NewPrompt, Origin, Plan, label_texts, replace_settings, train_source, train_target
+from mpt_edge.training.stages import NewPrompt, Origin, Plan, label_texts, train_source, train_target
 from mpt_edge.training.starts import source_tasks
-from mpt_edge.training.teachers import TeacherPlan
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import export_adapter, import_adapter, read_adapter
+from tests.support import adapters
+from tests.support.stages import silent
 
-SETTINGS = Settings(epochs=2, batch_size=8, tasks_per_step=2, prompt_rate=0.02, task_rate=0.05, seed=3)
+SETTINGS = Settings(epochs=2, batch_size=8, tasks_per_step=2, most_tasks=0, prompt_rate=0.02, task_rate=0.05, seed=3)
 LENGTH = 5
-THINGS = ("film", "movie", "ball", "game", "vote", "law")
-
-
-def silent(_: Progress) -> None:
-    """Observe nothing."""
-
-
-def write_task(folder: Path, name: str, words: dict[str, str], *, pair: bool = False) -> Recipe:
-    (folder / name).mkdir()
-    for split, rows in (("train", 24), ("validation", 8), ("test", 6)):
-        lines = []
-        for i in range(rows):
-            label = list(words)[i % len(words)]
-            row = {"text": f"a {words[label]} {THINGS[i % len(THINGS)]}", "label": label}
-            lines.append(json.dumps(row | ({"text_pair": f"the {THINGS[i % 5]}"} if pair else {})))
-        (folder / name / f"{split}.jsonl").write_text("\n".join(lines))
-    paths = {split: f"{name}/{split}.jsonl" for split in ("train", "validation", "test")}
-    return Recipe(
-        name,
-        **paths,
-        kind="pair" if pair else "classification",
-        max_length=16,
-        licence="CC0-1.0",
-        source="x",
-        version=3,
-    )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Recipe]]:
-    folder = tmp_path_factory.mktemp("data")
-    words = {
-        "mood": {"negative": "dull", "positive": "witty"},
-        "field": {"nature": "atom", "sky": "star", "state": "party"},
-        "match": {"no": "bad", "yes": "good"},
-    }
-    recipes = {name: write_task(folder, name, entries, pair=name == "match") for name, entries in words.items()}
-    recipes["mood"] = replace(recipes["mood"], labels={"negative": ("a bad one",), "positive": ("a good one", "great")})
-    return folder, recipes
 
 
 @pytest.fixture(scope="module")
 def stages(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factory: pytest.TempPathFactory
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[TaskFile], Path, list[TaskFile]]:
     """Run both stages once: two source tasks, then a target task of pairs from one of them."""
     folder, recipes = data
@@ -83,10 +43,10 @@ def stages(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(output / "cache"))
         plan = Plan([recipes["mood"], recipes["field"]], folder, output / "source", SETTINGS, test=True)
-        source = train_source(tiny, plan, NewPrompt("shared", LENGTH), silent)
+        source = train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH), silent)
         shared = SharedPrompt.load(output / "source/prompts/shared.safetensors")
         plan = Plan([recipes["match"]], folder, output / "target", SETTINGS)
-        target = train_target(tiny, plan, Origin(output / "source", shared, "mood"), silent)
+        target = train_target(tiny, plan, Origin(folder=output / "source", shared=shared, start="mood"), silent)
     return output / "source", source, output / "target", target
 
 
@@ -96,7 +56,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_source_stage_writes_prompt_and_tasks(
-    tiny: Backbone, stages: tuple[Path, list[TaskFile], Path, list[TaskFile]]
+    tiny: EncoderBackbone, stages: tuple[Path, list[TaskFile], Path, list[TaskFile]]
 ) -> None:
     folder, tasks, _, _ = stages
     shared = SharedPrompt.load(folder / "prompts/shared.safetensors")
@@ -134,7 +94,7 @@ def test_target_stage_keeps_the_shared_prompt_and_starts_from_a_task(
 
 
 def test_starts(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -145,7 +105,7 @@ def test_starts(
 
     def start(how: str, task: str = "match") -> TaskFile:
         plan = Plan([data[1][task]], data[0], tmp_path / f"{how}-{task}", frozen)
-        (found,) = train_target(tiny, plan, Origin(source, shared, how), silent)
+        (found,) = train_target(tiny, plan, Origin(folder=source, shared=shared, start=how), silent)
         return found
 
     for name in ("mood", "field"):
@@ -167,7 +127,7 @@ def test_starts(
 
 
 def test_each_start_is_a_run_of_its_own(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -176,23 +136,26 @@ def test_each_start_is_a_run_of_its_own(
     source = stages[0]
     shared = SharedPrompt.load(source / "prompts/shared.safetensors")
     plan = Plan([data[1]["match"]], data[0], tmp_path, SETTINGS)
-    (first,) = train_target(tiny, plan, Origin(source, shared, "ones"), silent)
+    (first,) = train_target(tiny, plan, Origin(folder=source, shared=shared, start="ones"), silent)
     other = replace(shared, values=(shared.values * 2).astype(np.float16))
-    for origin in (Origin(source, shared, "average"), Origin(source, other, "ones")):
+    for origin in (
+        Origin(folder=source, shared=shared, start="average"),
+        Origin(folder=source, shared=other, start="ones"),
+    ):
         with pytest.raises(InputError, match="another start"):
             train_target(tiny, plan, origin, silent)
     seen: list[Progress] = []
-    (again,) = train_target(tiny, plan, Origin(source, shared, "ones"), seen.append)
+    (again,) = train_target(tiny, plan, Origin(folder=source, shared=shared, start="ones"), seen.append)
     assert not seen
     assert np.array_equal(again.u, first.u)
 
 
 def test_a_run_in_its_source_folder_resumes(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
 ) -> None:
     """What the run itself has written there is no start for its other tasks."""
     plan = Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS)
-    train_source(tiny, plan, NewPrompt("shared", LENGTH), silent)
+    train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH), silent)
     shared = SharedPrompt.load(tmp_path / "prompts/shared.safetensors")
     plan = replace(plan, recipes=[data[1]["match"], data[1]["field"]])
 
@@ -201,15 +164,15 @@ def test_a_run_in_its_source_folder_resumes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_target(tiny, plan, Origin(tmp_path, shared), killed)
+        train_target(tiny, plan, Origin(folder=tmp_path, shared=shared), killed)
     for stages in (["field"], []):
         seen: list[Progress] = []
-        train_target(tiny, plan, Origin(tmp_path, shared), seen.append)
+        train_target(tiny, plan, Origin(folder=tmp_path, shared=shared), seen.append)
         assert list(dict.fromkeys(progress.stage for progress in seen)) == stages
 
 
 def test_own_prompt_and_group(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -217,7 +180,7 @@ def test_own_prompt_and_group(
     source = stages[0]
     shared = SharedPrompt.load(source / "prompts/shared.safetensors")
     plan = Plan([data[1]["match"], data[1]["field"]], data[0], tmp_path / "own", SETTINGS)
-    own = train_target(tiny, plan, Origin(source, shared, trained=Trained.PROMPT), silent)
+    own = train_target(tiny, plan, Origin(folder=source, shared=shared, trained=Trained.PROMPT), silent)
     for task in own:
         assert task.own_prompt is not None
         assert not task.two_vectors
@@ -226,9 +189,14 @@ def test_own_prompt_and_group(
     # Their vectors scale their own copies, so they are no starts on the shared prompt that the copies came from.
     assert source_tasks(tmp_path / "own", shared) == {}
     with pytest.raises(MismatchError, match=r"'field' carries its own prompt, .*; start from a task on 'shared'"):
-        train_target(tiny, replace(plan, output=tmp_path / "on"), Origin(tmp_path / "own", shared, "field"), silent)
+        train_target(
+            tiny,
+            replace(plan, output=tmp_path / "on"),
+            Origin(folder=tmp_path / "own", shared=shared, start="field"),
+            silent,
+        )
     plan = replace(plan, output=tmp_path / "group")
-    group = train_target(tiny, plan, Origin(source, shared, trained=Trained.GROUP, name="both"), silent)
+    group = train_target(tiny, plan, Origin(folder=source, shared=shared, trained=Trained.GROUP, name="both"), silent)
     both = SharedPrompt.load(tmp_path / "group/prompts/both.safetensors")
     assert not np.array_equal(both.values, shared.values)
     assert both.training["from"] == shared.fingerprint
@@ -236,12 +204,13 @@ def test_own_prompt_and_group(
     assert all(task.two_vectors for task in group)
     export_bundle(ExportPlan(tiny, [source, tmp_path / "own"], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle", threads=1)
-    found = model.task("match")(("a good film", "the ball"))
-    assert found.label in {"no", "yes"}
+    for task, read in zip(own, (tuple, str), strict=True):  # pairs, and single texts
+        found = model.task(task.name)(read(task.golden["text"]))
+        assert (found.label, found.score) == (task.golden["label"], pytest.approx(task.golden["score"], abs=1e-4))
 
 
 def test_training_the_prompt_needs_a_rate_for_it(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -249,32 +218,32 @@ def test_training_the_prompt_needs_a_rate_for_it(
     shared = SharedPrompt.load(stages[0] / "prompts/shared.safetensors")
     plan = Plan([data[1]["match"]], data[0], tmp_path, replace(SETTINGS, prompt_rate=0.0))
     with pytest.raises(InputError, match=r"--train group changes the prompt; pass a --prompt-rate above 0"):
-        train_target(tiny, plan, Origin(stages[0], shared, trained=Trained.GROUP), silent)
+        train_target(tiny, plan, Origin(folder=stages[0], shared=shared, trained=Trained.GROUP), silent)
 
 
 def test_few_shots_are_counted_and_recorded(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
 ) -> None:
     shared = SharedPrompt.load(stages[0] / "prompts/shared.safetensors")
     plan = Plan([data[1]["match"]], data[0], tmp_path, SETTINGS, test=True, shots=3, subset_seed=7)
-    (task,) = train_target(tiny, plan, Origin(stages[0], shared), silent)
+    (task,) = train_target(tiny, plan, Origin(folder=stages[0], shared=shared), silent)
     assert (task.training["rows"], task.training["shots"], task.training["subset_seed"]) == (6, 3, 7)
     assert (task.metrics["validation"]["rows"], task.metrics["test"]["rows"]) == (6, 6)
     with pytest.raises(InputError, match="fewer than 13; lower --shots"):
-        train_target(tiny, replace(plan, shots=13), Origin(stages[0], shared), silent)
+        train_target(tiny, replace(plan, shots=13), Origin(folder=stages[0], shared=shared), silent)
 
 
 def test_teachers_are_trained_once_and_recorded(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
 ) -> None:
     recipes = [data[1]["mood"], data[1]["field"]]
-    teachers = TeacherPlan(tmp_path / "teachers", epochs=2, rate=0.05)
+    teachers = TeacherPlan(folder=tmp_path / "teachers", epochs=2, rate=0.05)
     seen: list[Progress] = []
     plan = Plan(recipes, data[0], tmp_path / "one", SETTINGS)
-    train_source(tiny, plan, NewPrompt("shared", LENGTH), seen.append, teachers)
+    train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH), seen.append, teachers)
     assert list(dict.fromkeys(p.stage for p in seen)) == [
         "teacher mood (1/2)",
         "teacher field (2/2)",
@@ -282,7 +251,7 @@ def test_teachers_are_trained_once_and_recorded(
     ]
     assert all(p.loss["logits"] > 0 and p.loss["hidden"] > 0 for p in seen if p.stage == "student")
     for p in seen:
-        weight = teachers.weight * (p.stage == "student")
+        weight = teachers.listening.weight * (p.stage == "student")
         assert p.loss["total"] == pytest.approx(
             p.loss["task"] + weight * (p.loss["logits"] + p.loss["hidden"]), rel=1e-5
         )
@@ -291,14 +260,16 @@ def test_teachers_are_trained_once_and_recorded(
     assert set(facts["teachers"]) == {"mood", "field"}
     again: list[Progress] = []
     other = replace(plan, output=tmp_path / "two", settings=replace(SETTINGS, task_rate=0.01))
-    train_source(tiny, other, NewPrompt("shared", LENGTH), again.append, teachers)
+    train_source(tiny, other, NewPrompt(name="shared", length=LENGTH), again.append, teachers)
     assert {p.stage for p in again} == {"student"}
 
 
-def test_a_template_travels_to_the_device(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
+def test_a_template_travels_to_the_device(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
     recipe = replace(data[1]["match"], template="{text_pair} ball {text}")
     (task,) = train_source(
-        tiny, Plan([recipe], data[0], tmp_path / "run", SETTINGS), NewPrompt("shared", LENGTH), silent
+        tiny, Plan([recipe], data[0], tmp_path / "run", SETTINGS), NewPrompt(name="shared", length=LENGTH), silent
     )
     assert task.template == recipe.template
     export_bundle(ExportPlan(tiny, [tmp_path / "run"], tmp_path / "bundle"))
@@ -307,7 +278,7 @@ def test_a_template_travels_to_the_device(tiny: Backbone, data: tuple[Path, dict
 
 
 def test_golden_and_metrics_hold_in_an_exported_bundle(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -328,7 +299,7 @@ def test_golden_and_metrics_hold_in_an_exported_bundle(
 
 
 def test_target_on_another_backbone(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -336,12 +307,17 @@ def test_target_on_another_backbone(
     shared = SharedPrompt.load(stages[0] / "prompts/shared.safetensors")
     other = replace(tiny, fingerprint="0" * 64, id="someone/other")
     with pytest.raises(MismatchError, match=r"'shared'.*someone/other; .*--backbone"):
-        train_target(other, Plan([data[1]["match"]], data[0], tmp_path, SETTINGS), Origin(stages[0], shared), silent)
+        train_target(
+            other,
+            Plan([data[1]["match"]], data[0], tmp_path, SETTINGS),
+            Origin(folder=stages[0], shared=shared),
+            silent,
+        )
     assert not list(tmp_path.glob("tasks/*"))
 
 
 def test_start_of_another_shared_prompt(
-    tiny: Backbone,
+    tiny: EncoderBackbone,
     data: tuple[Path, dict[str, Recipe]],
     stages: tuple[Path, list[TaskFile], Path, list[TaskFile]],
     tmp_path: Path,
@@ -350,39 +326,60 @@ def test_start_of_another_shared_prompt(
     replace(stages[1][0], prompt_sha256="0" * 64).save(tmp_path / "other/tasks/mood.safetensors")
     plan = Plan([data[1]["match"]], data[0], tmp_path, SETTINGS)
     with pytest.raises(MismatchError, match="'mood' scales another shared prompt"):
-        train_target(tiny, plan, Origin(tmp_path / "other", shared, "mood"), silent)
+        train_target(tiny, plan, Origin(folder=tmp_path / "other", shared=shared, start="mood"), silent)
     with pytest.raises(InputError, match="holds no task on 'shared' to start 'match' from; pass --start ones"):
-        train_target(tiny, plan, Origin(tmp_path / "other", shared), silent)
+        train_target(tiny, plan, Origin(folder=tmp_path / "other", shared=shared), silent)
     with pytest.raises(InputError, match=r"holds no task 'moos' to start from \(it has none\)"):
-        train_target(tiny, plan, Origin(tmp_path / "other", shared, "moos"), silent)
+        train_target(tiny, plan, Origin(folder=tmp_path / "other", shared=shared, start="moos"), silent)
 
 
-def test_two_recipes_of_one_name(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
+def test_two_recipes_of_one_name(tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
     plan = Plan([data[1]["mood"], replace(data[1]["field"], name="mood")], data[0], tmp_path, SETTINGS)
     with pytest.raises(InputError, match="two recipes are named 'mood'"):
-        train_source(tiny, plan, NewPrompt("shared", LENGTH), silent)
+        train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH), silent)
 
 
-def test_prompt_without_rows(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["my prompt", "../up", "", ".hidden", "x" * 65])
+def test_prompt_name_that_no_bundle_can_list(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], shared_prompt: SharedPrompt, tmp_path: Path, name: str
+) -> None:
+    plan = Plan([data[1]["mood"]], data[0], tmp_path / "run", SETTINGS)
+    origins = [
+        Origin(folder=tmp_path, shared=shared_prompt, start="ones", trained=Trained.GROUP, name=name),
+        Origin(folder=tmp_path, shared=replace(shared_prompt, name=name), start="ones"),
+    ]
+    with pytest.raises(InputError, match="cannot name a prompt; use at most 64 letters"):
+        train_source(tiny, plan, NewPrompt(name=name, length=LENGTH), silent)
+    for origin in origins:
+        with pytest.raises(InputError, match="cannot name a prompt; use at most 64 letters"):
+            train_target(tiny, plan, origin, silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prompt_without_rows(tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--length 1"):
-        train_source(tiny, Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS), NewPrompt("shared", 0), silent)
+        train_source(
+            tiny, Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS), NewPrompt(name="shared", length=0), silent
+        )
 
 
 def test_a_prompt_too_large_for_its_file_is_not_trained(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
 ) -> None:
     folder, recipes = data
     plan = Plan([recipes["mood"]], folder, tmp_path / "run", SETTINGS)
     with pytest.raises(InputError, match=r"takes 76,800,000 bytes, more than the .* train a shorter one \(--length\)"):
-        train_source(tiny, plan, NewPrompt("shared", 1_200_000, init="random"), silent)
+        train_source(tiny, plan, NewPrompt(name="shared", length=1_200_000, init="random"), silent)
     # The composed prompt of a task, as a shared one, is in float32.
     whole = SharedPrompt("whole", np.ones((600_000, 32), np.float32), "prefix", tiny.fingerprint)
     with pytest.raises(InputError, match="takes 76,800,000 bytes"):
-        train_target(tiny, plan, Origin(tmp_path, whole, "ones"), silent)
+        train_target(tiny, plan, Origin(folder=tmp_path, shared=whole, start="ones"), silent)
     assert not (tmp_path / "run").exists()
 
 
-def test_label_examples_are_training_texts_of_their_label(tiny: Backbone, data: tuple[Path, dict[str, Recipe]]) -> None:
+def test_label_examples_are_training_texts_of_their_label(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]]
+) -> None:
     task = load_task(replace(data[1]["mood"], label_examples=2), data[0])
     texts = label_texts(tiny, task)
     assert [group[:-2] for group in texts] == [["a bad one"], ["a good one", "great"]]
@@ -392,7 +389,7 @@ def test_label_examples_are_training_texts_of_their_label(tiny: Backbone, data: 
         assert len(set(group[-2:])) == 2
 
 
-def test_long_texts_stand_for_a_label_only_behind_short_ones(tiny: Backbone) -> None:
+def test_long_texts_stand_for_a_label_only_behind_short_ones(tiny: EncoderBackbone) -> None:
     long = "a film that goes on and on " * 4
     rows = Rows([long, "a film", "awful", long + "still"], [0, 0, 1, 0])
     assert typical_examples(tiny, rows, 2, 2)[0][0] == "a film"
@@ -400,24 +397,21 @@ def test_long_texts_stand_for_a_label_only_behind_short_ones(tiny: Backbone) -> 
     assert typical_examples(tiny, rows, 2, 9)[1] == ["awful"]
 
 
-def test_replace_settings_changes_only_what_is_named(tmp_path: Path) -> None:
-    plan = Plan([], tmp_path, tmp_path, SETTINGS)
-    changed = replace_settings(plan, epochs=9)
-    assert changed == replace(plan, settings=replace(SETTINGS, epochs=9))
-    assert plan.settings.epochs == 2
-
-
 @pytest.mark.parametrize("entry", ["first_layer", "inputs_embeds"])
 def test_joint_layout_is_trained_exported_and_run_alike(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path, entry: str
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path, entry: str
 ) -> None:
     """A prompt that sees the text: trained so, marked so, and answered so from the exported bundle."""
     folder, recipes = data
     plan = Plan([recipes["mood"]], folder, tmp_path / "source", SETTINGS)
-    train_source(tiny, plan, NewPrompt("shared", LENGTH, "joint", entry, "a witty film"), silent)
+    train_source(
+        tiny, plan, NewPrompt(name="shared", length=LENGTH, layout="joint", entry=entry, init="a witty film"), silent
+    )
     shared = SharedPrompt.load(tmp_path / "source/prompts/shared.safetensors")
     assert (shared.layout, shared.entry, shared.training["init"]) == ("joint", entry, "a witty film")
-    train_target(tiny, replace(plan, recipes=[recipes["field"]]), Origin(tmp_path / "source", shared), silent)
+    train_target(
+        tiny, replace(plan, recipes=[recipes["field"]]), Origin(folder=tmp_path / "source", shared=shared), silent
+    )
     export_bundle(ExportPlan(tiny, [tmp_path / "source"], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle")
     assert model.tasks == ["field", "mood"]
@@ -428,17 +422,19 @@ def test_joint_layout_is_trained_exported_and_run_alike(
 
 
 def test_text_without_room_behind_the_prompt(
-    tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
 ) -> None:
     folder, recipes = data
     plan = Plan([replace(recipes["mood"], max_length=40)], folder, tmp_path / "source", SETTINGS)
     with pytest.raises(
         InputError, match="has 48 positions and the prompt takes 20 of them; lower max_length of 'mood' to 28"
     ):
-        train_source(tiny, plan, NewPrompt("shared", 20, "joint", "inputs_embeds"), silent)
+        train_source(tiny, plan, NewPrompt(name="shared", length=20, layout="joint", entry="inputs_embeds"), silent)
 
 
-def test_tasks_on_a_prompt_from_peft(tiny: Backbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
+def test_tasks_on_a_prompt_from_peft(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
     """PEFT's prompt stays as it is to the bit, the start is the average of its tasks, and PEFT reads the result."""
     folder, recipes = data
     adapters.make_adapter(tiny.folder, "FEATURE_EXTRACTION", tmp_path / "adapter", num_virtual_tokens=LENGTH)
@@ -446,7 +442,7 @@ def test_tasks_on_a_prompt_from_peft(tiny: Backbone, data: tuple[Path, dict[str,
     import_adapter(read, tiny).save(tmp_path / "source")
     shared = SharedPrompt.load(tmp_path / "source/prompts/adapter.safetensors")
     plan = Plan([recipes["mood"]], folder, tmp_path / "target", SETTINGS)
-    (task,) = train_target(tiny, plan, Origin(tmp_path / "source", shared), silent)
+    (task,) = train_target(tiny, plan, Origin(folder=tmp_path / "source", shared=shared), silent)
     assert task.training["start"] == "average"
     kept = SharedPrompt.load(tmp_path / "target/prompts/adapter.safetensors")
     assert (kept.fingerprint, kept.layout, kept.entry) == (shared.fingerprint, "joint", "inputs_embeds")

@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import adapters
 import datasets
 import numpy as np
 import pytest
@@ -19,28 +18,25 @@ import mpt_edge
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.data import load_task
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from mpt_edge.training.objective import Objective
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
-from mpt_edge.training.settings import Settings, Trained
+from mpt_edge.training.settings import Listening, Settings, Trained
 from mpt_edge.training.similarity import TRAINING_SCALE
+from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import Origin, Plan, train_target
 from mpt_edge.training.starts import find_prompt
 from mpt_edge.training.teachers import Teaching
 from mpt_edge.training.text_objective import TextObjective
-from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
+from tests.support import adapters
+from tests.support.stages import silent
 
 LABELS = ("law", "game", "film")  # in the order of the head's outputs, which is not that of the recipe
 WORDS = {"film": "witty movie", "game": "ball team", "law": "party vote"}
-
-
-def silent(_: Progress) -> None:
-    """Observe nothing."""
 
 
 @pytest.fixture(autouse=True)
@@ -58,24 +54,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
 
 
 @pytest.fixture(scope="module")
-def peft(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> tuple[PeftModel, Path]:
+def peft(tiny: EncoderBackbone, tmp_path_factory: pytest.TempPathFactory) -> tuple[PeftModel, Path]:
     """PEFT's classifier with three tasks, and the folder that its second task was imported into as ``x``."""
     root = tmp_path_factory.mktemp("peft")
     model = adapters.make_adapter(tiny.folder, "SEQ_CLS", root / "adapter")
-    options = ImportOptions({"x": 1, "y": 2}, "p", LABELS, max_length=16)
+    options = ImportOptions(tasks={"x": 1, "y": 2}, name="p", labels=LABELS, max_length=16)
     import_adapter(read_adapter(str(root / "adapter")), tiny, options).save(root / "vectors")
     return model, root / "vectors"
 
 
 def test_a_classifier_teaches_what_peft_computes(
-    tiny: Backbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path]
+    tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path]
 ) -> None:
     """Equation 3 by hand, from PEFT's logits and from cosines that are computed one text at a time."""
     model, folder = peft
     task = load_task(data[1], data[0])
     texts = [[[label] for label in task.labels]]
-    taught = Teaching(folder, hidden=False).of(tiny, [task])
-    objective = Objective(tiny, [task], texts, taught)
+    taught = Teaching(folder=folder, listening=Listening(hidden=False)).of(tiny, [task])
+    objective = SimilarityObjective(tiny, [task], texts, taught)
     rows, plain = np.arange(6), AutoModel.from_pretrained(tiny.folder).eval()
     loss = objective.loss(None, TaskBatch(0, rows), np.random.default_rng(0))
 
@@ -100,14 +96,16 @@ def test_a_classifier_teaches_what_peft_computes(
 
 
 def test_an_imported_task_becomes_one_of_the_prefix_layout(
-    tiny: Backbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
 ) -> None:
     """From PEFT's prompt in the other layout; the loss is the teacher's alone, and falls."""
     folder, recipe = data
-    settings = Settings(epochs=12, batch_size=6, tasks_per_step=1, prompt_rate=0.05, task_rate=0.05)
+    settings = Settings(epochs=12, batch_size=6, tasks_per_step=1, most_tasks=0, prompt_rate=0.05, task_rate=0.05)
     plan = Plan([recipe], folder, tmp_path / "run", settings)
-    teaching = Teaching(peft[1], hidden=False)
-    origin = Origin(peft[1], find_prompt(peft[1]), "y", Trained.PROMPT, teaching=teaching).placed("prefix")
+    teaching = Teaching(folder=peft[1], listening=Listening(hidden=False))
+    origin = Origin(
+        folder=peft[1], shared=find_prompt(peft[1]), start="y", trained=Trained.PROMPT, teaching=teaching
+    ).placed("prefix")
     seen: list[float] = []
     (task,) = train_target(tiny, plan, origin, lambda progress: seen.append(progress.loss["logits"]))
     assert np.mean(seen[-4:]) < np.mean(seen[:4])
@@ -119,11 +117,11 @@ def test_an_imported_task_becomes_one_of_the_prefix_layout(
 
 
 def test_several_targets_start_from_the_average_of_an_imported_adapter(
-    tiny: Backbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
 ) -> None:
     """PEFT fails here: it reads one prefix for all target tasks and then expects one for each."""
     folder, recipe = data
-    settings = Settings(epochs=1, prompt_rate=0.0, task_rate=0.0)
+    settings = Settings(epochs=1, most_tasks=0, prompt_rate=0.0, task_rate=0.0)
     plan = Plan([replace(recipe, name=name) for name in ("a", "b")], folder, tmp_path / "run", settings)
     shared = find_prompt(peft[1])
     files = [TaskFile.load(peft[1] / f"tasks/{name}.safetensors") for name in "xy"]
@@ -132,23 +130,23 @@ def test_several_targets_start_from_the_average_of_an_imported_adapter(
         factor = np.sqrt(np.sqrt((v**2).mean()) / np.sqrt((u**2).mean())) * (-1 if u.sum() < 0 else 1)
         aligned.append((u * factor, v / factor))
     wanted = np.outer(*(np.mean(parts, axis=0) for parts in zip(*aligned, strict=True)))
-    for task in train_target(tiny, plan, Origin(peft[1], shared), silent):
+    for task in train_target(tiny, plan, Origin(folder=peft[1], shared=shared), silent):
         assert task.training["start"] == "average"
         np.testing.assert_allclose(np.outer(task.u, task.v), wanted, atol=2e-3)
 
 
-def test_whole_prompts_are_origins(tiny: Backbone, data: tuple[Path, Recipe], tmp_path: Path) -> None:
+def test_whole_prompts_are_origins(tiny: EncoderBackbone, data: tuple[Path, Recipe], tmp_path: Path) -> None:
     """Plain prompt tuning has no shared prompt; its task's own prompt takes that place."""
     adapters.make_adapter(tiny.folder, "FEATURE_EXTRACTION", tmp_path / "adapter", multitask=False)
     read = read_adapter(str(tmp_path / "adapter"))
-    import_adapter(read, tiny, ImportOptions({"plain": 0})).save(tmp_path / "vectors")
+    import_adapter(read, tiny, ImportOptions(tasks={"plain": 0})).save(tmp_path / "vectors")
     found = find_prompt(tmp_path / "vectors")
     assert (found.name, found.layout, found.entry) == ("plain", "joint", "inputs_embeds")
     assert np.array_equal(found.values, read.shared())
-    plan = Plan([data[1]], data[0], tmp_path / "run", Settings(epochs=1))
+    plan = Plan([data[1]], data[0], tmp_path / "run", Settings(epochs=1, most_tasks=0))
     with pytest.raises(InputError, match="holds no task on 'plain' to start 'x' from; pass --start ones"):
-        train_target(tiny, plan, Origin(tmp_path / "vectors", found), silent)
-    (task,) = train_target(tiny, plan, Origin(tmp_path / "vectors", found, "ones"), silent)
+        train_target(tiny, plan, Origin(folder=tmp_path / "vectors", shared=found), silent)
+    (task,) = train_target(tiny, plan, Origin(folder=tmp_path / "vectors", shared=found, start="ones"), silent)
     assert task.two_vectors
     kept = SharedPrompt.load(tmp_path / "run/prompts/plain.safetensors")
     assert kept.fingerprint == task.prompt_sha256 == found.fingerprint
@@ -162,10 +160,10 @@ def test_t5_in_the_joint_layout_teaches_the_prefix_layout(data: tuple[Path, Reci
     options = {"multitask": False, "num_transformer_submodules": 1}
     model = adapters.make_adapter(base, "SEQ_2_SEQ_LM", tmp_path / "adapter", **options)
     read = read_adapter(str(tmp_path / "adapter"))
-    import_adapter(read, backbone, ImportOptions({"x": 0}, labels=LABELS)).save(tmp_path / "vectors")
+    import_adapter(read, backbone, ImportOptions(tasks={"x": 0}, labels=LABELS)).save(tmp_path / "vectors")
     task = load_task(data[1], data[0])
     texts, prompt = [[[label] for label in task.labels]], torch.from_numpy(read.shared())
-    taught, batch = Teaching(tmp_path / "vectors").of(backbone, [task]), TaskBatch(0, np.arange(6))
+    taught, batch = Teaching(folder=tmp_path / "vectors").of(backbone, [task]), TaskBatch(0, np.arange(6))
     losses = {
         layout: TextObjective(backbone, [task], texts, taught, layout).loss(prompt, batch, np.random.default_rng(0))
         for layout in ("joint", "prefix")
@@ -191,22 +189,22 @@ def test_t5_in_the_joint_layout_teaches_the_prefix_layout(data: tuple[Path, Reci
     ],
 )
 def test_recipes_that_do_not_fit_the_teacher(
-    tiny: Backbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], change: dict[str, str], says: str
+    tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], change: dict[str, str], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
-        Teaching(peft[1]).of(tiny, [load_task(replace(data[1], **change), data[0])])
+        Teaching(folder=peft[1]).of(tiny, [load_task(replace(data[1], **change), data[0])])
 
 
 def test_teachers_that_do_not_fit(
-    tiny: Backbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
+    tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
 ) -> None:
     task, file = load_task(data[1], data[0]), TaskFile.load(peft[1] / "tasks/x.safetensors")
     replace(file, labels=("law", "game", "book")).save(tmp_path / "tasks/x.safetensors")
     with pytest.raises(InputError, match="knows the labels law, game, book, and the recipe has film, game, law"):
-        Teaching(tmp_path).of(tiny, [task])
+        Teaching(folder=tmp_path).of(tiny, [task])
     file.save(tmp_path / "tasks/x.safetensors")
     with pytest.raises(InputError, match="lacks the prompt 'p' of its task 'x'"):
-        Teaching(tmp_path).of(tiny, [task])
-    other = load_backbone(str(adapters.save_base("bert", tmp_path / "other")))
+        Teaching(folder=tmp_path).of(tiny, [task])
+    other = load_encoder(str(adapters.save_base("bert", tmp_path / "other")))
     with pytest.raises(MismatchError, match="was made for another backbone than other"):
-        Teaching(tmp_path).of(other, [task])
+        Teaching(folder=tmp_path).of(other, [task])

@@ -17,32 +17,27 @@ import mpt_edge
 from mpt_edge.errors import InputError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import Rows, TaskData, load_task
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
-from mpt_edge.training.settings import Settings
+from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
-from mpt_edge.training.teachers import TeacherPlan
+from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.text_objective import TextObjective
-from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
-from tests.conftest import SHARED
+from tests.support.places import SHARED
+from tests.support.stages import silent
 
 LLAMA = SHARED / "weights" / "tinystories-656k-llama"
 TEXTS = ["The cat", "Tom had a ball and", "One day"]
 ANSWERS = [("It sat on the mat.", "It slept."), ("He was happy.",), ("She ran to the park.",)]
 
-pytestmark = pytest.mark.skipif(not LLAMA.is_dir(), reason="no ../shared/weights with the TinyStories models")
-
 
 @pytest.fixture(scope="module")
-def backbone() -> GenerativeBackbone:
-    found = open_backbone(str(LLAMA))
-    assert isinstance(found, GenerativeBackbone)
-    return found
+def backbone(writer: GenerativeBackbone) -> GenerativeBackbone:
+    return writer
 
 
 @pytest.fixture(autouse=True)
@@ -59,13 +54,13 @@ def story() -> TaskData:
 
 
 def prompt(seed: int) -> torch.Tensor:
-    return 0.05 * torch.randn(7, 128, generator=torch.Generator().manual_seed(seed))
+    return 0.05 * torch.randn(7, 32, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
 def reference_losses(backbone: GenerativeBackbone, given: torch.Tensor | None) -> np.ndarray:
     """Loss of every wanted token, one text at a time, from the unchanged model."""
-    model = AutoModelForCausalLM.from_pretrained(LLAMA, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(backbone.folder, dtype=torch.float32).eval()
     found = []
     for text, answers in zip(TEXTS, ANSWERS, strict=True):
         ids = backbone.texts.encode([f"{text}:"], 100)[0].ids
@@ -105,6 +100,28 @@ def test_a_teacher_pulls_and_an_agreeing_one_does_not(backbone: GenerativeBackbo
     assert (given.grad.abs().sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_parts_of_a_batch_add_up_to_it_where_texts_are_of_different_lengths(
+    backbone: GenerativeBackbone, size: int
+) -> None:
+    objective = TextObjective(backbone, [story()], [[]], Distillation([Teacher(prompt(2))]))
+    rows, found = np.arange(3), []
+    for batches in (
+        [TaskBatch(0, rows)],
+        [TaskBatch(0, rows[start : start + size], rows) for start in range(0, 3, size)],
+    ):
+        given, parts = prompt(1).requires_grad_(), []
+        for batch in batches:
+            loss = objective.loss(given, batch, np.random.default_rng(0))
+            loss.total.backward()
+            parts.append(loss.parts())
+        assert given.grad is not None
+        found.append(({name: sum(part[name] for part in parts) for name in parts[0]}, given.grad))
+    (whole, gradient), (summed, added) = found
+    assert summed == pytest.approx(whole, rel=1e-5)
+    assert torch.allclose(gradient, added, rtol=1e-3, atol=1e-6)
+
+
 def write_data(folder: Path) -> list[Recipe]:
     """Write a task that always wants the same words, and one of two labels."""
     things = ["cat", "dog", "ball", "park", "tree", "boy"]
@@ -120,17 +137,20 @@ def write_data(folder: Path) -> list[Recipe]:
     ]
 
 
-def silent(_: Progress) -> None:
-    """Observe nothing."""
-
-
-def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(backbone: GenerativeBackbone, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    not LLAMA.is_dir(), reason="no ../shared/weights with a model that knows enough to learn by a prompt"
+)
+def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(tmp_path: Path) -> None:
     """Teachers, student, target, export: the device gives the texts and labels that training measured."""
+    backbone = open_backbone(str(LLAMA))
+    assert isinstance(backbone, GenerativeBackbone)
     happy, who = write_data(tmp_path)
-    settings = Settings(epochs=30, batch_size=6, tasks_per_step=2, prompt_rate=0.05, task_rate=0.05)
+    settings = Settings(epochs=30, batch_size=6, tasks_per_step=2, most_tasks=0, prompt_rate=0.05, task_rate=0.05)
     plan = Plan([happy, who], tmp_path, tmp_path / "run", settings, test=True)
-    teachers = TeacherPlan(tmp_path / "teachers", epochs=2, rate=0.05)
-    tasks = {task.name: task for task in train_source(backbone, plan, NewPrompt("shared", 8), silent, teachers)}
+    teachers = TeacherPlan(folder=tmp_path / "teachers", epochs=2, rate=0.05)
+    tasks = {
+        task.name: task for task in train_source(backbone, plan, NewPrompt(name="shared", length=8), silent, teachers)
+    }
     assert (tasks["happy"].readout, tasks["who"].readout) == ("generation", "choice")
     assert tasks["happy"].metrics["test"]["exact_match"] > 0.5  # nothing of it is ever written without training
     data = load_task(happy, tmp_path)
@@ -140,7 +160,7 @@ def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(backbone: Generat
     assert tasks["who"].metrics["validation"]["accuracy"] > 0.5  # of two labels, each for half of the rows
     shared = SharedPrompt.load(tmp_path / "run/prompts/shared.safetensors")
     plan = replace(plan, recipes=[replace(happy, name="again")], settings=replace(settings, epochs=2))
-    train_target(backbone, plan, Origin(tmp_path / "run", shared, "nearest"), silent)
+    train_target(backbone, plan, Origin(folder=tmp_path / "run", shared=shared, start="nearest"), silent)
     export_bundle(ExportPlan(backbone, [tmp_path / "run"], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle", threads=1)
     assert model.tasks == ["again", "happy", "who"]
@@ -150,7 +170,7 @@ def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(backbone: Generat
         assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-3))
 
 
-def test_an_encoder_does_not_write(tiny: Backbone, tmp_path: Path) -> None:
-    plan = Plan([write_data(tmp_path)[0]], tmp_path, tmp_path / "run", Settings(epochs=1))
+def test_an_encoder_does_not_write(tiny: EncoderBackbone, tmp_path: Path) -> None:
+    plan = Plan([write_data(tmp_path)[0]], tmp_path, tmp_path / "run", Settings(epochs=1, most_tasks=0))
     with pytest.raises(InputError, match="'happy' generates text and tiny-bert is an encoder"):
-        train_source(tiny, plan, NewPrompt("shared", 8), silent)
+        train_source(tiny, plan, NewPrompt(name="shared", length=8), silent)

@@ -12,18 +12,26 @@ import torch
 from accelerate.state import AcceleratorState
 
 from mpt_edge.errors import InputError, TrainingError
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.initial import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objective import Objective
-from mpt_edge.training.objectives import Distillation, Teacher
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings
+from mpt_edge.training.similarity_objective import SimilarityObjective
+from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.trainer import Progress, Trainer
+from tests.support.stages import silent
 
 SETTINGS = Settings(
-    epochs=3, batch_size=4, tasks_per_step=2, rows_per_epoch=40, prompt_rate=0.01, task_rate=0.03, validation_rows=8
+    epochs=3,
+    batch_size=4,
+    tasks_per_step=2,
+    most_tasks=0,
+    rows_per_epoch=40,
+    prompt_rate=0.01,
+    task_rate=0.03,
+    validation_rows=8,
 )
 
 
@@ -50,7 +58,7 @@ def toy(name: str, low: tuple[str, ...], high: tuple[str, ...], rows: int = 24) 
     return TaskData(Recipe(name, "t", "v", max_length=16), ("low", "high"), Rows(texts, labels), half, None)
 
 
-def trainer(backbone: Backbone, folder: Path, settings: Settings = SETTINGS, **changes: object) -> Trainer:
+def trainer(backbone: EncoderBackbone, folder: Path, settings: Settings = SETTINGS, **changes: object) -> Trainer:
     tasks = [toy("mood", ("dull", "bad"), ("witty", "gorgeous")), toy("size", ("a",), ("great",), rows=16)]
     values = {
         "tasks": tasks,
@@ -58,16 +66,12 @@ def trainer(backbone: Backbone, folder: Path, settings: Settings = SETTINGS, **c
         "prompts": MultitaskPrompt(sampled_vocabulary(backbone, 5, 0), len(tasks)),
         "distillation": None,
     } | changes
-    objective = Objective(backbone, values["tasks"], values["label_texts"], values["distillation"])
+    objective = SimilarityObjective(backbone, values["tasks"], values["label_texts"], values["distillation"])
     return Trainer(objective, values["prompts"], settings, folder)
 
 
 def state(run: Trainer) -> dict[str, torch.Tensor]:
     return {key: value.detach().clone() for key, value in run.prompts.state_dict().items()}
-
-
-def silent(_: Progress) -> None:
-    """Observe nothing."""
 
 
 def killed(run: Trainer, save_at: int, stop_at: int) -> Callable[[Progress], None]:
@@ -80,7 +84,7 @@ def killed(run: Trainer, save_at: int, stop_at: int) -> Callable[[Progress], Non
     return observe
 
 
-def test_the_last_step_is_kept_where_validation_has_too_few_rows(tiny: Backbone, tmp_path: Path) -> None:
+def test_the_last_step_is_kept_where_validation_has_too_few_rows(tiny: EncoderBackbone, tmp_path: Path) -> None:
     """A rate that overshoots: the best epoch is an earlier one, and validation is read once."""
     wild = replace(SETTINGS, epochs=6, task_rate=3.0, prompt_rate=3.0)
     last: dict[str, dict[str, torch.Tensor]] = {}
@@ -95,7 +99,7 @@ def test_the_last_step_is_kept_where_validation_has_too_few_rows(tiny: Backbone,
 
 @pytest.mark.parametrize(("save_at", "stop_at"), [(1, 1), (4, 7)])
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(
-    tiny: Backbone, tmp_path: Path, save_at: int, stop_at: int
+    tiny: EncoderBackbone, tmp_path: Path, save_at: int, stop_at: int
 ) -> None:
     whole = trainer(tiny, tmp_path / "whole")
     start = state(whole)
@@ -119,7 +123,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
     assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
 
 
-def test_log_holds_each_entry_once_after_a_kill_behind_the_checkpoint(tiny: Backbone, tmp_path: Path) -> None:
+def test_log_holds_each_entry_once_after_a_kill_behind_the_checkpoint(tiny: EncoderBackbone, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=5)
     whole = trainer(tiny, tmp_path / "whole", settings)
     whole.train(silent)
@@ -130,7 +134,7 @@ def test_log_holds_each_entry_once_after_a_kill_behind_the_checkpoint(tiny: Back
     assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
 
 
-def test_finished_run_is_not_trained_again(tiny: Backbone, tmp_path: Path) -> None:
+def test_finished_run_is_not_trained_again(tiny: EncoderBackbone, tmp_path: Path) -> None:
     first = trainer(tiny, tmp_path)
     first.train(silent)
     seen: list[Progress] = []
@@ -140,7 +144,9 @@ def test_finished_run_is_not_trained_again(tiny: Backbone, tmp_path: Path) -> No
     assert all(torch.equal(value, state(again)[key]) for key, value in state(first).items())
 
 
-def test_the_best_validated_values_are_kept(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_validated_values_are_kept(
+    tiny: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = trainer(tiny, tmp_path)
     scores = iter([0.5, 0.9, 0.9, 0.9, 0.1, 0.2])  # two tasks an epoch: means 0.7, 0.9, 0.15
     monkeypatch.setattr(run.objective, "score", lambda *_: next(scores))
@@ -152,7 +158,7 @@ def test_the_best_validated_values_are_kept(tiny: Backbone, tmp_path: Path, monk
 
 
 def test_an_epoch_is_scored_on_rows_of_every_label(
-    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = toy("mood", ("dull",), ("witty",), rows=40)
     order = np.argsort(task.train.labels, kind="stable").tolist()
@@ -169,7 +175,7 @@ def test_an_epoch_is_scored_on_rows_of_every_label(
     assert read[0].labels == [0] * 4 + [1] * 4
 
 
-def test_nan_names_step_task_and_rates_and_keeps_the_checkpoint(tiny: Backbone, tmp_path: Path) -> None:
+def test_nan_names_step_task_and_rates_and_keeps_the_checkpoint(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, tasks_per_step=1, prompt_rate=0.0125, task_rate=0.0375))
     saved: list[bytes] = []
 
@@ -188,7 +194,7 @@ def test_nan_names_step_task_and_rates_and_keeps_the_checkpoint(tiny: Backbone, 
     assert (tmp_path / "checkpoint.pt").read_bytes() == saved[0]
 
 
-def test_a_huge_rate_ends_in_the_same_error(tiny: Backbone, tmp_path: Path) -> None:
+def test_a_huge_rate_ends_in_the_same_error(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_rate=1e30, task_rate=1e30))
     with pytest.raises(TrainingError, match=r"1e\+30 \(prompt\) and 1e\+30 \(u, v\)"):
         run.train(silent)
@@ -196,7 +202,7 @@ def test_a_huge_rate_ends_in_the_same_error(tiny: Backbone, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("part", "value"), [("shared", 66000.0), ("u", 1e10), ("v", -1e10)])
 def test_a_value_that_float16_does_not_hold_ends_the_run(
-    tiny: Backbone, tmp_path: Path, part: str, value: float
+    tiny: EncoderBackbone, tmp_path: Path, part: str, value: float
 ) -> None:
     """Files are written in float16, and one with an infinity is refused by its reader."""
     run = trainer(tiny, tmp_path)
@@ -210,7 +216,7 @@ def test_a_value_that_float16_does_not_hold_ends_the_run(
         run.train(grow)
 
 
-def test_vectors_that_balance_are_not_too_large(tiny: Backbone, tmp_path: Path) -> None:
+def test_vectors_that_balance_are_not_too_large(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, epochs=1, task_rate=0.0, prompt_rate=0.0))
     run.prompts.start(1, torch.full((5,), 1e6), torch.full((32,), 1e-6))
     run.train(silent)
@@ -222,7 +228,7 @@ def test_vectors_that_balance_are_not_too_large(tiny: Backbone, tmp_path: Path) 
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"task_rate": 0.01}, {"epochs": 4}, {"batch_size": 5}, {"prompt_rate": 0.0}]
 )
-def test_other_settings_in_the_same_folder(tiny: Backbone, tmp_path: Path, change: dict[str, float]) -> None:
+def test_other_settings_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path, change: dict[str, float]) -> None:
     trainer(tiny, tmp_path).save()
     with pytest.raises(InputError) as caught:
         trainer(tiny, tmp_path, replace(SETTINGS, **change))
@@ -230,7 +236,7 @@ def test_other_settings_in_the_same_folder(tiny: Backbone, tmp_path: Path, chang
     assert "choose another folder" in str(caught.value)
 
 
-def test_other_backbone_labels_or_length_in_the_same_folder(tiny: Backbone, tmp_path: Path) -> None:
+def test_other_backbone_labels_or_length_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path) -> None:
     trainer(tiny, tmp_path).save()
     changes = [
         {"label_texts": [[["sport"], ["law"]]] * 2},
@@ -244,7 +250,7 @@ def test_other_backbone_labels_or_length_in_the_same_folder(tiny: Backbone, tmp_
         trainer(replace(tiny, fingerprint="0" * 64), tmp_path)
 
 
-def test_other_texts_in_the_same_folder(tiny: Backbone, tmp_path: Path) -> None:
+def test_other_texts_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path) -> None:
     trainer(tiny, tmp_path).save()
     tasks = [toy("mood", ("atom", "cell"), ("star", "law")), toy("size", ("a",), ("great",), rows=16)]
     with pytest.raises(InputError, match="other data"):
@@ -252,7 +258,7 @@ def test_other_texts_in_the_same_folder(tiny: Backbone, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"nothing that torch wrote", None])
-def test_damaged_checkpoint(tiny: Backbone, tmp_path: Path, data: bytes | None) -> None:
+def test_damaged_checkpoint(tiny: EncoderBackbone, tmp_path: Path, data: bytes | None) -> None:
     trainer(tiny, tmp_path).save()
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:400] if data is None else data)
@@ -261,13 +267,13 @@ def test_damaged_checkpoint(tiny: Backbone, tmp_path: Path, data: bytes | None) 
 
 
 @pytest.mark.parametrize("value", [[1, 2], torch.zeros(2), "text", None])
-def test_a_checkpoint_of_something_else(tiny: Backbone, tmp_path: Path, value: object) -> None:
+def test_a_checkpoint_of_something_else(tiny: EncoderBackbone, tmp_path: Path, value: object) -> None:
     torch.save(value, tmp_path / "checkpoint.pt")
     with pytest.raises(InputError, match=r"checkpoint\.pt is no checkpoint of a run; delete it"):
         trainer(tiny, tmp_path)
 
 
-def test_prompt_rate_zero_leaves_the_shared_prompt_alone(tiny: Backbone, tmp_path: Path) -> None:
+def test_prompt_rate_zero_leaves_the_shared_prompt_alone(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_rate=0.0))
     start = state(run)
     weights = {key: value.clone() for key, value in tiny.model.state_dict().items()}
@@ -279,7 +285,7 @@ def test_prompt_rate_zero_leaves_the_shared_prompt_alone(tiny: Backbone, tmp_pat
     assert all(torch.equal(value, tiny.model.state_dict()[key]) for key, value in weights.items())
 
 
-def test_a_task_outside_a_step_does_not_move(tiny: Backbone, tmp_path: Path) -> None:
+def test_a_task_outside_a_step_does_not_move(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, tasks_per_step=1))
     states = [state(run)]
     run.train(lambda _: states.append(state(run)))
@@ -289,7 +295,7 @@ def test_a_task_outside_a_step_does_not_move(tiny: Backbone, tmp_path: Path) -> 
         assert moved == [True, False]
 
 
-def test_progress_counts_to_the_end_and_scores_each_epoch(tiny: Backbone, tmp_path: Path) -> None:
+def test_progress_counts_to_the_end_and_scores_each_epoch(tiny: EncoderBackbone, tmp_path: Path) -> None:
     seen: list[Progress] = []
     trainer(tiny, tmp_path).train(seen.append)
     assert [p.step for p in seen] == list(range(1, 16))
@@ -298,9 +304,11 @@ def test_progress_counts_to_the_end_and_scores_each_epoch(tiny: Backbone, tmp_pa
     assert all(p.score is not None for p in seen[4:])
 
 
-def test_training_raises_the_accuracy_of_a_separable_task(tiny: Backbone, tmp_path: Path) -> None:
+def test_training_raises_the_accuracy_of_a_separable_task(tiny: EncoderBackbone, tmp_path: Path) -> None:
     task = toy("mood", ("dull", "bad"), ("witty", "gorgeous"), rows=48)
-    settings = Settings(epochs=10, batch_size=8, tasks_per_step=1, prompt_rate=0.05, task_rate=0.1, validation_rows=48)
+    settings = Settings(
+        epochs=10, batch_size=8, tasks_per_step=1, most_tasks=0, prompt_rate=0.05, task_rate=0.1, validation_rows=48
+    )
     prompts = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 1)
     run = trainer(tiny, tmp_path, settings, tasks=[task], label_texts=[[["sport"], ["vote"]]], prompts=prompts)
     before = run.objective.score(0, run.prompts(0), task.validation)
@@ -313,7 +321,7 @@ def test_training_raises_the_accuracy_of_a_separable_task(tiny: Backbone, tmp_pa
     assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
 
 
-def test_teachers_are_part_of_what_a_checkpoint_depends_on(tiny: Backbone, tmp_path: Path) -> None:
+def test_teachers_are_part_of_what_a_checkpoint_depends_on(tiny: EncoderBackbone, tmp_path: Path) -> None:
     teachers = [Teacher(torch.zeros(5, 32)), Teacher(torch.ones(5, 32))]
     trainer(tiny, tmp_path, distillation=Distillation(teachers)).save()
     for other in (
@@ -329,7 +337,7 @@ def test_teachers_are_part_of_what_a_checkpoint_depends_on(tiny: Backbone, tmp_p
 
 
 @pytest.mark.parametrize("most_tasks", [0, 2])
-def test_a_distilled_run_resumes_like_any_other(tiny: Backbone, tmp_path: Path, most_tasks: int) -> None:
+def test_a_distilled_run_resumes_like_any_other(tiny: EncoderBackbone, tmp_path: Path, most_tasks: int) -> None:
     settings = replace(SETTINGS, most_tasks=most_tasks)
     values = [torch.randn(5, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)]
     teachers = Distillation([Teacher(prompt) for prompt in values])
@@ -343,7 +351,9 @@ def test_a_distilled_run_resumes_like_any_other(tiny: Backbone, tmp_path: Path, 
     assert all(torch.equal(value, state(second)[key]) for key, value in state(whole).items())
 
 
-def test_too_little_memory_says_what_to_lower(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_says_what_to_lower(
+    tiny: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = trainer(tiny, tmp_path)
 
     def huge(*_: object) -> None:
@@ -355,7 +365,7 @@ def test_too_little_memory_says_what_to_lower(tiny: Backbone, tmp_path: Path, mo
 
 
 def test_other_runtime_errors_are_not_taken_for_it(
-    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(tiny, tmp_path)
     monkeypatch.setattr(run.objective, "loss", lambda *_: torch.ones(2) @ torch.ones(3))
@@ -364,7 +374,7 @@ def test_other_runtime_errors_are_not_taken_for_it(
 
 
 @pytest.mark.parametrize("micro", [1, 3])
-def test_parts_of_a_batch_add_up_to_its_gradient(tiny: Backbone, tmp_path: Path, micro: int) -> None:
+def test_parts_of_a_batch_add_up_to_its_gradient(tiny: EncoderBackbone, tmp_path: Path, micro: int) -> None:
     whole, cut = (trainer(tiny, tmp_path / f"g{m}", replace(SETTINGS, micro_batch=m, epochs=1)) for m in (0, micro))
     gradients = []
     for run in (whole, cut):
@@ -375,11 +385,22 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny: Backbone, tmp_path: Path,
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-6), name
 
 
+def test_a_run_goes_on_with_less_at_once(tiny: EncoderBackbone, tmp_path: Path) -> None:
+    """What the advice after running out of memory says: the same folder, smaller parts."""
+    run = trainer(tiny, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(killed(run, 3, 5))
+    run = trainer(tiny, tmp_path, replace(SETTINGS, micro_batch=2, recompute=True))
+    assert run.step == 3
+    with pytest.raises(InputError, match="holds a run with"):
+        trainer(tiny, tmp_path, replace(SETTINGS, batch_size=SETTINGS.batch_size + 1))
+
+
 def test_recomputed_activations_give_the_same_gradients(tiny_folder: Path, tmp_path: Path) -> None:
     """Each layer runs twice a step instead of once, and nothing else changes."""
     found, calls = [], []
     for recompute in (False, True):
-        backbone = load_backbone(str(tiny_folder))
+        backbone = load_encoder(str(tiny_folder))
         counted: list[int] = []
         layer = backbone.model.get_submodule("model.encoder.layer.0.attention")
         layer.register_forward_hook(lambda *_, counted=counted: counted.append(1))
@@ -393,7 +414,7 @@ def test_recomputed_activations_give_the_same_gradients(tiny_folder: Path, tmp_p
         torch.testing.assert_close(kept, again, atol=1e-6, rtol=1e-5)
 
 
-def test_bfloat16_stays_near_float32(tiny: Backbone, tmp_path: Path) -> None:
+def test_bfloat16_stays_near_float32(tiny: EncoderBackbone, tmp_path: Path) -> None:
     """Products are computed in bfloat16, prompts and optimiser stay in float32."""
     first = trainer(tiny, tmp_path / "float32", replace(SETTINGS, precision="no"))
     exact = first._train_step(first.schedule[0])["total"]
@@ -408,7 +429,7 @@ def test_bfloat16_stays_near_float32(tiny: Backbone, tmp_path: Path) -> None:
         AcceleratorState._reset_state()
 
 
-def test_precision_that_the_hardware_lacks(tiny: Backbone, tmp_path: Path) -> None:
+def test_precision_that_the_hardware_lacks(tiny: EncoderBackbone, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU computes in float16")
     AcceleratorState._reset_state()
@@ -417,7 +438,7 @@ def test_precision_that_the_hardware_lacks(tiny: Backbone, tmp_path: Path) -> No
     AcceleratorState._reset_state()
 
 
-def test_another_start_in_the_same_folder(tiny: Backbone, tmp_path: Path) -> None:
+def test_another_start_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path) -> None:
     """The shapes agree, and the checkpoint would hand out what the other start came to."""
     trainer(tiny, tmp_path).save()
     moved = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 2)

@@ -12,6 +12,7 @@ from mpt_edge.errors import InputError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.generative import open_backbone
+from mpt_edge.vectors import VectorFolder
 from mpt_edge_export.peft.adapter import CONFIG, read_adapter
 from mpt_edge_export.peft.caikit import is_caikit, read_caikit
 from mpt_edge_export.peft.importing import Imported, ImportOptions, import_adapter
@@ -62,11 +63,10 @@ def _install(imported: Imported, bundle: Bundle) -> None:
     shared = imported.prompt
     known = bundle.manifest.prompts.get(shared.name, {}).get("fingerprint") if shared else None
     with tempfile.TemporaryDirectory() as folder:
+        vectors = VectorFolder(Path(folder))
         for task in imported.tasks:
-            file = Path(folder) / f"{task.name}.safetensors"
             alone = shared is not None and shared.fingerprint != known
-            (_with_own_prompt(task, shared) if shared and alone else task).save(file)
-            bundle.install(file)
+            bundle.install(vectors.save(_with_own_prompt(task, shared) if shared and alone else task))
 
 
 def _with_own_prompt(task: TaskFile, shared: SharedPrompt) -> TaskFile:

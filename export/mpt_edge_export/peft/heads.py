@@ -14,13 +14,11 @@ from transformers import AutoModel
 
 from mpt_edge.errors import CorruptFileError, UnsupportedModelError
 from mpt_edge.heads import Head, Layer
-from mpt_edge.training.backbones import Backbone
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.backbones import EncoderBackbone
+from mpt_edge.training.generative import AnyBackbone
 from mpt_edge_export.peft.adapter import PeftAdapter
 
 Tensors = Mapping[str, NDArray[np.float32]]
-
-AnyBackbone = Backbone | GenerativeBackbone
 
 #: How the answer of each task type is read here.
 READOUTS = {
@@ -59,7 +57,7 @@ def head_of(adapter: PeftAdapter, backbone: AnyBackbone) -> Head | None:
             f"those of {', '.join(sorted(_SEQUENCE))} can."
         )
     tensors = dict(adapter.modules)
-    if isinstance(backbone, Backbone) and ("pooler.dense", "tanh") in layers:
+    if isinstance(backbone, EncoderBackbone) and ("pooler.dense", "tanh") in layers:
         tensors |= _pooler(backbone)
     found = [_layer(adapter, tensors, name, activation) for name, activation in layers]
     if tensors:
@@ -90,7 +88,7 @@ def _layer(adapter: PeftAdapter, tensors: dict[str, NDArray[np.float32]], name: 
     return Layer(weight, bias, activation)
 
 
-def _pooler(backbone: Backbone) -> dict[str, NDArray[np.float32]]:
+def _pooler(backbone: EncoderBackbone) -> dict[str, NDArray[np.float32]]:
     """Return the pooler of the base model; a checkpoint without one would get random values."""
     model, report = AutoModel.from_pretrained(backbone.folder, output_loading_info=True)
     if any(name.startswith("pooler.") for name in report["missing_keys"]):

@@ -15,9 +15,10 @@ from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.heads import Head
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import NAME, TaskFile
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
+from mpt_edge.vectors import VectorFolder
 from mpt_edge_export.peft.adapter import MULTITASK, PeftAdapter
-from mpt_edge_export.peft.heads import READOUTS, AnyBackbone, head_names, head_of
+from mpt_edge_export.peft.heads import READOUTS, head_names, head_of
 
 #: PEFT's layout and entry: prompt and text attend to each other, and the prompt enters in place of word embeddings.
 LAYOUT, ENTRY = "joint", "inputs_embeds"
@@ -31,7 +32,7 @@ _CALLED = {"causal": "a decoder-only model", "seq2seq": "an encoder-decoder mode
 _WITHOUT_TYPES = ("QUESTION_ANS", "FEATURE_EXTRACTION")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImportOptions:
     """What an adapter does not say.
 
@@ -71,10 +72,11 @@ class Imported:
 
     def save(self, folder: Path) -> None:
         """Write ``prompts/`` and ``tasks/``, as training leaves them."""
+        vectors = VectorFolder(folder)
         if self.prompt is not None:
-            self.prompt.save(folder / "prompts" / f"{self.prompt.name}.safetensors")
+            vectors.save(self.prompt)
         for task in self.tasks:
-            task.save(folder / "tasks" / f"{task.name}.safetensors")
+            vectors.save(task)
 
 
 def import_adapter(adapter: PeftAdapter, backbone: AnyBackbone, options: ImportOptions | None = None) -> Imported:
@@ -97,6 +99,8 @@ def import_adapter(adapter: PeftAdapter, backbone: AnyBackbone, options: ImportO
     options = options or ImportOptions()
     warnings = _check(adapter, backbone)
     name = options.name or _file_name(adapter.source)
+    if NAME.fullmatch(name) is None:
+        raise InputError(f"{name!r} cannot name a prompt; use letters, digits, dots, dashes and underscores.")
     head = head_of(adapter, backbone)
     layout, entry = _placement(backbone)
     shared = SharedPrompt(
@@ -124,17 +128,16 @@ def _placement(backbone: AnyBackbone) -> tuple[str, str]:
     if not isinstance(backbone, GenerativeBackbone):
         return LAYOUT, ENTRY
     layout = "prefix" if backbone.family == "causal" else LAYOUT
-    return layout, ENTRY if backbone.model.positions_from_zero else "first_layer"
+    return layout, ENTRY if backbone.model.positions_from_zero("first_layer") else "first_layer"
 
 
 def _check(adapter: PeftAdapter, backbone: AnyBackbone) -> list[str]:
     """Return warnings about an adapter that can be imported."""
     model = backbone.model
-    family = backbone.family if isinstance(backbone, GenerativeBackbone) else "encoder"
-    if _FAMILIES.get(adapter.task_type, "encoder") != family:
+    if _FAMILIES.get(adapter.task_type, "encoder") != backbone.family:
         raise UnsupportedModelError(
-            f"{adapter.source} is a {adapter.task_type} adapter, which {backbone.id}, {_CALLED[family]}, cannot run; "
-            "pass its base model."
+            f"{adapter.source} is a {adapter.task_type} adapter, which {backbone.id}, {_CALLED[backbone.family]}, "
+            "cannot run; pass its base model."
         )
     if adapter.prompt.shape[1] != model.hidden_size:
         raise MismatchError(

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import adapters
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,7 @@ from transformers import AutoModel, T5Config, T5ForConditionalGeneration
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
 from mpt_edge.prompts import compose
 from mpt_edge_export.peft import read_adapter
+from tests.support import adapters
 
 
 @pytest.fixture(scope="module")

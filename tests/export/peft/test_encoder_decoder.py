@@ -6,11 +6,9 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import adapters
 import numpy as np
 import pytest
 import torch
-from adapters import VIRTUAL
 from peft import PeftModel
 from transformers import AutoTokenizer
 
@@ -23,6 +21,8 @@ from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, export_adapter, import_adapter, read_adapter
 from mpt_edge_export.peft.command import import_command
+from tests.support import adapters
+from tests.support.adapters import VIRTUAL
 
 NEW = 9
 TEXTS = ["a witty film", "the gorgeous ball game was a dull vote", "atom"]
@@ -165,7 +165,7 @@ def test_prompt_that_caikit_folded(imports: Imports, tmp_path: Path) -> None:
     torch.save(rows[:VIRTUAL].clone(), tmp_path / "prompt/encoder.pt")
     torch.save(rows[VIRTUAL:].clone(), tmp_path / "prompt/decoder.pt")
     bundle = shutil.copytree(imports.root / "bundle", tmp_path / "bundle")
-    options = ImportOptions({"folded": 0}, max_length=30)
+    options = ImportOptions(tasks={"folded": 0}, max_length=30)
     imported = import_command(str(tmp_path / "prompt"), str(imports.backbone.folder), bundle, options)
     assert "further virtual tokens for the decoder's input" in imported.warnings[0]
     tokens, _ = ours(imports, Bundle.open(bundle), "folded")

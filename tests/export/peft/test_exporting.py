@@ -6,11 +6,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import adapters
 import numpy as np
 import pytest
 import torch
-from adapters import MODELS
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -19,9 +17,11 @@ import mpt_edge
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError, UnsupportedModelError
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, export_adapter, import_adapter, read_adapter
+from tests.support import adapters
+from tests.support.adapters import MODELS
 
 TEXTS = ["a witty film", "the gorgeous ball game was a dull vote", "atom"]
 PAIRS = [("law", "the vote in a party"), ("what film", "the witty one")]
@@ -29,12 +29,12 @@ TYPES = [task_type for task_type in MODELS if task_type not in ("CAUSAL_LM", "SE
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return load_backbone(str(adapters.save_base("bert", tmp_path_factory.mktemp("base") / "tiny-bert")))
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> EncoderBackbone:
+    return load_encoder(str(adapters.save_base("bert", tmp_path_factory.mktemp("base") / "tiny-bert")))
 
 
 @pytest.fixture(scope="module")
-def root(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(backbone: EncoderBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with PEFT's adapters, and the bundle that they were imported into."""
     root = tmp_path_factory.mktemp("root")
     for task_type in TYPES:
@@ -42,7 +42,7 @@ def root(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
         adapters.make_adapter(backbone.folder, task_type, root / task_type, **ranks)
         names = {f"{task_type}-{i}": i for i in range(3)}
         read = read_adapter(str(root / task_type))
-        import_adapter(read, backbone, ImportOptions(names, max_length=40, licence="mit")).save(root / "vectors")
+        import_adapter(read, backbone, ImportOptions(tasks=names, max_length=40, licence="mit")).save(root / "vectors")
     export_bundle(ExportPlan(backbone, [root / "vectors"], root / "bundle"))
     return root
 
@@ -62,7 +62,7 @@ def test_tensors_come_back_bit_for_bit(root: Path, tmp_path: Path, task_type: st
     assert after.items() <= before.items()
 
 
-def logits(model: PeftModel, backbone: Backbone, texts: list, **inputs: torch.Tensor) -> list[np.ndarray]:
+def logits(model: PeftModel, backbone: EncoderBackbone, texts: list, **inputs: torch.Tensor) -> list[np.ndarray]:
     rows = backbone.texts.encode(texts, 40)
     batch = backbone.texts.pad(rows)
     types = {"token_type_ids": torch.from_numpy(batch.token_type_ids)} if "QUESTION" not in type(model).__name__ else {}
@@ -76,13 +76,13 @@ def logits(model: PeftModel, backbone: Backbone, texts: list, **inputs: torch.Te
     return list(values) if values.ndim == 2 else [v[5 : 5 + len(row.ids)] for v, row in zip(values, rows, strict=True)]
 
 
-def peft(backbone: Backbone, task_type: str, folder: Path) -> PeftModel:
+def peft(backbone: EncoderBackbone, task_type: str, folder: Path) -> PeftModel:
     labels = {"num_labels": adapters.LABELS} if task_type in ("SEQ_CLS", "TOKEN_CLS") else {}
     return PeftModel.from_pretrained(MODELS[task_type].from_pretrained(backbone.folder, **labels), folder).eval()
 
 
 @pytest.mark.parametrize("task_type", ["SEQ_CLS", "TOKEN_CLS"])
-def test_peft_runs_a_multitask_adapter(root: Path, backbone: Backbone, tmp_path: Path, task_type: str) -> None:
+def test_peft_runs_a_multitask_adapter(root: Path, backbone: EncoderBackbone, tmp_path: Path, task_type: str) -> None:
     """Two tasks in another order than they were imported in: ids are positions."""
     names = [f"{task_type}-2", f"{task_type}-0"]
     assert export_adapter(Bundle.open(root / "bundle"), names, tmp_path / "a") == []
@@ -95,7 +95,7 @@ def test_peft_runs_a_multitask_adapter(root: Path, backbone: Backbone, tmp_path:
 
 
 @pytest.mark.parametrize("task_type", TYPES)
-def test_peft_runs_folded_adapters(root: Path, backbone: Backbone, tmp_path: Path, task_type: str) -> None:
+def test_peft_runs_folded_adapters(root: Path, backbone: EncoderBackbone, tmp_path: Path, task_type: str) -> None:
     names = [f"{task_type}-1", f"{task_type}-2"]
     assert export_adapter(Bundle.open(root / "bundle"), names, tmp_path / "a", fold=True) == []
     texts = PAIRS if task_type == "QUESTION_ANS" else TEXTS

@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import adapters
 import numpy as np
 import pytest
 import torch
-from adapters import VIRTUAL
 from peft import PeftModel
 from transformers import AutoTokenizer
 
@@ -24,6 +22,8 @@ from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, export_adapter, import_adapter, read_adapter
 from mpt_edge_export.peft.command import import_command
+from tests.support import adapters
+from tests.support.adapters import VIRTUAL
 
 NEW = 9
 TEXTS = ["a witty film", "the gorgeous ball game was a dull vote", "atom"]
@@ -142,7 +142,7 @@ def test_back_to_peft(imports: Imports, tmp_path: Path, fold: bool) -> None:
 
 def test_choice_of_given_texts(imports: Imports) -> None:
     read = read_adapter(str(imports.root / "plain"))
-    (task,) = import_adapter(read, imports.backbone, ImportOptions({"pick": 0}, labels=("yes", "no"))).tasks
+    (task,) = import_adapter(read, imports.backbone, ImportOptions(tasks={"pick": 0}, labels=("yes", "no"))).tasks
     assert (task.name, task.readout, task.labels, task.label_texts) == (
         "pick",
         "choice",
@@ -166,7 +166,7 @@ def test_prompt_that_caikit_folded(imports: Imports, tmp_path: Path) -> None:
         torch.save(encoder(torch.arange(VIRTUAL)[None], torch.tensor([1]))[0], tmp_path / "decoder.pt")
     config = f"base_model_name: {imports.backbone.folder}\nverbalizer: 'the film {{{{input}}}}'\n"
     (tmp_path / "config.yml").write_text(config)
-    options = ImportOptions({"folded": 0}, max_length=30)
+    options = ImportOptions(tasks={"folded": 0}, max_length=30)
     imported = import_command(str(tmp_path), str(imports.backbone.folder), tmp_path / "vectors", options)
     assert imported.warnings == []
     (task,) = imported.tasks

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import adapters
 import numpy as np
 import pytest
 import torch
-from adapters import VIRTUAL
-from conftest import save_tokenizer
 from peft import PeftModel
 from transformers import AutoModel, BertForMaskedLM, ElectraConfig
 
@@ -18,9 +15,12 @@ import mpt_edge
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnsupportedModelError
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.text import Text
-from mpt_edge.training.backbones import Backbone, load_backbone
+from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
+from tests.support import adapters
+from tests.support.adapters import VIRTUAL
+from tests.support.encoders import save_tokenizer
 
 TOLERANCE = 1e-4
 TEXTS = ["a witty film", "the gorgeous ball game was a dull vote", "atom", "good bad great cell star law"]
@@ -35,7 +35,7 @@ class Case:
     task_type: str
     multitask: bool
     peft: PeftModel
-    backbone: Backbone
+    backbone: EncoderBackbone
 
     def reference(self, texts: list[Text], task: int) -> tuple[np.ndarray, list[int]]:
         """Return what PEFT computes, prompt rows included, and each text's number of tokens.
@@ -75,7 +75,7 @@ class Case:
 class Imports:
     """One base model with adapters of every task type, imported into one bundle."""
 
-    backbone: Backbone
+    backbone: EncoderBackbone
     models: dict[str, PeftModel]
     adapters: dict[str, Path]
     bundle: Path
@@ -97,7 +97,7 @@ def tasks_of(name: str) -> dict[str, int]:
 def imports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Imports:
     root = tmp_path_factory.mktemp("imports")
     base = adapters.save_base(request.param, root / f"tiny-{request.param}")
-    backbone = load_backbone(str(base))
+    backbone = load_encoder(str(base))
     models, places = {}, {}
     for name in NAMES:
         task_type, _, method = name.rpartition("-")
@@ -105,7 +105,7 @@ def imports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         ranks = {"num_ranks": 2} if name == "SEQ_CLS-multitask" and request.param == "roberta" else {}
         models[name] = adapters.make_adapter(base, task_type, places[name], multitask=method == "multitask", **ranks)
         kind = "pair" if name in OF_PAIRS else "classification"
-        options = ImportOptions(tasks_of(name), kind=kind, max_length=40)
+        options = ImportOptions(tasks=tasks_of(name), kind=kind, max_length=40)
         imported = import_adapter(read_adapter(str(places[name])), backbone, options)
         assert imported.warnings == []
         imported.save(root / "vectors")
@@ -163,9 +163,9 @@ def test_values_are_the_adapters_bit_for_bit(imports: Imports, name: str) -> Non
 def test_heads_of_robertas_kin(tmp_path: Path, kind: str) -> None:
     """Their code is RoBERTa's, so no graph is exported: the head on our PyTorch states gives PEFT's logits."""
     base = adapters.save_base(kind, tmp_path / f"tiny-{kind}")
-    backbone = load_backbone(str(base))
+    backbone = load_encoder(str(base))
     peft = adapters.make_adapter(base, "SEQ_CLS", tmp_path / "adapter")
-    imported = import_adapter(read_adapter(str(tmp_path / "adapter")), backbone, ImportOptions({"x": 2}))
+    imported = import_adapter(read_adapter(str(tmp_path / "adapter")), backbone, ImportOptions(tasks={"x": 2}))
     shared, task = imported.prompt, imported.tasks[0]
     assert shared is not None
     assert shared.head is not None
@@ -189,17 +189,17 @@ def test_tasks_of_all_kinds_share_a_batch(imports: Imports) -> None:
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return load_backbone(str(adapters.save_base("bert", tmp_path_factory.mktemp("bert") / "tiny-bert")))
+def bert(tmp_path_factory: pytest.TempPathFactory) -> EncoderBackbone:
+    return load_encoder(str(adapters.save_base("bert", tmp_path_factory.mktemp("bert") / "tiny-bert")))
 
 
 @pytest.fixture
-def adapter(bert: Backbone, tmp_path: Path) -> Path:
+def adapter(bert: EncoderBackbone, tmp_path: Path) -> Path:
     adapters.make_adapter(bert.folder, "SEQ_CLS", tmp_path / "my adapter!")
     return tmp_path / "my adapter!"
 
 
-def test_names_without_any_given(bert: Backbone, adapter: Path) -> None:
+def test_names_without_any_given(bert: EncoderBackbone, adapter: Path) -> None:
     imported = import_adapter(read_adapter(str(adapter)), bert)
     assert [task.name for task in imported.tasks] == ["my-adapter-0", "my-adapter-1", "my-adapter-2"]
     assert imported.prompt is not None
@@ -215,7 +215,7 @@ def test_names_without_any_given(bert: Backbone, adapter: Path) -> None:
     assert (task.training["method"], task.training["task_type"]) == ("MULTITASK_PROMPT_TUNING", "SEQ_CLS")
 
 
-def test_labels(bert: Backbone, adapter: Path) -> None:
+def test_labels(bert: EncoderBackbone, adapter: Path) -> None:
     read = read_adapter(str(adapter))
     assert import_adapter(read, bert, ImportOptions(labels=("a", "b", "c"))).tasks[0].labels == ("a", "b", "c")
     for wrong in (("a", "b"), ("a", "b", "b")):
@@ -223,37 +223,39 @@ def test_labels(bert: Backbone, adapter: Path) -> None:
             import_adapter(read, bert, ImportOptions(labels=wrong))
 
 
-def test_name_that_is_no_file_name(bert: Backbone, adapter: Path) -> None:
+def test_name_that_is_no_file_name(bert: EncoderBackbone, adapter: Path) -> None:
     with pytest.raises(InputError, match=r"'\.\./x' cannot name a task"):
-        import_adapter(read_adapter(str(adapter)), bert, ImportOptions({"../x": 0}))
+        import_adapter(read_adapter(str(adapter)), bert, ImportOptions(tasks={"../x": 0}))
+    with pytest.raises(InputError, match="'my prompt' cannot name a prompt"):
+        import_adapter(read_adapter(str(adapter)), bert, ImportOptions(tasks={"x": 0}, name="my prompt"))
 
 
-def test_another_base_model_is_warned_of(bert: Backbone, adapter: Path) -> None:
+def test_another_base_model_is_warned_of(bert: EncoderBackbone, adapter: Path) -> None:
     read = replace(read_adapter(str(adapter)), base_model="someone/else")
     assert import_adapter(read, bert).warnings == [
         f"{adapter} names someone/else as its base model; tiny-bert was passed."
     ]
 
 
-def test_another_width(bert: Backbone, adapter: Path) -> None:
+def test_another_width(bert: EncoderBackbone, adapter: Path) -> None:
     read = read_adapter(str(adapter))
     read = replace(read, prompt=read.prompt[:, :16])
     with pytest.raises(MismatchError, match=r"trained on a model of width 16 .* tiny-bert has 32; pass its base model"):
         import_adapter(read, bert)
 
 
-def test_more_virtual_tokens_than_positions(bert: Backbone, adapter: Path) -> None:
+def test_more_virtual_tokens_than_positions(bert: EncoderBackbone, adapter: Path) -> None:
     read = replace(read_adapter(str(adapter)), length=46)
     with pytest.raises(MismatchError, match="46 virtual tokens, too many for tiny-bert"):
         import_adapter(read, bert)
 
 
-def test_head_that_was_not_saved(bert: Backbone, adapter: Path) -> None:
+def test_head_that_was_not_saved(bert: EncoderBackbone, adapter: Path) -> None:
     with pytest.raises(CorruptFileError, match="lacks the trained 'classifier' of its SEQ_CLS head"):
         import_adapter(replace(read_adapter(str(adapter)), modules={}), bert)
 
 
-def test_other_modules_that_were_trained(bert: Backbone, adapter: Path) -> None:
+def test_other_modules_that_were_trained(bert: EncoderBackbone, adapter: Path) -> None:
     read = read_adapter(str(adapter))
     more = {**read.modules, "bert.encoder.layer.0.output.dense.weight": np.ones((2, 2), np.float32)}
     with pytest.raises(UnsupportedModelError, match=r"also changes 'bert\.encoder.* which stays frozen here"):
@@ -265,10 +267,10 @@ def test_base_model_without_a_pooler(adapter: Path, tmp_path: Path) -> None:
     folder = adapters.save_base("bert", tmp_path / "tiny-bert")
     BertForMaskedLM.from_pretrained(folder).save_pretrained(folder)
     with pytest.raises(UnsupportedModelError, match="has no pooler, so PEFT gave the classifier a random one"):
-        import_adapter(read_adapter(str(adapter)), load_backbone(str(folder)))
+        import_adapter(read_adapter(str(adapter)), load_encoder(str(folder)))
 
 
-def test_regression(bert: Backbone, tmp_path: Path) -> None:
+def test_regression(bert: EncoderBackbone, tmp_path: Path) -> None:
     adapters.make_adapter(bert.folder, "SEQ_CLS", tmp_path / "a")
     read = read_adapter(str(tmp_path / "a"))
     one = {name: value[:1] for name, value in read.modules.items()}
@@ -285,10 +287,10 @@ def test_narrow_embeddings(tmp_path: Path) -> None:
     base = adapters.save_base("electra", tmp_path / "wide")
     adapters.make_adapter(base, "TOKEN_CLS", tmp_path / "a")
     with pytest.raises(UnsupportedModelError, match="narrower embeddings than layers"):
-        import_adapter(read_adapter(str(tmp_path / "a")), load_backbone(str(folder)))
+        import_adapter(read_adapter(str(tmp_path / "a")), load_encoder(str(folder)))
 
 
-def test_two_places_in_one_bundle_are_refused(bert: Backbone, adapter: Path, tmp_path: Path) -> None:
+def test_two_places_in_one_bundle_are_refused(bert: EncoderBackbone, adapter: Path, tmp_path: Path) -> None:
     import_adapter(read_adapter(str(adapter)), bert).save(tmp_path / "vectors")
     values = np.ones((3, 32), np.float16)
     SharedPrompt("ours", values, "prefix", bert.fingerprint).save(tmp_path / "vectors/prompts/ours.safetensors")

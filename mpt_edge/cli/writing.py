@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 
 from mpt_edge.cli.table import shown
 from mpt_edge.errors import InputError
-from mpt_edge.model import Model
+from mpt_edge.generation.options import Options
+from mpt_edge.model import Model, Task
 from mpt_edge.text import Text
-from mpt_edge.writing import TextModel
+from mpt_edge.text_model import TextModel
 
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest text to write, in tokens.", show_default="the task's")]
 Temperature = Annotated[float | None, typer.Option(help="Above 0, tokens are drawn.", show_default="0")]
@@ -24,35 +25,36 @@ Seed = Annotated[int | None, typer.Option(help="Fixes what is drawn.", show_defa
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the text; repeatable.", show_default="the task's")]
 
 
-def options_for(model: Model | TextModel, given: dict[str, Any]) -> dict[str, Any]:
+def options_for(model: Model, given: Options) -> Options:
     """Return the options that were given.
 
     Raises:
         InputError: there are some, and the model writes no text.
     """
     found = {name: value for name, value in given.items() if value not in (None, [])}
-    if found and isinstance(model, Model):
+    if found and not isinstance(model, TextModel):
         option = next(iter(found)).replace("_", "-")
         raise InputError(f"the tasks of {model.bundle.folder} write no text; leave --{option} out.")
-    return found
+    return cast("Options", found)
 
 
-def one_text(model: Model | TextModel, texts: Sequence[str] | None, task: str | None) -> bool:
-    """Return whether a single text is to be written, for someone who watches."""
-    if not isinstance(model, TextModel) or task is None or not texts or len(texts) != 1:
-        return False
-    return model.task(task).file.readout == "generation"
-
-
-def write(model: TextModel, text: Text, task: str, options: dict[str, Any]) -> None:
-    """Print a text as it is written; beams know theirs only at the end."""
+def watched(model: Model, texts: Sequence[str] | None, task: str | None) -> Task | None:
+    """Return the task, where it writes and is asked for a single text, which someone then watches; else None."""
+    if task is None or not texts or len(texts) != 1:
+        return None
     selected = model.task(task)
-    if options.get("num_beams", selected.file.generation.get("num_beams", 1)) > 1:
-        answer = selected(text, **options)
+    return selected if selected.file.readout == "generation" else None
+
+
+def write(task: Task, text: Text, options: Options) -> None:
+    """Print a text as it is written; beams know theirs only at the end."""
+    beams = options.get("num_beams") or task.file.generation.get("num_beams", 1)
+    if beams > 1:
+        answer = task(text, **options)
         sys.stdout.write(shown(answer.label, sys.stdout))
         truncated = answer.truncated
     else:
-        stream = selected.stream(text, **options)
+        stream = task.stream(text, **options)
         truncated = stream.truncated
         for piece in stream:
             sys.stdout.write(shown(piece, sys.stdout))
@@ -60,5 +62,5 @@ def write(model: TextModel, text: Text, task: str, options: dict[str, Any]) -> N
     sys.stdout.write("\n")
     sys.stdout.flush()
     if truncated:
-        side = "beginning" if selected.file.generation.get("cut") == "left" else "end"
-        print(f"mpt-edge: the text is too long for {task!r}; its {side} was left out.", file=sys.stderr)
+        side = "beginning" if task.file.cut == "left" else "end"
+        print(f"mpt-edge: the text is too long for {task.name!r}; its {side} was left out.", file=sys.stderr)

@@ -15,47 +15,31 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.text import Encoded, Text
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.classifying import ClassifyingObjective
 from mpt_edge.training.data import TaskData, encode
-from mpt_edge.training.objectives import (
-    Distillation,
-    Loss,
-    Teacher,
-    taught_loss,
-)
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.similarity import TRAINING_SCALE, Context, LabelTexts, Reading, read, similarities
+from mpt_edge.training.task_objective import Distillation, Loss, Teacher
 
 
-class Objective(ClassifyingObjective):
+class SimilarityObjective(ClassifyingObjective):
     """Classification by similarity to label texts, on an encoder; see `TaskObjective`."""
 
-    backbone: Backbone
+    backbone: EncoderBackbone
     readout = "similarity"
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: EncoderBackbone,
         tasks: Sequence[TaskData],
         label_texts: Sequence[Sequence[Sequence[str]]],
         distillation: Distillation | None = None,
         layout: str = "prefix",
         entry: str = "first_layer",
     ) -> None:
-        """Tokenise everything.
-
-        Args:
-            backbone: the frozen encoder.
-            tasks: the tasks.
-            label_texts: for each task, each label's texts.
-            distillation: teachers of the tasks, or None for the task's loss alone.
-            layout: ``"prefix"`` or ``"joint"``.
-            entry: ``"first_layer"`` or ``"inputs_embeds"``.
-        """
-        self.layout, self.entry = layout, entry
-        self.backbone, self.tasks, self.label_texts, self.distillation = backbone, tasks, label_texts, distillation
-        self.max_lengths = [min(task.recipe.max_length, backbone.max_length) for task in tasks]
+        """Tokenise everything; arguments are those of `TaskObjective`."""
+        super().__init__(backbone, tasks, label_texts, distillation, layout, entry)
         self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(tasks)]
         self._labels = [
             LabelTexts.encode(backbone, texts, n) for texts, n in zip(label_texts, self.max_lengths, strict=True)
@@ -70,17 +54,22 @@ class Objective(ClassifyingObjective):
             rng: draws the labels and their texts.
         """
         rows = [self.train_rows[batch.task][i] for i in batch.rows]
-        gold = np.array([self.tasks[batch.task].train.labels[i] for i in batch.rows])
-        label_rows, labels = self._labels[batch.task].sample(gold, rng)
+        gold = self._gold(batch.task, batch.rows)
+        # Parts of a batch are compared with the same labels as the whole: those that it has, and some others.
+        present = gold if batch.whole is None else self._gold(batch.task, batch.whole)
+        label_rows, labels = self._labels[batch.task].sample(present, rng)
         logits, texts = self._read(prompt, rows, label_rows)
         targets = torch.tensor([int(np.flatnonzero(labels == label)[0]) for label in gold], device=logits.device)
         task = functional.cross_entropy(logits, targets)
-        if self.distillation is None:
-            zero = torch.zeros_like(task)
-            return Loss(task, zero, zero, task)
-        with torch.no_grad():
-            teacher_logits, taught = self._taught(self.distillation.teachers[batch.task], rows, label_rows, labels)
-        return taught_loss(task, (logits, texts.hidden), (teacher_logits, taught.hidden), texts.mask, self.distillation)
+
+        def taught(teacher: Teacher) -> tuple[Tensor, Tensor]:
+            return self._taught(teacher, rows, label_rows, labels)
+
+        return self._with_teacher(task, batch, (logits, texts.hidden), texts.mask, taught)
+
+    def _gold(self, index: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the labels of training rows."""
+        return np.array([self.tasks[index].train.labels[i] for i in rows], np.int64)
 
     def label_scores(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Return cosine similarities ``(rows, labels)`` of one task's texts under a prompt ``(l, d)`` or none."""
@@ -92,13 +81,14 @@ class Objective(ClassifyingObjective):
 
     def _taught(
         self, teacher: Teacher, rows: list[Encoded], label_rows: list[Encoded], labels: NDArray[np.int64]
-    ) -> tuple[Tensor, Reading]:
-        """Return a teacher's logits ``(rows, labels)``, and what it makes of the texts."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return a teacher's logits ``(rows, labels)``, and its hidden states of the texts ``(rows, tokens, d)``."""
         context = Context.of(self.backbone, teacher.prompt, teacher.layout, teacher.entry)
         if teacher.head is None:
-            return self._compared(context, rows, label_rows)
+            logits, texts = self._compared(context, rows, label_rows)
+            return logits, texts.hidden
         texts = read(self.backbone, rows, context)
-        return teacher.answers(texts.first, labels), texts
+        return teacher.answers(texts.first, labels), texts.hidden
 
     def _compared(self, context: Context, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
         both = read(self.backbone, [*rows, *labels], context)
@@ -107,4 +97,5 @@ class Objective(ClassifyingObjective):
             return TRAINING_SCALE * texts.embeddings @ named.T, texts
 
     def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
+        """Tokenise texts of a task, cut at the end as the device does for this readout."""
         return encode(self.backbone.texts, self.tasks[index].recipe, texts, self.max_lengths[index])

@@ -11,7 +11,7 @@ from mpt_edge.training.decoding import TorchDecoding
 
 def opened(model: PromptedCausal, texts: list[list[int]]) -> tuple[TorchDecoding, Floats]:
     """Read texts of different lengths, and return the state and the logits behind each."""
-    decoding = TorchDecoding(model, None, len(texts))
+    decoding = TorchDecoding(model, None, "first_layer", len(texts))
     longest = max(map(len, texts))
     tokens = np.array([text + [0] * (longest - len(text)) for text in texts])
     mask = np.array([[1] * len(text) + [0] * (longest - len(text)) for text in texts])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.heads import Head
-from mpt_edge.text import Encoded
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.text import Encoded, Text
 from mpt_edge.training.data import Rows, TaskData
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.generative import AnyBackbone
 from mpt_edge.training.schedule import TaskBatch
+
+#: Rows that are read at once where nothing is learned.
+_BATCH = 32
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -118,14 +122,31 @@ class TaskObjective(ABC):
         max_lengths: for each task the longest input in tokens.
     """
 
-    backbone: Backbone | GenerativeBackbone
-    tasks: Sequence[TaskData]
-    label_texts: Sequence[Sequence[Sequence[str]]]
-    distillation: Distillation | None
-    layout: str
-    entry: str
+    backbone: AnyBackbone
     train_rows: list[list[Encoded]]
-    max_lengths: list[int]
+
+    def __init__(
+        self,
+        backbone: AnyBackbone,
+        tasks: Sequence[TaskData],
+        label_texts: Sequence[Sequence[Sequence[str]]],
+        distillation: Distillation | None = None,
+        layout: str = "prefix",
+        entry: str = "first_layer",
+    ) -> None:
+        """Keep what an objective is made of; tokenising is left to the kinds of objective.
+
+        Args:
+            backbone: the frozen model.
+            tasks: the tasks.
+            label_texts: for each task, each label's texts.
+            distillation: teachers of the tasks, or None for the task's loss alone.
+            layout: ``"prefix"`` or ``"joint"``.
+            entry: where prompts enter, one of `mpt_edge.prompts.ENTRIES`.
+        """
+        self.backbone, self.tasks, self.label_texts, self.distillation = backbone, tasks, label_texts, distillation
+        self.layout, self.entry = layout, entry
+        self.max_lengths = [min(task.recipe.max_length, backbone.max_length) for task in tasks]
 
     def template(self, index: int) -> str:
         """Return one task's template as its file has it."""
@@ -133,7 +154,10 @@ class TaskObjective(ABC):
 
     @abstractmethod
     def loss(self, prompt: Tensor | None, batch: TaskBatch, rng: np.random.Generator) -> Loss:
-        """Return the loss of one task's batch under its prompt ``(l, d)`` or none."""
+        """Return the loss of one task's batch under its prompt ``(l, d)`` or none.
+
+        Of a part of a batch it is that part's share: the parts' losses, and gradients, add up to the whole batch's.
+        """
 
     @abstractmethod
     def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
@@ -159,6 +183,52 @@ class TaskObjective(ABC):
             found["distillation"] = [values, given.weight, given.temperature, given.hidden]
             found["distillation"] += [[t.layout, t.entry, list(t.outputs)] for t in given.teachers]
         return found
+
+    def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
+        """Tokenise texts of a task, each cut so that the template stays whole."""
+        return [self.backbone.texts.fit(self.template(index), text, self.max_lengths[index]) for text in texts]
+
+    def _counts(self, index: int, row: int) -> tuple[int, int]:
+        """Return how many answers a training row has in the task's loss, and how many of its hidden states count."""
+        return 1, len(self.train_rows[index][row].ids)
+
+    def _shares(self, batch: TaskBatch) -> tuple[float, float]:
+        """Return which parts of the whole batch's answers and hidden states are a batch's own."""
+        if batch.whole is None:
+            return 1.0, 1.0
+        own, all_ = (np.sum([self._counts(batch.task, i) for i in rows], 0) for rows in (batch.rows, batch.whole))
+        answers, states = own / all_
+        return float(answers), float(states)
+
+    def _with_teacher(
+        self,
+        task: Tensor,
+        batch: TaskBatch,
+        student: tuple[Tensor, Tensor],
+        mask: Tensor,
+        taught: Callable[[Teacher], tuple[Tensor, Tensor]],
+    ) -> Loss:
+        """Return a task's loss with what its teacher adds, or alone where there are no teachers.
+
+        Args:
+            task: the task's loss, a mean over the batch's answers.
+            batch: the batch, or a part of one, whose means then count by its share.
+            student: logits ``(rows, classes)`` and hidden states ``(rows, tokens, d)``.
+            mask: 1 for tokens whose hidden states count, ``(rows, tokens)``.
+            taught: returns the same two of a teacher; called without gradient.
+        """
+        shares = self._shares(batch)
+        if self.distillation is None:
+            zero = torch.zeros_like(task)
+            return Loss(task * shares[0], zero, zero, task * shares[0])
+        with torch.no_grad():
+            teacher = taught(self.distillation.teachers[batch.task])
+        return taught_loss(task, student, teacher, mask, self.distillation, shares)
+
+
+def in_batches(rows: Sequence[_Row]) -> list[Sequence[_Row]]:
+    """Cut rows into batches of a size that is read at once where nothing is learned."""
+    return [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
 
 
 def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -194,6 +264,7 @@ def taught_loss(
     teacher: tuple[Tensor, Tensor],
     mask: Tensor,
     distillation: Distillation,
+    shares: tuple[float, float] = (1.0, 1.0),
 ) -> Loss:
     """Return the task's loss with what the teacher adds (equation 5).
 
@@ -203,7 +274,9 @@ def taught_loss(
         teacher: likewise.
         mask: 1 for tokens whose hidden states count, ``(rows, tokens)``.
         distillation: weight, temperature, and whether hidden states count.
+        shares: what a mean over answers, and one over hidden states, count for: less than 1 for a part of a batch.
     """
     divergence = logit_loss(student[0], teacher[0], distillation.temperature)
     distance = hidden_loss(student[1], teacher[1], mask) if distillation.hidden else torch.zeros_like(task)
+    task, divergence, distance = task * shares[0], divergence * shares[0], distance * shares[1]
     return Loss(task, divergence, distance, task + distillation.weight * (divergence + distance))

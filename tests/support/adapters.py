@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import save_tokenizer
 from peft import MultitaskPromptTuningConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoModel,
@@ -30,6 +29,8 @@ from transformers import (
     T5Config,
     XLMRobertaConfig,
 )
+
+from tests.support.encoders import save_tokenizer
 
 VIRTUAL = 5
 LABELS = 3

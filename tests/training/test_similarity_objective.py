@@ -1,4 +1,4 @@
-"""The loss and its parts against plain formulas."""
+"""The loss of similarity to label texts, and what a teacher adds, against plain formulas."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from scipy.special import log_softmax
 from transformers import BertModel
 
-from mpt_edge.training.backbones import Backbone
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import Rows, TaskData
-from mpt_edge.training.objective import Objective
-from mpt_edge.training.objectives import Distillation, Teacher, hidden_loss, logit_loss
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.similarity import TRAINING_SCALE
+from mpt_edge.training.similarity_objective import SimilarityObjective
+from mpt_edge.training.task_objective import Distillation, Teacher
 
 TEXTS = ["a witty film", "the dull bad movie", "a great game of ball", "bad"]
 LABELS = [1, 0, 1, 0]
@@ -38,36 +38,17 @@ def prompt(seed: int) -> torch.Tensor:
     return torch.randn(5, 32, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
-def test_logit_loss_is_the_divergence_from_the_teacher(temperature: float) -> None:
-    rng = np.random.default_rng(0)
-    student, teacher = rng.normal(0, 3, (2, 6, 4))
-    log_s, log_t = log_softmax(student / temperature, 1), log_softmax(teacher / temperature, 1)
-    expected = temperature**2 * np.mean(np.sum(np.exp(log_t) * (log_t - log_s), 1))
-    found = logit_loss(torch.tensor(student), torch.tensor(teacher), temperature)
-    assert float(found) == pytest.approx(expected, rel=1e-6)
-    assert float(logit_loss(torch.tensor(teacher), torch.tensor(teacher), temperature)) == pytest.approx(0, abs=1e-9)
-
-
-def test_hidden_loss_counts_visible_tokens_only() -> None:
-    rng = np.random.default_rng(0)
-    one, two = rng.normal(0, 1, (2, 2, 3, 4))
-    mask = np.array([[1, 1, 0], [1, 0, 0]])
-    expected = np.mean([np.mean((one[r, t] - two[r, t]) ** 2) for r, t in ((0, 0), (0, 1), (1, 0))])
-    assert float(hidden_loss(*map(torch.tensor, (one, two, mask)))) == pytest.approx(expected)
-
-
-def test_a_teacher_that_agrees_adds_nothing(tiny: Backbone, task: TaskData, batch: TaskBatch) -> None:
-    alone = Objective(tiny, [task], [WORDS]).loss(prompt(0), batch, np.random.default_rng(0))
-    taught = Objective(tiny, [task], [WORDS], Distillation([Teacher(prompt(0))]))
+def test_a_teacher_that_agrees_adds_nothing(tiny: EncoderBackbone, task: TaskData, batch: TaskBatch) -> None:
+    alone = SimilarityObjective(tiny, [task], [WORDS]).loss(prompt(0), batch, np.random.default_rng(0))
+    taught = SimilarityObjective(tiny, [task], [WORDS], Distillation([Teacher(prompt(0))]))
     loss = taught.loss(prompt(0), batch, np.random.default_rng(0))
     assert loss.parts()["total"] == pytest.approx(alone.parts()["total"], abs=1e-6)
     assert alone.parts() | {"total": 0, "task": 0} == {"task": 0, "logits": 0, "hidden": 0, "total": 0}
 
 
 @pytest.mark.parametrize("hidden", [True, False])
-def test_the_parts_add_up_to_equation_5(tiny: Backbone, task: TaskData, batch: TaskBatch, hidden: bool) -> None:
-    taught = Objective(tiny, [task], [WORDS], Distillation([Teacher(prompt(1))], 0.9, 2.0, hidden))
+def test_the_parts_add_up_to_equation_5(tiny: EncoderBackbone, task: TaskData, batch: TaskBatch, hidden: bool) -> None:
+    taught = SimilarityObjective(tiny, [task], [WORDS], Distillation([Teacher(prompt(1))], 0.9, 2.0, hidden))
     given = prompt(0).requires_grad_()
     loss = taught.loss(given, batch, np.random.default_rng(0))
     parts = loss.parts()
@@ -80,7 +61,9 @@ def test_the_parts_add_up_to_equation_5(tiny: Backbone, task: TaskData, batch: T
     assert not taught.distillation.teachers[0].prompt.requires_grad
 
 
-def test_cross_entropy_is_that_of_texts_read_one_by_one(tiny: Backbone, task: TaskData, batch: TaskBatch) -> None:
+def test_cross_entropy_is_that_of_texts_read_one_by_one(
+    tiny: EncoderBackbone, task: TaskData, batch: TaskBatch
+) -> None:
     """One text a call, without padding, labels in the task's order: batching must not change the loss."""
     given = prompt(3)
 
@@ -94,17 +77,17 @@ def test_cross_entropy_is_that_of_texts_read_one_by_one(tiny: Backbone, task: Ta
 
     logits = np.stack([embed(text) for text in TEXTS]) @ np.stack([embed(group[0]) for group in WORDS]).T
     expected = -log_softmax(TRAINING_SCALE * logits, 1)[range(4), LABELS].mean()
-    found = Objective(tiny, [task], [WORDS]).loss(given, batch, np.random.default_rng(0))
+    found = SimilarityObjective(tiny, [task], [WORDS]).loss(given, batch, np.random.default_rng(0))
     assert float(found.task) == pytest.approx(expected, abs=1e-4)
 
 
-def test_sampled_labels_keep_the_gold_ones_in_their_place(tiny: Backbone) -> None:
+def test_sampled_labels_keep_the_gold_ones_in_their_place(tiny: EncoderBackbone) -> None:
     """With more labels than a step reads, each row's target is still its own label."""
     count = 60
     rows = Rows([TEXTS[i % 4] for i in range(count)], list(range(count)))
     many = TaskData(Recipe("many", "t", "v", max_length=16), tuple(map(str, range(count))), rows, rows, None)
     words = [[TEXTS[i % 4]] for i in range(count)]  # a row's own label text is the row itself
-    objective = Objective(tiny, [many], [words])
+    objective = SimilarityObjective(tiny, [many], [words])
     chosen = np.array([57, 2, 31, 12])
     loss = objective.loss(prompt(0), TaskBatch(0, chosen), np.random.default_rng(0))
     rng = np.random.default_rng(0)
@@ -116,8 +99,33 @@ def test_sampled_labels_keep_the_gold_ones_in_their_place(tiny: Backbone) -> Non
     assert float(loss.task) == pytest.approx(-log_softmax(found, 1)[range(4), places].mean(), abs=1e-4)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_parts_of_a_batch_add_up_to_it_over_sampled_labels(tiny: EncoderBackbone, size: int) -> None:
+    """More labels than a step reads: parts draw the same ones, and hidden states count by tokens."""
+    names = tuple(f"label {i}" for i in range(60))
+    texts = ["a witty film " * (1 + i) for i in range(4)]
+    rows = Rows(texts, [3, 50, 7, 21])
+    data = TaskData(Recipe("many", "t", "v", max_length=32), names, rows, rows, None)
+    objective = SimilarityObjective(tiny, [data], [[[name] for name in names]], Distillation([Teacher(prompt(1))]))
+    everything, found = np.arange(4), []
+    for batches in (
+        [TaskBatch(0, everything)],
+        [TaskBatch(0, everything[start : start + size], everything) for start in range(0, 4, size)],
+    ):
+        given, parts = prompt(0).requires_grad_(), []
+        for batch in batches:
+            loss = objective.loss(given, batch, np.random.default_rng(5))
+            loss.total.backward()
+            parts.append(loss.parts())
+        assert given.grad is not None
+        found.append(({name: sum(part[name] for part in parts) for name in parts[0]}, given.grad))
+    (whole, gradient), (summed, added) = found
+    assert summed == pytest.approx(whole, rel=1e-5)
+    assert torch.allclose(gradient, added, rtol=1e-3, atol=1e-6)
+
+
 def test_joint_layout_reads_prompt_and_text_as_transformers_does(
-    tiny: Backbone, tiny_folder: Path, task: TaskData, batch: TaskBatch
+    tiny: EncoderBackbone, tiny_folder: Path, task: TaskData, batch: TaskBatch
 ) -> None:
     """The reference is an unchanged BertModel whose encoder gets prompt rows and embedded text in one."""
     given = prompt(3)
@@ -132,8 +140,8 @@ def test_joint_layout_reads_prompt_and_text_as_transformers_does(
 
     logits = np.stack([embed(text) for text in TEXTS]) @ np.stack([embed(group[0]) for group in WORDS]).T
     expected = -log_softmax(TRAINING_SCALE * logits, 1)[range(4), LABELS].mean()
-    objective = Objective(tiny, [task], [WORDS], layout="joint")
+    objective = SimilarityObjective(tiny, [task], [WORDS], layout="joint")
     found = objective.loss(given, batch, np.random.default_rng(0))
     assert float(found.task) == pytest.approx(expected, abs=1e-4)
     assert np.abs(objective.label_scores(0, given, TEXTS) - logits).max() < 1e-5
-    assert objective.identity() != Objective(tiny, [task], [WORDS]).identity()
+    assert objective.identity() != SimilarityObjective(tiny, [task], [WORDS]).identity()

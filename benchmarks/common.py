@@ -1,0 +1,29 @@
+"""What several benchmarks need: calls timed in turn, and figures that are there already."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def timed(calls: Mapping[Name, Callable[[], object]], repeats: int, warm: int = 1) -> dict[Name, float]:
+    """Return the median seconds of each call, taken in turn after ``warm`` that are not counted."""
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
+    for number in range(repeats + warm):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if number >= warm:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: median(found) for name, found in seconds.items()}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Return the figures in a file of JSON lines; none where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

@@ -1,0 +1,201 @@
+"""The bundle of a model that generates, loaded: tasks that write text, or choose among texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpt_edge.answers import Generation, Prediction, Stream, classify
+from mpt_edge.backbone import Floats
+from mpt_edge.bundle import Bundle
+from mpt_edge.causal import OnnxCausal
+from mpt_edge.decoding import Decoding, WritingBackbone
+from mpt_edge.errors import InputError
+from mpt_edge.generation.beams import BeamRow, follow
+from mpt_edge.generation.choice import likelihoods
+from mpt_edge.generation.options import NAMES, GenerationOptions, Options
+from mpt_edge.generation.search import Row, write
+from mpt_edge.generation.streaming import TextStream, stop_check
+from mpt_edge.model import Model, Selected, naming_text
+from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.text import Encoded, checked
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One text to answer: its tokens, its task, and how its answer is written."""
+
+    row: Encoded
+    task: Selected
+    options: GenerationOptions
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the answer is one of the task's label texts."""
+        return self.task.file.readout == "choice"
+
+
+class TextModel(Model):
+    """A loaded bundle whose backbone generates.
+
+    Attributes:
+        bundle: the folder it was loaded from.
+        backbone: the exported graphs' calls, beneath tasks.
+    """
+
+    def __init__(self, bundle: Bundle, *, precision: str = "", threads: int = 0, verify: bool = True) -> None:
+        """Use `mpt_edge.load` instead."""
+        super().__init__(bundle)
+        graphs, manifest = bundle.graphs(precision, verify=verify), bundle.manifest
+        self.backbone: WritingBackbone
+        if manifest.family == "seq2seq":
+            encoder, decoder = graphs
+            self.backbone = OnnxSeq2Seq(encoder, decoder, manifest, threads=threads)
+        else:
+            (graph,) = graphs
+            self.backbone = OnnxCausal(graph, manifest, threads=threads)
+        self._eos = tuple(bundle.manifest.generation["eos_ids"])
+
+    def _compose(self, file: TaskFile) -> Selected:
+        shared, composed = self._composed(file)
+        choices = tuple(tuple(tokens) for tokens in self._texts.continuations([group[0] for group in file.label_texts]))
+        if not all(choices):
+            raise InputError(f"a label text of {file.name!r} has no tokens; train the task again with other texts.")
+        # In a decoder-only model both layouts are the same: no prompt row ever sees the text.
+        layout = shared.layout if self.backbone.writes_apart else "prefix"
+        return Selected(file, layout, composed, self.backbone.encode_prompt(composed, layout), choices=choices)
+
+    def _options(self, task: Selected, given: Options) -> GenerationOptions:
+        """Return what the task says about its text, and what the request says instead."""
+        values = {name: value for name, value in given.items() if value is not None or name not in NAMES}
+        return GenerationOptions.of(task.file.written | values)
+
+    def _limit(self, task: Selected) -> int:
+        return self._room(task, self._options(task, {}))
+
+    def _room(self, task: Selected, options: GenerationOptions) -> int:
+        """Return how many tokens of text there is room for, beside the prompt and what stands behind the text."""
+        context, rows = int(self.bundle.manifest.generation["context"]), len(task.file.u)
+        if task.file.readout == "choice":
+            behind, what, way = max(map(len, task.choices)), "tokens of the longest label", "train it with shorter ones"
+        else:
+            behind, what, way = options.max_new_tokens, "new tokens", "ask for fewer"
+        if self.backbone.writes_apart:
+            room, taken = context - rows, f"a prompt of {rows} rows leaves"
+            way = "train the task with a shorter prompt"
+        else:
+            room, taken = context - rows - behind, f"{behind} {what} and a prompt of {rows} rows leave"
+        if room < 1:
+            raise InputError(f"{taken} no room for a text in the model's {context}; {way}.")
+        return min(task.file.max_length, room)
+
+    def _request(self, text: object, task: Selected, given: Options) -> _Request:
+        options, file = self._options(task, given), task.file
+        row = self._texts.fit(file.template, checked(text, file.kind), self._room(task, options), file.cut)
+        return _Request(row, task, options)
+
+    def _answer(
+        self, texts: Sequence[object], tasks: Sequence[Selected], batch_size: int, options: Options
+    ) -> list[Prediction]:
+        requests = []
+        for i, (text, task) in enumerate(zip(texts, tasks, strict=True)):
+            with naming_text(i):
+                requests.append(self._request(text, task, options))
+        found: dict[int, Prediction] = {}
+        for places in _batches(requests, batch_size):
+            found |= zip(places, self._answer_batch([requests[i] for i in places]), strict=True)
+        return [found[i] for i in range(len(texts))]
+
+    def _answer_batch(self, requests: Sequence[_Request]) -> Sequence[Prediction]:
+        """Answer requests that are searched alike."""
+        decoding, logits = self._open(requests)
+        if requests[0].chooses:
+            scores = likelihoods(decoding, logits, [request.task.choices for request in requests])
+            return [
+                classify(request.task.file, score.astype(np.float32), truncated=request.row.truncated)
+                for request, score in zip(requests, scores, strict=True)
+            ]
+        if requests[0].options.num_beams > 1:
+            beams = [self._beams(request) for request in requests]
+            follow(decoding, logits, beams, self._eos)
+            return [self._followed(*item) for item in zip(beams, requests, strict=True)]
+        rows = [self._row(request) for request in requests]
+        for _ in write(decoding, logits, rows, self._eos):
+            pass
+        return [_generation(*item) for item in zip(requests, rows, strict=True)]
+
+    def _open(self, requests: Sequence[_Request]) -> tuple[Decoding, Floats]:
+        batch = self._texts.pad([request.row for request in requests])
+        return self.backbone.open(batch, [request.task.cache for request in requests])
+
+    def _front(self, request: _Request) -> list[int]:
+        """Return the tokens that a written text stands behind."""
+        return self.backbone.front(request.row.ids)
+
+    def _row(self, request: _Request) -> Row:
+        front = self._front(request)
+        return Row(TextStream(self._texts.tokenizer, front, request.options.stop), request.options, front)
+
+    def _beams(self, request: _Request) -> BeamRow:
+        front = self._front(request)
+        stops = stop_check(self._texts.tokenizer, request.options.stop, front)
+        return BeamRow(request.options, front, stops)
+
+    def _followed(self, beam: BeamRow, request: _Request) -> Generation:
+        tokens, finish = beam.best
+        written = self._row(replace(request, options=replace(request.options, num_beams=1)))
+        for token in tokens:
+            written.stream.push(token)
+            if written.stream.stopped:
+                break
+        written.stream.finish()
+        written.finish = "stop" if written.stream.stopped else finish
+        return _generation(request, written)
+
+    def _stream(self, text: object, task: Selected, options: Options) -> Stream:
+        if task.file.readout != "generation":
+            return super()._stream(text, task, options)
+        request = self._request(text, task, options)
+        if request.options.num_beams > 1:
+            raise InputError("beams know their text only at the end; stream with one beam.")
+        row = self._row(request)
+
+        def pieces() -> Iterator[str]:
+            begun = False
+            for _, piece in write(*self._open([request]), [row], self._eos):
+                fresh = piece if begun else piece.lstrip()
+                begun = begun or bool(fresh)
+                if fresh:
+                    yield fresh
+
+        return Stream(pieces(), lambda: _generation(request, row), truncated=request.row.truncated)
+
+
+def _batches(requests: Sequence[_Request], batch_size: int) -> Iterator[list[int]]:
+    """Yield the places of requests that are read and searched alike, those of similar length together.
+
+    What is read with every text (joint layout) is as long for all rows of a batch, and is no cache.
+    """
+    groups: dict[tuple[bool, int, int], list[int]] = {}
+    for i, request in enumerate(requests):
+        joint = len(request.task.prompt) if request.task.layout == "joint" else 0
+        groups.setdefault((request.chooses, request.options.num_beams, joint), []).append(i)
+    for members in groups.values():
+        ordered = sorted(members, key=lambda i: len(requests[i].row.ids))
+        yield from (ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size))
+
+
+def _generation(request: _Request, row: Row) -> Generation:
+    text = row.stream.text.lstrip()
+    return Generation(
+        task=request.task.file.name,
+        label=text,
+        score=0.0,
+        truncated=request.row.truncated,
+        text=text,
+        tokens=len(row.stream.tokens),
+        finish=row.finish,
+    )

@@ -1,0 +1,46 @@
+"""While a graph is made nothing is said, and afterwards logging is as the caller had it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from mpt_edge_export.quiet import quiet
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Put back what a failed test would leave disabled."""
+    before = logging.root.manager.disable
+    yield
+    logging.disable(before)
+
+
+def test_nothing_is_said_but_errors(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    log = logging.getLogger("somewhere")
+    with quiet():
+        print("step 1 of 3")
+        warnings.warn("old", stacklevel=1)
+        log.warning("advice")
+        log.error("broken")
+    assert capsys.readouterr().out == ""
+    assert not recwarn
+    assert caplog.messages == ["broken"]
+    log.warning("heard again")
+    assert caplog.messages == ["broken", "heard again"]
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO, logging.CRITICAL])
+def test_what_the_caller_disabled_stays_disabled(level: int) -> None:
+    logging.disable(level)
+    with quiet():
+        assert logging.root.manager.disable == max(level, logging.WARNING)
+    assert logging.root.manager.disable == level
+    with pytest.raises(ValueError, match="no graph"), quiet():
+        raise ValueError("no graph")
+    assert logging.root.manager.disable == level

@@ -1,0 +1,114 @@
+"""Tiny encoders, a batch for them, and transformers' own layers over a prompt and a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    PreTrainedModel,
+    RobertaConfig,
+)
+
+from mpt_edge.training.prompted import PromptedEncoder
+
+COMMON = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES = COMMON | {"intermediate_size": 48, "max_position_embeddings": 24, "initializer_range": 0.3}
+CONFIGS = {
+    "bert": BertConfig(**SIZES),
+    "roberta": RobertaConfig(**SIZES, type_vocab_size=1, pad_token_id=1),
+    "distilbert": DistilBertConfig(
+        vocab_size=60, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=24, initializer_range=0.3
+    ),
+    "electra": ElectraConfig(**SIZES, embedding_size=16),
+    "modernbert": ModernBertConfig(
+        **SIZES,
+        local_attention=6,
+        global_attn_every_n_layers=2,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        cls_token_id=2,
+        sep_token_id=3,
+    ),
+}
+PAD = {"roberta": 1}
+LENGTHS = (7, 1, 4)
+
+
+def batch(kind: str, side: str = "right") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return ids, mask and segment ids of three texts, padded on one side."""
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.full((len(LENGTHS), max(LENGTHS)), PAD.get(kind, 0))
+    mask, types = torch.zeros_like(ids), torch.zeros_like(ids)
+    for row, length in enumerate(LENGTHS):
+        at = slice(0, length) if side == "right" else slice(max(LENGTHS) - length, max(LENGTHS))
+        ids[row, at] = torch.randint(5, 60, (length,), generator=generator)
+        types[row, at] = torch.tensor([0] * (length // 2) + [1] * (length - length // 2))
+        mask[row, at] = 1
+    return ids, mask, types
+
+
+def segments(encoder: PromptedEncoder, types: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"token_type_ids": types} if encoder.token_types else {}
+
+
+def reference(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    types: dict[str, torch.Tensor],
+    prompt: torch.Tensor,
+    visible: torch.Tensor,
+) -> torch.Tensor:
+    """Run transformers' own layers over prompt and text under a mask ``(batch, queries, keys)``."""
+    embedded = model.embeddings(input_ids=ids, **types)
+    if hasattr(model, "embeddings_project"):
+        embedded = model.embeddings_project(embedded)
+    rows = torch.cat([prompt, embedded], dim=1)
+    if model.config.model_type == "modernbert":
+        return windowed(model, rows, visible, len(prompt[0]))
+    bias = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
+    stack = model.transformer if model.config.model_type == "distilbert" else model.encoder
+    return stack(rows, attention_mask=bias).last_hidden_state
+
+
+def windowed(model: PreTrainedModel, rows: torch.Tensor, visible: torch.Tensor, length: int) -> torch.Tensor:
+    """Run ModernBERT's own layers; where the prompt does not see the text, all of the text sees all of the prompt."""
+    places = torch.arange(rows.shape[1])
+    near = ((places[:, None] - places[None]).abs() <= model.config.local_attention // 2).expand_as(visible).clone()
+    if not visible[0, 0, length]:
+        near[:, length:, :length] = True
+    masks = {
+        kind: torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+        for kind, seen in (("full_attention", visible), ("sliding_attention", visible & near))
+    }
+    for layer in model.layers:
+        kind = layer.attention_type
+        turns = model.rotary_emb(rows, places[None], kind)
+        rows = layer(rows, attention_mask=masks[kind], position_embeddings=turns)
+    return model.final_norm(rows)
+
+
+@contextmanager
+def overwritten(layers: Sequence[nn.Module], prompt: torch.Tensor) -> Iterator[None]:
+    """Let each layer of an unchanged model read rows of ``prompt`` ``(l, layers, d)`` in front of its text."""
+
+    def hook(number: int) -> Any:
+        def change(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            hidden = args[0].clone()
+            hidden[:, : len(prompt)] = prompt[:, number]
+            return (hidden, *args[1:])
+
+        return change
+
+    handles = [layer.register_forward_pre_hook(hook(i)) for i, layer in enumerate(layers)]
+    yield
+    for handle in handles:
+        handle.remove()

@@ -1,0 +1,85 @@
+"""Tiny T5 models, and what transformers makes of a prompt and a text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import MT5Config, MT5ForConditionalGeneration, PreTrainedModel, T5Config, T5ForConditionalGeneration
+
+from mpt_edge.training.seq2seq import PromptedSeq2Seq
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 61,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 16,
+    "initializer_factor": 1.0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}
+KINDS: dict[str, tuple[type[PreTrainedModel], Any]] = {
+    "t5": (T5ForConditionalGeneration, T5Config(**SIZES)),
+    "flan-t5": (
+        T5ForConditionalGeneration,
+        T5Config(**SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    ),
+    "mt5": (MT5ForConditionalGeneration, MT5Config(**SIZES, tie_word_embeddings=False)),
+}
+LENGTH = 5
+
+
+def build(kind: str) -> tuple[PreTrainedModel, PromptedSeq2Seq]:
+    """Return an unchanged model and a prompted one with the same random weights, in float64.
+
+    Logits of these weights are in the tens, so float32 would hide a small mistake in its rounding.
+    """
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        cls, config = KINDS[kind]
+        models.append(cls(config).double().eval())
+        for name, parameter in models[-1].named_parameters():
+            if "relative_attention_bias" in name:  # so that wrong positions cannot hide
+                parameter.data.normal_(0, 1.5)
+    return models[0], PromptedSeq2Seq(models[1])
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    ids, out = torch.randint(3, 61, (2, 12)), torch.randint(3, 61, (2, 6))
+    out[:, 0] = 0
+    mask, out_mask = torch.ones_like(ids), torch.ones_like(out)
+    mask[1, 8:], out_mask[1, 4:] = 0, 0
+    return ids, mask, out, out_mask, 3 * torch.randn(LENGTH, 32).double()
+
+
+@torch.no_grad()
+def states(model: PreTrainedModel, text: torch.Tensor, prompt: torch.Tensor, *, prefix: bool) -> torch.Tensor:
+    """Encoder states of prompt and one text from the unchanged stack."""
+    rows = torch.cat([prompt, model.get_input_embeddings()(text)])[None]
+    mask = torch.zeros(1, 1, rows.shape[1], rows.shape[1], dtype=rows.dtype)
+    if prefix:
+        mask[..., : len(prompt), len(prompt) :] = -1e9
+    stack = model.get_encoder()
+    hidden, bias = rows, None
+    for block in stack.block:
+        hidden, bias, _ = block(hidden, attention_mask=mask, position_bias=bias)
+    return stack.final_layer_norm(hidden)
+
+
+@torch.no_grad()
+def reference(
+    model: PreTrainedModel, text: torch.Tensor, out: torch.Tensor, prompt: torch.Tensor, *, prefix: bool
+) -> torch.Tensor:
+    if not prefix:  # as PEFT feeds it
+        rows = torch.cat([prompt, model.get_input_embeddings()(text)])[None]
+        return model(inputs_embeds=rows, decoder_input_ids=out[None]).logits[0]
+    found = states(model, text, prompt, prefix=True)
+    return model(encoder_outputs=(found,), decoder_input_ids=out[None]).logits[0]

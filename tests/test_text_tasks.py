@@ -1,0 +1,288 @@
+"""Tasks that write and choose, through the public API alone, on a small model that every clone can make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+
+import mpt_edge
+from mpt_edge.answers import Generation
+from mpt_edge.bundle import Bundle
+from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
+from tests.support.writers import CONTEXT, LABELS, LENGTH, TEXTS
+
+NAMES = ["story", "ask", "mood", "other-story"]
+LONG = "The cat " * 300
+
+
+@pytest.fixture(scope="module")
+def model(writer_bundle: Path) -> Any:
+    return mpt_edge.load(writer_bundle, threads=1)
+
+
+@pytest.fixture
+def changed(writer_bundle: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that loads the bundle with a changed copy of one of its tasks, and selects that."""
+
+    def add(name: str, **changes: Any) -> Any:
+        replace(Bundle.open(writer_bundle).task(name), **changes).save(tmp_path / "task.safetensors")
+        return mpt_edge.load(writer_bundle, threads=1).add_task(tmp_path / "task.safetensors")
+
+    return add
+
+
+def whole(model: Any, text: str, **options: Any) -> Generation:
+    answer = model.task("story")(text, **options)
+    assert isinstance(answer, Generation)
+    return answer
+
+
+# Streams.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.9, "seed": 3}, {"repetition_penalty": 1.3}, {"stop": "way"}, {"max_new_tokens": 1}],
+    ids=str,
+)
+@pytest.mark.parametrize("text", TEXTS)
+def test_stream_gives_the_same_text_in_pieces(model: Any, text: str, options: dict[str, Any]) -> None:
+    pieces = list(model.task("story").stream(text, **options))
+    assert "".join(pieces) == whole(model, text, **options).label
+    assert all(pieces)
+    assert len(pieces) > 5 or options.get("max_new_tokens") == 1
+
+
+def test_a_piece_is_no_part_of_a_character(model: Any) -> None:
+    """Each of these characters is several tokens, and its first ones alone are no text yet."""
+    pieces = list(model.task("story").stream(TEXTS[1], max_new_tokens=40))
+    assert whole(model, TEXTS[1], max_new_tokens=40).tokens > len(pieces) + 5
+    assert {"日", "本", "🎉"} <= set(pieces)
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_stream_says_what_the_answer_says(model: Any) -> None:
+    """That the input was cut is known before the first piece, the whole answer behind the last."""
+    for text, truncated in (("The cat", False), (LONG, True)):
+        stream = model.task("story").stream(text, max_new_tokens=6)
+        assert (stream.truncated, stream.answer) == (truncated, None)
+        pieces = list(stream)
+        assert stream.answer == whole(model, text, max_new_tokens=6)
+        assert "".join(pieces) == stream.answer.label
+        assert stream.answer.truncated == truncated
+
+
+# Options.
+
+
+def test_why_a_text_ends(model: Any) -> None:
+    end = whole(model, TEXTS[0], max_new_tokens=60)
+    assert (end.finish, end.text) == ("eos", "sat on the mat and ate süße Törtchen 🍰 with Max. It was happy.")
+    short = whole(model, TEXTS[0], max_new_tokens=4)
+    assert (short.finish, short.tokens) == ("length", 4)
+    assert end.text.startswith(short.text)
+    stopped = whole(model, TEXTS[0], max_new_tokens=60, stop=["zebra", " with"])
+    assert (stopped.finish, stopped.text) == ("stop", end.text[: end.text.index(" with")])
+    assert whole(model, TEXTS[0], max_new_tokens=60, stop="zebra crossing") == end
+    longer = whole(model, TEXTS[0], min_new_tokens=end.tokens + 5, max_new_tokens=60)
+    assert longer.tokens >= end.tokens + 5
+    assert longer.text.startswith(end.text)
+
+
+def test_stop_texts_end_beams_too(model: Any) -> None:
+    options = {"num_beams": 3, "max_new_tokens": 40}
+    free = whole(model, TEXTS[1], **options)
+    stopped = whole(model, TEXTS[1], stop=" and", **options)
+    assert stopped.finish == "stop"
+    assert stopped.text == free.text[: free.text.index(" and")]
+
+
+def test_a_task_says_how_it_writes_and_a_request_says_otherwise(model: Any) -> None:
+    task = model.task("other-story")
+    (file_says, request_says) = task(TEXTS[0]), task(TEXTS[0], stop=[], max_new_tokens=60)
+    assert (file_says.finish, request_says.finish) == ("stop", "eos")
+    assert request_says.text.startswith(file_says.text + ".")
+    assert task(TEXTS[0], stop=None, max_new_tokens=None) == file_says
+    assert task(TEXTS[0], max_new_tokens=2).tokens == 2
+
+
+def test_seeds_fix_what_is_drawn(model: Any) -> None:
+    hot = {"temperature": 3.0, "max_new_tokens": 12}
+    drawn = [whole(model, TEXTS[0], seed=seed, **hot).text for seed in range(4)]
+    assert len(set(drawn)) == 4
+    assert whole(model, TEXTS[0], seed=2, **hot).text == drawn[2]
+    assert whole(model, TEXTS[0], **hot).text == drawn[0]
+    together = model.run(TEXTS, "story", seed=2, **hot)
+    assert [answer.text for answer in together] == [whole(model, text, seed=2, **hot).text for text in TEXTS]
+
+
+def test_nothing_is_drawn_where_one_token_is_left(model: Any) -> None:
+    greedy = whole(model, TEXTS[1])
+    assert whole(model, TEXTS[1], seed=9) == greedy
+    assert whole(model, TEXTS[1], temperature=3.0, top_k=1, seed=9) == greedy
+    assert whole(model, TEXTS[1], temperature=3.0, top_p=1e-6, seed=9) == greedy
+    assert whole(model, TEXTS[1], num_beams=1) == greedy
+
+
+def test_a_penalty_keeps_words_from_coming_back(model: Any) -> None:
+    free, held = (whole(model, TEXTS[1], repetition_penalty=penalty).text for penalty in (1.0, 50.0))
+    assert free.count("🎉") > 1
+    assert held.count("🎉") < 2
+
+
+@pytest.mark.parametrize(
+    ("call", "part"),
+    [
+        (lambda model: model.task("story")(""), "the text is empty"),
+        (lambda model: model.task("story")(["a", " "]), "text 2: the text is empty"),
+        (lambda model: model.task("story").stream("\n"), "the text is empty"),
+        (lambda model: model.task("story")(("a", "b")), "single texts"),
+        (lambda model: model.task("story")("a", max_new_tokens=0), "limit of 0 new tokens"),
+        (lambda model: model.task("story")("a", max_new_tokens=CONTEXT), "leave no room"),
+        (lambda model: model.task("story")("a", beams=3), "no option 'beams'"),
+        (lambda model: model.task("story")("a", max_new_tokens="5"), "must be a whole number, not '5'"),
+        (lambda model: model.task("story")("a", stop=5), "stop must be a text or a list of texts"),
+        (lambda model: model.task("story")("a", num_beams=2, temperature=1.0), "none are drawn"),
+        (lambda model: model.task("story").stream("a", top_p=2.0), "top_p above 0 and at most 1"),
+        (lambda model: model.task("story").stream("a", num_beams=2), "stream with one beam"),
+        (lambda model: model.task("mood").stream("a"), "chooses a label"),
+        (lambda model: model.run(["a"], ["story", "ask"]), "1 texts but 2 tasks"),
+        (lambda model: model.run(["a"], "story", batch_size=0), "batch size of 0"),
+        (lambda model: model.run(["a"], "story", seed=-1), "the seed must be 0 or more"),
+    ],
+)
+def test_bad_requests(model: Any, call: Callable[[Any], object], part: str) -> None:
+    with pytest.raises(InputError, match=part):
+        call(model)
+
+
+def test_unknown_task(model: Any) -> None:
+    with pytest.raises(UnknownTaskError, match="did you mean 'story'"):
+        model.task("storey")
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+@pytest.mark.parametrize("beams", [1, 2])
+def test_mixed_batch_equals_single_runs(model: Any, batch_size: int, beams: int) -> None:
+    texts, tasks = [text for text in TEXTS for _ in NAMES], NAMES * len(TEXTS)
+    options = {"num_beams": beams, "max_new_tokens": 10}
+    together = model.run(texts, tasks, batch_size=batch_size, **options)
+    assert [answer.task for answer in together] == tasks
+    for text, name, found in zip(texts, tasks, together, strict=True):
+        alone = model.task(name)(text, **options)
+        assert found.label == alone.label
+        assert type(found) is type(alone)
+        assert found.score == pytest.approx(alone.score, abs=1e-5)
+
+
+def test_list_in_list_out(model: Any) -> None:
+    for name in NAMES:
+        task = model.task(name)
+        assert [answer.label for answer in task(TEXTS)] == [task(text).label for text in TEXTS]
+        assert [answer.label for answer in task(TEXTS[:1])] == [task(TEXTS[0]).label]
+        assert task([]) == []
+    assert model.run([], []) == []
+
+
+def test_threads_give_the_same_answers(writer_bundle: Path, model: Any) -> None:
+    jobs = [(name, text) for name in NAMES for text in TEXTS] * 2
+    fresh = mpt_edge.load(writer_bundle, threads=1)  # so that the threads also race to select the tasks
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda job: fresh.task(job[0])(job[1]).label, jobs))
+    assert found == [model.task(name)(text).label for name, text in jobs]
+
+
+# What is read.
+
+
+def test_template(model: Any, changed: Callable[..., Any]) -> None:
+    plain = changed("ask", template="")
+    assert plain("Question: The cat\nAnswer:").text == model.task("ask")("The cat").text
+    assert plain("The cat").text != model.task("ask")("The cat").text
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", ["mood", "ask"])
+def test_long_text_loses_the_side_that_the_task_names(changed: Callable[..., Any], side: str, name: str) -> None:
+    """The answer is the one to the text cut by hand, with the template whole around it."""
+    task = changed(name, template="Question:{text}\nAnswer:", generation={"cut": side, "max_new_tokens": 8})
+    cats, dogs = [" cat"] * 100, [" dog"] * 100
+    (kept, other) = (cats, dogs) if side == "right" else (dogs, cats)
+    fits = next(count for count in range(100, 0, -1) if not task("".join(kept[:count])).truncated)
+    assert 40 < fits < 64
+    found, by_hand = task("".join([*cats, *dogs])), task("".join(kept[:fits]))
+    assert (found.truncated, by_hand.truncated) == (True, False)
+    assert found.label == by_hand.label
+    assert dict(found.scores) == pytest.approx(dict(by_hand.scores), abs=1e-6)
+    opposite = task("".join(other[:fits]))
+    assert (opposite.label, dict(opposite.scores)) != (found.label, dict(found.scores))
+
+
+def test_room_for_new_tokens_is_taken_from_the_text(changed: Callable[..., Any]) -> None:
+    task = changed("story", max_length=500, generation={"max_new_tokens": 100})
+    assert task.max_length == CONTEXT - LENGTH - 100
+    assert task.stream(LONG).truncated
+    assert task(LONG).tokens <= 100
+
+
+# Choice.
+
+
+def test_choice_gives_every_label_a_share(model: Any) -> None:
+    for text in TEXTS:
+        answer = model.task("mood")(text)
+        assert tuple(answer.scores) == tuple(LABELS)
+        assert sum(answer.scores.values()) == pytest.approx(1)
+        assert answer.score == answer.scores[answer.label] == max(answer.scores.values())
+    assert model.task("mood").labels == tuple(LABELS)
+
+
+def test_choice_takes_the_text_that_the_model_would_write(changed: Callable[..., Any]) -> None:
+    """The model knows how its sentences go on, whichever label that continuation belongs to."""
+    ends = (" sat on the mat", " had a red ball")
+    for labels in (ends, ends[::-1]):
+        task = changed("mood", label_texts=tuple((text,) for text in labels))
+        assert task("The cat").label == ("good", "bad")[labels.index(ends[0])]
+        assert task("Tom").label == ("good", "bad")[labels.index(ends[1])]
+
+
+def test_choice_leaves_room_for_its_labels_alone(writer_bundle: Path, changed: Callable[..., Any]) -> None:
+    """A label's tokens stand behind the text; a limit of new tokens has no say, and labels past the context none."""
+    tokenizer = Tokenizer.from_file(str(writer_bundle / "tokenizer.json"))
+    longest = max(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in LABELS.values())
+    task = changed("mood", max_length=500)
+    assert task.max_length == CONTEXT - LENGTH - longest
+    answer = task(LONG)
+    assert answer.truncated
+    assert answer == task(LONG, max_new_tokens=CONTEXT)
+    with pytest.raises(InputError, match=r"tokens of the longest label .* train the task with shorter label texts"):
+        changed("mood", label_texts=(("word " * 200,), ("other",)))("The cat")
+
+
+# Task files.
+
+
+@pytest.mark.parametrize("readout", ["similarity", "embedding"])
+def test_tasks_of_encoders_are_refused(writer_bundle: Path, model: Any, readout: str, tmp_path: Path) -> None:
+    """A model that writes has no pooled vector, and must not write where one is asked for."""
+    replace(Bundle.open(writer_bundle).task("mood"), readout=readout).save(tmp_path / "mood.safetensors")
+    for call in (model.add_task, Bundle.open(writer_bundle).install):
+        with pytest.raises(MismatchError, match="another kind of model than this causal one"):
+            call(tmp_path / "mood.safetensors")
+
+
+def test_task_attributes(model: Any) -> None:
+    task = model.task("story")
+    assert (task.name, task.kind, task.labels, task.max_length) == ("story", "generation", (), 64)
+    assert task.prompt.shape[0] == LENGTH
+    assert model.task("mood").kind == "classification"
+    assert model.tasks == sorted(NAMES)

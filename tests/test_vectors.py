@@ -1,0 +1,86 @@
+"""Folders of vectors: where files lie, what is found, and what is read back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpt_edge.errors import CorruptFileError
+from mpt_edge.prompts import SharedPrompt
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.vectors import VectorFolder, prompt_key, task_key, task_names
+
+PROMPT = SharedPrompt("mpt", np.ones((3, 4), np.float16), "prefix", "b" * 64)
+TASK = TaskFile(
+    name="mood",
+    kind="classification",
+    labels=("bad", "good"),
+    label_texts=(("bad",), ("good",)),
+    u=np.ones(3, np.float16),
+    v=np.ones(4, np.float16),
+    prompt="mpt",
+    prompt_sha256=PROMPT.fingerprint,
+    backbone="b" * 64,
+    tokenizer="t" * 64,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> VectorFolder:
+    """Return a folder with one prompt and three tasks."""
+    vectors = VectorFolder(tmp_path / "run")
+    vectors.save(PROMPT)
+    for name in ("mood", "v1.5", "field"):
+        vectors.save(replace(TASK, name=name))
+    return vectors
+
+
+def test_files_lie_where_a_manifest_lists_them(folder: VectorFolder) -> None:
+    assert (prompt_key("mpt"), task_key("v1.5")) == ("prompts/mpt.safetensors", "tasks/v1.5.safetensors")
+    assert folder.prompt_path("mpt") == folder.path / "prompts" / "mpt.safetensors"
+    assert folder.task_path("v1.5") == folder.path / "tasks" / "v1.5.safetensors"
+    assert folder.save(TASK) == folder.task_path("mood")
+    assert folder.save(PROMPT) == folder.prompt_path("mpt")
+    found = sorted(path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file())
+    assert found == [prompt_key("mpt"), *map(task_key, ("field", "mood", "v1.5"))]
+
+
+def test_names_in_a_manifest() -> None:
+    files = ["bundle.json", "onnx/model.onnx", "previous/old.safetensors", task_key("v1.5"), prompt_key("mpt")]
+    files += ["tasks/README.md", "tasks/deeper/x.safetensors"]
+    assert task_names([*files, task_key("mood")]) == ["mood", "v1.5"]
+    assert task_names([]) == []
+
+
+def test_what_is_saved_is_read(folder: VectorFolder) -> None:
+    assert list(folder.prompts()) == ["mpt"]
+    assert folder.prompts()["mpt"].fingerprint == PROMPT.fingerprint
+    tasks = folder.tasks()
+    assert list(tasks) == ["field", "mood", "v1.5"]
+    assert [task.name for task in tasks.values()] == list(tasks)
+    assert np.array_equal(tasks["mood"].u, TASK.u)
+
+
+def test_other_files_are_left_alone(folder: VectorFolder) -> None:
+    for name in ("tasks/mood.safetensors.bak", "tasks/notes.txt", "previous/mood.safetensors", "checkpoint.pt"):
+        path = folder.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"?")
+    assert list(folder.task_files) == ["field", "mood", "v1.5"]
+    assert folder.files == [folder.prompt_path("mpt"), *map(folder.task_path, ("field", "mood", "v1.5"))]
+
+
+def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+    vectors = VectorFolder(tmp_path / "none")
+    assert (vectors.files, vectors.prompts(), vectors.tasks()) == ([], {}, {})
+    assert not vectors.path.exists()
+
+
+def test_a_damaged_file_is_refused(folder: VectorFolder) -> None:
+    folder.task_path("mood").write_bytes(b"no tensors")
+    with pytest.raises(CorruptFileError, match=r"mood\.safetensors"):
+        folder.tasks()
+    assert list(folder.prompts()) == ["mpt"]

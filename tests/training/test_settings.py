@@ -1,0 +1,31 @@
+"""Defaults stand in one place, so that a call from Python trains as the command does."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from mpt_edge.cli import train
+from mpt_edge.training.settings import Listening, Settings, TeacherPlan
+from mpt_edge.training.task_objective import Distillation
+
+
+def test_train_source_has_the_defaults_of_settings() -> None:
+    given = {name: parameter.default for name, parameter in inspect.signature(train.source).parameters.items()}
+    shared = [field.name for field in fields(Settings) if field.name in given]
+    assert {"epochs", "batch_size", "most_tasks", "rows_per_epoch", "prompt_rate", "task_rate"} <= set(shared)
+    for name in shared:
+        assert (given[name] or "") == (getattr(Settings(), name) or ""), name
+    plan = TeacherPlan(folder=Path())
+    assert (given["teacher_epochs"], given["teacher_rate"]) == (plan.epochs, plan.rate)
+
+
+def test_both_stages_listen_to_teachers_alike() -> None:
+    for stage in (train.source, train.target):
+        given = inspect.signature(stage).parameters
+        found = Listening(
+            **{name: given[name].default for name in ("temperature", "hidden")}, weight=given["distil"].default
+        )
+        assert found == Listening()
+    assert asdict(Distillation([])) == {"teachers": [], **asdict(Listening())}
