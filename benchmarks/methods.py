@@ -88,6 +88,10 @@ class WholeModel(nn.Module):
         """Return all parameters."""
         return [{"params": list(self._trained.values()), "lr": self._rate}]
 
+    def largest(self, task: int) -> float:  # noqa: ARG002
+        """Return 0: nothing is written."""
+        return 0.0
+
     def state_dict(self, *_: object, **__: object) -> dict[str, Tensor]:  # type: ignore[override]
         """Return what is trained, by name."""
         return {name: parameter.detach() for name, parameter in self._trained.items()}
@@ -137,6 +141,10 @@ class SharedOnly(nn.Module):
     def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:  # noqa: ARG002
         """Return the prompt."""
         return [{"params": [self.shared], "lr": prompt_rate}]
+
+    def largest(self, task: int) -> float:  # noqa: ARG002
+        """Return 0: nothing is written."""
+        return 0.0
 
 
 def zero_shot(tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None]) -> dict[str, float]:

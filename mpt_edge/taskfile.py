@@ -22,12 +22,12 @@ from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.generation.options import NAMES, GenerationOptions
 from mpt_edge.heads import Head
-from mpt_edge.prompts import ENTRIES, LAYOUTS, SharedPrompt, dimensions, rows_and_width, scaled_shape
+from mpt_edge.prompts import ENTRIES, LAYOUTS, MAX_PROMPT_BYTES, SharedPrompt, dimensions, rows_and_width, scaled_shape
 
 FORMAT = "mpt-edge task 1"
 
-#: Largest task file that is read; room for one that carries its own prompt.
-MAX_TASK_BYTES = 16 << 20
+#: Largest task file that is read: one that carries a prompt of the largest size, with its vectors and texts.
+MAX_TASK_BYTES = MAX_PROMPT_BYTES + (1 << 20)
 
 #: Largest scale; trained ones are below 200, and what is far above this overflows float32.
 MAX_SCALE = 1_000_000

@@ -236,6 +236,15 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
             TaskFile.load(path)
 
 
+def test_a_prompt_that_has_a_file_may_be_carried(data: bytes, tmp_path: Path) -> None:
+    """`--train prompt` writes the copy of a shared prompt into the task: here 100 rows at 28 layers of 3,584."""
+    prompt = np.ones((100, 28, 3584), np.float16)
+    u, v = np.ones(100, np.float16), np.ones(3584, np.float16)
+    file = replace(TaskFile.parse(data, "here"), u=u, v=v, own_prompt=prompt, layout="prefix", entry="every_layer")
+    file.save(tmp_path / "t")
+    assert TaskFile.load(tmp_path / "t").carries == "u, v and its own prompt"
+
+
 def test_oversized_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "t").open("wb") as stream:
         stream.truncate(MAX_TASK_BYTES + 1)

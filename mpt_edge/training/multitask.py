@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from mpt_edge.errors import TrainingError
+
 
 class Prompts(Protocol):
     """What the trainer needs of a set of prompts."""
@@ -24,6 +26,9 @@ class Prompts(Protocol):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all values by name."""
+
+    def largest(self, task: int) -> float:
+        """Return the largest magnitude that will be rounded to float16 for one task; 0 where none is."""
 
     def load_state_dict(self, values: dict[str, Tensor]) -> object:
         """Take up values by name."""
@@ -64,6 +69,12 @@ class MultitaskPrompt(nn.Module):
         return found + ([{"params": [self.shared], "lr": prompt_rate}] if prompt_rate > 0 else [])
 
     @torch.no_grad()
+    def largest(self, task: int) -> float:
+        """Return the largest magnitude of one task's balanced vectors and of a shared prompt that is trained."""
+        parts = [*balanced(self.u[task], self.v[task]), *([self.shared] if self.shared.requires_grad else [])]
+        return float(torch.stack([part.abs().max() for part in parts]).max())  # NaN where any is
+
+    @torch.no_grad()
     def start(self, task: int, u: Tensor, v: Tensor) -> None:
         """Set one task's vectors."""
         self.u[task].copy_(u)
@@ -80,10 +91,19 @@ class MultitaskPrompt(nn.Module):
         """Round what was trained to what float16 holds, so that measured figures are the shipped file's.
 
         A frozen shared prompt stays as it is, since its file does: imported ones are float32.
+
+        Raises:
+            TrainingError: a value is too large for float16.
         """
         for parameter in self.parameters():
             if parameter.requires_grad:
-                parameter.copy_(parameter.half().float())
+                rounded = parameter.half().float()
+                if not torch.isfinite(rounded).all():
+                    raise TrainingError(
+                        f"a trained value is {float(parameter.abs().max()):.3g}, more than float16 holds; start again "
+                        "with lower rates."
+                    )
+                parameter.copy_(rounded)
 
 
 class PlainPrompts(nn.Module):
@@ -106,6 +126,10 @@ class PlainPrompts(nn.Module):
     def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:  # noqa: ARG002
         """Return all prompts with the prompt's rate; there are no vectors."""
         return [{"params": list(self.prompts), "lr": prompt_rate}]
+
+    def largest(self, task: int) -> float:  # noqa: ARG002
+        """Return 0: teachers stay in float32."""
+        return 0.0
 
 
 def scaled(shared: Tensor, u: Tensor, v: Tensor) -> Tensor:

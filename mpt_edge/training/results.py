@@ -10,11 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpt_edge.prompts import SharedPrompt
+from mpt_edge.errors import InputError
+from mpt_edge.prompts import MAX_PROMPT_BYTES, SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.task_objective import TaskObjective
 from mpt_edge.vectors import VectorFolder
+
+#: Room for what a prompt's file says beside its values.
+_HEADER_BYTES = 64 << 10
+
+
+def check_size(values: int) -> None:
+    """Refuse a prompt of so many bytes whose file nobody would read, before it is trained.
+
+    Raises:
+        InputError: it is too large.
+    """
+    most = MAX_PROMPT_BYTES - _HEADER_BYTES
+    if values > most:
+        raise InputError(
+            f"the prompt takes {values:,} bytes, more than the {most:,} that its file has room for; train a shorter "
+            "one (--length), or one that enters the first layer alone (--entry first_layer)."
+        )
 
 
 def shared_prompt(

@@ -25,7 +25,7 @@ from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.probe import probe
 from mpt_edge.training.recipes import Recipe
-from mpt_edge.training.results import shared_prompt, write_tasks
+from mpt_edge.training.results import check_size, shared_prompt, write_tasks
 from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.starts import AVERAGE, start_vectors
@@ -142,6 +142,7 @@ def train_source(
     texts = [label_texts(backbone, data) for data in tasks]
     _check_room(backbone, tasks, prompt.length, prompt.entry)
     start = initial_prompt(backbone, prompt.length, plan.settings.seed, prompt.init, prompt.entry)
+    check_size(2 * start.numel())  # in float16
     facts: dict[str, Any] = {"stage": "source", "tasks": [r.name for r in plan.recipes], **asdict(plan.settings)}
     facts |= {"init": prompt.init} if prompt.init != VOCABULARY else {}
     taught = None
@@ -190,6 +191,7 @@ def train_target(backbone: AnyBackbone, plan: Plan, origin: Origin, observe: Obs
         raise InputError(f"--train {origin.trained.value} changes the prompt; pass a --prompt-rate above 0.")
     tasks = _load(plan)
     _check_room(backbone, tasks, len(shared.values), shared.entry)
+    check_size(shared.values.nbytes)
     if origin.trained is Trained.GROUP:
         return _train_group(backbone, plan, origin, tasks, observe)
     found = []

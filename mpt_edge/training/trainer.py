@@ -27,6 +27,9 @@ from mpt_edge.training.schedule import TaskBatch, multitask_schedule, stochastic
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.task_objective import TaskObjective
 
+#: Vectors and trained prompts are written in float16.
+_LARGEST = torch.finfo(torch.float16).max
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -79,7 +82,8 @@ class Trainer:
         """Run to the end of the schedule, then put the values to keep into the prompts: of the best epoch, or the last.
 
         Raises:
-            TrainingError: the loss became NaN, or memory ran out; the last checkpoint is kept.
+            TrainingError: the loss became NaN, a value too large for float16, or memory ran out; the last checkpoint
+                is kept.
         """
         try:
             self._run(observe, checkpoint_seconds)
@@ -135,21 +139,26 @@ class Trainer:
             with self.hardware.autocast():
                 loss = self.objective.loss(self.prompts(batch.task), batch, rng)
             if not torch.isfinite(loss.total):
-                raise TrainingError(
-                    f"the loss became {loss.total.item()} at step {self.step + 1} on task "
-                    f"{self.objective.tasks[batch.task].recipe.name!r} with rates {self.settings.prompt_rate} (prompt) "
-                    f"and {self.settings.task_rate} (u, v); start again with lower rates."
-                )
+                raise self._diverged(f"the loss became {loss.total.item()}", batch.task)
             self.hardware.backward(loss.total / len(batches))
             for name, value in loss.parts().items():
                 parts[name] = parts.get(name, 0.0) + value / len(batches)
         self.hardware.sum_gradients(self.optimizer)
         self.optimizer.step()
         self.scheduler.step()
+        for task in {batch.task for batch in batches}:
+            if not (largest := self.prompts.largest(task)) <= _LARGEST:
+                raise self._diverged(f"a value became {largest:.3g}, more than the files' float16 holds,", task)
         if self.step % 20 == 0:
             rounded = {name: round(value, 5) for name, value in parts.items()}
             self.log.write({"step": self.step + 1, "loss": rounded, "tasks": [b.task for b in batches]})
         return parts
+
+    def _diverged(self, what: str, task: int) -> TrainingError:
+        return TrainingError(
+            f"{what} at step {self.step + 1} on task {self.objective.tasks[task].recipe.name!r} with rates "
+            f"{self.settings.prompt_rate} (prompt) and {self.settings.task_rate} (u, v); start again with lower rates."
+        )
 
     def _parts(self, batches: Sequence[TaskBatch]) -> Iterator[tuple[int, TaskBatch]]:
         """Cut this process's share of a step into what is read at once, each with its batch's number."""

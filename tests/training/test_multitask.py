@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mpt_edge.errors import TrainingError
 from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, balanced
 
 
@@ -49,6 +50,15 @@ def test_balance_leaves_every_composed_prompt_as_it_was() -> None:
     for task in range(2):
         assert torch.allclose(prompts(task), before[task], rtol=1e-5)
         assert prompts.u[task].sum() >= 0
+
+
+def test_rounding_refuses_what_float16_does_not_hold() -> None:
+    prompts = MultitaskPrompt(torch.full((2, 3), 7e4), 1)
+    with pytest.raises(TrainingError, match=r"7e\+04, more than float16 holds; start again with lower rates"):
+        prompts.round_to_half()
+    prompts.shared.requires_grad_(requires_grad=False)  # its file stays as it is
+    prompts.round_to_half()
+    assert torch.equal(prompts.shared, torch.full((2, 3), 7e4))
 
 
 def test_plain_prompts_are_trained_at_the_prompts_rate() -> None:

@@ -363,6 +363,20 @@ def test_prompt_without_rows(tiny: EncoderBackbone, data: tuple[Path, dict[str, 
         )
 
 
+def test_a_prompt_too_large_for_its_file_is_not_trained(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
+    folder, recipes = data
+    plan = Plan([recipes["mood"]], folder, tmp_path / "run", SETTINGS)
+    with pytest.raises(InputError, match=r"takes 76,800,000 bytes, more than the .* train a shorter one \(--length\)"):
+        train_source(tiny, plan, NewPrompt(name="shared", length=1_200_000, init="random"), silent)
+    # The composed prompt of a task, as a shared one, is in float32.
+    whole = SharedPrompt("whole", np.ones((600_000, 32), np.float32), "prefix", tiny.fingerprint)
+    with pytest.raises(InputError, match="takes 76,800,000 bytes"):
+        train_target(tiny, plan, Origin(folder=tmp_path, shared=whole, start="ones"), silent)
+    assert not (tmp_path / "run").exists()
+
+
 def test_label_examples_are_training_texts_of_their_label(
     tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]]
 ) -> None:

@@ -200,6 +200,31 @@ def test_a_huge_rate_ends_in_the_same_error(tiny: EncoderBackbone, tmp_path: Pat
         run.train(silent)
 
 
+@pytest.mark.parametrize(("part", "value"), [("shared", 66000.0), ("u", 1e10), ("v", -1e10)])
+def test_a_value_that_float16_does_not_hold_ends_the_run(
+    tiny: EncoderBackbone, tmp_path: Path, part: str, value: float
+) -> None:
+    """Files are written in float16, and one with an infinity is refused by its reader."""
+    run = trainer(tiny, tmp_path)
+
+    def grow(progress: Progress) -> None:
+        if progress.step == 2:
+            with torch.no_grad():
+                (run.prompts.shared if part == "shared" else getattr(run.prompts, part)[1])[0] = value
+
+    with pytest.raises(TrainingError, match=r"a value became .* at step 3 on task .*start again with lower rates"):
+        run.train(grow)
+
+
+def test_vectors_that_balance_are_not_too_large(tiny: EncoderBackbone, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(SETTINGS, epochs=1, task_rate=0.0, prompt_rate=0.0))
+    run.prompts.start(1, torch.full((5,), 1e6), torch.full((32,), 1e-6))
+    run.train(silent)
+    run.prompts.balance()
+    run.prompts.round_to_half()
+    assert torch.allclose(run.prompts.u[1], torch.ones(5), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"task_rate": 0.01}, {"epochs": 4}, {"batch_size": 5}, {"prompt_rate": 0.0}]
 )
