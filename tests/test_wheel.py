@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def device(python: Path, wheel: Path) -> Path:
 def test_wheel_holds_the_packages_and_the_shipped_vectors(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"mpt_edge/cli/app.py", "mpt_edge_export/graph.py"} <= names
+    assert {"mpt_edge/py.typed", "mpt_edge_export/py.typed"} <= names
     for kind in ("prompts", "tasks"):
         shipped = {path.name for path in (ROOT / "models" / "minilm-l6" / kind).glob("*.safetensors")}
         assert shipped
@@ -66,6 +68,21 @@ def test_wheel_holds_the_packages_and_the_shipped_vectors(wheel: Path) -> None:
     assert [name for name in names if name.startswith("optimum/")] == ["optimum/commands/register/register_mpt_edge.py"]
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"mpt_edge", "mpt_edge_export", "optimum"}
+
+
+def test_source_distribution_can_run_the_tests(tmp_path: Path) -> None:
+    made = call(sys.executable, "-m", "build", "--sdist", "--outdir", tmp_path, ROOT, cwd=tmp_path)
+    if made.returncode and any(sign in made.stdout + made.stderr for sign in UNREACHABLE):
+        pytest.skip("pip cannot reach the package index")
+    assert made.returncode == 0, made.stderr
+    (found,) = tmp_path.glob("mpt_edge-*.tar.gz")
+    with tarfile.open(found) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames()}
+    assert {"Makefile", "constraints.txt", ".ci/run", "pyproject.toml", "tests/conftest.py"} <= names
+    for folder in ("benchmarks", "export", "mpt_edge", "tests"):
+        modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
+        assert modules
+        assert modules <= names
 
 
 def test_nothing_heavy_is_installed(device: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +42,9 @@ from mpt_edge_export.weights import save_graphs
 #: may bring other prompts, which those files do not fit, and the bundle begins anew with nothing to roll back. So is
 #: `.lock`: an install holds it for a moment only, and a lock found here was left by a process that died.
 _PARTS = {MANIFEST, TOKENIZER, "onnx", PROMPTS, TASKS, "README.md", "previous", ".lock"}
+
+#: Seconds without a change after which a folder in the making is taken for one of an export that was killed.
+_FORSAKEN = 24 * 60 * 60
 
 _Vectors = TypeVar("_Vectors", SharedPrompt, TaskFile)
 
@@ -177,7 +182,9 @@ def check_output(output: Path, *, force: bool) -> None:
         return
     if not output.is_dir():
         raise InputError(f"{output} is a file; pass a folder.")
-    foreign = sorted(path.name for path in output.iterdir() if path.name not in _PARTS)
+    names = sorted(path.name for path in output.iterdir())
+    # An install that was killed may have left a manifest half written beside the lock.
+    foreign = [name for name in names if name not in _PARTS and not name.startswith(f".{MANIFEST}.")]
     if foreign:
         raise InputError(f"{output} holds {foreign[0]!r}, which is no part of a bundle; pass a new or empty folder.")
 
@@ -332,6 +339,7 @@ def _replacing_folder(output: Path) -> Iterator[Path]:
     """Yield a hidden folder beside ``output`` that takes its place when the block succeeds."""
     output = output.resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(output)
     staging = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.new-"))
     retired = staging.with_name(staging.name.replace(".new-", ".old-"))
     try:
@@ -348,3 +356,19 @@ def _replacing_folder(output: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Remove what exports to the same folder left beside it when they were killed; each may hold a whole model.
+
+    An export that still runs looks the same, so a folder is left alone until nothing was put into it for a day. What
+    was moved aside (``.old-``) is never touched: it can be the only copy of a bundle.
+    """
+    name = re.compile(re.escape(f".{output.name}.new-") + r"[a-z0-9_]{8}")  # as `tempfile.mkdtemp` names them
+    with suppress(OSError):  # another export may be at it too, and what cannot be looked at stays
+        for path in output.parent.iterdir():
+            if name.fullmatch(path.name) is None or path.is_symlink() or not path.is_dir():
+                continue
+            changed = max(place.stat().st_mtime for place in (path, *path.rglob("*")))
+            if time.time() - changed > _FORSAKEN:
+                shutil.rmtree(path, ignore_errors=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +143,7 @@ def test_bundle_that_was_changed_is_exported_again(
     newer.save(tmp_path / "topic.safetensors")
     Bundle.open(folder).install(tmp_path / "topic.safetensors")
     (folder / ".lock").touch()
+    (folder / ".bundle.json.a1b2c3d4").touch()
     export_bundle(ExportPlan(tiny, [folder], folder, force=True))
     assert Bundle.open(folder).task("topic").version == 2
     assert {path.name for path in folder.iterdir()} == {path.name for path in tiny_bundle.iterdir()}
@@ -221,6 +224,23 @@ def test_crash_in_the_middle_keeps_the_old_bundle(
         export_bundle(ExportPlan(tiny, [tiny_vectors], folder, force=True))
     assert contents(folder) == before
     assert [path.name for path in folder.parent.iterdir()] == ["old"]
+
+
+def test_what_killed_exports_left_is_removed_a_day_later(
+    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None
+) -> None:
+    old, new = ".b.new-a1b2c3d4", ".b.new-e5f6g7h_"
+    kept = [new, ".b.old-a1b2c3d4", ".b.new-mine", ".c.new-a1b2c3d4", ".b.new-q1b2c3d4"]
+    two_days_ago = time.time() - 2 * 24 * 60 * 60
+    for name in (old, *kept):
+        (tmp_path / name / "onnx").mkdir(parents=True)
+        (tmp_path / name / "onnx" / "model.onnx_data").write_text("large")
+        for path in (*(tmp_path / name).rglob("*"), tmp_path / name):
+            os.utime(path, (two_days_ago, two_days_ago))
+    (tmp_path / new / "onnx" / "more").touch()
+    os.utime(tmp_path / ".b.new-q1b2c3d4" / "onnx" / "model.onnx_data")  # still being written, deep inside
+    export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "b"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["b", *kept])
 
 
 def test_failing_last_rename_puts_the_old_bundle_back(
