@@ -35,7 +35,9 @@ def peft(
         typer.Option(help="Names of the head's labels, in order; or the texts a model that generates chooses from."),
     ] = None,
     pair: Annotated[bool, typer.Option("--pair", help="The tasks read pairs of texts.")] = False,
-    max_length: Annotated[int, typer.Option(min=3, help="Longest text in tokens.")] = 128,
+    max_length: Annotated[
+        int, typer.Option(min=3, help="Longest text in tokens; longer ones are cut, and the answer says so.")
+    ] = 128,
     max_new_tokens: Annotated[int, typer.Option(min=0, help="Longest text to write; 0 for the default.")] = 0,
     licence: Annotated[str, typer.Option(help="Licence of the data it was trained on.")] = "",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub adapter.")] = None,

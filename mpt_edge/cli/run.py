@@ -34,7 +34,7 @@ Examples:
 
 mpt-edge run --task sst2 "a gorgeous, witty film"
 
-mpt-edge run --task mrpc "He left." --pair "He went away."
+mpt-edge run --task same "He left." --pair "He went away."   (a task of your own that reads pairs)
 
 mpt-edge run --task sst2 --input reviews.csv --text-column review --output labels.jsonl
 
@@ -58,7 +58,9 @@ class OnError(StrEnum):
 
 
 def run(
-    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Texts.", show_default=False)] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="One or more texts to answer.", show_default=False)
+    ] = None,
     *,
     task: Annotated[str | None, typer.Option("--task", "-t", help="Task of all rows that name none.")] = None,
     source: Annotated[

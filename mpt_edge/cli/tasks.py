@@ -22,6 +22,7 @@ from mpt_edge.taskfile import TaskFile, headline_text
 app = typer.Typer(help="Look at, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
 
 Folder = Annotated[Path | None, typer.Option("--bundle", "-b", help="The bundle's folder.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="A task's name, as `mpt-edge tasks list` shows it.", show_default=False)]
 
 #: How far a golden example's score may lie from the trained one. int8 moves scores without changing answers: the
 #: largest of the shipped tasks' differences is 0.04.
@@ -58,7 +59,7 @@ def list_(
 
 
 @app.command()
-def show(task: str, bundle: Folder = None) -> None:
+def show(task: Name, bundle: Folder = None) -> None:
     """Print everything a task file says, as JSON."""
     opened = _open(bundle)
     file = opened.task(task)
@@ -78,7 +79,7 @@ def install(
 
 
 @app.command()
-def remove(task: str, bundle: Folder = None) -> None:
+def remove(task: Name, bundle: Folder = None) -> None:
     """Take a task out of the bundle."""
     opened = _open(bundle)
     opened.remove(task)
@@ -86,7 +87,7 @@ def remove(task: str, bundle: Folder = None) -> None:
 
 
 @app.command()
-def rollback(task: str, bundle: Folder = None) -> None:
+def rollback(task: Name, bundle: Folder = None) -> None:
     """Put back the version that the last install replaced."""
     opened = _open(bundle)
     found = opened.rollback(task)

@@ -96,7 +96,7 @@ def source(
     test: Test = False,
     threads: Threads = 0,
 ) -> None:
-    """Learn one shared prompt over many tasks, and each task's u and v, from a teacher a task."""
+    """Learn one shared prompt over many tasks, and each task's u and v, with one teacher prompt for each task."""
     settings = Settings(
         epochs=epochs,
         batch_size=batch_size,

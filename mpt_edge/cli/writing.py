@@ -18,8 +18,13 @@ from mpt_edge.text_model import TextModel
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest text to write, in tokens.", show_default="the task's")]
 Temperature = Annotated[float | None, typer.Option(help="Above 0, tokens are drawn.", show_default="0")]
 TopK = Annotated[int | None, typer.Option(help="Draw from this many likeliest tokens.", show_default="all")]
-TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens up to this.", show_default="1")]
-NumBeams = Annotated[int | None, typer.Option(help="Texts followed side by side.", show_default="1")]
+TopP = Annotated[
+    float | None,
+    typer.Option(help="Draw only from the likeliest tokens whose probabilities add up to this.", show_default="1"),
+]
+NumBeams = Annotated[
+    int | None, typer.Option(help="Beams: texts followed side by side, of which the best is kept.", show_default="1")
+]
 RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1, words come back less often.", show_default="1")]
 Seed = Annotated[int | None, typer.Option(help="Fixes what is drawn.", show_default="0")]
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the text; repeatable.", show_default="the task's")]

@@ -227,7 +227,7 @@ def test_crash_in_the_middle_keeps_the_old_bundle(
 
 
 def test_what_killed_exports_left_is_removed_a_day_later(
-    tiny: Backbone, tiny_vectors: Path, tmp_path: Path, quick: None
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, quick: None
 ) -> None:
     old, new = ".b.new-a1b2c3d4", ".b.new-e5f6g7h_"
     kept = [new, ".b.old-a1b2c3d4", ".b.new-mine", ".c.new-a1b2c3d4", ".b.new-q1b2c3d4"]
