@@ -300,7 +300,7 @@ def _report(tasks: list[TaskFile], output: Path) -> None:
         table.add_row(task.name, str(len(task.labels)), *figures, f"{size:,}")
     console = Console()
     console.print(table)
-    console.print(f"written to {output}", highlight=False)
+    console.print(f"written to {output}", highlight=False, markup=False)
     stuck = unlearned(tasks)
     if stuck:
         typer.echo(
