@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ PACKAGED = {
 }
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+
+#: Weights that no readout uses, and that many checkpoints lack.
+_POOLER = re.compile(r"(^|\.)pooler\.")
 
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
 
@@ -98,22 +102,60 @@ def read_model(family: Any, folder: Path, attention: str) -> Any:
         attention: transformers' name of the attention to use.
 
     Raises:
-        CorruptFileError: the weights are missing or damaged.
+        CorruptFileError: the weights are missing, damaged, or not all that the configuration asks for.
     """
     try:
-        with _no_progress_bar():
-            return family.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32)
+        with _quiet():  # transformers would print a table of what is missing; here that is one sentence
+            model, report = family.from_pretrained(
+                folder,
+                attn_implementation=attention,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
+    _check_complete(model, report, folder)
+    return model
+
+
+def _check_complete(model: Any, report: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a model with weights that its files did not give, which transformers then fills at random.
+
+    Tied weights are no parameters of their own and transformers does not miss them. Poolers no readout uses, and
+    buffers are computed, not learned.
+
+    Raises:
+        CorruptFileError: a weight is missing, or of another shape than the configuration states.
+    """
+    learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    missing = sorted(name for name in learned.intersection(report["missing_keys"]) if not _POOLER.search(name))
+    if missing:
+        raise CorruptFileError(
+            f"the weights in {folder} lack {missing[0]}{_more(missing)}; download the model again, config.json too."
+        )
+    other = sorted(name for name, *_ in report["mismatched_keys"])
+    if other:
+        raise CorruptFileError(
+            f"the weights in {folder} have another shape than its config.json states, as {other[0]}{_more(other)}; "
+            "download the model again."
+        )
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
+def _quiet() -> Iterator[None]:
+    """Keep back transformers' progress bars and warnings."""
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
