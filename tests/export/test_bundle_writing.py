@@ -19,7 +19,9 @@ from mpt_edge.errors import InputError, MismatchError, ParityError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import EncoderBackbone
+from mpt_edge.training.generative import GenerativeBackbone
 from mpt_edge_export import ExportPlan, export_bundle, parity
+from tests.support.writers import CONTEXT
 
 
 @pytest.fixture
@@ -284,6 +286,33 @@ def test_prompt_of_a_name_that_no_bundle_can_list_is_refused(
     with pytest.raises(InputError, match="holds 'my prompt', a name that no bundle can list"):
         export_bundle(ExportPlan(tiny, [tmp_path / "v"], tmp_path / "out" / "b"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("length", [CONTEXT - 2, CONTEXT, CONTEXT + 40])
+def test_prompt_that_leaves_no_text_any_room_is_refused(
+    writer: GenerativeBackbone, tmp_path: Path, length: int
+) -> None:
+    values = np.zeros((length, writer.model.hidden_size), np.float16)
+    SharedPrompt("mpt", values, "prefix", writer.fingerprint).save(tmp_path / "v/prompts/mpt.safetensors")
+    with pytest.raises(InputError, match=f"a prompt takes {length} of them, .*; train it again with a lower --length"):
+        export_bundle(ExportPlan(writer, [tmp_path / "v"], tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_prompt_of_an_encoder_takes_positions_where_peft_has_it(
+    tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path
+) -> None:
+    values = np.zeros((46, tiny.model.hidden_size), np.float16)
+    long = replace(shared_prompt, values=values, entry="inputs_embeds")
+    long.save(tmp_path / "v/prompts/mpt.safetensors")
+    with pytest.raises(InputError, match="has 48 positions and a prompt takes 46 of them"):
+        export_bundle(ExportPlan(tiny, [tmp_path / "v"], tmp_path / "b"))
+
+
+def test_prompt_that_leaves_room_for_one_token_is_exported(writer: GenerativeBackbone, tmp_path: Path) -> None:
+    values = np.zeros((CONTEXT - 3, writer.model.hidden_size), np.float16)
+    SharedPrompt("mpt", values, "prefix", writer.fingerprint).save(tmp_path / "v/prompts/mpt.safetensors")
+    assert export_bundle(ExportPlan(writer, [tmp_path / "v"], tmp_path / "b")).max_length == 3
 
 
 def test_task_without_its_shared_prompt_is_refused(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path) -> None:
