@@ -208,8 +208,12 @@ def add_probe(backbone: EncoderBackbone, plan: Plan, observe: Callable[[str], No
         observe: told each task's name as its turn comes.
 
     Raises:
+        InputError: a recipe generates text, so a probe has no labels to predict.
         CorruptFileError: a task is not in the output folder yet.
     """
+    for recipe in plan.recipes:
+        if recipe.kind == "generation":
+            raise InputError(f"{recipe.name!r} generates text and a probe predicts labels; pass recipes with labels.")
     found, vectors = [], VectorFolder(plan.output)
     for recipe in plan.recipes:
         observe(recipe.name)
