@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError
+from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError, UnsupportedModelError
 from mpt_edge.training.byte_tokenizer import BYTE_TOKENIZER, byte_tokenizer
 
 #: Backbones that a Python package carries: short name -> (module, hub id, licence).
@@ -27,6 +28,9 @@ PACKAGED = {
 }
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+
+#: What damaged weights raise.
+_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError)
 
 #: Weights that no readout uses, and that many checkpoints lack.
 _POOLER = re.compile(r"(^|\.)pooler\.")
@@ -103,9 +107,10 @@ def read_model(family: Any, folder: Path, attention: str) -> Any:
 
     Raises:
         CorruptFileError: the weights are missing, damaged, or not all that the configuration asks for.
+        UnsupportedModelError: transformers cannot make the model that the configuration describes.
     """
     try:
-        with _quiet():  # transformers would print a table of what is missing; here that is one sentence
+        with quiet():  # transformers would print a table of what is missing; here that is one sentence
             model, report = family.from_pretrained(
                 folder,
                 attn_implementation=attention,
@@ -113,10 +118,22 @@ def read_model(family: Any, folder: Path, attention: str) -> Any:
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
+    except Exception as error:  # each entry of a configuration fails in its own way where transformers uses it
+        raise UnsupportedModelError(
+            f"transformers cannot make the model that {folder / 'config.json'} describes ({reason(error)}); download "
+            "the model again, or use another."
+        ) from error
     _check_complete(model, report, folder)
     return model
+
+
+def reason(error: Exception) -> str:
+    """Return the kind of an error, and the last line of what it says, which is the cause where there are several."""
+    lines = str(error).split("\n")
+    said = next((line.strip().rstrip(".") for line in reversed(lines) if line.strip()), "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _check_complete(model: Any, report: Mapping[str, Any], folder: Path) -> None:
@@ -147,7 +164,7 @@ def _more(names: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep back transformers' progress bars and warnings."""
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import mpt_edge
 import mpt_edge_export.bundle as writing
 from mpt_edge.bundle import MODEL, Bundle
-from mpt_edge.errors import InputError, MismatchError, ParityError
+from mpt_edge.errors import InputError, MismatchError, ParityError, UnsupportedModelError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.prompted import PromptedEncoder
 from mpt_edge_export import ExportPlan, export_bundle, parity
 from tests.support.writers import CONTEXT
 
@@ -202,6 +204,24 @@ def test_a_graph_with_other_weights_is_caught(
     with pytest.raises(ParityError, match="differs from PyTorch"):
         export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "out" / "b"))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_model_that_the_exporter_cannot_follow(
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pages of traces become one sentence, and stay as the cause."""
+    forward = PromptedEncoder.forward
+
+    def by_value(self: PromptedEncoder, ids: torch.Tensor, *rest: object, **named: object) -> object:
+        return forward(self, ids + 1 if ids.sum() > 0 else ids, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PromptedEncoder, "forward", by_value)
+    with pytest.raises(UnsupportedModelError) as caught:
+        export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "b"))
+    assert str(caught.value).startswith("PyTorch cannot export the model as a graph, which an unusual entry")
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not None
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("at", ["check_parity", "write_card", "export_graph", "_copy_vectors", "sha256"])

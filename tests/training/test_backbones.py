@@ -117,6 +117,58 @@ def test_broken_config(folder: Path) -> None:
         load_encoder(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("entries", "error", "says"),
+    [
+        (
+            {"hidden_act": "bogus"},
+            UnsupportedModelError,
+            "cannot make the model that .* describes .KeyError: 'bogus'.;",
+        ),
+        ({"hidden_size": 999}, CorruptFileError, "describes no model .*999.* is not a multiple of"),
+        ({"hidden_size": 64}, CorruptFileError, "have another shape than its config.json states"),
+        ({"num_attention_heads": 0}, CorruptFileError, "describes no model .ZeroDivisionError"),
+        ({"num_hidden_layers": "x"}, CorruptFileError, "describes no model .*expected int"),
+        ({"num_hidden_layers": 0}, CorruptFileError, "describes no layers; download the model again"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, UnsupportedModelError, "is quantised, and"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, UnsupportedModelError, "of type 'dynamic', which"),
+        (
+            {"rope_scaling": {"rope_type": "bogus", "factor": 2.0}},
+            UnsupportedModelError,
+            "describes .KeyError: 'bogus'",
+        ),
+    ],
+    ids=str,
+)
+def test_one_changed_entry_of_a_configuration(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    entries: dict[str, object],
+    error: type[Exception],
+    says: str,
+) -> None:
+    AutoModelForCausalLM.from_config(WRITERS["llama"]).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    if "rope_scaling" in entries:
+        del config["rope_parameters"]
+    (tmp_path / "config.json").write_text(json.dumps(config | entries))
+    capfd.readouterr()
+    with pytest.raises(error, match=says) as caught:
+        open_backbone(str(tmp_path))
+    one_sentence(caught.value, str(tmp_path))
+    assert capfd.readouterr().err == ""
+
+
+def test_unknown_activation_of_an_encoder(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "bogus"}))
+    with pytest.raises(UnsupportedModelError) as caught:
+        load_encoder(str(folder))
+    one_sentence(caught.value, "cannot make the model", "bogus")
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
 def test_folder_without_weights(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     with pytest.raises(CorruptFileError) as caught:
