@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpt_edge.errors import CorruptFileError
 from mpt_edge.manifest import Manifest
-from mpt_edge.session import open_session
+from mpt_edge.session import check_graph, open_session
 from mpt_edge.text import Batch
 
 Floats = NDArray[np.float32]
@@ -32,11 +31,10 @@ class OnnxBackbone:
             threads: threads of one request; 0 leaves it to ONNX Runtime.
 
         Raises:
-            CorruptFileError: ONNX Runtime cannot load the file.
+            CorruptFileError: ONNX Runtime cannot load the file, or it is another model's.
             InputError: ``threads`` is negative.
         """
         self._session = open_session(path, threads)
-        self._check(path, manifest)
         self._token_types = manifest.token_types
         self.prompt_shape = manifest.prompt_shape
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
@@ -45,6 +43,9 @@ class OnnxBackbone:
         self._present = [f"present.{name}" for name in names]
         self._no_past: PromptCache = dict.fromkeys(self._past, empty)
         self._masked = bool(manifest.mask)
+        types, words = ["token_type_ids"] * self._token_types, ["logits_index", "word_ids"] * self._masked
+        inputs = ["input_ids", "attention_mask", "prompt", *types, *words]
+        check_graph(self._session, path, manifest, self._past, inputs)
 
     def encode_prompt(self, prompt: Floats) -> PromptCache:
         """Return the keys and values of a prompt ``(l, d)``, or ``(l, layers, d)``, whose rows see only each other."""
@@ -113,20 +114,6 @@ class OnnxBackbone:
         mask = np.concatenate([np.ones((rows, length), np.int64), batch.attention_mask], axis=1)
         prompts = np.ascontiguousarray(np.broadcast_to(prompt, (rows, *prompt.shape)))
         return self._feeds(batch, mask, prompts, self._no_past)
-
-    def _check(self, path: Path, manifest: Manifest) -> None:
-        """Hold the graph's inputs against the manifest, so that a mix-up shows at load."""
-        inputs = {value.name: value.shape for value in self._session.get_inputs()}
-        cached = [shape for name, shape in inputs.items() if name.startswith("past_key_values.")]
-        fits = (
-            len(cached) == 2 * manifest.layers
-            and all((shape[1], shape[3]) == (manifest.heads, manifest.head_size) for shape in cached)
-            and inputs.get("prompt", [0])[2:] == list(manifest.prompt_shape(0)[1:])
-            and ("token_type_ids" in inputs) == manifest.token_types
-            and ("word_ids" in inputs) == bool(manifest.mask)
-        )
-        if not fits:
-            raise CorruptFileError(f"{path} is not the graph that the manifest describes; export the bundle again.")
 
     def _feeds(self, batch: Batch, mask: NDArray[np.int64], prompt: Floats, past: PromptCache) -> dict[str, Any]:
         feeds: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask, "prompt": prompt, **past}

@@ -9,10 +9,9 @@ import numpy as np
 
 from mpt_edge.backbone import PromptCache, stack
 from mpt_edge.decoding import Decoding, Floats, Ids
-from mpt_edge.errors import CorruptFileError
 from mpt_edge.growing import PAST_LENGTH, GrowingCache
 from mpt_edge.manifest import Manifest
-from mpt_edge.session import open_session
+from mpt_edge.session import check_graph, open_session
 from mpt_edge.text import Batch
 
 
@@ -39,12 +38,8 @@ class OnnxCausal:
         names = [f"{i}.{part}" for i in range(manifest.layers) for part in ("key", "value")]
         self.past = [f"past_key_values.{name}" for name in names]
         self.present = [f"present.{name}" for name in names]
-        inputs = {value.name: value.shape for value in self.session.get_inputs()}
-        cached = [inputs.get(name) for name in self.past]
-        fits = all(shape and (shape[1], shape[3]) == (manifest.heads, manifest.head_size) for shape in cached)
-        fits = fits and PAST_LENGTH in inputs
-        if not fits or inputs.get("prompt", [0])[2:] != list(manifest.prompt_shape(0)[1:]):
-            raise CorruptFileError(f"{path} is not the graph that the manifest describes; export the bundle again.")
+        inputs = ["input_ids", "attention_mask", "position_ids", "prompt", "logits_index", PAST_LENGTH]
+        check_graph(self.session, path, manifest, self.past, inputs)
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self.no_past: PromptCache = dict.fromkeys(self.past, empty)
 

@@ -10,10 +10,9 @@ import numpy as np
 
 from mpt_edge.backbone import PromptCache, stack
 from mpt_edge.decoding import Decoding, Floats, Ids
-from mpt_edge.errors import CorruptFileError
 from mpt_edge.growing import PAST_LENGTH, GrowingCache
 from mpt_edge.manifest import Manifest
-from mpt_edge.session import open_session
+from mpt_edge.session import check_graph, not_described, open_session
 from mpt_edge.text import Batch
 
 #: The prompt itself in a cache, where it is read with every text (joint layout).
@@ -47,15 +46,15 @@ class OnnxSeq2Seq:
         self._past, self._present = [f"past_key_values.{n}" for n in layers], [f"present.{n}" for n in layers]
         outputs = [value.name for value in self._encoder.get_outputs()]
         self._cross = [name for name in outputs if name.startswith("cross.")]
-        inputs = {value.name: value.shape for value in self._encoder.get_inputs()}
-        rows = list(manifest.prompt_shape(0)[1:])
-        if not set(self._past) <= set(inputs) or inputs.get("prompt", [0])[2:] != rows:
-            raise CorruptFileError(f"{encoder} is not the graph that the manifest describes; export the bundle again.")
-        if PAST_LENGTH not in {value.name for value in self.decoder.get_inputs()}:
-            raise CorruptFileError(f"{decoder} is not the graph that the manifest describes; export the bundle again.")
         sides = [name.removeprefix("cross.").split(".") for name in self._cross]
         self.own = [f"past_key_values.{i}.decoder.{part}" for i, part in sides]
         self.seen = [f"past_key_values.{i}.encoder.{part}" for i, part in sides]
+        check_graph(self._encoder, encoder, manifest, self._past, ["input_ids", "attention_mask", "prompt"])
+        inputs = ["input_ids", "attention_mask", "encoder_attention_mask", "logits_index", PAST_LENGTH]
+        check_graph(self.decoder, decoder, manifest, [*self.own, *self.seen], inputs)
+        vocabulary = next((value.shape[-1] for value in self.decoder.get_outputs() if value.name == "logits"), 0)
+        if self.start_id >= vocabulary:  # a token that there is not
+            raise not_described(decoder)
         self.empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self.no_past: PromptCache = dict.fromkeys([*self._past, *self._cross], self.empty)
 

@@ -80,9 +80,11 @@ class TextModel(Model):
         """Return how many tokens of text there is room for, beside the prompt and what stands behind the text."""
         context, rows = int(self.bundle.manifest.generation["context"]), len(task.file.u)
         if task.file.readout == "choice":
-            behind, what, way = max(map(len, task.choices)), "tokens of the longest label", "train it with shorter ones"
+            behind, what = max(map(len, task.choices)), "tokens of the longest label"
+            way = "train the task with shorter label texts"
         else:
-            behind, what, way = options.max_new_tokens, "new tokens", "ask for fewer"
+            behind, what = options.max_new_tokens, "new tokens"
+            way = "ask for fewer, or train the task with a lower max_target_length"
         if self.backbone.writes_apart:
             room, taken = context - rows, f"a prompt of {rows} rows leaves"
             way = "train the task with a shorter prompt"

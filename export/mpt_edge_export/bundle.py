@@ -82,7 +82,8 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         The manifest written.
 
     Raises:
-        InputError: the output is in use, or a file of vectors has a name that no bundle can list.
+        InputError: the output is in use, a file of vectors has a name that no bundle can list, or a prompt leaves no
+            room for a text.
         MismatchError: a prompt or task belongs to another backbone.
         ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is written.
     """
@@ -92,6 +93,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     plan.backbone.model.cpu()  # training may have left it on a GPU
     size = dimensions(plan.backbone)
     place = _placement(prompts, tasks)
+    _check_room(plan.backbone, place)
     with _replacing_folder(plan.output) as folder:
         observe("exporting the graph")
         (folder / "onnx").mkdir()
@@ -241,7 +243,8 @@ def _composed(
         compose(prompts[task.prompt].values if task.own_prompt is None else task.own_prompt, task.u, task.v)
         for task in tasks.values()
     ]
-    return found or [np.random.default_rng(0).standard_normal(manifest.prompt_shape(10)).astype(np.float32)]
+    rows = max(1, min(10, manifest.max_length // 2))  # of a model with hardly any positions, fewer
+    return found or [np.random.default_rng(0).standard_normal(manifest.prompt_shape(rows)).astype(np.float32)]
 
 
 @dataclass(frozen=True)
@@ -277,6 +280,22 @@ def _placement(prompts: dict[str, SharedPrompt], tasks: dict[str, TaskFile]) -> 
         length=lengths[0] if prompts else 0,
         longest=max(lengths, default=0),
     )
+
+
+def _check_room(backbone: AnyBackbone, place: _Placement) -> None:
+    """Refuse prompts that leave no text any room, before the graph is exported. Raises InputError."""
+    if isinstance(backbone, EncoderBackbone):
+        if place.entry != "inputs_embeds":  # other prompts take no positions of an encoder's
+            return
+        least = len(backbone.texts.encode(["a"], backbone.max_length)[0].ids)
+    else:
+        least = 3  # a token of text, and two that follow it, by which the graph is compared
+    room = backbone.model.max_positions - place.longest
+    if room < least:
+        raise InputError(
+            f"{backbone.id} has {backbone.model.max_positions} positions and a prompt takes {place.longest} of them, "
+            "which leaves no text any room; train it again with a lower --length."
+        )
 
 
 def _manifest(

@@ -19,6 +19,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from torch import Tensor, nn
 
+from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.prompts import EVERY_LAYER
 from mpt_edge.training.causal import PromptedCausal
 from mpt_edge.training.prompted import PromptedEncoder
@@ -145,18 +146,27 @@ def make_graph(
         dynamic_shapes: which of their axes vary, as `torch.export` takes it.
         inputs: name -> names of its axes, None for those of fixed size.
         outputs: likewise.
+
+    Raises:
+        UnsupportedModelError: PyTorch cannot export the module.
     """
-    with quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            module.eval(),
-            arguments,
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=dynamic_shapes,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            verbose=False,
-        )
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(),
+                arguments,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=dynamic_shapes,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps whatever goes wrong in the model, in pages of traces
+        raise UnsupportedModelError(
+            "PyTorch cannot export the model as a graph, which an unusual entry of its config.json may cause; use "
+            "another model, or other versions of torch and transformers."
+        ) from error
     assert program is not None
     model = program.model
     for value in [*model.graph.inputs, *model.graph.outputs]:

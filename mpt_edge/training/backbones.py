@@ -9,16 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig
 
-from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.errors import CorruptFileError, UnsupportedModelError
 from mpt_edge.text import TextEncoder
 from mpt_edge.training.causal import CAUSAL_ARCHITECTURES, PromptedCausal
 from mpt_edge.training.masked import TRANSFORMS, MaskedHead
 from mpt_edge.training.modernbert import PromptedModernBert
 from mpt_edge.training.prompted import ARCHITECTURES, ATTENTION, PromptedEncoder
 from mpt_edge.training.seq2seq import SEQ2SEQ_ARCHITECTURES, PromptedSeq2Seq
-from mpt_edge.training.sources import Source, locate_model, read_json, read_mask, read_model, read_tokenizer
+from mpt_edge.training.sources import (
+    Source,
+    locate_model,
+    quiet,
+    read_json,
+    read_mask,
+    read_model,
+    read_tokenizer,
+    reason,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,9 @@ class Mask:
     id: int
     token: str
 
+
+#: Rotary positions that change with the length of what is read: keys of a prompt would not stay what they are.
+_LENGTHWISE = frozenset({"dynamic", "longrope"})
 
 #: A frozen model that carries a prompt.
 Prompted = PromptedEncoder | PromptedCausal | PromptedSeq2Seq
@@ -135,8 +147,10 @@ def common_facts(source: Source, model: Prompted) -> dict[str, Any]:
     """Return what backbones of every family carry, by field of `Backbone`, but for the model and its longest text.
 
     Raises:
-        CorruptFileError: there is no tokenizer that can be used.
+        CorruptFileError: there is no tokenizer that can be used, or the model has no layers.
     """
+    if not model.layers:
+        raise CorruptFileError(f"{source.folder / 'config.json'} describes no layers; download the model again.")
     tokenizer_json, pad_id = read_tokenizer(source.folder)
     return {
         "name": source.name,
@@ -152,13 +166,43 @@ def common_facts(source: Source, model: Prompted) -> dict[str, Any]:
 
 
 def model_type(source: Source) -> str:
-    """Return what a model's configuration calls it. Raises UnsupportedModelError."""
+    """Return what a model's configuration calls it.
+
+    Raises:
+        UnsupportedModelError: there is no configuration that transformers understands, or the model is quantised, or
+            turns its rotary positions by the length of a text.
+        CorruptFileError: an entry of the configuration has a value that it cannot have.
+    """
     try:
-        return str(AutoConfig.from_pretrained(source.folder).model_type)
+        with quiet():
+            config = AutoConfig.from_pretrained(source.folder)
     except (OSError, ValueError) as error:
         raise UnsupportedModelError(
             f"{source.asked} has no config.json that transformers understands; use a model of type {supported()}."
         ) from error
+    except Exception as error:  # each entry is checked in its own way
+        raise CorruptFileError(
+            f"{source.folder / 'config.json'} describes no model ({reason(error)}); download the model again."
+        ) from error
+    if getattr(config, "quantization_config", None):
+        raise UnsupportedModelError(
+            f"{source.asked} is quantised, and training and export need whole weights; use the model that it was made "
+            "from."
+        )
+    for kind in _rope_types(config):
+        if kind in _LENGTHWISE:
+            raise UnsupportedModelError(
+                f"{source.asked} has rotary positions of type {kind!r}, which depend on a text's length, so that no "
+                "prompt can be read once for all texts; use a model without rope_scaling."
+            )
+    return str(config.model_type)
+
+
+def _rope_types(config: PretrainedConfig) -> list[str]:
+    """Return the types of rotary positions, which some models have for each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    settings = [found, *(value for value in found.values() if isinstance(value, dict))]
+    return [str(each["rope_type"]) for each in settings if "rope_type" in each]
 
 
 def supported() -> str:

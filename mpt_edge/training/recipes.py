@@ -38,6 +38,9 @@ TEXT_METRICS = ("exact_match", "f1", "bleu", "rouge_l", "pearson", "spearman")
 #: Those of them that need answers to be numbers.
 NUMBER_METRICS = ("pearson", "spearman")
 
+#: Fewest tokens that ``max_length`` may be.
+LEAST_LENGTH = 3
+
 KINDS = ("classification", "pair", "generation")
 
 
@@ -162,8 +165,10 @@ def _problems(recipe: Recipe) -> list[str]:
         "one label is no choice; list at least two, or none to take them from the data": len(recipe.labels) == 1,
         "a task that generates text has no labels; leave [labels] out": recipe.kind == "generation"
         and bool(recipe.labels),
-        "max_length must be at least 3, max_target_length and version 1, and label_examples 0; correct it": (
-            recipe.max_length < 3 or min(recipe.max_target_length, recipe.version) < 1 or recipe.label_examples < 0
+        f"max_length must be at least {LEAST_LENGTH}, max_target_length and version 1, label_examples 0; correct it": (
+            recipe.max_length < LEAST_LENGTH
+            or min(recipe.max_target_length, recipe.version) < 1
+            or recipe.label_examples < 0
         ),
     }
     return [problem for problem, is_there in found.items() if is_there]

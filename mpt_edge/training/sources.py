@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError
+from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError, UnsupportedModelError
 from mpt_edge.training.byte_tokenizer import BYTE_TOKENIZER, byte_tokenizer
 
 #: Backbones that a Python package carries: short name -> (module, hub id, licence).
@@ -26,6 +28,12 @@ PACKAGED = {
 }
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+
+#: What damaged weights raise.
+_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError)
+
+#: Weights that no readout uses, and that many checkpoints lack.
+_POOLER = re.compile(r"(^|\.)pooler\.")
 
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
 
@@ -98,22 +106,73 @@ def read_model(family: Any, folder: Path, attention: str) -> Any:
         attention: transformers' name of the attention to use.
 
     Raises:
-        CorruptFileError: the weights are missing or damaged.
+        CorruptFileError: the weights are missing, damaged, or not all that the configuration asks for.
+        UnsupportedModelError: transformers cannot make the model that the configuration describes.
     """
     try:
-        with _no_progress_bar():
-            return family.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        with quiet():  # transformers would print a table of what is missing; here that is one sentence
+            model, report = family.from_pretrained(
+                folder,
+                attn_implementation=attention,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+            )
+    except _UNREADABLE as error:
         raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
+    except Exception as error:  # each entry of a configuration fails in its own way where transformers uses it
+        raise UnsupportedModelError(
+            f"transformers cannot make the model that {folder / 'config.json'} describes ({reason(error)}); download "
+            "the model again, or use another."
+        ) from error
+    _check_complete(model, report, folder)
+    return model
+
+
+def reason(error: Exception) -> str:
+    """Return the kind of an error, and the last line of what it says, which is the cause where there are several."""
+    lines = str(error).split("\n")
+    said = next((line.strip().rstrip(".") for line in reversed(lines) if line.strip()), "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _check_complete(model: Any, report: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a model with weights that its files did not give, which transformers then fills at random.
+
+    Tied weights are no parameters of their own and transformers does not miss them. Poolers no readout uses, and
+    buffers are computed, not learned.
+
+    Raises:
+        CorruptFileError: a weight is missing, or of another shape than the configuration states.
+    """
+    learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    missing = sorted(name for name in learned.intersection(report["missing_keys"]) if not _POOLER.search(name))
+    if missing:
+        raise CorruptFileError(
+            f"the weights in {folder} lack {missing[0]}{_more(missing)}; download the model again, config.json too."
+        )
+    other = sorted(name for name, *_ in report["mismatched_keys"])
+    if other:
+        raise CorruptFileError(
+            f"the weights in {folder} have another shape than its config.json states, as {other[0]}{_more(other)}; "
+            "download the model again."
+        )
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
+def quiet() -> Iterator[None]:
+    """Keep back transformers' progress bars and warnings."""
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

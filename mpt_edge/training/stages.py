@@ -20,11 +20,11 @@ from mpt_edge.taskfile import NAME, TaskFile
 from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import TaskData, few_shot, load_task
 from mpt_edge.training.families import new_objective
-from mpt_edge.training.generative import AnyBackbone
+from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.probe import probe
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.recipes import LEAST_LENGTH, Recipe
 from mpt_edge.training.results import check_size, shared_prompt, write_tasks
 from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.similarity import typical_examples
@@ -210,8 +210,12 @@ def add_probe(backbone: EncoderBackbone, plan: Plan, observe: Callable[[str], No
         observe: told each task's name as its turn comes.
 
     Raises:
+        InputError: a recipe generates text, so a probe has no labels to predict.
         CorruptFileError: a task is not in the output folder yet.
     """
+    for recipe in plan.recipes:
+        if recipe.kind == "generation":
+            raise InputError(f"{recipe.name!r} generates text and a probe predicts labels; pass recipes with labels.")
     found, vectors = [], VectorFolder(plan.output)
     for recipe in plan.recipes:
         observe(recipe.name)
@@ -304,14 +308,38 @@ def _load(plan: Plan) -> list[TaskData]:
 
 
 def _check_room(backbone: AnyBackbone, tasks: Sequence[TaskData], length: int, entry: str) -> None:
-    """Refuse texts that do not fit behind a prompt which takes positions of its own."""
-    room = backbone.model.max_positions - length
-    for recipe in (task.recipe for task in tasks):
-        if entry == "inputs_embeds" and min(recipe.max_length, backbone.max_length) > room:
+    """Refuse texts that do not fit behind a prompt which takes room of theirs. Raises InputError.
+
+    A model that writes counts every prompt, wherever it enters, since its bundle does.
+    """
+    writes, context = isinstance(backbone, GenerativeBackbone), backbone.model.max_positions
+    if not writes and entry != "inputs_embeds":
+        return
+    free, taken = context - length, f"{backbone.id} has {context} positions and the prompt takes {length} of them"
+    if free <= LEAST_LENGTH:
+        raise InputError(f"{taken}, which leaves no text any room; train a prompt of a lower --length.")
+    for task in tasks:
+        recipe = task.recipe
+        behind = _rows_behind(backbone, task) if isinstance(backbone, GenerativeBackbone) else 0
+        room = free - behind
+        taken_too = f"{taken}, what {recipe.name!r} writes {behind}" if behind else taken
+        if room < LEAST_LENGTH:
+            way = "lower its max_target_length" if recipe.kind == "generation" else "shorten its label texts"
             raise InputError(
-                f"{backbone.id} has {backbone.model.max_positions} positions and the prompt takes {length} of them; "
-                f"lower max_length of {recipe.name!r} to {room} or less."
+                f"{taken_too}, which leaves its text no room; {way}, or train a prompt of a lower --length."
             )
+        if min(recipe.max_length, backbone.max_length) > room:
+            raise InputError(f"{taken_too}; lower max_length of {recipe.name!r} to {room} or less.")
+
+
+def _rows_behind(backbone: GenerativeBackbone, task: TaskData) -> int:
+    """Return the most rows that a decoder-only model reads behind a text; an encoder-decoder model reads none there."""
+    if backbone.family == "seq2seq":
+        return 0
+    if task.recipe.kind == "generation":
+        return task.recipe.max_target_length + len(backbone.eos_ids[:1])
+    groups = label_texts(backbone, task)
+    return max(map(len, backbone.texts.continuations([group[0] for group in groups])))
 
 
 def _teaching_facts(origin: Origin) -> dict[str, Any]:

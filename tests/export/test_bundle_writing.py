@@ -13,15 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import mpt_edge
 import mpt_edge_export.bundle as writing
 from mpt_edge.bundle import MODEL, Bundle
-from mpt_edge.errors import InputError, MismatchError, ParityError
+from mpt_edge.errors import InputError, MismatchError, ParityError, UnsupportedModelError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones import EncoderBackbone
+from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.prompted import PromptedEncoder
 from mpt_edge_export import ExportPlan, export_bundle, parity
+from tests.support.writers import CONTEXT
 
 
 @pytest.fixture
@@ -205,6 +209,24 @@ def test_a_graph_with_other_weights_is_caught(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_model_that_the_exporter_cannot_follow(
+    tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pages of traces become one sentence, and stay as the cause."""
+    forward = PromptedEncoder.forward
+
+    def by_value(self: PromptedEncoder, ids: torch.Tensor, *rest: object, **named: object) -> object:
+        return forward(self, ids + 1 if ids.sum() > 0 else ids, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PromptedEncoder, "forward", by_value)
+    with pytest.raises(UnsupportedModelError) as caught:
+        export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "b"))
+    assert str(caught.value).startswith("PyTorch cannot export the model as a graph, which an unusual entry")
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not None
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize("at", ["check_parity", "write_card", "export_graph", "_copy_vectors", "sha256"])
 def test_crash_in_the_middle_keeps_the_old_bundle(
     tiny: EncoderBackbone,
@@ -304,6 +326,33 @@ def test_prompt_of_a_name_that_no_bundle_can_list_is_refused(
     with pytest.raises(InputError, match="holds 'my prompt', a name that no bundle can list"):
         export_bundle(ExportPlan(tiny, [tmp_path / "v"], tmp_path / "out" / "b"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("length", [CONTEXT - 2, CONTEXT, CONTEXT + 40])
+def test_prompt_that_leaves_no_text_any_room_is_refused(
+    writer: GenerativeBackbone, tmp_path: Path, length: int
+) -> None:
+    values = np.zeros((length, writer.model.hidden_size), np.float16)
+    SharedPrompt("mpt", values, "prefix", writer.fingerprint).save(tmp_path / "v/prompts/mpt.safetensors")
+    with pytest.raises(InputError, match=f"a prompt takes {length} of them, .*; train it again with a lower --length"):
+        export_bundle(ExportPlan(writer, [tmp_path / "v"], tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_prompt_of_an_encoder_takes_positions_where_peft_has_it(
+    tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path
+) -> None:
+    values = np.zeros((46, tiny.model.hidden_size), np.float16)
+    long = replace(shared_prompt, values=values, entry="inputs_embeds")
+    long.save(tmp_path / "v/prompts/mpt.safetensors")
+    with pytest.raises(InputError, match="has 48 positions and a prompt takes 46 of them"):
+        export_bundle(ExportPlan(tiny, [tmp_path / "v"], tmp_path / "b"))
+
+
+def test_prompt_that_leaves_room_for_one_token_is_exported(writer: GenerativeBackbone, tmp_path: Path) -> None:
+    values = np.zeros((CONTEXT - 3, writer.model.hidden_size), np.float16)
+    SharedPrompt("mpt", values, "prefix", writer.fingerprint).save(tmp_path / "v/prompts/mpt.safetensors")
+    assert export_bundle(ExportPlan(writer, [tmp_path / "v"], tmp_path / "b")).max_length == 3
 
 
 def test_task_without_its_shared_prompt_is_refused(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path) -> None:

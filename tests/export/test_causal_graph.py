@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,11 @@ def test_weights_are_there_once(exported: Exported) -> None:
         "qwen3",
     }
     assert size < 4 * sum(p.numel() for p in plain.parameters()) + 250_000
+
+
+@pytest.mark.parametrize("entries", [{"layers": 2}, {"layers": 4}, {"heads": 4}, {"head_size": 16}], ids=str)
+def test_a_manifest_that_describes_another_graph(tmp_path: Path, entries: dict[str, int]) -> None:
+    _, prompted = build("llama")
+    export_causal_graph(prompted, 2, 8, "first_layer", tmp_path / "model.onnx")
+    with pytest.raises(CorruptFileError, match="is not the graph that the manifest describes; export the bundle again"):
+        OnnxCausal(tmp_path / "model.onnx", replace(described(prompted, 2, 8), **entries), threads=1)

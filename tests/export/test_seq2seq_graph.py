@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -145,3 +147,25 @@ def test_decoders_from_before_caches_had_room_are_refused(exported: Exported, tm
     onnx.save(graph, path)
     with pytest.raises(CorruptFileError, match="is not the graph that the manifest describes"):
         OnnxSeq2Seq(tmp_path / "graphs" / "encoder_model.onnx", path, described(), threads=1)
+
+
+@pytest.mark.parametrize(
+    ("entries", "name"),
+    [
+        ({"layers": 2}, "encoder_model.onnx"),
+        ({"layers": 4}, "encoder_model.onnx"),
+        ({"heads": 2}, "encoder_model.onnx"),
+        ({"head_size": 16}, "encoder_model.onnx"),
+        ({"hidden_size": 64}, "encoder_model.onnx"),
+        ({"generation": {"start_id": 61}}, "decoder_model.onnx"),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_describes_other_graphs(exported: Exported, entries: dict[str, Any], name: str) -> None:
+    _, _, folder = exported
+    manifest = replace(described(), **entries)
+    with pytest.raises(CorruptFileError) as caught:
+        OnnxSeq2Seq(folder / "encoder_model.onnx", folder / "decoder_model.onnx", manifest, threads=1)
+    assert (
+        str(caught.value) == f"{folder / name} is not the graph that the manifest describes; export the bundle again."
+    )

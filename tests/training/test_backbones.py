@@ -11,13 +11,29 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, BloomConfig, GPT2Config, OPTConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    BloomConfig,
+    GPT2Config,
+    OPTConfig,
+    PreTrainedModel,
+    T5ForConditionalGeneration,
+)
 
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
 from mpt_edge.training import sources
 from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.generative import AnyBackbone, open_backbone
 from mpt_edge.training.prompted import ARCHITECTURES
+from tests.support.causal import CONFIGS as WRITERS
+from tests.support.encoders import save_tokenizer
+from tests.support.prompted import CONFIGS as ENCODERS
+from tests.support.seq2seq import KINDS
 
 WEIGHTS = "model.safetensors"
 
@@ -101,6 +117,58 @@ def test_broken_config(folder: Path) -> None:
         load_encoder(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("entries", "error", "says"),
+    [
+        (
+            {"hidden_act": "bogus"},
+            UnsupportedModelError,
+            "cannot make the model that .* describes .KeyError: 'bogus'.;",
+        ),
+        ({"hidden_size": 999}, CorruptFileError, "describes no model .*999.* is not a multiple of"),
+        ({"hidden_size": 64}, CorruptFileError, "have another shape than its config.json states"),
+        ({"num_attention_heads": 0}, CorruptFileError, "describes no model .ZeroDivisionError"),
+        ({"num_hidden_layers": "x"}, CorruptFileError, "describes no model .*expected int"),
+        ({"num_hidden_layers": 0}, CorruptFileError, "describes no layers; download the model again"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, UnsupportedModelError, "is quantised, and"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, UnsupportedModelError, "of type 'dynamic', which"),
+        (
+            {"rope_scaling": {"rope_type": "bogus", "factor": 2.0}},
+            UnsupportedModelError,
+            "describes .KeyError: 'bogus'",
+        ),
+    ],
+    ids=str,
+)
+def test_one_changed_entry_of_a_configuration(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    entries: dict[str, object],
+    error: type[Exception],
+    says: str,
+) -> None:
+    AutoModelForCausalLM.from_config(WRITERS["llama"]).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    if "rope_scaling" in entries:
+        del config["rope_parameters"]
+    (tmp_path / "config.json").write_text(json.dumps(config | entries))
+    capfd.readouterr()
+    with pytest.raises(error, match=says) as caught:
+        open_backbone(str(tmp_path))
+    one_sentence(caught.value, str(tmp_path))
+    assert capfd.readouterr().err == ""
+
+
+def test_unknown_activation_of_an_encoder(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "bogus"}))
+    with pytest.raises(UnsupportedModelError) as caught:
+        load_encoder(str(folder))
+    one_sentence(caught.value, "cannot make the model", "bogus")
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
 def test_folder_without_weights(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     with pytest.raises(CorruptFileError) as caught:
@@ -118,8 +186,64 @@ def test_weights_cut_short(folder: Path, keep: int) -> None:
 def test_weights_of_another_size(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
-    with pytest.raises(CorruptFileError, match="weights"):
+    with pytest.raises(CorruptFileError) as caught:
         load_encoder(str(folder))
+    one_sentence(caught.value, "weights", "another shape than its config.json states", "and 5 more; download")
+
+
+def lacking(folder: Path, name: str) -> None:
+    weights = load_file(folder / WEIGHTS)
+    del weights[name]
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: AutoModel.from_config(ENCODERS["bert"]), "encoder.layer.1.output.dense.weight"),
+        (lambda: AutoModelForMaskedLM.from_config(ENCODERS["roberta"]), "lm_head.dense.weight"),
+        (lambda: AutoModelForCausalLM.from_config(WRITERS["llama"]), "model.layers.1.mlp.up_proj.weight"),
+        (lambda: AutoModelForCausalLM.from_config(WRITERS["llama"]), "lm_head.weight"),
+        (lambda: T5ForConditionalGeneration(KINDS["t5"][1]), "decoder.block.0.layer.0.SelfAttention.q.weight"),
+    ],
+    ids=["encoder", "masked", "causal", "untied head", "seq2seq"],
+)
+def test_weights_that_the_files_lack(tmp_path: Path, make: Callable[[], PreTrainedModel], name: str) -> None:
+    """transformers would fill them at random, and say so in a table that nobody reads."""
+    make().save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    lacking(tmp_path, name)
+    with pytest.raises(CorruptFileError) as caught:
+        open_backbone(str(tmp_path))
+    one_sentence(caught.value, f"the weights in {tmp_path} lack {name}; download the model again")
+
+
+def test_more_layers_than_the_files_have(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(CorruptFileError, match=r"lack encoder\.layer\.2\.\S+ and 15 more; download the model again"):
+        load_encoder(str(folder))
+    assert capfd.readouterr().err == ""
+
+
+def test_pooler_and_position_ids_may_be_absent_or_there(tiny: EncoderBackbone, folder: Path) -> None:
+    lacking(folder, "pooler.dense.weight")
+    lacking(folder, "pooler.dense.bias")
+    assert load_encoder(str(folder)).fingerprint == tiny.fingerprint
+    save_file(
+        {**load_file(folder / WEIGHTS), "embeddings.position_ids": torch.arange(48)[None]},
+        folder / WEIGHTS,
+        {"format": "pt"},
+    )
+    assert load_encoder(str(folder)).fingerprint == tiny.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma", "smollm3"])
+def test_tied_heads_may_be_absent(tmp_path: Path, kind: str) -> None:
+    AutoModelForCausalLM.from_config(WRITERS[kind]).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    assert not any("lm_head" in name for name in load_file(tmp_path / WEIGHTS))
+    assert open_backbone(str(tmp_path)).family == "causal"
 
 
 def test_folder_without_tokenizer(folder: Path) -> None:

@@ -21,7 +21,7 @@ from mpt_edge.training.data import Rows, load_task
 from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.similarity import typical_examples
-from mpt_edge.training.stages import NewPrompt, Origin, Plan, label_texts, train_source, train_target
+from mpt_edge.training.stages import NewPrompt, Origin, Plan, add_probe, label_texts, train_source, train_target
 from mpt_edge.training.starts import source_tasks
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
@@ -458,3 +458,16 @@ def test_tasks_on_a_prompt_from_peft(
         hidden = peft(ids, torch.ones_like(ids)).last_hidden_state[0, LENGTH:].mean(0).numpy()
     (state,) = model.task("mood").states(["a witty film"])
     np.testing.assert_allclose(hidden / np.linalg.norm(hidden), state, atol=1e-4)
+
+
+def test_probe_of_a_task_without_labels(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+) -> None:
+    """It is refused before any other recipe is fitted."""
+    recipes = [data[1]["mood"], replace(data[1]["field"], kind="generation", metric="f1")]
+    seen: list[str] = []
+    with pytest.raises(
+        InputError, match="'field' generates text and a probe predicts labels; pass recipes with labels"
+    ):
+        add_probe(tiny, Plan(recipes, data[0], tmp_path, SETTINGS), seen.append)
+    assert seen == []

@@ -27,6 +27,8 @@ from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, trai
 from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.text_objective import TextObjective
 from mpt_edge_export import ExportPlan, export_bundle
+from tests.support.causal import CONFIGS
+from tests.support.encoders import save_tokenizer
 from tests.support.places import SHARED
 from tests.support.stages import silent
 
@@ -174,3 +176,58 @@ def test_an_encoder_does_not_write(tiny: EncoderBackbone, tmp_path: Path) -> Non
     plan = Plan([write_data(tmp_path)[0]], tmp_path, tmp_path / "run", Settings(epochs=1, most_tasks=0))
     with pytest.raises(InputError, match="'happy' generates text and tiny-bert is an encoder"):
         train_source(tiny, plan, NewPrompt(name="shared", length=8), silent)
+
+
+@pytest.mark.parametrize(
+    ("length", "changes", "says"),
+    [
+        (
+            158,
+            {},
+            "has 160 positions and the prompt takes 158 of them, which leaves no text any room; .* lower --length",
+        ),
+        (600, {}, "the prompt takes 600 of them, which leaves no text any room; train a prompt of a lower --length"),
+        (
+            7,
+            {"max_target_length": 150},
+            "what 'happy' writes 151, which leaves its text no room; lower its max_target_l",
+        ),
+        (7, {"max_length": 145}, r"takes 7 of them, what 'happy' writes 9; lower max_length of 'happy' to 144 or less"),
+    ],
+)
+def test_lengths_that_the_model_cannot_hold(
+    backbone: GenerativeBackbone, tmp_path: Path, length: int, changes: dict[str, int], says: str
+) -> None:
+    """They are refused before training, whose tasks no bundle could run."""
+    happy, _ = write_data(tmp_path)
+    plan = Plan([replace(happy, **changes)], tmp_path, tmp_path / "run", Settings(epochs=1))
+    with pytest.raises(InputError, match=says):
+        train_source(backbone, plan, NewPrompt(length=length), silent)
+    assert not (tmp_path / "run").exists()
+
+
+def test_label_texts_that_the_model_cannot_hold(backbone: GenerativeBackbone, tmp_path: Path) -> None:
+    _, who = write_data(tmp_path)
+    wordy = replace(who, labels={"Tom": ("He was Tom. " * 30,), "Lily": ("She was Lily.",)})
+    with pytest.raises(InputError, match="which leaves its text no room; shorten its label texts, or train a prompt"):
+        train_source(backbone, Plan([wordy], tmp_path, tmp_path, Settings()), NewPrompt(length=7), silent)
+
+
+@pytest.mark.parametrize("entry", ["first_layer", "every_layer", "inputs_embeds"])
+def test_lengths_that_the_model_just_holds(tmp_path: Path, entry: str) -> None:
+    """Learned positions are a table, which a row too many would read beyond."""
+    folder = tmp_path / "tiny-gpt2"
+    AutoModelForCausalLM.from_config(CONFIGS["gpt2"]).save_pretrained(folder)
+    save_tokenizer(folder)
+    backbone = open_backbone(str(folder))
+    assert isinstance(backbone, GenerativeBackbone)
+    rows = [{"text": "a b " * 30, "target": "c d " * 30}] * 4
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = Recipe(
+        "long", "long.jsonl", "long.jsonl", kind="generation", metric="f1", max_length=23, max_target_length=20
+    )
+    plan = Plan([recipe], tmp_path, tmp_path / "run", Settings(epochs=1, most_tasks=0))
+    (task,) = train_source(backbone, plan, NewPrompt(length=20, entry=entry), silent)
+    manifest = export_bundle(ExportPlan(backbone, [tmp_path / "run"], tmp_path / "bundle"))
+    assert (manifest.max_length, task.max_length) == (44, 23)
+    assert mpt_edge.load(tmp_path / "bundle", threads=1).task("long")(task.golden["text"]).label == task.golden["label"]
