@@ -232,7 +232,7 @@ class Model(ABC):
         """Answer each text under its own task; both are of one length."""
 
     def _stream(self, text: object, task: Selected, options: Options) -> Stream:  # noqa: ARG002
-        raise InputError(f"{task.file.name!r} answers with a label and writes no text; call it instead.")
+        raise InputError(f"{task.file.name!r} chooses a label and writes no text; call it instead.")
 
     def _states(self, texts: Sequence[object], task: Selected) -> list[Floats]:  # noqa: ARG002
         raise InputError(f"{task.file.name!r} is a task of a model that writes, which has no pooled states; call it.")

@@ -102,9 +102,6 @@ class TextModel(Model):
     def _answer(
         self, texts: Sequence[object], tasks: Sequence[Selected], batch_size: int, options: Options
     ) -> list[Prediction]:
-        if options and tasks and all(task.file.readout == "choice" for task in tasks):
-            name = next(iter(options))
-            raise InputError(f"{tasks[0].file.name!r} chooses a label and writes no text; leave {name} out.")
         requests = []
         for i, (text, task) in enumerate(zip(texts, tasks, strict=True)):
             with naming_text(i):

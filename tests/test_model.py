@@ -167,7 +167,7 @@ def test_check(model: EncoderModel) -> None:
 def test_task_attributes(model: EncoderModel, shared_prompt: SharedPrompt) -> None:
     task = model.task("topic")
     assert (task.name, task.kind, task.labels) == ("topic", "classification", ("sport", "law", "science"))
-    assert repr(task) == "Task('topic', 3 labels)"
+    assert repr(task) == "Task('topic', similarity, 3 labels)"
     np.testing.assert_array_equal(task.prompt, compose(shared_prompt.values, task.file.u, task.file.v))
     assert model.tasks == ["same", "sentiment", "topic"]
 

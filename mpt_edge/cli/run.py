@@ -109,7 +109,7 @@ def run(
         columns = Columns(text_column, pair_column)
         rows, stream = _open_source(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
         model = mpt_edge.load(bundle or default_bundle(), precision=precision, threads=threads)
-        options = writing.options_for(model, given)
+        options = writing.options_for(model, given, task)
         if task is not None:
             model.task(task)
         elif texts or _format(source, form) is Format.TEXT:

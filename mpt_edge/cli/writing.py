@@ -30,16 +30,19 @@ Seed = Annotated[int | None, typer.Option(help="Fixes what is drawn.", show_defa
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the text; repeatable.", show_default="the task's")]
 
 
-def options_for(model: Model, given: Options) -> Options:
+def options_for(model: Model, given: Options, task: str | None) -> Options:
     """Return the options that were given.
 
     Raises:
-        InputError: there are some, and the model writes no text.
+        InputError: there are some, and the model or the task of all rows writes no text.
+        UnknownTaskError: there is no such task.
     """
     found = {name: value for name, value in given.items() if value not in (None, [])}
+    option = next(iter(found), "").replace("_", "-")
     if found and not isinstance(model, TextModel):
-        option = next(iter(found)).replace("_", "-")
         raise InputError(f"the tasks of {model.bundle.folder} write no text; leave --{option} out.")
+    if found and task is not None and model.task(task).file.readout != "generation":
+        raise InputError(f"{task!r} chooses a label and writes no text; leave --{option} out.")
     return cast("Options", found)
 
 

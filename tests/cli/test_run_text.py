@@ -140,7 +140,7 @@ def test_an_empty_text_is_one_sentence(
         (["--task", "storey", "The cat"], "did you mean 'story'?"),
         (["The cat"], "no task is named; pass --task NAME"),
         (["--task", "story", "The cat", "--pair", "a dog"], "reads single texts"),
-        (["--task", "mood", "The cat", "--stop", "."], "'mood' chooses a label and writes no text; leave stop out"),
+        (["--task", "mood", "The cat", "--stop", "."], "'mood' chooses a label and writes no text; leave --stop out"),
     ],
     ids=str,
 )

@@ -105,7 +105,7 @@ def test_an_encoder_decoder_bundle(tmp_path: Path) -> None:
     say = mpt_edge.load(tmp_path / "bundle", threads=1).task("say")
     prompt = torch.from_numpy(compose(shared.values, task.u, task.v))
     for text in ("a witty film", "the ball game and the law"):
-        state, logits = open_texts(backbone, prompt, "prefix", backbone.texts.encode([text], 100))
+        state, logits = open_texts(backbone, prompt, "prefix", "every_layer", backbone.texts.encode([text], 100))
         written = [int(logits[0].argmax())]
         for _ in range(7):
             written.append(int(state.step(np.array(written[-1:]))[0].argmax()))

@@ -112,7 +112,7 @@ def test_files(imports: Imports) -> None:
     entry = "inputs_embeds" if kind.startswith("gpt") else "first_layer"
     assert (bundle.manifest.family, bundle.manifest.layout, bundle.manifest.entry) == ("causal", "prefix", entry)
     task = bundle.task("plain")
-    assert (task.kind, task.readout, task.max_new_tokens, task.max_length) == (
+    assert (task.kind, task.readout, task.generation["max_new_tokens"], task.max_length) == (
         "generation",
         "generation",
         NEW,
