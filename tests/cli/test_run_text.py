@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,9 @@ def test_an_interrupted_run_keeps_what_was_written(bundle: Path, tmp_path: Path)
     rows.write_text(f"{TEXTS[0]}\n" * 20_000)
     command = [Path(sys.executable).with_name("mpt-edge"), "run", "--task", "story", "--bundle", bundle]
     command += ["--input", rows, "--output", output, "--batch-size", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # Ctrl-C reaches it even where the tests themselves run in the background, which ignores it.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as process:  # noqa: PLW1509
         while not (output.is_file() and output.stat().st_size):
             assert process.poll() is None
             time.sleep(0.05)
