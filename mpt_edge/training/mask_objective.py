@@ -16,11 +16,10 @@ from mpt_edge.masking import PLACEHOLDER, LabelWords, mask_place
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones import EncoderBackbone, Mask
 from mpt_edge.training.classifying import ClassifyingObjective
-from mpt_edge.training.data import TaskData
 from mpt_edge.training.masked import MaskedHead
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.similarity import Context, Reading, read
-from mpt_edge.training.task_objective import Distillation, Loss, Teacher, in_batches
+from mpt_edge.training.task_objective import Loss, Teacher, in_batches
 
 
 @dataclass(frozen=True)
@@ -37,22 +36,8 @@ class MaskObjective(ClassifyingObjective):
     backbone: EncoderBackbone
     readout = "mask"
 
-    def __init__(
-        self,
-        backbone: EncoderBackbone,
-        tasks: Sequence[TaskData],
-        label_texts: Sequence[Sequence[Sequence[str]]],
-        distillation: Distillation | None = None,
-        layout: str = "prefix",
-        entry: str = "first_layer",
-    ) -> None:
-        """Tokenise everything; arguments are those of `TaskObjective`.
-
-        Raises:
-            UnsupportedModelError: the model has no masked-LM head.
-            InputError: a label word is not one token.
-        """
-        super().__init__(backbone, tasks, label_texts, distillation, layout, entry)
+    def _tokenise(self) -> None:
+        backbone = self.backbone
         if backbone.mask is None or backbone.model.masked is None:
             raise UnsupportedModelError(
                 f"{backbone.id} has no masked-LM head, which readout = 'mask' needs; pass a checkpoint saved with one, "
@@ -60,8 +45,8 @@ class MaskObjective(ClassifyingObjective):
             )
         self._mask: Mask = backbone.mask
         self._head: MaskedHead = backbone.model.masked
-        self._clozes = [self._cloze(i, texts) for i, texts in enumerate(label_texts)]
-        self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(tasks)]
+        self._clozes = [self._cloze(i, texts) for i, texts in enumerate(self.label_texts)]
+        self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(self.tasks)]
 
     def template(self, index: int) -> str:
         """Return the template as task files have it, with the tokenizer's own mask."""

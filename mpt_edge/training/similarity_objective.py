@@ -17,10 +17,10 @@ from torch.nn import functional
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.classifying import ClassifyingObjective
-from mpt_edge.training.data import TaskData, encode
+from mpt_edge.training.data import encode
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.similarity import TRAINING_SCALE, Context, LabelTexts, Reading, read, similarities
-from mpt_edge.training.task_objective import Distillation, Loss, Teacher
+from mpt_edge.training.task_objective import Loss, Teacher
 
 
 class SimilarityObjective(ClassifyingObjective):
@@ -29,21 +29,10 @@ class SimilarityObjective(ClassifyingObjective):
     backbone: EncoderBackbone
     readout = "similarity"
 
-    def __init__(
-        self,
-        backbone: EncoderBackbone,
-        tasks: Sequence[TaskData],
-        label_texts: Sequence[Sequence[Sequence[str]]],
-        distillation: Distillation | None = None,
-        layout: str = "prefix",
-        entry: str = "first_layer",
-    ) -> None:
-        """Tokenise everything; arguments are those of `TaskObjective`."""
-        super().__init__(backbone, tasks, label_texts, distillation, layout, entry)
-        self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(tasks)]
-        self._labels = [
-            LabelTexts.encode(backbone, texts, n) for texts, n in zip(label_texts, self.max_lengths, strict=True)
-        ]
+    def _tokenise(self) -> None:
+        self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(self.tasks)]
+        sizes = zip(self.label_texts, self.max_lengths, strict=True)
+        self._labels = [LabelTexts.encode(self.backbone, texts, length) for texts, length in sizes]
 
     def loss(self, prompt: Tensor | None, batch: TaskBatch, rng: np.random.Generator) -> Loss:
         """Return the loss of one task's batch, over all its labels or a sample of them.

@@ -134,7 +134,7 @@ class TaskObjective(ABC):
         layout: str = "prefix",
         entry: str = "first_layer",
     ) -> None:
-        """Keep what an objective is made of; tokenising is left to the kinds of objective.
+        """Keep what an objective is made of, and tokenise what is read at every step.
 
         Args:
             backbone: the frozen model.
@@ -143,10 +143,19 @@ class TaskObjective(ABC):
             distillation: teachers of the tasks, or None for the task's loss alone.
             layout: ``"prefix"`` or ``"joint"``.
             entry: where prompts enter, one of `mpt_edge.prompts.ENTRIES`.
+
+        Raises:
+            InputError: a label's or a wanted text has no tokens, or a label word is not one.
+            UnsupportedModelError: the backbone lacks the head that the tasks answer by.
         """
         self.backbone, self.tasks, self.label_texts, self.distillation = backbone, tasks, label_texts, distillation
         self.layout, self.entry = layout, entry
         self.max_lengths = [min(task.recipe.max_length, backbone.max_length) for task in tasks]
+        self._tokenise()
+
+    @abstractmethod
+    def _tokenise(self) -> None:
+        """Set `train_rows`, and what else the kind of objective reads at every step."""
 
     def template(self, index: int) -> str:
         """Return one task's template as its file has it."""

@@ -23,12 +23,12 @@ from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.readout import softmax
 from mpt_edge.text import Encoded, Text
-from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.data import Rows
 from mpt_edge.training.generative import GenerativeBackbone
 from mpt_edge.training.metrics import calibrated_scale, classification_metrics
 from mpt_edge.training.reading import TextReading, open_texts, read_texts
 from mpt_edge.training.schedule import TaskBatch
-from mpt_edge.training.task_objective import Distillation, Loss, Measured, TaskObjective, Teacher, in_batches
+from mpt_edge.training.task_objective import Loss, Measured, TaskObjective, Teacher, in_batches
 from mpt_edge.training.text_metrics import TEXT_METRICS
 
 
@@ -37,24 +37,11 @@ class TextObjective(TaskObjective):
 
     backbone: GenerativeBackbone
 
-    def __init__(
-        self,
-        backbone: GenerativeBackbone,
-        tasks: Sequence[TaskData],
-        label_texts: Sequence[Sequence[Sequence[str]]],
-        distillation: Distillation | None = None,
-        layout: str = "prefix",
-        entry: str = "first_layer",
-    ) -> None:
-        """Tokenise everything; arguments are those of `TaskObjective`.
-
-        Raises:
-            InputError: a label's or a wanted text has no tokens.
-        """
-        super().__init__(backbone, tasks, label_texts, distillation, layout, entry)
-        self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(tasks)]
-        self._choices = [backbone.texts.continuations([group[0] for group in groups]) for groups in label_texts]
-        self._targets = [self._wanted(i, task.train) for i, task in enumerate(tasks)]
+    def _tokenise(self) -> None:
+        texts = self.backbone.texts
+        self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(self.tasks)]
+        self._choices = [texts.continuations([group[0] for group in groups]) for groups in self.label_texts]
+        self._targets = [self._wanted(i, task.train) for i, task in enumerate(self.tasks)]
 
     def loss(self, prompt: Tensor | None, batch: TaskBatch, rng: np.random.Generator) -> Loss:  # noqa: ARG002
         """Return the mean loss of the wanted tokens; see `TaskObjective.loss`."""

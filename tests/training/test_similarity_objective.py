@@ -17,6 +17,7 @@ from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.similarity import TRAINING_SCALE
 from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.task_objective import Distillation, Teacher
+from tests.support.parts import assert_parts_add_up
 
 TEXTS = ["a witty film", "the dull bad movie", "a great game of ball", "bad"]
 LABELS = [1, 0, 1, 0]
@@ -106,22 +107,10 @@ def test_parts_of_a_batch_add_up_to_it_over_sampled_labels(tiny: EncoderBackbone
     texts = ["a witty film " * (1 + i) for i in range(4)]
     rows = Rows(texts, [3, 50, 7, 21])
     data = TaskData(Recipe("many", "t", "v", max_length=32), names, rows, rows, None)
-    objective = SimilarityObjective(tiny, [data], [[[name] for name in names]], Distillation([Teacher(prompt(1))]))
-    everything, found = np.arange(4), []
-    for batches in (
-        [TaskBatch(0, everything)],
-        [TaskBatch(0, everything[start : start + size], everything) for start in range(0, 4, size)],
-    ):
-        given, parts = prompt(0).requires_grad_(), []
-        for batch in batches:
-            loss = objective.loss(given, batch, np.random.default_rng(5))
-            loss.total.backward()
-            parts.append(loss.parts())
-        assert given.grad is not None
-        found.append(({name: sum(part[name] for part in parts) for name in parts[0]}, given.grad))
-    (whole, gradient), (summed, added) = found
-    assert summed == pytest.approx(whole, rel=1e-5)
-    assert torch.allclose(gradient, added, rtol=1e-3, atol=1e-6)
+    words = ["witty", "film", "dull", "bad", "movie", "great", "game", "ball"]
+    meanings = [[f"{first} {second}"] for first in words for second in words][: len(names)]
+    objective = SimilarityObjective(tiny, [data], [meanings], Distillation([Teacher(prompt(1))]))
+    assert_parts_add_up(objective, prompt(0), 4, size)
 
 
 def test_joint_layout_reads_prompt_and_text_as_transformers_does(

@@ -29,6 +29,7 @@ from mpt_edge.training.text_objective import TextObjective
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support.causal import CONFIGS
 from tests.support.encoders import save_tokenizer
+from tests.support.parts import assert_parts_add_up
 from tests.support.places import SHARED
 from tests.support.stages import silent
 
@@ -107,21 +108,7 @@ def test_parts_of_a_batch_add_up_to_it_where_texts_are_of_different_lengths(
     backbone: GenerativeBackbone, size: int
 ) -> None:
     objective = TextObjective(backbone, [story()], [[]], Distillation([Teacher(prompt(2))]))
-    rows, found = np.arange(3), []
-    for batches in (
-        [TaskBatch(0, rows)],
-        [TaskBatch(0, rows[start : start + size], rows) for start in range(0, 3, size)],
-    ):
-        given, parts = prompt(1).requires_grad_(), []
-        for batch in batches:
-            loss = objective.loss(given, batch, np.random.default_rng(0))
-            loss.total.backward()
-            parts.append(loss.parts())
-        assert given.grad is not None
-        found.append(({name: sum(part[name] for part in parts) for name in parts[0]}, given.grad))
-    (whole, gradient), (summed, added) = found
-    assert summed == pytest.approx(whole, rel=1e-5)
-    assert torch.allclose(gradient, added, rtol=1e-3, atol=1e-6)
+    assert_parts_add_up(objective, prompt(1), 3, size)
 
 
 def write_data(folder: Path) -> list[Recipe]:
