@@ -162,6 +162,8 @@ def make_graph(
                 output_names=list(outputs),
                 verbose=False,
             )
+    except MemoryError:  # says itself what is wrong
+        raise
     except Exception as error:  # the exporter wraps whatever goes wrong in the model, in pages of traces
         raise UnsupportedModelError(
             "PyTorch cannot export the model as a graph, which an unusual entry of its config.json may cause; use "

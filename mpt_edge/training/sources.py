@@ -120,6 +120,8 @@ def read_model(family: Any, folder: Path, attention: str) -> Any:
             )
     except _UNREADABLE as error:
         raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
+    except MemoryError:  # says itself what is wrong
+        raise
     except Exception as error:  # each entry of a configuration fails in its own way where transformers uses it
         raise UnsupportedModelError(
             f"transformers cannot make the model that {folder / 'config.json'} describes ({reason(error)}); download "
