@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +17,6 @@ from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support import writers
 from tests.support.encoders import LENGTH, make_task, save_tokenizer
-
-os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # numbers are compared with what a CPU computes
 
 
 @pytest.fixture(scope="session")
@@ -115,15 +109,3 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> GenerativeBackbone:
 def writer_bundle(writer: GenerativeBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle of it with three tasks that write and one that chooses. Do not change it; copy it."""
     return writers.export_writer(writer, writers.LENGTH, tmp_path_factory.mktemp("writer"))
-
-
-@pytest.fixture(scope="session")
-def mpt_edge_command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function that runs the real command and captures what it prints."""
-
-    def call(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-        command = [str(Path(sys.executable).with_name("mpt-edge")), *map(str, arguments)]
-        options = {"stdin": subprocess.DEVNULL, **options} if "input" not in options else options
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload, no-any-return]
-
-    return call

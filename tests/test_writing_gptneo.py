@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from mpt_edge.bundle import Bundle
 from mpt_edge.prompts import compose
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
+from tests.support import commands
 from tests.support.places import SHARED
 from tests.support.writers import TEXTS, text_task, word_prompt
 
@@ -59,14 +58,12 @@ def reference(bundle: Path, text: str) -> str:
     return str(tokenizer.decode(ids[start:], skip_special_tokens=True)).lstrip()
 
 
-def test_the_command_writes_what_transformers_writes(
-    bundle: Path, mpt_edge_command: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_the_command_writes_what_transformers_writes(bundle: Path) -> None:
     """One text streamed, and three of different lengths in one batch."""
     wanted = [reference(bundle, text) for text in TEXTS]
     options = ["--bundle", bundle, "--task", "story", "--max-new-tokens", COUNT]
-    assert mpt_edge_command("run", *options, TEXTS[1]).stdout == wanted[1] + "\n"
-    rows = mpt_edge_command("run", *options, "--json", *TEXTS).stdout.splitlines()
+    assert commands.run("run", *options, TEXTS[1]).stdout == wanted[1] + "\n"
+    rows = commands.run("run", *options, "--json", *TEXTS).stdout.splitlines()
     assert [json.loads(row)["output"] for row in rows] == wanted
     assert len(set(wanted)) == len(TEXTS)
     assert min(map(len, wanted)) > 10

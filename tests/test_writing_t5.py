@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.stages import NewPrompt, Plan, train_source
 from mpt_edge_export import ExportPlan, export_bundle
+from tests.support import commands
 from tests.support.places import SHARED
 from tests.support.stages import silent
 
@@ -155,18 +154,16 @@ def test_a_batch_of_both_layouts_and_of_prompts_of_two_lengths(trained: Path, tm
         assert answer.score == pytest.approx(alone.score, abs=1e-5)
 
 
-def test_golden_examples_and_the_command(
-    trained: Path, mpt_edge_command: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_golden_examples_and_the_command(trained: Path) -> None:
     model = mpt_edge.load(trained, threads=1)
     for name in ("say", "choose"):
         golden = TaskFile.parse((trained / f"tasks/{name}.safetensors").read_bytes(), name).golden
         answer = model.task(name)(golden["text"])
         assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-3))
     assert np.isclose(sum(model.task("choose")("Two plus two").scores.values()), 1)
-    done = mpt_edge_command("run", "--task", "say", TEXTS[0], "--bundle", trained, "--max-new-tokens", 5)
+    done = commands.run("run", "--task", "say", TEXTS[0], "--bundle", trained, "--max-new-tokens", 5)
     assert done.stdout == model.task("say")(TEXTS[0], max_new_tokens=5).label + "\n"
-    done = mpt_edge_command("bench", "--bundle", trained, "--repeats", 3, "--new-tokens", 3, "--json")
+    done = commands.run("bench", "--bundle", trained, "--repeats", 3, "--new-tokens", 3, "--json")
     assert json.loads(done.stdout)["tokens_per_second_prefix"] > 0
-    assert "2 tasks are as they were made" in mpt_edge_command("tasks", "verify", "--bundle", trained).stdout
+    assert "2 tasks are as they were made" in commands.run("tasks", "verify", "--bundle", trained).stdout
     assert len(list((trained / "onnx").iterdir())) == 3

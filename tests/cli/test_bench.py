@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
+from tests.support import commands
 
 
-def test_json(mpt_edge_command: Command, tiny_bundle: Path) -> None:
-    result = mpt_edge_command("bench", "-b", tiny_bundle, "--json", "--repeats", 5, "--length", 40, "--tokens", 8)
+def test_json(tiny_bundle: Path) -> None:
+    result = commands.run("bench", "-b", tiny_bundle, "--json", "--repeats", 5, "--length", 40, "--tokens", 8)
     assert (result.returncode, result.stderr) == (0, "")
     figures = json.loads(result.stdout)
     assert (figures["prompt_rows"], figures["tokens"], figures["threads"]) == (40, 8, 1)
@@ -31,8 +30,8 @@ def test_json(mpt_edge_command: Command, tiny_bundle: Path) -> None:
     assert 20 < figures["peak_memory_mb"] < 4000
 
 
-def test_table(mpt_edge_command: Command, tiny_bundle: Path) -> None:
-    result = mpt_edge_command("bench", "-b", tiny_bundle, "--repeats", 3)
+def test_table(tiny_bundle: Path) -> None:
+    result = commands.run("bench", "-b", tiny_bundle, "--repeats", 3)
     assert (result.returncode, result.stderr) == (0, "")
     for name in ("model file", "largest task file", "load", "select a task", "request, prefix", "peak memory"):
         assert any(line.startswith(name) for line in result.stdout.splitlines())
@@ -58,10 +57,8 @@ def test_without_the_module_that_windows_lacks(tiny_bundle: Path) -> None:
         (["--threads", "5000"], "5000 threads are not possible here"),
     ],
 )
-def test_bad_input(
-    mpt_edge_command: Command, tiny_bundle: Path, tmp_path: Path, arguments: list[str], says: str
-) -> None:
-    result = mpt_edge_command("bench", "--bundle", tiny_bundle, *arguments, cwd=tmp_path)
+def test_bad_input(tiny_bundle: Path, tmp_path: Path, arguments: list[str], says: str) -> None:
+    result = commands.run("bench", "--bundle", tiny_bundle, *arguments, cwd=tmp_path)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("mpt-edge: ")

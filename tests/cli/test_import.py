@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +13,9 @@ from safetensors.numpy import load_file
 
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from tests.support import adapters, outcomes
+from tests.support import adapters, commands, outcomes
 
 refused = partial(outcomes.refused, before=True)
-Command = Callable[..., subprocess.CompletedProcess[str]]
-OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -36,54 +31,54 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(base: Path, adapter: Path, mpt_edge_command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle made of an imported adapter, by the two commands that users run."""
     root = tmp_path_factory.mktemp("imported")
     names = ("--task", "film=0", "--task", "book=2", "--label", "bad", "--label", "fair", "--label", "good")
-    found = mpt_edge_command("import", "peft", adapter, "--backbone", base, *names, "-o", root / "v", env=OFFLINE)
+    found = commands.run("import", "peft", adapter, "--backbone", base, *names, "-o", root / "v")
     assert found.returncode == 0, found.stderr
     assert [line.split() for line in found.stdout.splitlines()[1:3]] == [
         ["film", "0", "classifier", "3", "u,", "v"],
         ["book", "2", "classifier", "3", "u,", "v"],
     ]
     assert found.stdout.splitlines()[-1] == f"written to {root / 'v'}"
-    found = mpt_edge_command("export", base, "--vectors", root / "v", "-o", root / "bundle", env=OFFLINE)
+    found = commands.run("export", base, "--vectors", root / "v", "-o", root / "bundle")
     assert found.returncode == 0, found.stderr
     return root / "bundle"
 
 
-def test_imported_tasks_answer(bundle: Path, mpt_edge_command: Command) -> None:
-    result = mpt_edge_command("run", "--bundle", bundle, "--json", "--task", "book", "a witty film")
+def test_imported_tasks_answer(bundle: Path) -> None:
+    result = commands.run("run", "--bundle", bundle, "--json", "--task", "book", "a witty film")
     found = json.loads(outcomes.done(result))
     assert (found["task"], found["label"] in ("bad", "fair", "good")) == ("book", True)
     assert set(found["scores"]) == {"bad", "fair", "good"}
-    listed = outcomes.done(mpt_edge_command("tasks", "list", "--bundle", bundle))
+    listed = outcomes.done(commands.run("tasks", "list", "--bundle", bundle))
     assert "and a head" not in listed  # it lies once beside the prompt
 
 
-def test_into_a_bundle_that_is_there(base: Path, bundle: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+def test_into_a_bundle_that_is_there(base: Path, bundle: Path, tmp_path: Path) -> None:
     """A task then carries a copy of its prompt, since a bundle's shared prompts are fixed."""
     copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     adapters.make_adapter(base, "TOKEN_CLS", tmp_path / "names", multitask=False)
     adapters.make_adapter(base, "SEQ_CLS", tmp_path / "other", num_ranks=2)
     for name in ("names", "other"):
-        result = mpt_edge_command("import", "peft", tmp_path / name, "--backbone", base, "-o", copy, env=OFFLINE)
+        result = commands.run("import", "peft", tmp_path / name, "--backbone", base, "-o", copy)
         assert result.returncode == 0, result.stderr
-    rows = outcomes.done(mpt_edge_command("tasks", "list", "--json", "--bundle", copy)).splitlines()
+    rows = outcomes.done(commands.run("tasks", "list", "--json", "--bundle", copy)).splitlines()
     made_of = {row["task"]: row["vectors"] for row in map(json.loads, rows)}
     assert made_of["names"] == "u, v, its own prompt and a head"
     assert made_of["other-1"] == "2 pairs of u, v, its own prompt and a head"
-    result = mpt_edge_command("run", "--bundle", copy, "--json", "--task", "names", "a witty film")
+    result = commands.run("run", "--bundle", copy, "--json", "--task", "names", "a witty film")
     tokens = json.loads(outcomes.done(result))["tokens"]
-    table = outcomes.done(mpt_edge_command("run", "--bundle", copy, "--task", "names", "a witty film")).splitlines()
+    table = outcomes.done(commands.run("run", "--bundle", copy, "--task", "names", "a witty film")).splitlines()
     assert table[1].startswith(" ".join(token["label"] for token in tokens)[:20])
     assert [token["text"] for token in tokens] == ["a", "witty", "film"]
-    assert "are as they were made" in outcomes.done(mpt_edge_command("tasks", "verify", "--bundle", copy))
+    assert "are as they were made" in outcomes.done(commands.run("tasks", "verify", "--bundle", copy))
 
 
-def test_another_base_model_is_said(base: Path, adapter: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+def test_another_base_model_is_said(base: Path, adapter: Path, tmp_path: Path) -> None:
     renamed = Path(shutil.copytree(base, tmp_path / "another"))
-    result = mpt_edge_command("import", "peft", adapter, "--backbone", renamed, "-o", tmp_path / "v", env=OFFLINE)
+    result = commands.run("import", "peft", adapter, "--backbone", renamed, "-o", tmp_path / "v")
     assert result.returncode == 0
     assert f"names {base} as its base model; another was passed." in result.stderr
     prompt = SharedPrompt.load(tmp_path / "v/prompts/reviews.safetensors")
@@ -101,32 +96,30 @@ def test_another_base_model_is_said(base: Path, adapter: Path, mpt_edge_command:
     ],
 )
 def test_options_that_cannot_be_used(
-    base: Path, adapter: Path, mpt_edge_command: Command, tmp_path: Path, options: list[str], message: str
+    base: Path, adapter: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     arguments = ("import", "peft", adapter, "--backbone", base, "--output", tmp_path / "v", *options)
-    assert refused(mpt_edge_command(*arguments, env=OFFLINE)).endswith(message)
+    assert refused(commands.run_here(*arguments)).endswith(message)
     assert not (tmp_path / "v").exists()
 
 
-def test_bundle_of_another_kind(
-    base: Path, adapter: Path, mpt_edge_command: Command, tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_bundle_of_another_kind(base: Path, adapter: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     before = (copy / "bundle.json").read_bytes()
     arguments = ("import", "peft", adapter, "--backbone", base, "--output", copy)
-    assert "was made for another backbone than tiny-bert" in refused(mpt_edge_command(*arguments, env=OFFLINE))
+    assert "was made for another backbone than tiny-bert" in refused(commands.run_here(*arguments))
     assert (copy / "bundle.json").read_bytes() == before
 
 
-def test_back_to_peft(adapter: Path, bundle: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+def test_back_to_peft(adapter: Path, bundle: Path, tmp_path: Path) -> None:
     tasks = ("--task", "film", "--task", "book")
-    result = mpt_edge_command("export-peft", "--bundle", bundle, *tasks, "--output", tmp_path / "back")
+    result = commands.run("export-peft", "--bundle", bundle, *tasks, "--output", tmp_path / "back")
     assert outcomes.done(result) == f"written to {tmp_path / 'back'}\n"
     given, found = (load_file(folder / "adapter_model.safetensors") for folder in (adapter, tmp_path / "back"))
     assert np.array_equal(found["prefix_task_cols"], given["prefix_task_cols"][[0, 2]])
     assert np.array_equal(found["prompt_embeddings"], given["prompt_embeddings"])
-    result = mpt_edge_command("export-peft", "--bundle", bundle, *tasks, "--fold", "--output", tmp_path / "folded")
+    result = commands.run_here("export-peft", "--bundle", bundle, *tasks, "--fold", "--output", tmp_path / "folded")
     assert outcomes.done(result) == f"written to {tmp_path / 'folded'}\n"
     assert {path.name for path in (tmp_path / "folded").iterdir()} == {"film", "book"}
-    result = mpt_edge_command("export-peft", "--bundle", bundle, *tasks, "--output", tmp_path / "back")
+    result = commands.run_here("export-peft", "--bundle", bundle, *tasks, "--output", tmp_path / "back")
     assert refused(result) == f"mpt-edge: {tmp_path / 'back'} is in use; pass a new or empty folder."

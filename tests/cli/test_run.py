@@ -14,6 +14,7 @@ import pytest
 
 import mpt_edge
 from mpt_edge import Model
+from tests.support import commands
 from tests.support.outcomes import refused
 
 Result = subprocess.CompletedProcess[str]
@@ -26,8 +27,8 @@ def model(tiny_bundle: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def run(mpt_edge_command: Command, tiny_bundle: Path) -> Command:
-    return lambda *arguments, **options: mpt_edge_command("run", "--bundle", tiny_bundle, *arguments, **options)
+def run(tiny_bundle: Path) -> Command:
+    return lambda *arguments, **options: commands.run("run", "--bundle", tiny_bundle, *arguments, **options)
 
 
 def rows_of(text: str) -> list[dict]:
@@ -130,9 +131,9 @@ def test_output_file(run: Command, model: Model, tmp_path: Path) -> None:
     agree(rows, model, ["a witty film", "ein süßer Film"], "sentiment")
 
 
-def test_bundle_of_the_environment(mpt_edge_command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_bundle_of_the_environment(tiny_bundle: Path, tmp_path: Path) -> None:
     environment = os.environ | {"MPT_EDGE_BUNDLE": str(tiny_bundle)}
-    rows = answered(mpt_edge_command("run", "--json", "--task", "topic", "atom", env=environment, cwd=tmp_path))
+    rows = answered(commands.run("run", "--json", "--task", "topic", "atom", env=environment, cwd=tmp_path))
     assert [row["task"] for row in rows] == ["topic"]
 
 
@@ -276,8 +277,8 @@ def test_wrong_usage(run: Command, arguments: list[str]) -> None:
     assert arguments[0] in result.stderr
 
 
-def test_unknown_command(mpt_edge_command: Command) -> None:
-    result = mpt_edge_command("rum")
+def test_unknown_command() -> None:
+    result = commands.run("rum")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "No such command 'rum'" in result.stderr

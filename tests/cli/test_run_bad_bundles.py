@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mpt_edge._files import sha256
+from tests.support import commands
 from tests.support.outcomes import refused
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -30,11 +28,11 @@ def change_manifest(bundle: Path, **entries: object) -> None:
     ("make", "says"),
     [(False, "build it with `mpt-edge export minilm-l6 --output "), (True, "pass the folder that holds")],
 )
-def test_missing_bundle(mpt_edge_command: Command, tmp_path: Path, make: bool, says: str) -> None:
+def test_missing_bundle(tmp_path: Path, make: bool, says: str) -> None:
     folder = tmp_path / "empty"
     if make:
         folder.mkdir()
-    message = refused(mpt_edge_command("run", "--bundle", folder, "--task", "topic", "atom"))
+    message = refused(commands.run("run", "--bundle", folder, "--task", "topic", "atom"))
     assert f"no bundle in {folder}; {says}" in message
     assert "or name another with --bundle" in message
 
@@ -54,15 +52,13 @@ def test_missing_bundle(mpt_edge_command: Command, tmp_path: Path, make: bool, s
         (lambda data: data[:-9], " bytes instead of "),
     ],
 )
-def test_damaged_file(
-    mpt_edge_command: Command, copy: Path, name: str, damage: Callable[[bytes], bytes] | None, says: str
-) -> None:
+def test_damaged_file(copy: Path, name: str, damage: Callable[[bytes], bytes] | None, says: str) -> None:
     file = copy / name
     if damage is None:
         file.unlink()
     else:
         file.write_bytes(damage(file.read_bytes()))
-    message = refused(mpt_edge_command("run", "--bundle", copy, "--task", "topic", "atom"))
+    message = refused(commands.run("run", "--bundle", copy, "--task", "topic", "atom"))
     assert message.startswith(f"mpt-edge: {file} ")
     assert says in message
 
@@ -76,11 +72,11 @@ def test_damaged_file(
         ("tasks/topic.safetensors", "is not a readable safetensors file; restore it from where it came."),
     ],
 )
-def test_nonsense_that_the_manifest_vouches_for(mpt_edge_command: Command, copy: Path, name: str, says: str) -> None:
+def test_nonsense_that_the_manifest_vouches_for(copy: Path, name: str, says: str) -> None:
     (copy / name).write_bytes(b"nonsense" * 9)
     files = json.loads((copy / "bundle.json").read_text())["files"]
     change_manifest(copy, files=files | {name: {"size": 72, "sha256": sha256(copy / name)}})
-    message = refused(mpt_edge_command("run", "--bundle", copy, "--task", "topic", "atom"))
+    message = refused(commands.run("run", "--bundle", copy, "--task", "topic", "atom"))
     assert says.format(copy / name) in message
     assert str(copy / name) in message
 
@@ -97,9 +93,9 @@ def test_nonsense_that_the_manifest_vouches_for(mpt_edge_command: Command, copy:
         (b'{"schema": 1, "name": "x"}', "lacks the entry 'family'; export the bundle again."),
     ],
 )
-def test_corrupt_manifest(mpt_edge_command: Command, copy: Path, data: bytes, says: str) -> None:
+def test_corrupt_manifest(copy: Path, data: bytes, says: str) -> None:
     (copy / "bundle.json").write_bytes(data)
-    message = refused(mpt_edge_command("run", "--bundle", copy, "--task", "topic", "atom"))
+    message = refused(commands.run("run", "--bundle", copy, "--task", "topic", "atom"))
     assert f"{copy / 'bundle.json'} {says}" in message
 
 
@@ -121,13 +117,13 @@ def test_corrupt_manifest(mpt_edge_command: Command, copy: Path, data: bytes, sa
     ],
     ids=str,
 )
-def test_manifest_with_an_unusable_entry(mpt_edge_command: Command, copy: Path, entries: dict) -> None:
+def test_manifest_with_an_unusable_entry(copy: Path, entries: dict) -> None:
     change_manifest(copy, **entries)
-    message = refused(mpt_edge_command("run", "--bundle", copy, "--task", "topic", "atom"))
+    message = refused(commands.run("run", "--bundle", copy, "--task", "topic", "atom"))
     assert "again" in message or "made for this bundle" in message
 
 
-def test_manifest_that_leads_out_of_the_folder(mpt_edge_command: Command, copy: Path) -> None:
+def test_manifest_that_leads_out_of_the_folder(copy: Path) -> None:
     change_manifest(copy, files={"../secret": {"size": 1, "sha256": ""}})
-    message = refused(mpt_edge_command("run", "--bundle", copy, "--task", "topic", "atom"))
+    message = refused(commands.run("run", "--bundle", copy, "--task", "topic", "atom"))
     assert "lists the path '../secret', which is not allowed" in message

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from typing import Any
 import pytest
 
 import mpt_edge
+from tests.support import commands
 from tests.support.outcomes import refused
 from tests.support.writers import LABELS, TEXTS
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -26,40 +24,40 @@ def bundle(writer_bundle: Path) -> Path:
     return writer_bundle
 
 
-def test_one_text_is_streamed(bundle: Path, mpt_edge_command: Command) -> None:
+def test_one_text_is_streamed(bundle: Path) -> None:
     """What arrives on standard output is the text that the API returns, and nothing else."""
     task = mpt_edge.load(bundle).task("story")
     for given, options in (
         (["--max-new-tokens", 12], {"max_new_tokens": 12}),
         (["--stop", " and", "--repetition-penalty", 1.1], {"stop": [" and"], "repetition_penalty": 1.1}),
     ):
-        done = mpt_edge_command("run", "--task", "story", TEXTS[0], "--bundle", bundle, *given)
+        done = commands.run("run", "--task", "story", TEXTS[0], "--bundle", bundle, *given)
         assert done.returncode == 0, done.stderr
         assert done.stdout == task(TEXTS[0], **options).label + "\n"
 
 
-def test_a_text_that_was_cut_is_said(bundle: Path, mpt_edge_command: Command) -> None:
+def test_a_text_that_was_cut_is_said(bundle: Path) -> None:
     """On standard error, with the side; standard output has the answer alone."""
     for task, side, beams in (("story", "end", 1), ("other-story", "beginning", 1), ("story", "end", 2)):
         options = ["--bundle", bundle, "--max-new-tokens", 4, "--num-beams", beams]
-        done = mpt_edge_command("run", "--task", task, "The cat sat. " * 200, *options)
+        done = commands.run("run", "--task", task, "The cat sat. " * 200, *options)
         answer = mpt_edge.load(bundle).task(task)("The cat sat. " * 200, max_new_tokens=4, num_beams=beams)
         assert (done.returncode, done.stdout) == (0, answer.label + "\n")
         assert done.stderr == f"mpt-edge: the text is too long for {task!r}; its {side} was left out.\n"
 
 
-def test_several_texts_are_shown_whole(bundle: Path, mpt_edge_command: Command) -> None:
+def test_several_texts_are_shown_whole(bundle: Path) -> None:
     model = mpt_edge.load(bundle)
-    done = mpt_edge_command("run", "--task", "story", *TEXTS, "--bundle", bundle)
+    done = commands.run("run", "--task", "story", *TEXTS, "--bundle", bundle)
     wanted = model.run(TEXTS, "story")
     shown = [f"> {text}\n{answer.label}\n\n" for text, answer in zip(TEXTS, wanted, strict=True)]
     assert done.stdout == "".join(shown)
 
 
-def test_written_texts_beside_labels(bundle: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+def test_written_texts_beside_labels(bundle: Path, tmp_path: Path) -> None:
     rows = [{"text": TEXTS[0], "task": task} for task in ("mood", "story", "mood")]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    done = mpt_edge_command("run", "--input", tmp_path / "rows.jsonl", "--bundle", bundle)
+    done = commands.run("run", "--input", tmp_path / "rows.jsonl", "--bundle", bundle)
     mood, story = (mpt_edge.load(bundle).task(name)(TEXTS[0]) for name in ("mood", "story"))
     line = f"{mood.label:<5}  {mood.score:.4f}  mood  {TEXTS[0]}"
     header = "label  score   task  text"
@@ -80,22 +78,22 @@ def test_written_texts_beside_labels(bundle: Path, mpt_edge_command: Command, tm
     ],
     ids=str,
 )
-def test_options_reach_the_search(bundle: Path, mpt_edge_command: Command, options: dict[str, Any]) -> None:
+def test_options_reach_the_search(bundle: Path, options: dict[str, Any]) -> None:
     """Each gives the API's answer, and another one than without the last of the options."""
     given = []
     for name, value in options.items():
         for one in value if isinstance(value, list) else [value]:
             given += [f"--{name.replace('_', '-')}", one]
-    done = mpt_edge_command("run", "--task", "ask", TEXTS[1], "--bundle", bundle, "--json", *given)
+    done = commands.run("run", "--task", "ask", TEXTS[1], "--bundle", bundle, "--json", *given)
     task, found = mpt_edge.load(bundle).task("ask"), json.loads(done.stdout)["output"]
     assert found == task(TEXTS[1], **options).label
     assert found != task(TEXTS[1], **dict(list(options.items())[:-1])).label
 
 
-def test_rows_of_several_tasks(bundle: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+def test_rows_of_several_tasks(bundle: Path, tmp_path: Path) -> None:
     rows = [{"text": text, "task": task} for text, task in zip(TEXTS, ("story", "mood", "other-story"), strict=True)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    done = mpt_edge_command("run", "--input", tmp_path / "rows.jsonl", "--json", "--bundle", bundle)
+    done = commands.run("run", "--input", tmp_path / "rows.jsonl", "--json", "--bundle", bundle)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     wanted = mpt_edge.load(bundle).run(TEXTS, tasks=["story", "mood", "other-story"])
     assert [row.get("output", row.get("label")) for row in found] == [answer.label for answer in wanted]
@@ -117,20 +115,16 @@ def test_rows_of_several_tasks(bundle: Path, mpt_edge_command: Command, tmp_path
         (["--threads", 5000], "5000 threads are not possible here; pass 0 (automatic) to"),
     ],
 )
-def test_bad_options_are_one_sentence(
-    bundle: Path, mpt_edge_command: Command, options: list[object], part: str
-) -> None:
-    done = mpt_edge_command("run", "--task", "story", "The cat", "--bundle", bundle, *options)
+def test_bad_options_are_one_sentence(bundle: Path, options: list[object], part: str) -> None:
+    done = commands.run("run", "--task", "story", "The cat", "--bundle", bundle, *options)
     assert part in refused(done)
     assert done.stdout == ""
 
 
 @pytest.mark.parametrize("text", ["", " \t"])
 @pytest.mark.parametrize("options", [[], ["--json"], ["--num-beams", 2]], ids=str)
-def test_an_empty_text_is_one_sentence(
-    bundle: Path, mpt_edge_command: Command, text: str, options: list[object]
-) -> None:
-    done = mpt_edge_command("run", "--task", "story", text, "--bundle", bundle, *options)
+def test_an_empty_text_is_one_sentence(bundle: Path, text: str, options: list[object]) -> None:
+    done = commands.run("run", "--task", "story", text, "--bundle", bundle, *options)
     assert "empty" in refused(done)
     assert done.stdout == ""
 
@@ -145,26 +139,24 @@ def test_an_empty_text_is_one_sentence(
     ],
     ids=str,
 )
-def test_bad_arguments_are_one_sentence(
-    bundle: Path, mpt_edge_command: Command, arguments: list[str], part: str
-) -> None:
-    done = mpt_edge_command("run", "--bundle", bundle, *arguments)
+def test_bad_arguments_are_one_sentence(bundle: Path, arguments: list[str], part: str) -> None:
+    done = commands.run("run", "--bundle", bundle, *arguments)
     assert part in refused(done)
     assert done.stdout == ""
 
 
-def test_a_refused_request_leaves_the_output_alone(bundle: Path, mpt_edge_command: Command, tmp_path: Path) -> None:
+def test_a_refused_request_leaves_the_output_alone(bundle: Path, tmp_path: Path) -> None:
     output = tmp_path / "answers.jsonl"
     output.write_text("of yesterday\n")
     given = ["--task", "story", "--bundle", bundle, "--output", output]
     for arguments in ([TEXTS[0], "--temperature", -1], [""], [TEXTS[0], "--threads", 5000]):
-        refused(mpt_edge_command("run", *given, *arguments))
+        refused(commands.run("run", *given, *arguments))
         assert output.read_text() == "of yesterday\n"
-    assert mpt_edge_command("run", *given, TEXTS[0]).returncode == 0
+    assert commands.run("run", *given, TEXTS[0]).returncode == 0
     (answer,) = map(json.loads, output.read_text().splitlines())
     assert answer["text"] == TEXTS[0]
     (tmp_path / "none.txt").touch()
-    done = mpt_edge_command("run", *given, "--input", tmp_path / "none.txt")
+    done = commands.run("run", *given, "--input", tmp_path / "none.txt")
     assert (done.returncode, output.read_text()) == (0, "")
 
 
@@ -188,42 +180,42 @@ def test_an_interrupted_run_keeps_what_was_written(bundle: Path, tmp_path: Path)
     assert [json.loads(line)["line"] for line in written] == list(range(1, len(written) + 1))
 
 
-def test_rows_that_cannot_be_used_are_skipped(bundle: Path, mpt_edge_command: Command) -> None:
+def test_rows_that_cannot_be_used_are_skipped(bundle: Path) -> None:
     lines = f"{TEXTS[0]}\n\n{TEXTS[1]}\n"
     options = ["--json", "--on-error", "skip", "--bundle", bundle]
-    done = mpt_edge_command("run", "--task", "story", *options, input=lines)
+    done = commands.run("run", "--task", "story", *options, input=lines)
     assert done.returncode == 0
     assert [json.loads(line)["line"] for line in done.stdout.splitlines()] == [1, 3]
     assert "skipped 1 of 3 rows" in done.stderr
 
 
-def test_an_encoder_writes_no_text(tiny_bundle: Path, mpt_edge_command: Command) -> None:
-    done = mpt_edge_command("run", "--task", "topic", "a film", "--bundle", tiny_bundle, "--max-new-tokens", 3)
+def test_an_encoder_writes_no_text(tiny_bundle: Path) -> None:
+    done = commands.run("run", "--task", "topic", "a film", "--bundle", tiny_bundle, "--max-new-tokens", 3)
     assert done.returncode == 1
     assert "write no text; leave --max-new-tokens out" in done.stderr
 
 
-def test_tasks_are_listed_and_shown(bundle: Path, mpt_edge_command: Command) -> None:
-    listed = mpt_edge_command("tasks", "list", "--bundle", bundle)
+def test_tasks_are_listed_and_shown(bundle: Path) -> None:
+    listed = commands.run("tasks", "list", "--bundle", bundle)
     assert [line.split()[:2] for line in listed.stdout.splitlines()[1:]] == [
         ["ask", "generation"],
         ["mood", "classification"],
         ["other-story", "generation"],
         ["story", "generation"],
     ]
-    shown = json.loads(mpt_edge_command("tasks", "show", "story", "--bundle", bundle).stdout)
+    shown = json.loads(commands.run("tasks", "show", "story", "--bundle", bundle).stdout)
     assert (shown["readout"], shown["generation"]) == ("generation", {"max_new_tokens": 24})
-    assert "4 tasks are as they were made" in mpt_edge_command("tasks", "verify", "--bundle", bundle).stdout
+    assert "4 tasks are as they were made" in commands.run("tasks", "verify", "--bundle", bundle).stdout
 
 
-def test_bench_of_a_model_that_writes(bundle: Path, mpt_edge_command: Command) -> None:
+def test_bench_of_a_model_that_writes(bundle: Path) -> None:
     options = ["--bundle", bundle, "--repeats", 3, "--new-tokens", 4, "--length", 10]
-    figures = json.loads(mpt_edge_command("bench", *options, "--json").stdout)
+    figures = json.loads(commands.run("bench", *options, "--json").stdout)
     assert figures["tokens_per_second_prefix"] > 0
     assert figures["first_token_none_ms"] > 0
     assert figures["prefix_ratio"] > 0
     assert figures["model_bytes"] == sum(path.stat().st_size for path in (bundle / "onnx").iterdir())
-    assert "the prompt's price" in mpt_edge_command("bench", *options).stdout
-    done = mpt_edge_command("bench", "--bundle", bundle, "--tokens", 5000)
+    assert "the prompt's price" in commands.run("bench", *options).stdout
+    done = commands.run("bench", "--bundle", bundle, "--tokens", 5000)
     assert done.returncode == 1
     assert "lower --tokens" in done.stderr

@@ -14,6 +14,7 @@ import pytest
 
 import mpt_edge
 from mpt_edge.taskfile import TaskFile
+from tests.support import commands
 from tests.support.outcomes import done, refused
 
 Result = subprocess.CompletedProcess[str]
@@ -27,8 +28,8 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tasks(mpt_edge_command: Command, bundle: Path) -> Command:
-    return lambda command, *arguments: mpt_edge_command("tasks", command, "--bundle", bundle, *arguments)
+def tasks(bundle: Path) -> Command:
+    return lambda command, *arguments: commands.run("tasks", command, "--bundle", bundle, *arguments)
 
 
 @pytest.fixture
@@ -101,13 +102,13 @@ def test_unknown_task(tasks: Command, command: str) -> None:
     assert "did you mean 'topic'?" in message
 
 
-def test_install_and_run(tasks: Command, bundle: Path, make: Callable[..., Path], mpt_edge_command: Command) -> None:
+def test_install_and_run(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
     path = make(name="fresh", labels=("no", "yes"))
     said = done(tasks("install", path))
     assert said == f"installed fresh ({path.stat().st_size:,} bytes) in {bundle}\n"
     assert list(listed(tasks)) == ["fresh", *NAMES]
     assert (bundle / "tasks" / "fresh.safetensors").read_bytes() == path.read_bytes()
-    row = json.loads(done(mpt_edge_command("run", "-b", bundle, "--json", "--task", "fresh", "a witty film")))
+    row = json.loads(done(commands.run("run", "-b", bundle, "--json", "--task", "fresh", "a witty film")))
     original = mpt_edge.load(bundle).task("sentiment")("a witty film")  # of the same vectors, by other names
     assert row["label"] == {"bad": "no", "good": "yes"}[original.label]
     assert row["score"] == pytest.approx(original.score, abs=1e-4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +14,11 @@ import pytest
 import mpt_edge
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from tests.support import outcomes
+from tests.support import commands, outcomes
 
 refused = partial(outcomes.refused, before=True)  # bars and warnings may stand before the sentence
 Result = subprocess.CompletedProcess[str]
 Command = Callable[..., Result]
-OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1"}
 WORDS = {
     "mood": {"good": "great witty gorgeous", "bad": "dull bad"},
     "topic": {"sport": "sport ball game", "law": "vote law party", "science": "atom cell star"},
@@ -51,11 +49,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def train(mpt_edge_command: Command, tiny_folder: Path, data: Path) -> Command:
-    def call(stage: str, names: list[str], output: Path, *arguments: object, **options: object) -> Result:
+def train(tiny_folder: Path, data: Path) -> Command:
+    def call(
+        stage: str, names: list[str], output: Path, *arguments: object, run: Command = commands.run_here
+    ) -> Result:
         recipes = [data / f"{name}.toml" for name in names]
         places = ("--output", output, "--data", data, "--backbone", tiny_folder)
-        return mpt_edge_command("train", stage, *recipes, *places, *SIZES, *arguments, **{"env": OFFLINE} | options)
+        return run("train", stage, *recipes, *places, *SIZES, *arguments)
 
     return call
 
@@ -64,7 +64,8 @@ def train(mpt_edge_command: Command, tiny_folder: Path, data: Path) -> Command:
 def source(train: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """Return the folder of a source run and what the command said."""
     output = tmp_path_factory.mktemp("source") / "run"
-    result = train("source", ["mood", "topic"], output, "--length", 4, "--teacher-epochs", 1, "--test")
+    arguments = ("--length", 4, "--teacher-epochs", 1, "--test")
+    result = train("source", ["mood", "topic"], output, *arguments, run=commands.run)
     assert result.returncode == 0, result.stderr
     return output, result
 
@@ -73,7 +74,7 @@ def source(train: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 def target(train: Command, source: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a target run."""
     output = tmp_path_factory.mktemp("target") / "run"
-    result = train("target", ["pairs"], output, "--from", source[0])
+    result = train("target", ["pairs"], output, "--from", source[0], run=commands.run)
     assert result.returncode == 0, result.stderr
     return output
 
@@ -154,19 +155,19 @@ def test_other_settings_in_the_same_folder(train: Command, source: tuple[Path, R
 
 
 def test_from_training_to_an_installed_task(
-    mpt_edge_command: Command, tiny_folder: Path, source: tuple[Path, Result], target: Path, tmp_path: Path
+    tiny_folder: Path, source: tuple[Path, Result], target: Path, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "bundle"
-    made = mpt_edge_command("export", tiny_folder, "--vectors", source[0], "--output", bundle, env=OFFLINE)
+    made = commands.run("export", tiny_folder, "--vectors", source[0], "--output", bundle)
     assert made.returncode == 0, made.stderr
     task = target / "tasks" / "pairs.safetensors"
-    assert mpt_edge_command("tasks", "install", task, "--bundle", bundle).returncode == 0
+    assert commands.run("tasks", "install", task, "--bundle", bundle).returncode == 0
     # Each golden example was answered by PyTorch; here ONNX Runtime answers it.
     assert all(TaskFile.load(path).golden for path in (bundle / "tasks").iterdir())
-    verified = mpt_edge_command("tasks", "verify", "--bundle", bundle)
+    verified = commands.run("tasks", "verify", "--bundle", bundle)
     assert verified.returncode == 0, verified.stderr
     assert "3 tasks are as they were made." in verified.stdout
-    row = mpt_edge_command("run", "-b", bundle, "--json", "-t", "pairs", "a good film", "--pair", "a great")
+    row = commands.run("run", "-b", bundle, "--json", "-t", "pairs", "a good film", "--pair", "a great")
     found = mpt_edge.load(bundle).task("pairs")(("a good film", "a great"))
     assert tuple(found.scores) == TaskFile.load(task).labels
     assert json.loads(row.stdout)["scores"] == pytest.approx(dict(found.scores), abs=1e-4)
@@ -214,17 +215,17 @@ def test_target_from_a_task_that_is_not_there(train: Command, source: tuple[Path
     assert "holds no task 'none' to start from (it has mood, topic)" in message
 
 
-def test_report(source: tuple[Path, Result], mpt_edge_command: Command, tmp_path: Path) -> None:
+def test_report(source: tuple[Path, Result], tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    result = mpt_edge_command("train", "report", source[0], "--output", page)
+    result = commands.run("train", "report", source[0], "--output", page)
     assert (result.returncode, result.stdout) == (0, f"written to {page}\n")
     text = page.read_text(encoding="utf-8")
     for part in ("<h2>Training</h2>", "<h2>teachers/mood</h2>", "validation", "<td>topic</td>", "</html>"):
         assert part in text
 
 
-def test_report_of_no_run(mpt_edge_command: Command, tmp_path: Path) -> None:
-    message = refused(mpt_edge_command("train", "report", tmp_path))
+def test_report_of_no_run(tmp_path: Path) -> None:
+    message = refused(commands.run_here("train", "report", tmp_path))
     assert f"{tmp_path} holds no run (no log.jsonl); pass the folder of a training run." in message
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +26,8 @@ from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.quantize import check_quantized, quantize
 from mpt_edge_export.weights import save_graph
+from tests.support import commands
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 GRAPHS = {precision: graph_names("encoder", precision)[0] for precision in ("float32", "int8")}
 TEXTS = ["a witty film", "the ball game", "a dull, bad movie and a good star"]
 
@@ -168,14 +166,14 @@ def test_a_table_that_is_also_the_head_is_quantised_as_both(tmp_path: Path, tied
     assert 0.9 <= found["least_cosine"] < 1
 
 
-def test_t5_in_int8(mpt_edge_command: Command, tmp_path: Path, tiny_folder: Path) -> None:
+def test_t5_in_int8(tmp_path: Path, tiny_folder: Path) -> None:
     """Encoder and decoder are quantised and the float32 graphs and the weights they share are gone."""
     torch.manual_seed(0)
     config = T5Config(vocab_size=100, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4, decoder_start_token_id=0)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tiny_folder / name, tmp_path / "t5" / name)
-    result = mpt_edge_command("export", tmp_path / "t5", "--output", tmp_path / "out", "--precision", "int8")
+    result = commands.run("export", tmp_path / "t5", "--output", tmp_path / "out", "--precision", "int8")
     assert result.returncode == 0, result.stderr
     names = {"encoder_model_quantized.onnx", "decoder_model_quantized.onnx"}
     assert {path.name for path in (tmp_path / "out/onnx").iterdir()} == names | {"model_quantized.onnx_data"}
@@ -185,26 +183,24 @@ def test_t5_in_int8(mpt_edge_command: Command, tmp_path: Path, tiny_folder: Path
     assert Bundle.open(tmp_path / "out").manifest.parity["int8"]["least_cosine"] >= 0.9
 
 
-def test_commands(mpt_edge_command: Command, tiny_folder: Path, tiny_vectors: Path, tmp_path: Path) -> None:
+def test_commands(tiny_folder: Path, tiny_vectors: Path, tmp_path: Path) -> None:
     output = tmp_path / "bundle"
-    result = mpt_edge_command(
-        "export", tiny_folder, "--vectors", tiny_vectors, "--output", output, "--precision", "both"
-    )
+    result = commands.run("export", tiny_folder, "--vectors", tiny_vectors, "--output", output, "--precision", "both")
     assert result.returncode == 0, result.stderr
     assert "int8 against float32: cosine 0.9" in result.stdout
-    found = mpt_edge_command("run", "-b", output, "--task", "topic", "--precision", "int8", "--json", "atom cell")
+    found = commands.run("run", "-b", output, "--task", "topic", "--precision", "int8", "--json", "atom cell")
     assert json.loads(found.stdout)["label"] == mpt_edge.load(output, precision="int8").task("topic")("atom cell").label
-    verified = mpt_edge_command("tasks", "verify", "-b", output, "--precision", "int8")
+    verified = commands.run("tasks", "verify", "-b", output, "--precision", "int8")
     assert (verified.returncode, verified.stderr) == (0, "")
     figures = [
-        json.loads(mpt_edge_command("bench", "-b", output, "--json", "--repeats", 3, *more).stdout)
+        json.loads(commands.run("bench", "-b", output, "--json", "--repeats", 3, *more).stdout)
         for more in ((), ("--precision", "int8"))
     ]
     assert [f["precision"] for f in figures] == ["float32", "int8"]
     files = [(graph, weights_name(precision)) for precision, graph in GRAPHS.items()]
     sizes = [sum((output / name).stat().st_size for name in pair) for pair in files]
     assert [f["model_bytes"] for f in figures] == sizes
-    refused = mpt_edge_command("run", "-b", output, "--task", "topic", "--precision", "int4", "atom")
+    refused = commands.run("run", "-b", output, "--task", "topic", "--precision", "int4", "atom")
     assert (refused.returncode, refused.stderr) == (
         1,
         f"mpt-edge: {output} has no int4 graph, only float32 and int8; choose one of these.\n",
