@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,17 @@ def test_decoders_from_before_caches_had_room_are_refused(exported: Exported, tm
     onnx.save(graph, path)
     with pytest.raises(CorruptFileError, match="is not the graph that the manifest describes"):
         OnnxSeq2Seq(tmp_path / "graphs" / "encoder_model.onnx", path, described(), threads=1)
+
+
+def test_attention_is_one_node(exported: Exported) -> None:
+    plain, _, folder = exported
+    found = {}
+    for name in ("encoder", "decoder"):
+        graph = onnx.load(folder / f"{name}_model.onnx", load_external_data=False).graph
+        found[name] = Counter(node.op_type for node in graph.node)
+        assert found[name]["Softmax"] == 0
+    assert found["encoder"]["Attention"] == plain.config.num_layers
+    assert found["decoder"]["Attention"] == 2 * plain.config.num_decoder_layers  # to what was written, and to the text
 
 
 @pytest.mark.parametrize(

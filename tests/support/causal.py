@@ -23,7 +23,7 @@ from mpt_edge.training.causal import PromptedCausal
 SIZES = {
     "vocab_size": 61,
     "hidden_size": 32,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,  # as few as layers of two kinds need: exporting one takes a second
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 48,
@@ -38,13 +38,13 @@ CONFIGS = {
     "gemma3_text": Gemma3TextConfig(
         **SIZES, **SPECIAL, query_pre_attn_scalar=8, sliding_window=7, sliding_window_pattern=2
     ),
-    "gpt2": GPT2Config(vocab_size=61, n_positions=64, n_embd=32, n_layer=3, n_head=4, initializer_range=0.3, **SPECIAL),
+    "gpt2": GPT2Config(vocab_size=61, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, **SPECIAL),
     "gpt_neo": GPTNeoConfig(
         vocab_size=61,
         max_position_embeddings=64,
         hidden_size=32,
-        num_layers=4,
-        attention_types=[[["global", "local"], 2]],
+        num_layers=2,
+        attention_types=[[["global", "local"], 1]],
         num_heads=4,
         intermediate_size=48,
         window_size=9,
@@ -61,7 +61,9 @@ CONFIGS = {
         max_window_layers=1,
     ),
     "qwen3": Qwen3Config(**SIZES, **SPECIAL),
-    "smollm3": SmolLM3Config(**{k: v for k, v in SIZES.items() if k != "head_dim"}, **SPECIAL),
+    "smollm3": SmolLM3Config(
+        **{k: v for k, v in SIZES.items() if k != "head_dim"}, **SPECIAL, no_rope_layer_interval=2
+    ),
 }
 LENGTH = 5
 
