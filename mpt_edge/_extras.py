@@ -8,19 +8,24 @@ import importlib.util
 from mpt_edge.errors import MissingExtraError
 
 
-def require(extra: str, *modules: str) -> None:
-    """Import modules that an extra brings.
-
-    Args:
-        extra: its name.
-        modules: the modules; of one within a package, the package must be imported to look.
+def look_for(extra: str, *modules: str) -> None:
+    """Look for modules that an extra brings, without importing them: what a run needs at its end only.
 
     Raises:
         MissingExtraError: one is not installed; the message is the `pip install` line.
     """
-    for name in modules:  # all are looked for before the first is imported, which may take seconds
+    for name in modules:
         if importlib.util.find_spec(name.partition(".")[0]) is None:
             raise MissingExtraError(name, extra)
+
+
+def require(extra: str, *modules: str) -> None:
+    """Import modules that an extra brings.
+
+    Raises:
+        MissingExtraError: one is not installed, or one that it needs.
+    """
+    look_for(extra, *modules)  # all of them before the first is imported, which may take seconds
     for name in modules:
         try:
             importlib.import_module(name)

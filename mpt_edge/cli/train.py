@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from mpt_edge._extras import require
+from mpt_edge._extras import look_for, require
 from mpt_edge.taskfile import TaskFile, headline_text
 from mpt_edge.training.settings import Entry, Layout, Listening, Precision, Settings, TeacherPlan, Trained
 from mpt_edge.vectors import VectorFolder
@@ -249,7 +249,8 @@ def _ready(recipes: list[Path], threads: int) -> list[Recipe]:
     from mpt_edge.training.recipes import load_recipe
 
     loaded = [load_recipe(path) for path in recipes]  # before PyTorch, whose import takes seconds
-    require("train", "torch", "transformers", "accelerate", "datasets", "sklearn", "tensorboardX")
+    look_for("train", "sklearn", "scipy", "sacrebleu", "rouge_score", "tensorboardX")
+    require("train", "torch", "transformers", "accelerate", "datasets")
     import torch
 
     if threads:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef
 
 from mpt_edge.readout import softmax
 from mpt_edge.training.data import Rows
@@ -15,6 +13,8 @@ from mpt_edge.training.data import Rows
 
 def classification_metrics(predicted: NDArray[np.int64], rows: Rows) -> dict[str, Any]:
     """Return accuracy, macro F1 and Matthews correlation with the number of rows they were measured on."""
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # most commands measure nothing
+
     return {
         "accuracy": round(float(accuracy_score(rows.labels, predicted)), 4),
         "macro_f1": round(float(f1_score(rows.labels, predicted, average="macro", zero_division=0)), 4),
@@ -28,6 +28,8 @@ def calibrated_scale(similarities: NDArray[np.float32], rows: Rows) -> float:
 
     It changes no prediction; it is fitted on validation rows so that scores mean probabilities.
     """
+    from scipy.optimize import minimize_scalar
+    from sklearn.metrics import log_loss
 
     def loss(log_scale: float) -> float:
         return float(

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-
 from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import TaskData, encode
 from mpt_edge.training.metrics import classification_metrics
@@ -23,6 +19,10 @@ def probe(backbone: EncoderBackbone, data: TaskData) -> dict[str, Any]:
     Both the raw unit embeddings and standardised ones are tried with every strength, so the
     baseline is a strong one; validation chooses, test (where read) is predicted once.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     length = data.recipe.max_length
     splits = {"train": data.train, "validation": data.validation} | ({"test": data.test} if data.test else {})
     features = {

@@ -9,9 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
-from scipy.stats import pearsonr, spearmanr
 
 #: For each row the answers that count as right, at least one.
 References = Sequence[Sequence[str]]
@@ -37,6 +34,8 @@ def token_f1(predicted: Sequence[str], references: References) -> float:
 
 def bleu(predicted: Sequence[str], references: References) -> float:
     """Return corpus BLEU, 0 to 1, with sacrebleu's standard tokenisation."""
+    import sacrebleu  # each metric brings its own library, and most commands measure none
+
     most = max(len(row) for row in references)
     # sacrebleu takes one list a reference number; rows with fewer references leave theirs out.
     columns: Any = [[row[i] if i < len(row) else None for row in references] for i in range(most)]
@@ -45,17 +44,23 @@ def bleu(predicted: Sequence[str], references: References) -> float:
 
 def rouge_l(predicted: Sequence[str], references: References) -> float:
     """Return the mean ROUGE-L F measure against the nearest reference, with stemming."""
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     return _best(lambda answer, gold: float(scorer.score(gold, answer)["rougeL"].fmeasure), predicted, references)
 
 
 def pearson(predicted: Sequence[str], references: References) -> float:
     """Return Pearson's correlation of answers that are numbers; what is no number counts as the middle."""
+    from scipy.stats import pearsonr
+
     return _correlation(lambda a, b: float(pearsonr(a, b).statistic), predicted, references)
 
 
 def spearman(predicted: Sequence[str], references: References) -> float:
     """Return Spearman's rank correlation of answers that are numbers; what is no number counts as the middle."""
+    from scipy.stats import spearmanr
+
     return _correlation(lambda a, b: float(spearmanr(a, b).statistic), predicted, references)
 
 

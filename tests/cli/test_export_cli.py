@@ -102,6 +102,7 @@ def test_tasks_without_their_prompt(tiny_folder: Path, tiny_vectors: Path, tmp_p
         (["train", "source", "r.toml", "--output", "out"], "torch", "torch", "train"),
         (["train", "target", "r.toml", "--output", "out", "--from", "in"], "sklearn", "sklearn", "train"),
         (["train", "probe", "r.toml", "--output", "out"], "tensorboardX", "tensorboardX", "train"),
+        (["train", "source", "r.toml", "--output", "out"], "sacrebleu", "sacrebleu", "train"),
         (["train", "report", "out"], "matplotlib", "matplotlib", "train"),
     ],
 )
