@@ -249,7 +249,7 @@ def _ready(recipes: list[Path], threads: int) -> list[Recipe]:
     from mpt_edge.training.recipes import load_recipe
 
     loaded = [load_recipe(path) for path in recipes]  # before PyTorch, whose import takes seconds
-    look_for("train", "sklearn", "scipy", "sacrebleu", "rouge_score", "tensorboardX")
+    look_for("train", "torch", "sklearn", "scipy", "sacrebleu", "rouge_score", "tensorboardX")
     require("train", "torch", "transformers", "accelerate", "datasets")
     import torch
 
