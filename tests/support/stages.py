@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.settings import Settings
 from mpt_edge.training.trainer import Progress
 
+SETTINGS = Settings(epochs=2, batch_size=8, tasks_per_step=2, most_tasks=0, prompt_rate=0.02, task_rate=0.05, seed=3)
+LENGTH = 5
 THINGS = ("film", "movie", "ball", "game", "vote", "law")
 
 

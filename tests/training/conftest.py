@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
-from transformers import (
-    AutoModel,
-    PreTrainedModel,
-)
+from transformers import AutoModel, PreTrainedModel
 
+from mpt_edge.prompts import SharedPrompt
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.modernbert import PromptedModernBert
 from mpt_edge.training.prompted import PromptedEncoder
 from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
 from tests.support.prompted import CONFIGS
-from tests.support.stages import write_task
+from tests.support.stages import LENGTH, SETTINGS, silent, write_task
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -43,3 +46,34 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Reci
     recipes = {name: write_task(folder, name, entries, pair=name == "match") for name, entries in words.items()}
     recipes["mood"] = replace(recipes["mood"], labels={"negative": ("a bad one",), "positive": ("a good one", "great")})
     return folder, recipes
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tensors this small are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def stages(
+    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[TaskFile], Path, list[TaskFile]]:
+    """Run both stages once: two source tasks, then a target task of pairs from one of them."""
+    folder, recipes = data
+    output = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(output / "cache"))
+        plan = Plan([recipes["mood"], recipes["field"]], folder, output / "source", SETTINGS, test=True)
+        source = train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH), silent)
+        shared = SharedPrompt.load(output / "source/prompts/shared.safetensors")
+        plan = Plan([recipes["match"]], folder, output / "target", SETTINGS)
+        target = train_target(tiny, plan, Origin(folder=output / "source", shared=shared, start="mood"), silent)
+    return output / "source", source, output / "target", target

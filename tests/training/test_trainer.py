@@ -1,8 +1,7 @@
-"""The trainer: resumes bit for bit, stops at NaN, keeps what is frozen, and learns."""
+"""The trainer: stops at NaN, keeps what is frozen, adds up parts of a batch, and learns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,75 +12,13 @@ from accelerate.state import AcceleratorState
 
 from mpt_edge.errors import InputError, TrainingError
 from mpt_edge.training.backbones import EncoderBackbone, load_encoder
-from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.data import Rows
 from mpt_edge.training.initial import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.recipes import Recipe
 from mpt_edge.training.settings import Settings
-from mpt_edge.training.similarity_objective import SimilarityObjective
-from mpt_edge.training.task_objective import Distillation, Teacher
-from mpt_edge.training.trainer import Progress, Trainer
+from mpt_edge.training.trainer import Progress
+from tests.support.runs import SETTINGS, state, toy, trainer
 from tests.support.stages import silent
-
-SETTINGS = Settings(
-    epochs=3,
-    batch_size=4,
-    tasks_per_step=2,
-    most_tasks=0,
-    rows_per_epoch=40,
-    prompt_rate=0.01,
-    task_rate=0.03,
-    validation_rows=8,
-)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-THINGS = ("film", "movie", "ball", "game", "vote", "law", "party", "atom", "cell", "star", "sport", "text")
-
-
-def toy(name: str, low: tuple[str, ...], high: tuple[str, ...], rows: int = 24) -> TaskData:
-    """Return a separable task: one of two groups of words decides the label."""
-    texts, labels = [], []
-    for i in range(rows):
-        words = (low, high)[i % 2]
-        texts.append(f"the {words[i // 2 % len(words)]} {THINGS[i * 5 % len(THINGS)]}")
-        labels.append(i % 2)
-    half = Rows(texts[: rows // 2], labels[: rows // 2])
-    return TaskData(Recipe(name, "t", "v", max_length=16), ("low", "high"), Rows(texts, labels), half, None)
-
-
-def trainer(backbone: EncoderBackbone, folder: Path, settings: Settings = SETTINGS, **changes: object) -> Trainer:
-    tasks = [toy("mood", ("dull", "bad"), ("witty", "gorgeous")), toy("size", ("a",), ("great",), rows=16)]
-    values = {
-        "tasks": tasks,
-        "label_texts": [[["sport"], ["vote"]]] * len(tasks),
-        "prompts": MultitaskPrompt(sampled_vocabulary(backbone, 5, 0), len(tasks)),
-        "distillation": None,
-    } | changes
-    objective = SimilarityObjective(backbone, values["tasks"], values["label_texts"], values["distillation"])
-    return Trainer(objective, values["prompts"], settings, folder)
-
-
-def state(run: Trainer) -> dict[str, torch.Tensor]:
-    return {key: value.detach().clone() for key, value in run.prompts.state_dict().items()}
-
-
-def killed(run: Trainer, save_at: int, stop_at: int) -> Callable[[Progress], None]:
-    def observe(progress: Progress) -> None:
-        if progress.step == save_at:
-            run.save()
-        if progress.step == stop_at:
-            raise KeyboardInterrupt
-
-    return observe
 
 
 def test_the_last_step_is_kept_where_validation_has_too_few_rows(tiny: EncoderBackbone, tmp_path: Path) -> None:
@@ -95,53 +32,6 @@ def test_the_last_step_is_kept_where_validation_has_too_few_rows(tiny: EncoderBa
         assert all(torch.equal(kept[key], last[str(keep)][key]) for key in kept) is keep
     lines = (tmp_path / "True/log.jsonl").read_text(encoding="utf-8").splitlines()
     assert sum("validation" in line for line in lines) == 1
-
-
-@pytest.mark.parametrize(("save_at", "stop_at"), [(1, 1), (4, 7)])
-def test_killed_and_resumed_run_equals_an_uninterrupted_one(
-    tiny: EncoderBackbone, tmp_path: Path, save_at: int, stop_at: int
-) -> None:
-    whole = trainer(tiny, tmp_path / "whole")
-    start = state(whole)
-    whole.train(silent)
-    assert len(whole.schedule) == 15
-
-    first = trainer(tiny, tmp_path / "parts")
-    with pytest.raises(KeyboardInterrupt):
-        first.train(killed(first, save_at, stop_at))
-    torch.manual_seed(stop_at)  # the global generator must not matter
-    second = trainer(tiny, tmp_path / "parts")
-    assert second.step == save_at
-    second.train(silent)
-
-    expected, found = state(whole), state(second)
-    assert set(expected) == set(found) == set(start)
-    for key, value in expected.items():
-        assert torch.equal(value, found[key]), key
-        assert not torch.equal(value, start[key]), key
-    assert whole.best_score == second.best_score
-    assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
-
-
-def test_log_holds_each_entry_once_after_a_kill_behind_the_checkpoint(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, epochs=5)
-    whole = trainer(tiny, tmp_path / "whole", settings)
-    whole.train(silent)
-    first = trainer(tiny, tmp_path / "parts", settings)
-    with pytest.raises(KeyboardInterrupt):
-        first.train(killed(first, 20, 22))
-    trainer(tiny, tmp_path / "parts", settings).train(silent)
-    assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
-
-
-def test_finished_run_is_not_trained_again(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    first = trainer(tiny, tmp_path)
-    first.train(silent)
-    seen: list[Progress] = []
-    again = trainer(tiny, tmp_path)
-    again.train(seen.append)
-    assert seen == []
-    assert all(torch.equal(value, state(again)[key]) for key, value in state(first).items())
 
 
 def test_the_best_validated_values_are_kept(
@@ -225,54 +115,6 @@ def test_vectors_that_balance_are_not_too_large(tiny: EncoderBackbone, tmp_path:
     assert torch.allclose(run.prompts.u[1], torch.ones(5), atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"task_rate": 0.01}, {"epochs": 4}, {"batch_size": 5}, {"prompt_rate": 0.0}]
-)
-def test_other_settings_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path, change: dict[str, float]) -> None:
-    trainer(tiny, tmp_path).save()
-    with pytest.raises(InputError) as caught:
-        trainer(tiny, tmp_path, replace(SETTINGS, **change))
-    assert str(tmp_path) in str(caught.value)
-    assert "choose another folder" in str(caught.value)
-
-
-def test_other_backbone_labels_or_length_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    trainer(tiny, tmp_path).save()
-    changes = [
-        {"label_texts": [[["sport"], ["law"]]] * 2},
-        {"prompts": MultitaskPrompt(sampled_vocabulary(tiny, 6, 0), 2)},
-        {"tasks": [toy("mood", ("dull",), ("witty",)), toy("other", ("a",), ("great",), rows=16)]},
-    ]
-    for change in changes:
-        with pytest.raises(InputError, match="other data, settings or backbone"):
-            trainer(tiny, tmp_path, **change)
-    with pytest.raises(InputError, match="other data, settings or backbone"):
-        trainer(replace(tiny, fingerprint="0" * 64), tmp_path)
-
-
-def test_other_texts_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    trainer(tiny, tmp_path).save()
-    tasks = [toy("mood", ("atom", "cell"), ("star", "law")), toy("size", ("a",), ("great",), rows=16)]
-    with pytest.raises(InputError, match="other data"):
-        trainer(tiny, tmp_path, tasks=tasks)
-
-
-@pytest.mark.parametrize("data", [b"", b"nothing that torch wrote", None])
-def test_damaged_checkpoint(tiny: EncoderBackbone, tmp_path: Path, data: bytes | None) -> None:
-    trainer(tiny, tmp_path).save()
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:400] if data is None else data)
-    with pytest.raises(InputError, match=r"checkpoint\.pt; delete it"):
-        trainer(tiny, tmp_path)
-
-
-@pytest.mark.parametrize("value", [[1, 2], torch.zeros(2), "text", None])
-def test_a_checkpoint_of_something_else(tiny: EncoderBackbone, tmp_path: Path, value: object) -> None:
-    torch.save(value, tmp_path / "checkpoint.pt")
-    with pytest.raises(InputError, match=r"checkpoint\.pt is no checkpoint of a run; delete it"):
-        trainer(tiny, tmp_path)
-
-
 def test_prompt_rate_zero_leaves_the_shared_prompt_alone(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_rate=0.0))
     start = state(run)
@@ -321,36 +163,6 @@ def test_training_raises_the_accuracy_of_a_separable_task(tiny: EncoderBackbone,
     assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
 
 
-def test_teachers_are_part_of_what_a_checkpoint_depends_on(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    teachers = [Teacher(torch.zeros(5, 32)), Teacher(torch.ones(5, 32))]
-    trainer(tiny, tmp_path, distillation=Distillation(teachers)).save()
-    for other in (
-        None,
-        Distillation(teachers[::-1]),
-        Distillation(teachers, weight=0.5),
-        Distillation(teachers, temperature=1.0),
-        Distillation(teachers, hidden=False),
-        Distillation([replace(teacher, layout="joint") for teacher in teachers]),
-    ):
-        with pytest.raises(InputError, match="other data, settings or backbone"):
-            trainer(tiny, tmp_path, distillation=other)
-
-
-@pytest.mark.parametrize("most_tasks", [0, 2])
-def test_a_distilled_run_resumes_like_any_other(tiny: EncoderBackbone, tmp_path: Path, most_tasks: int) -> None:
-    settings = replace(SETTINGS, most_tasks=most_tasks)
-    values = [torch.randn(5, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    teachers = Distillation([Teacher(prompt) for prompt in values])
-    whole = trainer(tiny, tmp_path / "whole", settings, distillation=teachers)
-    whole.train(silent)
-    first = trainer(tiny, tmp_path / "parts", settings, distillation=teachers)
-    with pytest.raises(KeyboardInterrupt):
-        first.train(killed(first, 3, 5))
-    second = trainer(tiny, tmp_path / "parts", settings, distillation=teachers)
-    second.train(silent)
-    assert all(torch.equal(value, state(second)[key]) for key, value in state(whole).items())
-
-
 def test_too_little_memory_says_what_to_lower(
     tiny: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,17 +195,6 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny: EncoderBackbone, tmp_path
     assert set(gradients[0]) == set(gradients[1])
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-6), name
-
-
-def test_a_run_goes_on_with_less_at_once(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    """What the advice after running out of memory says: the same folder, smaller parts."""
-    run = trainer(tiny, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        run.train(killed(run, 3, 5))
-    run = trainer(tiny, tmp_path, replace(SETTINGS, micro_batch=2, recompute=True))
-    assert run.step == 3
-    with pytest.raises(InputError, match="holds a run with"):
-        trainer(tiny, tmp_path, replace(SETTINGS, batch_size=SETTINGS.batch_size + 1))
 
 
 def test_recomputed_activations_give_the_same_gradients(tiny_folder: Path, tmp_path: Path) -> None:
@@ -436,14 +237,3 @@ def test_precision_that_the_hardware_lacks(tiny: EncoderBackbone, tmp_path: Path
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         trainer(tiny, tmp_path, replace(SETTINGS, precision="fp16"))
     AcceleratorState._reset_state()
-
-
-def test_another_start_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    """The shapes agree, and the checkpoint would hand out what the other start came to."""
-    trainer(tiny, tmp_path).save()
-    moved = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 2)
-    moved.start(1, torch.full((5,), 2.0), torch.ones(32))
-    for prompts in (moved, MultitaskPrompt(sampled_vocabulary(tiny, 5, 1), 2)):
-        with pytest.raises(InputError, match=r"another start.*; choose another folder, or delete its checkpoint"):
-            trainer(tiny, tmp_path, prompts=prompts)
-    trainer(tiny, tmp_path)

@@ -1,0 +1,67 @@
+"""Training runs of seconds on the small encoder, which tests stop, take up and look into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from mpt_edge.training.backbones import EncoderBackbone
+from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.initial import sampled_vocabulary
+from mpt_edge.training.multitask import MultitaskPrompt
+from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.settings import Settings
+from mpt_edge.training.similarity_objective import SimilarityObjective
+from mpt_edge.training.trainer import Progress, Trainer
+
+SETTINGS = Settings(
+    epochs=3,
+    batch_size=4,
+    tasks_per_step=2,
+    most_tasks=0,
+    rows_per_epoch=40,
+    prompt_rate=0.01,
+    task_rate=0.03,
+    validation_rows=8,
+)
+
+THINGS = ("film", "movie", "ball", "game", "vote", "law", "party", "atom", "cell", "star", "sport", "text")
+
+
+def toy(name: str, low: tuple[str, ...], high: tuple[str, ...], rows: int = 24) -> TaskData:
+    """Return a separable task: one of two groups of words decides the label."""
+    texts, labels = [], []
+    for i in range(rows):
+        words = (low, high)[i % 2]
+        texts.append(f"the {words[i // 2 % len(words)]} {THINGS[i * 5 % len(THINGS)]}")
+        labels.append(i % 2)
+    half = Rows(texts[: rows // 2], labels[: rows // 2])
+    return TaskData(Recipe(name, "t", "v", max_length=16), ("low", "high"), Rows(texts, labels), half, None)
+
+
+def trainer(backbone: EncoderBackbone, folder: Path, settings: Settings = SETTINGS, **changes: object) -> Trainer:
+    tasks = [toy("mood", ("dull", "bad"), ("witty", "gorgeous")), toy("size", ("a",), ("great",), rows=16)]
+    values = {
+        "tasks": tasks,
+        "label_texts": [[["sport"], ["vote"]]] * len(tasks),
+        "prompts": MultitaskPrompt(sampled_vocabulary(backbone, 5, 0), len(tasks)),
+        "distillation": None,
+    } | changes
+    objective = SimilarityObjective(backbone, values["tasks"], values["label_texts"], values["distillation"])
+    return Trainer(objective, values["prompts"], settings, folder)
+
+
+def state(run: Trainer) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in run.prompts.state_dict().items()}
+
+
+def killed(run: Trainer, save_at: int, stop_at: int) -> Callable[[Progress], None]:
+    def observe(progress: Progress) -> None:
+        if progress.step == save_at:
+            run.save()
+        if progress.step == stop_at:
+            raise KeyboardInterrupt
+
+    return observe
