@@ -92,7 +92,9 @@ def trained(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pyte
     teachers = TeacherPlan(folder=data / "teachers", epochs=1, rate=0.3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(data / "cache"))
-        train_source(backbone, plan, NewPrompt(name="mpt", length=9, layout=request.param), silent, teachers)
+        train_source(
+            backbone, plan, NewPrompt(name="mpt", length=9, layout=request.param, entry="first_layer"), silent, teachers
+        )
     export_bundle(ExportPlan(backbone, [data / "run"], data / "bundle"))
     return data / "bundle"
 

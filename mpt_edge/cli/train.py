@@ -118,8 +118,7 @@ def source(
     from mpt_edge.training.stages import NewPrompt, Plan, train_source
 
     plan = Plan(loaded, data, output, settings, test=test)
-    where = entry or (Entry.EVERY_LAYER if layout is Layout.PREFIX else Entry.FIRST_LAYER)
-    prompt = NewPrompt(name=name, length=length, layout=layout.value, entry=where.value, init=init)
+    prompt = NewPrompt(name=name, length=length, layout=layout.value, entry=entry.value if entry else "", init=init)
     with _bar() as observe:
         tasks = train_source(open_backbone(backbone), plan, prompt, observe, taught if distil else None)
     _report(tasks, output)

@@ -74,15 +74,21 @@ class NewPrompt:
         name: what to call it.
         length: its rows l.
         layout: ``"prefix"`` or ``"joint"``: how it is read with text, here and on the device.
-        entry: where it enters, one of `mpt_edge.prompts.ENTRIES`.
+        entry: where it enters, one of `mpt_edge.prompts.ENTRIES`; unless stated every layer, or the first one in
+            the joint layout, in which no prompt enters every layer.
         init: where it starts: ``"vocabulary"``, ``"random"``, or a text.
     """
 
     name: str = "mpt"
     length: int = 100
     layout: str = "prefix"
-    entry: str = "first_layer"
+    entry: str = ""
     init: str = VOCABULARY
+
+    def __post_init__(self) -> None:
+        """Settle where the prompt enters."""
+        if not self.entry:
+            object.__setattr__(self, "entry", EVERY_LAYER if self.layout == "prefix" else "first_layer")
 
 
 @dataclass(frozen=True, kw_only=True)

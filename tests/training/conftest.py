@@ -72,7 +72,7 @@ def stages(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(output / "cache"))
         plan = Plan([recipes["mood"], recipes["field"]], folder, output / "source", SETTINGS, test=True)
-        source = train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH), silent)
+        source = train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH, entry="first_layer"), silent)
         shared = SharedPrompt.load(output / "source/prompts/shared.safetensors")
         plan = Plan([recipes["match"]], folder, output / "target", SETTINGS)
         target = train_target(tiny, plan, Origin(folder=output / "source", shared=shared, start="mood"), silent)

@@ -65,6 +65,10 @@ def test_what_is_written(folder: Path, tiny: EncoderBackbone) -> None:
     assert manifest.parity["max_abs_difference"] < 1e-4
 
 
+def test_a_new_prompt_enters_every_layer_where_its_layout_lets_it() -> None:
+    assert [NewPrompt(layout=layout).entry for layout in ("prefix", "joint")] == ["every_layer", "first_layer"]
+
+
 @pytest.mark.parametrize("name", ["mood", "match", "field"])
 def test_the_device_answers_as_training_did(folder: Path, name: str) -> None:
     golden = TaskFile.load(folder / f"run/tasks/{name}.safetensors").golden

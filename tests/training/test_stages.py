@@ -134,7 +134,7 @@ def test_teachers_are_trained_once_and_recorded(
     teachers = TeacherPlan(folder=tmp_path / "teachers", epochs=2, rate=0.05)
     seen: list[Progress] = []
     plan = Plan(recipes, data[0], tmp_path / "one", SETTINGS)
-    train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH), seen.append, teachers)
+    train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH, entry="first_layer"), seen.append, teachers)
     assert list(dict.fromkeys(p.stage for p in seen)) == [
         "teacher mood (1/2)",
         "teacher field (2/2)",
@@ -151,7 +151,7 @@ def test_teachers_are_trained_once_and_recorded(
     assert set(facts["teachers"]) == {"mood", "field"}
     again: list[Progress] = []
     other = replace(plan, output=tmp_path / "two", settings=replace(SETTINGS, task_rate=0.01))
-    train_source(tiny, other, NewPrompt(name="shared", length=LENGTH), again.append, teachers)
+    train_source(tiny, other, NewPrompt(name="shared", length=LENGTH, entry="first_layer"), again.append, teachers)
     assert {p.stage for p in again} == {"student"}
 
 
@@ -160,7 +160,10 @@ def test_a_template_travels_to_the_device(
 ) -> None:
     recipe = replace(data[1]["match"], template="{text_pair} ball {text}")
     (task,) = train_source(
-        tiny, Plan([recipe], data[0], tmp_path / "run", SETTINGS), NewPrompt(name="shared", length=LENGTH), silent
+        tiny,
+        Plan([recipe], data[0], tmp_path / "run", SETTINGS),
+        NewPrompt(name="shared", length=LENGTH, entry="first_layer"),
+        silent,
     )
     assert task.template == recipe.template
     export_bundle(ExportPlan(tiny, [tmp_path / "run"], tmp_path / "bundle"))
@@ -192,7 +195,7 @@ def test_golden_and_metrics_hold_in_an_exported_bundle(
 def test_two_recipes_of_one_name(tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path) -> None:
     plan = Plan([data[1]["mood"], replace(data[1]["field"], name="mood")], data[0], tmp_path, SETTINGS)
     with pytest.raises(InputError, match="two recipes are named 'mood'"):
-        train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH), silent)
+        train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH, entry="first_layer"), silent)
 
 
 @pytest.mark.parametrize("name", ["my prompt", "../up", "", ".hidden", "x" * 65])
@@ -225,7 +228,7 @@ def test_a_prompt_too_large_for_its_file_is_not_trained(
     folder, recipes = data
     plan = Plan([recipes["mood"]], folder, tmp_path / "run", SETTINGS)
     with pytest.raises(InputError, match=r"takes 76,800,000 bytes, more than the .* train a shorter one \(--length\)"):
-        train_source(tiny, plan, NewPrompt(name="shared", length=1_200_000, init="random"), silent)
+        train_source(tiny, plan, NewPrompt(name="shared", length=1_200_000, init="random", entry="first_layer"), silent)
     # The composed prompt of a task, as a shared one, is in float32.
     whole = SharedPrompt("whole", np.ones((600_000, 32), np.float32), "prefix", tiny.fingerprint)
     with pytest.raises(InputError, match="takes 76,800,000 bytes"):

@@ -87,7 +87,7 @@ def test_a_run_in_its_source_folder_resumes(
 ) -> None:
     """What the run itself has written there is no start for its other tasks."""
     plan = Plan([data[1]["mood"]], data[0], tmp_path, SETTINGS)
-    train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH), silent)
+    train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH, entry="first_layer"), silent)
     shared = SharedPrompt.load(tmp_path / "prompts/shared.safetensors")
     plan = replace(plan, recipes=[data[1]["match"], data[1]["field"]])
 

@@ -138,7 +138,10 @@ def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(tmp_path: Path) -
     plan = Plan([happy, who], tmp_path, tmp_path / "run", settings, test=True)
     teachers = TeacherPlan(folder=tmp_path / "teachers", epochs=2, rate=0.05)
     tasks = {
-        task.name: task for task in train_source(backbone, plan, NewPrompt(name="shared", length=8), silent, teachers)
+        task.name: task
+        for task in train_source(
+            backbone, plan, NewPrompt(name="shared", length=8, entry="first_layer"), silent, teachers
+        )
     }
     assert (tasks["happy"].readout, tasks["who"].readout) == ("generation", "choice")
     assert tasks["happy"].metrics["test"]["exact_match"] > 0.5  # nothing of it is ever written without training
