@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,11 +82,11 @@ class Bundle:
         """Read the manifest again, to see tasks installed since.
 
         Raises:
-            MismatchError: the folder holds another backbone by now.
+            MismatchError: the folder was exported anew, with other prompts or another backbone.
         """
         manifest = Manifest.parse(read_small(self.folder / MANIFEST, _MAX_MANIFEST), self.folder / MANIFEST)
-        if manifest.backbone != self.manifest.backbone:
-            raise MismatchError(f"{self.folder} holds another backbone than when it was loaded; load it again.")
+        if replace(manifest, files={}) != replace(self.manifest, files={}):  # what installing changes are files alone
+            raise MismatchError(f"{self.folder} was exported anew since it was loaded; load it again.")
         self.manifest = manifest
 
     def path(self, name: str) -> Path:
@@ -238,24 +238,27 @@ class Bundle:
             CorruptFileError: it is no task file.
             MismatchError: it belongs to another bundle, or is older than the installed version.
         """
-        task = TaskFile.load(source)
-        self.check_fit(task)
+        data = read_small(source, MAX_TASK_BYTES)
+        task = TaskFile.parse(data, str(source))
         with self._changing():
+            self.check_fit(task)
             installed = self._installed(task.name)
             if installed is not None and installed.version > task.version:
                 raise MismatchError(
                     f"{task.name!r} is installed in a newer version than {task.version}; remove it first to go back."
                 )
-            files = {task_key(task.name): read_small(source, MAX_TASK_BYTES)}
+            files = {task_key(task.name): data}
             if installed is not None:
                 old = self.read(task_key(task.name), MAX_TASK_BYTES)
-                if old != files[task_key(task.name)]:
+                if old != data:
                     files[_previous_key(task.name)] = old
             self._put(files)
         return task
 
     def rollback(self, task: str) -> TaskFile:
         """Put back the task file that the last `install` replaced; a second call undoes the first.
+
+        A file that is missing or damaged is not kept for that second call.
 
         Raises:
             UnknownTaskError: there is no such task.
@@ -271,7 +274,13 @@ class Bundle:
             old = self.read(before, MAX_TASK_BYTES)
             found = TaskFile.parse(old, str(self.folder / before))
             self.check_fit(found)
-            self._put({now: old, before: read_small(self.folder / now, MAX_TASK_BYTES)})
+            files = {now: old}
+            with contextlib.suppress(CorruptFileError):
+                files[before] = self.read(now, MAX_TASK_BYTES)
+            gone = {before} - set(files)
+            self._put(files, gone)
+            for name in gone:
+                (self.folder / name).unlink(missing_ok=True)
         return found
 
     def remove(self, task: str) -> None:
@@ -293,13 +302,14 @@ class Bundle:
         except (UnknownTaskError, CorruptFileError, MismatchError):
             return None
 
-    def _put(self, contents: Mapping[str, bytes]) -> None:
-        """Write small files, then the manifest that lists them."""
+    def _put(self, contents: Mapping[str, bytes], gone: Collection[str] = ()) -> None:
+        """Write small files, then the manifest that lists them, and no longer those that are gone."""
         for name, data in contents.items():
             with replacing(self.folder / name) as temporary:
                 temporary.write_bytes(data)
         entries = {name: {"sha256": _digest(data), "size": len(data)} for name, data in contents.items()}
-        self._write({**self.manifest.files, **entries})
+        listed = {name: entry for name, entry in self.manifest.files.items() if name not in gone}
+        self._write({**listed, **entries})
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:

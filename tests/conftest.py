@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +112,21 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> GenerativeBackbone:
 def writer_bundle(writer: GenerativeBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle of it with three tasks that write and one that chooses. Do not change it; copy it."""
     return writers.export_writer(writer, writers.LENGTH, tmp_path_factory.mktemp("writer"))
+
+
+@pytest.fixture
+def folder(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """Return a copy of the small bundle, to change."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def task_file(tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a task file outside any bundle."""
+
+    def make(name: str = "fresh", **changes: object) -> Path:
+        path = tmp_path / f"{name}.safetensors"
+        replace(make_task(tiny, shared_prompt, name, {"no": "bad", "yes": "good"}), **changes).save(path)
+        return path
+
+    return make

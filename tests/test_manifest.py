@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +12,6 @@ from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, Bundle
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.manifest import SCHEMA, Manifest
 from tests.support.bundles import PROMPT, TASK, edit
-
-
-@pytest.fixture
-def folder(tiny_bundle: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(tiny_bundle, tmp_path / "bundle")
 
 
 def test_manifest_lists_every_file(tiny_bundle: Path) -> None:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,7 +117,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
-        manifest = Manifest(**(manifest.__dict__ | {"files": files, "parity": parity}))
+        manifest = replace(manifest, files=files, parity=parity)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -364,17 +364,17 @@ def _replacing_folder(output: Path) -> Iterator[Path]:
     try:
         yield staging
         staging.chmod(0o755)
-        if output.exists():
-            output.rename(retired)
         try:
+            if output.exists():
+                output.rename(retired)
             staging.rename(output)
-        except OSError:
-            if retired.exists():
+        except BaseException:  # Ctrl-C too: what was moved aside is the only copy
+            if retired.exists() and not output.exists():
                 retired.rename(output)
             raise
+        shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
 
 
 def _remove_leftovers(output: Path) -> None:

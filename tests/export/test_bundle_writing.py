@@ -248,6 +248,31 @@ def test_crash_in_the_middle_keeps_the_old_bundle(
     assert [path.name for path in folder.parent.iterdir()] == ["old"]
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_crash_while_folders_change_places_keeps_the_old_bundle(
+    tiny: EncoderBackbone,
+    tiny_vectors: Path,
+    old: tuple[Path, dict[str, bytes]],
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+) -> None:
+    folder, before = old
+    rename, calls = Path.rename, []
+
+    def crash(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", crash)
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(ExportPlan(tiny, [tiny_vectors], folder, force=True))
+    assert contents(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["old"]
+
+
 def test_what_killed_exports_left_is_removed_a_day_later(
     tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path, quick: None
 ) -> None:

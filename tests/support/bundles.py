@@ -17,3 +17,9 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     entries = json.loads((folder / MANIFEST).read_text("utf-8"))
     change(entries)
     (folder / MANIFEST).write_text(json.dumps(entries), "utf-8")
+
+
+def flip(path: Path, place: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)

@@ -1,0 +1,196 @@
+"""Changes to a bundle: whole or not there, seen by running models, and undone by a rollback."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mpt_edge
+from mpt_edge.bundle import MANIFEST, Bundle
+from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
+from mpt_edge.prompts import SharedPrompt
+from mpt_edge.training.backbones import EncoderBackbone
+from tests.support.bundles import PROMPT, TASK, edit, flip
+from tests.support.encoders import make_task
+
+LABELS = {"no": "bad", "yes": "good"}
+MakeTask = Callable[..., Path]
+
+
+def test_install_and_remove(folder: Path, task_file: MakeTask) -> None:
+    source = task_file()
+    bundle = Bundle.open(folder)
+    assert bundle.install(source).name == "fresh"
+    assert bundle.task_names == Bundle.open(folder).task_names == ["fresh", "same", "sentiment", "topic"]
+    assert (folder / "tasks" / "fresh.safetensors").read_bytes() == source.read_bytes()
+    assert Bundle.open(folder).task("fresh").labels == ("no", "yes")
+    bundle.remove("fresh")
+    assert bundle.task_names == Bundle.open(folder).task_names == ["same", "sentiment", "topic"]
+    assert not (folder / "tasks" / "fresh.safetensors").exists()
+    leftovers = [p.name for p in folder.rglob(".*")]
+    assert leftovers == []
+
+
+def test_remove_leaves_no_empty_folder_of_replaced_files(folder: Path, task_file: MakeTask) -> None:
+    bundle = Bundle.open(folder)
+    for name in ("fresh", "other"):
+        bundle.install(task_file(name))
+        bundle.install(task_file(name, version=2))
+    bundle.remove("fresh")
+    assert [path.name for path in (folder / "previous").iterdir()] == ["other.safetensors"]
+    bundle.remove("other")
+    assert not (folder / "previous").exists()
+
+
+def test_remove_of_an_unknown_task(folder: Path) -> None:
+    before = (folder / MANIFEST).read_bytes()
+    with pytest.raises(UnknownTaskError, match="did you mean 'topic'"):
+        Bundle.open(folder).remove("topics")
+    assert (folder / MANIFEST).read_bytes() == before
+    assert not (folder / ".lock").exists()
+
+
+def test_versions(folder: Path, task_file: MakeTask) -> None:
+    bundle = Bundle.open(folder)
+    bundle.install(task_file(version=2))
+    with pytest.raises(MismatchError, match="'fresh' is installed in a newer version than 1"):
+        bundle.install(task_file(version=1))
+    assert Bundle.open(folder).task("fresh").version == 2
+    assert not (folder / ".lock").exists()
+    bundle.install(task_file(version=2, scale=3.0))
+    assert Bundle.open(folder).task("fresh").scale == 3.0
+    bundle.install(task_file(version=5))
+    assert Bundle.open(folder).task("fresh").version == 5
+    bundle.remove("fresh")
+    bundle.install(task_file(version=1))
+    assert Bundle.open(folder).task("fresh").version == 1
+
+
+def test_install_repairs_a_damaged_task(folder: Path, tiny_vectors: Path) -> None:
+    flip(folder / TASK)
+    Bundle.open(folder).install(tiny_vectors / TASK)
+    assert Bundle.open(folder).task("topic").name == "topic"
+
+
+@pytest.mark.parametrize("content", [b"", b"no task", b"\x08\0\0\0\0\0\0\0{}      "])
+def test_install_of_a_file_that_is_no_task(folder: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x").write_bytes(content)
+    before = (folder / MANIFEST).read_bytes()
+    with pytest.raises(CorruptFileError):
+        Bundle.open(folder).install(tmp_path / "x")
+    with pytest.raises(CorruptFileError, match="cannot read"):
+        Bundle.open(folder).install(tmp_path / "none")
+    assert (folder / MANIFEST).read_bytes() == before
+
+
+def test_lock(folder: Path, task_file: MakeTask) -> None:
+    lock = folder / ".lock"
+    lock.touch()
+    before = (folder / MANIFEST).read_bytes()
+    bundle = Bundle.open(folder)
+    for change in (lambda: bundle.install(task_file()), lambda: bundle.remove("topic")):
+        with pytest.raises(InputError, match=r"another process is changing .*\.lock"):
+            change()
+    assert lock.exists()  # another's lock stays
+    assert (folder / MANIFEST).read_bytes() == before
+    assert bundle.task("topic").name == "topic"  # reading needs no lock
+    lock.unlink()
+    bundle.remove("topic")
+    assert not lock.exists()
+
+
+def test_two_writers_do_not_lose_each_others_change(folder: Path, task_file: MakeTask) -> None:
+    one, other = Bundle.open(folder), Bundle.open(folder)
+    one.install(task_file("first"))
+    other.install(task_file("second"))
+    one.remove("same")
+    assert Bundle.open(folder).task_names == ["first", "second", "sentiment", "topic"]
+
+
+def test_failed_write_leaves_the_old_manifest(
+    folder: Path, task_file: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = task_file()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    bundle = Bundle.open(folder)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        bundle.install(source)
+    monkeypatch.undo()
+    assert list(folder.rglob(".*")) == []
+    assert Bundle.open(folder).task_names == ["same", "sentiment", "topic"]
+    Bundle.open(folder).install(source)
+
+
+def test_running_model_sees_an_install_and_a_removal(folder: Path, task_file: MakeTask) -> None:
+    model = mpt_edge.load(folder, threads=1)
+    with pytest.raises(UnknownTaskError):
+        model.task("fresh")
+    Bundle.open(folder).install(task_file())
+    answer = model.task("fresh")("good film")
+    assert answer == mpt_edge.load(folder, threads=1).task("fresh")("good film")
+    Bundle.open(folder).remove("topic")
+    with pytest.raises(UnknownTaskError):
+        mpt_edge.load(folder, threads=1).task("topic")
+
+
+def test_running_model_selects_the_version_installed_since(folder: Path, task_file: MakeTask) -> None:
+    Bundle.open(folder).install(task_file(version=1))
+    model = mpt_edge.load(folder, threads=1)
+    Bundle.open(folder).install(task_file(version=2, scale=3.25))
+    assert model.task("fresh").file.version == 2
+
+
+def test_running_model_does_not_know_a_task_removed_since(folder: Path) -> None:
+    model = mpt_edge.load(folder, threads=1)
+    Bundle.open(folder).remove("topic")
+    with pytest.raises(UnknownTaskError):
+        model.task("topic")
+
+
+def test_a_bundle_exported_anew_is_not_read_with_what_was_loaded_before(
+    folder: Path, task_file: MakeTask, shared_prompt: SharedPrompt, tiny: EncoderBackbone
+) -> None:
+    """Vectors of a new shared prompt of the same name would scale the old one."""
+    model = mpt_edge.load(folder, threads=1)
+    model.task("topic")
+    other = replace(shared_prompt, values=shared_prompt.values[::-1].copy())
+    other.save(folder / PROMPT)
+    data = (folder / PROMPT).read_bytes()
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+
+    def exported(manifest: dict[str, Any]) -> None:
+        manifest["files"][PROMPT] = entry
+        manifest["prompts"]["mpt"]["fingerprint"] = other.fingerprint
+
+    edit(folder, exported)
+    path = task_file()
+    replace(make_task(tiny, other, "fresh", LABELS)).save(path)
+    for change in (lambda: model.task("same"), lambda: model.bundle.install(path)):
+        with pytest.raises(MismatchError, match="was exported anew since it was loaded; load it again"):
+            change()
+    assert Bundle.open(folder).install(path).name == "fresh"
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink])
+def test_rollback_repairs_and_keeps_nothing_damaged(
+    folder: Path, task_file: MakeTask, damage: Callable[[Path], object]
+) -> None:
+    bundle = Bundle.open(folder)
+    bundle.install(task_file(version=1))
+    bundle.install(task_file(version=2))
+    damage(folder / "tasks" / "fresh.safetensors")
+    assert bundle.rollback("fresh").version == 1
+    assert Bundle.open(folder).task("fresh").version == 1
+    with pytest.raises(InputError, match="has no earlier version"):
+        bundle.rollback("fresh")
+    assert not list(folder.glob("previous/*"))
