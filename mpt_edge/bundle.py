@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -217,6 +218,9 @@ class Bundle:
             yield f"width than {manifest.hidden_size}"
         if manifest.entry == "inputs_embeds" and len(task.u) > manifest.prompt_length:
             yield f"room than {manifest.prompt_length} prompt rows"
+        context = manifest.generation.get("context", math.inf)
+        if len(task.u) >= context:
+            yield f"room than {context} rows of prompt and text"
         if task.own_prompt is None:
             prompt = manifest.prompts.get(task.prompt, {})
             if task.prompt_sha256 != prompt.get("fingerprint"):

@@ -10,6 +10,7 @@ import numpy as np
 
 from mpt_edge.answers import Embedding, Place, Prediction, answer, classify, tag
 from mpt_edge.backbone import Floats, OnnxBackbone, stack
+from mpt_edge.batching import MOST_TOKENS, by_length
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.generation.options import Options
@@ -19,10 +20,7 @@ from mpt_edge.model import BATCH, Model, Selected, naming_text
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.readout import label_embeddings, pool
 from mpt_edge.taskfile import HEADLESS, TaskFile
-from mpt_edge.text import Batch, Encoded, Text, checked, render
-
-#: Padded tokens of one run of the graph; more rows than fit are run in several batches.
-_TOKENS_PER_RUN = 4096
+from mpt_edge.text import NO_TOKENS, Batch, Encoded, Text, checked, render
 
 
 class EncoderModel(Model):
@@ -65,8 +63,9 @@ class EncoderModel(Model):
     def _answer(
         self, texts: Sequence[object], tasks: Sequence[Selected], batch_size: int, options: Options
     ) -> list[Prediction]:
-        for option in options:
-            raise InputError(f"the tasks of {self.bundle.folder} write no text; leave {option} out.")
+        for option, value in options.items():
+            if value is not None:  # which leaves it to the task
+                raise InputError(f"the tasks of {self.bundle.folder} write no text; leave {option} out.")
         usable, rows = self._encode(texts, tasks)
         states = self._read(rows, tasks, batch_size)
         return [self._interpret(*item) for item in zip(states, usable, rows, tasks, strict=True)]
@@ -103,6 +102,10 @@ class EncoderModel(Model):
             rows |= zip(places, self._texts.encode([usable[i] for i in places], int(limit)), strict=True)
         ignored = [i for i, task in enumerate(tasks) if not task.file.token_types]
         rows |= {i: replace(rows[i], types=[0] * len(rows[i].ids)) for i in ignored}
+        for i, text in enumerate(usable):
+            if len(rows[i].ids) <= self._texts.special_tokens(pair=isinstance(text, tuple)):
+                with naming_text(i):
+                    raise InputError(NO_TOKENS)
         return usable, [rows[i] for i in range(len(usable))]
 
     def _read(self, rows: Sequence[Encoded], tasks: Sequence[Selected], batch_size: int) -> list[Floats]:
@@ -184,15 +187,5 @@ def _runs(rows: Sequence[Encoded], tasks: Sequence[Selected], batch_size: int) -
         else:
             mixed += members
     for group in [*groups, mixed]:
-        ordered = sorted(group, key=lambda i: len(rows[i].ids))
-        start = 0
-        while start < len(ordered):
-            stop = start + 1
-            while (
-                stop < len(ordered)
-                and stop - start < batch_size
-                and len(rows[ordered[stop]].ids) * (stop + 1 - start) <= _TOKENS_PER_RUN
-            ):
-                stop += 1
-            yield ordered[start:stop]
-            start = stop
+        for places in by_length([len(rows[i].ids) for i in group], batch_size, MOST_TOKENS):
+            yield [group[place] for place in places]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpt_edge.errors import InputError
-from mpt_edge.text import Encoded, TextEncoder
+from mpt_edge.text import Encoded, TextEncoder, render
 
 Floats = NDArray[np.float32]
 
@@ -57,7 +57,15 @@ class LabelWords:
 
 
 def mask_place(row: Encoded, mask_id: int, template: str, mask: str) -> int:
-    """Return where a row has the template's mask, which a text that holds masks of its own does not hide."""
+    """Return where a row has the template's mask, which a text that holds masks of its own does not hide.
+
+    Args:
+        row: what `TextEncoder.fit` made of the template and a text.
+        mask_id: the mask's token.
+        template: has the mask once.
+        mask: the mask as text.
+    """
     places = [i for i, token in enumerate(row.ids) if token == mask_id]
-    first = template.index(mask) < template.index("{text}")
-    return places[0 if first else -1]
+    before = render(template[: template.index(mask)], row.text)
+    assert isinstance(before, str)
+    return places[min(before.count(mask), len(places) - 1)]

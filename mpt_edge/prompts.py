@@ -32,8 +32,16 @@ EVERY_LAYER = "every_layer"
 #: its own as the input of every layer, in place of what the layer before made of them (P-tuning v2, arXiv 2110.07602).
 ENTRIES = ("first_layer", "inputs_embeds", EVERY_LAYER)
 
+#: What a prompt file says of itself.
+FORMAT = "mpt-edge prompt 1"
+
 #: Largest prompt file that is read: 200 rows for each of 32 layers, with 4,096 float16 channels, and some room.
 MAX_PROMPT_BYTES = 64 << 20
+
+
+def goes_together(layout: str, entry: str) -> bool:
+    """Whether a prompt can be read so; one that enters every layer is never changed by a text (no joint layout)."""
+    return layout in LAYOUTS and entry in ENTRIES and (layout, entry) != ("joint", EVERY_LAYER)
 
 
 def compose(
@@ -113,7 +121,7 @@ class SharedPrompt:
     def save(self, path: Path) -> None:
         """Write the prompt as one safetensors file."""
         metadata = {
-            "format": "mpt-edge prompt 1",
+            "format": FORMAT,
             "name": self.name,
             "layout": self.layout,
             "entry": self.entry,
@@ -137,9 +145,14 @@ class SharedPrompt:
             CorruptFileError: the bytes are no prompt file.
         """
         arrays, metadata = tensors.parse(data, source)
+        if metadata.get("format") != FORMAT:
+            raise CorruptFileError(
+                f"{source} is not a prompt file this version reads (found {metadata.get('format', 'no format')!r}, "
+                f"expected {FORMAT!r}); pass prompts/<name>.safetensors or upgrade mpt-edge."
+            )
         values = arrays.get("prompt")
         layout, entry = metadata.get("layout", ""), metadata.get("entry", "first_layer")
-        known = layout in LAYOUTS and entry in ENTRIES and (layout, entry) != ("joint", EVERY_LAYER)
+        known = goes_together(layout, entry)
         others = [name for name in arrays if name != "prompt" and not name.startswith("head.")]
         if values is None or values.ndim != dimensions(entry) or not values.size or not known or others:
             raise CorruptFileError(f"{source} is not a prompt file; pass prompts/<name>.safetensors.")

@@ -22,7 +22,14 @@ from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.generation.options import NAMES, GenerationOptions
 from mpt_edge.heads import Head
-from mpt_edge.prompts import ENTRIES, LAYOUTS, MAX_PROMPT_BYTES, SharedPrompt, dimensions, rows_and_width, scaled_shape
+from mpt_edge.prompts import (
+    MAX_PROMPT_BYTES,
+    SharedPrompt,
+    dimensions,
+    goes_together,
+    rows_and_width,
+    scaled_shape,
+)
 
 FORMAT = "mpt-edge task 1"
 
@@ -261,10 +268,13 @@ class TaskFile:
             yield f"kind {self.kind!r} is unknown"
         if self.readout not in READOUTS:
             yield f"readout {self.readout!r} is unknown"
-        if self.layout not in ("", *LAYOUTS) or self.entry not in ("", *ENTRIES):
-            yield "layout or entry is unknown"
+        if self.layout and self.entry and not goes_together(self.layout, self.entry):
+            yield "layout or entry of its own prompt is unknown, or they do not go together"
         if scaled_shape(self.u, self.v) is None:
             yield "u and v are not two vectors"
+        wanted = ("{text}", "{text_pair}") if self.kind == "pair" else ("{text}",)
+        if self.template and not all(part in self.template for part in wanted):
+            yield f"its template lacks {' or '.join(wanted)}"
         if not self._labelled():
             yield "labels and label texts do not pair up"
         if not self._headed():

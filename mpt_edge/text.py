@@ -28,6 +28,9 @@ CHARACTERS_PER_TOKEN = 32
 #: Tokens that no text reaches.
 _WHOLE = 1 << 30
 
+#: What is said of a text of which the tokenizer leaves nothing, such as spaces of width zero.
+NO_TOKENS = "the text has no tokens for this model; pass words that its tokenizer knows."
+
 _PLACEHOLDER = re.compile(r"\{(text|text_pair)\}")
 
 
@@ -39,11 +42,13 @@ class Encoded:
         ids: token ids, special tokens included.
         types: 0 for the first text, 1 for the second.
         truncated: whether some of the input was cut off.
+        text: what is left of the input, where it was fitted into a template.
     """
 
     ids: list[int]
     types: list[int]
     truncated: bool
+    text: Text = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class TextEncoder:
         self._pad_id = pad_id
         self._by_length: dict[int, Tokenizer] = {}
         self._lock = threading.Lock()
-        self._load()
+        self._loaded = [self._load()]  # so that a bad file shows here; the first length takes it
+        self._special = [int(self._loaded[0].num_special_tokens_to_add(pair)) for pair in (False, True)]
 
     @property
     def fingerprint(self) -> str:
@@ -102,6 +108,10 @@ class TextEncoder:
             types[i, :length] = row.types
             mask[i, :length] = 1
         return Batch(ids, mask, types)
+
+    def special_tokens(self, *, pair: bool) -> int:
+        """Return how many tokens stand around a text, or a pair of texts, that are not of it."""
+        return self._special[pair]
 
     def continuations(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of texts that stand behind others, without the special tokens of a whole input."""
@@ -147,10 +157,10 @@ class TextEncoder:
             given: Text = parts[0] if len(parts) == 1 else (parts[0], parts[1])
             whole = self.encode([render(template, given)], _WHOLE)[0]
             if not whole.ids:
-                raise InputError("the text has no tokens for this model; pass words that its tokenizer knows.")
+                raise InputError(NO_TOKENS)
             excess = len(whole.ids) - max_length
             if excess <= 0:
-                return Encoded(whole.ids, whole.types, shortened)
+                return Encoded(whole.ids, whole.types, shortened, given)
             if not self._cut_longest(parts, excess, cut):
                 break
             shortened = True
@@ -187,7 +197,7 @@ class TextEncoder:
         # Truncation is a setting of the tokenizer object, so each length has an object of its own.
         with self._lock:
             if max_length not in self._by_length:
-                tokenizer = self._load()
+                tokenizer = self._loaded.pop() if self._loaded else self._load()
                 tokenizer.enable_truncation(max_length)
                 self._by_length[max_length] = tokenizer
             return self._by_length[max_length]

@@ -9,6 +9,7 @@ import numpy as np
 
 from mpt_edge.answers import Generation, Prediction, Stream, classify
 from mpt_edge.backbone import Floats
+from mpt_edge.batching import MOST_TOKENS, by_length
 from mpt_edge.bundle import Bundle
 from mpt_edge.causal import OnnxCausal
 from mpt_edge.decoding import Decoding, WritingBackbone
@@ -94,18 +95,19 @@ class TextModel(Model):
             raise InputError(f"{taken} no room for a text in the model's {context}; {way}.")
         return min(task.file.max_length, room)
 
-    def _request(self, text: object, task: Selected, given: Options) -> _Request:
-        options, file = self._options(task, given), task.file
+    def _request(self, text: object, task: Selected, options: GenerationOptions) -> _Request:
+        file = task.file
         row = self._texts.fit(file.template, checked(text, file.kind), self._room(task, options), file.cut)
         return _Request(row, task, options)
 
     def _answer(
         self, texts: Sequence[object], tasks: Sequence[Selected], batch_size: int, options: Options
     ) -> list[Prediction]:
+        settled = {id(task): self._options(task, options) for task in tasks}
         requests = []
         for i, (text, task) in enumerate(zip(texts, tasks, strict=True)):
             with naming_text(i):
-                requests.append(self._request(text, task, options))
+                requests.append(self._request(text, task, settled[id(task)]))
         found: dict[int, Prediction] = {}
         for places in _batches(requests, batch_size):
             found |= zip(places, self._answer_batch([requests[i] for i in places]), strict=True)
@@ -160,7 +162,7 @@ class TextModel(Model):
     def _stream(self, text: object, task: Selected, options: Options) -> Stream:
         if task.file.readout != "generation":
             return super()._stream(text, task, options)
-        request = self._request(text, task, options)
+        request = self._request(text, task, self._options(task, options))
         if request.options.num_beams > 1:
             raise InputError("beams know their text only at the end; stream with one beam.")
         row = self._row(request)
@@ -179,15 +181,18 @@ class TextModel(Model):
 def _batches(requests: Sequence[_Request], batch_size: int) -> Iterator[list[int]]:
     """Yield the places of requests that are read and searched alike, those of similar length together.
 
-    What is read with every text (joint layout) is as long for all rows of a batch, and is no cache.
+    What is read with every text (joint layout) is as long for all rows of a batch, and is no cache. A request takes as
+    many rows as it has labels or beams.
     """
     groups: dict[tuple[bool, int, int], list[int]] = {}
     for i, request in enumerate(requests):
         joint = len(request.task.prompt) if request.task.layout == "joint" else 0
-        groups.setdefault((request.chooses, request.options.num_beams, joint), []).append(i)
-    for members in groups.values():
-        ordered = sorted(members, key=lambda i: len(requests[i].row.ids))
-        yield from (ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size))
+        width = len(request.task.choices) if request.chooses else request.options.num_beams
+        groups.setdefault((request.chooses, width, joint), []).append(i)
+    for (_, width, _), members in groups.items():
+        lengths = [len(requests[i].row.ids) for i in members]
+        for places in by_length(lengths, max(1, batch_size // width), MOST_TOKENS):
+            yield [members[place] for place in places]
 
 
 def _generation(request: _Request, row: Row) -> Generation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpt_edge.answers import LONGEST_ANSWER, Place, answer, classify, tag
+from mpt_edge.answers import LONGEST_ANSWER, Embedding, Place, Prediction, answer, classify, tag
 from mpt_edge.heads import Head, Layer
 from mpt_edge.readout import softmax
 from mpt_edge.taskfile import TaskFile
@@ -59,3 +59,12 @@ def test_question_that_leaves_no_room_for_the_text() -> None:
         task("span"), np.ones((2, 2), np.float32), ("q", "c"), [Place(-1, 0, 0), Place(0, 0, 1)], truncated=True
     )
     assert (found.label, found.score, found.truncated) == ("", 0.0, True)
+
+
+def test_vectors_can_stand_where_answers_are_compared() -> None:
+    one, same, other = (
+        Embedding("t", "", 0.0, truncated=False, vector=np.array([1, x], np.float32)) for x in (2, 2, 3)
+    )
+    assert one == same
+    assert one != other
+    assert one != Prediction("t", "", 0.0, truncated=False)

@@ -94,13 +94,13 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Encod
 
 
 @torch.no_grad()
-def reference(base: Path, text: str, prompt: np.ndarray) -> np.ndarray:
-    """Return the mean logit of each label's words at the mask, from the unchanged model."""
+def reference(base: Path, text: str, prompt: np.ndarray, which: int = 0) -> np.ndarray:
+    """Return the mean logit of each label's words at one of the text's masks, from the unchanged model."""
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(base).eval(), AutoTokenizer.from_pretrained(base)
     ids = tokenizer(text, return_tensors="pt").input_ids
     rows = torch.cat([torch.from_numpy(prompt), model.get_input_embeddings()(ids[0])])[None]
     logits = model(inputs_embeds=rows, attention_mask=torch.ones(rows.shape[:2])).logits[0, len(prompt) :]
-    (place,) = (ids[0] == tokenizer.mask_token_id).nonzero()[:, 0].tolist()
+    place = (ids[0] == tokenizer.mask_token_id).nonzero()[which, 0].item()
     words = [tokenizer.convert_tokens_to_ids(list(group)) for group in LABELS.values()]
     return np.array([logits[place, group].mean() for group in words])
 
@@ -161,6 +161,24 @@ def test_long_texts_lose_their_end_and_not_the_mask(trained: tuple[EncoderBackbo
     assert long.truncated
     assert long.scores == pytest.approx(task(" ".join(["atom"] * 12)).scores, abs=1e-6)
     assert not task("a [MASK] film").truncated  # the template's mask is the last one, whatever the text holds
+
+
+def test_the_mask_of_a_pair_stands_between_its_texts(
+    base: Path, trained: tuple[EncoderBackbone, Path], tmp_path: Path
+) -> None:
+    """Masks in either text do not hide it from what transformers is asked for: a certain one of the masks."""
+    bundle = Bundle.open(trained[1])
+    file = replace(bundle.task("behind"), name="nli", kind="pair", template="{text} [MASK] {text_pair}", golden={})
+    file.save(tmp_path / "nli.safetensors")
+    task = mpt_edge.load(trained[1], threads=1).add_task(tmp_path / "nli.safetensors")
+    assert isinstance(task.prompt, np.ndarray)
+    for text, pair, place in (
+        ("a film", "the atom", 0),
+        ("a film", "the [MASK] atom", 0),
+        ("a [MASK] film", "the atom [MASK]", 1),
+    ):
+        logits = reference(base, f"{text} [MASK] {pair}", task.prompt, place)
+        np.testing.assert_allclose(task.states([(text, pair)])[0], logits, atol=1e-4)
 
 
 def test_embeddings_are_stored_once(trained: tuple[EncoderBackbone, Path]) -> None:

@@ -72,7 +72,7 @@ def test_many_rows_are_split_by_tokens(model: EncoderModel, monkeypatch: pytest.
         return request(self, batch, *rest)
 
     monkeypatch.setattr(OnnxBackbone, "request", spy)
-    monkeypatch.setattr("mpt_edge.encoder_model._TOKENS_PER_RUN", 50)
+    monkeypatch.setattr("mpt_edge.encoder_model.MOST_TOKENS", 50)
     assert_same(model.run(texts, "topic"), expected)
     assert len(shapes) > 5
     assert all(count * width <= 50 for count, width in shapes)
@@ -139,6 +139,20 @@ def test_empty_text(model: EncoderModel, text: str) -> None:
         model.task("topic")(text)
     with pytest.raises(InputError, match="text 3: the text is empty"):
         model.run(["a", "b", text], "topic")
+
+
+def test_a_text_without_tokens_is_not_answered(model: EncoderModel) -> None:
+    text = " " * 5000 + "a film"  # cut before it is tokenised
+    with pytest.raises(InputError, match="text 2: the text has no tokens for this model; pass words"):
+        model.run(["a film", text], "topic")
+    with pytest.raises(InputError, match="text 1: the text has no tokens"):
+        model.task("topic").states([text])
+
+
+def test_options_are_for_models_that_write(model: EncoderModel) -> None:
+    with pytest.raises(InputError, match="write no text; leave seed out"):
+        model.task("topic")(TEXTS[0], seed=1)
+    assert model.task("topic")(TEXTS[0], seed=None) == model.task("topic")(TEXTS[0])  # None leaves it to the task
 
 
 def test_odd_texts_are_read(model: EncoderModel) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from mpt_edge import tensors
 from mpt_edge.errors import CorruptFileError, MismatchError
 from mpt_edge.heads import Head, Layer
-from mpt_edge.prompts import MAX_PROMPT_BYTES, SharedPrompt, compose
+from mpt_edge.prompts import FORMAT, MAX_PROMPT_BYTES, SharedPrompt, compose
 
 
 @pytest.fixture
@@ -101,14 +101,24 @@ def test_fingerprint_follows_values_shape_and_type(prompt: SharedPrompt) -> None
 )
 def test_file_that_is_no_prompt(arrays: dict[str, np.ndarray], layout: str, tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
-    tensors.write(file, arrays, {"layout": layout})
+    tensors.write(file, arrays, {"format": FORMAT, "layout": layout})
     with pytest.raises(CorruptFileError, match=r"x\.safetensors is not a prompt file"):
+        SharedPrompt.load(file)
+
+
+@pytest.mark.parametrize("entries", [{}, {"format": "mpt-edge prompt 2"}])
+def test_a_file_of_another_version_is_refused(entries: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    tensors.write(file, {"prompt": np.ones((2, 2), np.float32)}, {"layout": "prefix", **entries})
+    with pytest.raises(CorruptFileError, match=r"this version reads .*expected 'mpt-edge prompt 1'"):
         SharedPrompt.load(file)
 
 
 def test_training_that_is_no_object(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
-    tensors.write(file, {"prompt": np.ones((2, 2), np.float32)}, {"layout": "prefix", "training": [1]})
+    tensors.write(
+        file, {"prompt": np.ones((2, 2), np.float32)}, {"format": FORMAT, "layout": "prefix", "training": [1]}
+    )
     with pytest.raises(CorruptFileError, match="'training' is not a JSON dict"):
         SharedPrompt.load(file)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
@@ -15,6 +16,7 @@ import mpt_edge
 from mpt_edge.answers import Generation
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
+from mpt_edge.growing import GrowingCache
 from tests.support.writers import CONTEXT, LABELS, LENGTH, TEXTS
 
 NAMES = ["story", "ask", "mood", "other-story"]
@@ -154,7 +156,7 @@ def test_a_penalty_keeps_words_from_coming_back(model: Any) -> None:
         (lambda model: model.task("mood").stream("a"), "chooses a label"),
         (lambda model: model.run(["a"], ["story", "ask"]), "1 texts but 2 tasks"),
         (lambda model: model.run(["a"], "story", batch_size=0), "batch size of 0"),
-        (lambda model: model.run(["a"], "story", seed=-1), "the seed must be 0 or more"),
+        (lambda model: model.run(["a"], "story", seed=-1), "^the seed must be 0 or more"),
     ],
 )
 def test_bad_requests(model: Any, call: Callable[[Any], object], part: str) -> None:
@@ -182,6 +184,22 @@ def test_mixed_batch_equals_single_runs(model: Any, batch_size: int, beams: int)
         assert found.label == alone.label
         assert type(found) is type(alone)
         assert found.score == pytest.approx(alone.score, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "options", "width"), [("mood", {}, len(LABELS)), ("story", {"num_beams": 3}, 3)])
+def test_labels_and_beams_count_as_rows(
+    model: Any, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any], width: int
+) -> None:
+    rows: list[int] = []
+    run = GrowingCache._run
+
+    def spy(self: GrowingCache, *rest: Any) -> None:
+        rows.append(self.rows)
+        run(self, *rest)
+
+    monkeypatch.setattr(GrowingCache, "_run", spy)
+    model.run(TEXTS * 4, name, batch_size=2 * width, max_new_tokens=3, **options)
+    assert max(rows) == 2 * width
 
 
 def test_list_in_list_out(model: Any) -> None:
@@ -278,6 +296,15 @@ def test_tasks_of_encoders_are_refused(writer_bundle: Path, model: Any, readout:
     for call in (model.add_task, Bundle.open(writer_bundle).install):
         with pytest.raises(MismatchError, match="another kind of model than this causal one"):
             call(tmp_path / "mood.safetensors")
+
+
+def test_a_prompt_that_fills_the_context_is_refused(writer_bundle: Path, model: Any, tmp_path: Path) -> None:
+    file = Bundle.open(writer_bundle).task("story")
+    rows = np.ones((CONTEXT, model.task("story").prompt.shape[-1]), np.float16)
+    own = {"own_prompt": rows, "layout": "prefix", "entry": "first_layer", "prompt": "", "prompt_sha256": ""}
+    replace(file, u=rows[:, 0], **own).save(tmp_path / "long.safetensors")
+    with pytest.raises(MismatchError, match=f"another room than {CONTEXT} rows of prompt and text"):
+        model.add_task(tmp_path / "long.safetensors")
 
 
 def test_task_attributes(model: Any) -> None:

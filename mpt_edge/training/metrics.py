@@ -24,7 +24,7 @@ def classification_metrics(predicted: NDArray[np.int64], rows: Rows) -> dict[str
 
 
 def calibrated_scale(similarities: NDArray[np.float32], rows: Rows) -> float:
-    """Return the factor on cosine similarities with the least log loss (temperature scaling).
+    """Return the factor on similarities or logits ``(rows, labels)`` with the least log loss (temperature scaling).
 
     It changes no prediction; it is fitted on validation rows so that scores mean probabilities.
     """
@@ -36,5 +36,5 @@ def calibrated_scale(similarities: NDArray[np.float32], rows: Rows) -> float:
             log_loss(rows.labels, softmax(similarities * np.exp(log_scale)), labels=range(similarities.shape[1]))
         )
 
-    found = minimize_scalar(loss, bounds=(np.log(1.0), np.log(200.0)), method="bounded")
-    return round(float(np.exp(found.x)), 3)
+    found = minimize_scalar(loss, bounds=(np.log(0.01), np.log(200.0)), method="bounded")
+    return float(f"{np.exp(found.x):.5g}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from mpt_edge.batching import by_length
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.caches import KeyValue
@@ -163,16 +164,9 @@ def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
 @torch.no_grad()
 def embed_all(backbone: EncoderBackbone, rows: Sequence[Encoded], context: Context = BARE) -> Tensor:
     """Embed any number of texts in batches of similar length; the order is kept."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-    pieces: list[Tensor] = []
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and len(rows[order[stop]].ids) * (stop + 1 - start) <= _TOKENS_PER_BATCH:
-            stop += 1
-        pieces.append(_read_padded(backbone, [rows[i] for i in order[start:stop]], context).embeddings)
-        start = stop
-    stacked = torch.cat(pieces)
+    batches = list(by_length([len(row.ids) for row in rows], len(rows), _TOKENS_PER_BATCH))
+    stacked = torch.cat([_read_padded(backbone, [rows[i] for i in batch], context).embeddings for batch in batches])
+    order = [i for batch in batches for i in batch]
     return stacked[torch.argsort(torch.tensor(order, device=stacked.device))]
 
 

@@ -235,9 +235,15 @@ class TaskObjective(ABC):
         return taught_loss(task, student, teacher, mask, self.distillation, shares)
 
 
-def in_batches(rows: Sequence[_Row]) -> list[Sequence[_Row]]:
-    """Cut rows into batches of a size that is read at once where nothing is learned."""
-    return [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+def in_batches(rows: Sequence[_Row], width: int = 1) -> list[Sequence[_Row]]:
+    """Cut rows into batches of a size that is read at once where nothing is learned.
+
+    Args:
+        rows: what is read.
+        width: how many rows the model reads for each.
+    """
+    size = max(1, _BATCH // width)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

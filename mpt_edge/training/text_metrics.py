@@ -96,7 +96,8 @@ def _correlation(
     found = [_number(answer, float(np.mean(wanted))) for answer in predicted]
     if len(set(found)) < 2 or len(set(wanted)) < 2:
         return 0.0  # a constant correlates with nothing
-    return measure(found, wanted)
+    value = measure(found, wanted)
+    return value if np.isfinite(value) else 0.0  # answers of 300 digits overflow
 
 
 def _number(text: str, otherwise: float) -> float:

@@ -106,7 +106,7 @@ class TextObjective(TaskObjective):
     def likelihoods(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Return the mean log-likelihood of every label's text, ``(rows, labels)``."""
         found = []
-        for rows in in_batches(self._encode(index, texts)):
+        for rows in in_batches(self._encode(index, texts), len(self._choices[index])):
             decoding, logits = self._opened(prompt, rows)
             found += likelihoods(decoding, logits, [self._choices[index]] * len(rows))
         return np.stack(found).astype(np.float32)

@@ -24,14 +24,15 @@ def test_matthews_of_one_answer_for_all_is_zero() -> None:
     assert classification_metrics(np.ones(4, int), Rows(["a"] * 4, [0, 1, 1, 1]))["matthews"] == 0
 
 
-def test_scale_has_the_least_log_loss() -> None:
+@pytest.mark.parametrize(("spread", "factor"), [(0.4, 12.0), (40.0, 0.1)], ids=["cosines", "overconfident logits"])
+def test_scale_has_the_least_log_loss(spread: float, factor: float) -> None:
     rng = np.random.default_rng(0)
-    cosines = rng.uniform(-0.2, 0.6, (400, 3)).astype(np.float32)
-    gold = [int(rng.choice(3, p=softmax(12 * row[None])[0])) for row in cosines]
+    cosines = rng.uniform(-spread, spread, (400, 3)).astype(np.float32)
+    gold = [int(rng.choice(3, p=softmax(factor * row[None])[0])) for row in cosines]
     scale = calibrated_scale(cosines, Rows(["a"] * 400, gold))
 
-    def loss(factor: float) -> float:
-        return -log_softmax(factor * cosines.astype(float), 1)[range(400), gold].mean()
+    def loss(scale: float) -> float:
+        return -log_softmax(scale * cosines.astype(float), 1)[range(400), gold].mean()
 
-    assert all(loss(scale) <= loss(factor) + 1e-7 for factor in np.linspace(1, 60, 200))
-    assert scale == pytest.approx(12, rel=0.25)
+    assert all(loss(scale) <= loss(other) + 1e-6 for other in factor * np.geomspace(0.1, 10, 200))
+    assert scale == pytest.approx(factor, rel=0.25)

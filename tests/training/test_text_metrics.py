@@ -39,3 +39,9 @@ def test_metric(metric: str, predicted: list[str], references: list[list[str]], 
 def test_bleu_with_different_numbers_of_references() -> None:
     found = TEXT_METRICS["bleu"](["a b c d", "e f g h"], [["a b c d", "x"], ["e f g h"]])
     assert found == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_huge_numbers_are_no_figure(metric: str) -> None:
+    found = TEXT_METRICS[metric](["1e308", "-1e308", "3"], [["1"], ["2"], ["3"]])
+    assert -1 <= found <= 1

@@ -162,6 +162,10 @@ def _read_alike(manifest: Manifest, layout: str, entry: str) -> bool:
 def _task_type(task: TaskFile, family: str) -> str:
     known = {readout: task_type for task_type, readout in READOUTS.items()} | {"similarity": "FEATURE_EXTRACTION"}
     known |= dict.fromkeys(("generation", "choice"), "CAUSAL_LM" if family == "causal" else "SEQ_2_SEQ_LM")
+    if task.readout not in known:
+        raise UnsupportedModelError(
+            f"{task.name!r} answers by its {task.readout}, which PEFT has no task type for; leave it out."
+        )
     return str(task.training.get("task_type") or known[task.readout])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,4 +168,17 @@ def test_different_heads(root: Path, tmp_path: Path) -> None:
 def test_our_own_layout_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"'topic' was trained in the prefix layout .* answer differently"):
         export_adapter(Bundle.open(tiny_bundle), ["topic"], tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_readout_that_peft_lacks_is_refused(root: Path, tmp_path: Path) -> None:
+    """A task at a mask may have the layout of PEFT, and still has no task type there."""
+    bundle = Bundle.open(shutil.copytree(root / "bundle", tmp_path / "bundle"))
+    bundle.manifest = replace(bundle.manifest, mask={"id": 4, "token": "[MASK]"})
+    name = "FEATURE_EXTRACTION-0"
+    words = {"readout": "mask", "labels": ("a", "b"), "label_texts": (("a",), ("the",)), "template": "{text} [MASK]"}
+    replace(bundle.task(name), kind="classification", training={}, **words).save(tmp_path / "t")
+    bundle._put({f"tasks/{name}.safetensors": (tmp_path / "t").read_bytes()})
+    with pytest.raises(UnsupportedModelError, match="answers by its mask, which PEFT has no task type for"):
+        export_adapter(bundle, [name], tmp_path / "a")
     assert not (tmp_path / "a").exists()
