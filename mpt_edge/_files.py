@@ -47,17 +47,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The bytes are on disk before the rename, so a crash leaves either the old file or the new one.
     """
-    import tempfile  # here, since the device side hardly ever writes
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))  # the process's umask says who may read it
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from mpt_edge.text import Text
 
 Floats = NDArray[np.float32]
 
-#: Longest answer that is read out of a text, in tokens.
+#: Longest answer that is read out of a text, in tokens, as in BERT's script for SQuAD.
 LONGEST_ANSWER = 30
 
 
@@ -39,9 +39,11 @@ class Prediction:
     similarities: Mapping[str, float] = field(default_factory=dict, repr=False)
     truncated: bool = False
 
-    def extras(self) -> dict[str, Any]:
-        """Return what this kind of answer has besides, ready for JSON."""
-        return {}
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as `mpt-edge run --json` prints it, ready for JSON; ``truncated`` only where it is true."""
+        scores = {label: round(score, 6) for label, score in self.scores.items()}
+        found = {"task": self.task, "label": self.label, "score": round(self.score, 6), "scores": scores}
+        return found | ({"truncated": True} if self.truncated else {})
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class Tagging(Prediction):
 
     tokens: tuple[TokenLabel, ...] = ()
 
-    def extras(self) -> dict[str, Any]:
-        """Return the tokens."""
-        return {"tokens": [dict(token.__dict__) for token in self.tokens]}
+    def to_dict(self) -> dict[str, Any]:
+        """Add the tokens."""
+        return super().to_dict() | {"tokens": [asdict(token) for token in self.tokens]}
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,9 @@ class Span(Prediction):
     start: int = 0
     end: int = 0
 
-    def extras(self) -> dict[str, Any]:
-        """Return the place."""
-        return {"start": self.start, "end": self.end}
+    def to_dict(self) -> dict[str, Any]:
+        """Add the place."""
+        return super().to_dict() | {"start": self.start, "end": self.end}
 
 
 @dataclass(frozen=True, eq=False)  # a vector has no single answer to ==
@@ -112,9 +114,9 @@ class Embedding(Prediction):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def extras(self) -> dict[str, Any]:
-        """Return the vector."""
-        return {"vector": [round(float(value), 6) for value in self.vector]}
+    def to_dict(self) -> dict[str, Any]:
+        """Add the vector."""
+        return super().to_dict() | {"vector": [round(float(value), 6) for value in self.vector]}
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,10 @@ class Generation(Prediction):
     tokens: int = 0
     finish: str = ""
 
-    def extras(self) -> dict[str, Any]:
-        """Return length and end."""
-        return {"new_tokens": self.tokens, "finish": self.finish}
+    def to_dict(self) -> dict[str, Any]:
+        """Return the text, its length and why it ended, in place of a label and scores."""
+        written = {"task": self.task, "output": self.text, "new_tokens": self.tokens, "finish": self.finish}
+        return written | ({"truncated": True} if self.truncated else {})
 
 
 class Stream(Iterator[str]):

@@ -66,7 +66,7 @@ class Head:
     def __call__(self, states: Floats) -> Floats:
         """Return logits ``(…, outputs)`` of hidden states ``(…, d)``, in float32."""
         for layer in self.layers:
-            states = ACTIVATIONS[layer.activation](states @ layer.weight.astype(np.float32).T + layer.bias)
+            states = ACTIVATIONS[layer.activation](states @ layer.weight.astype(np.float32, copy=False).T + layer.bias)
         return states
 
     def tensors(self) -> dict[str, Floats]:

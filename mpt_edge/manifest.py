@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mpt_edge.errors import CorruptFileError
@@ -122,7 +122,7 @@ class Manifest:
         for name in manifest._wrong():
             raise CorruptFileError(f"{source}: the entry {name!r} is not what it should be; export the bundle again.")
         for path in manifest.files:
-            if _PATH.fullmatch(path) is None or ".." in PurePosixPath(path).parts:
+            if _PATH.fullmatch(path) is None:
                 raise CorruptFileError(f"{source} lists the path {path!r}, which is not allowed; export it again.")
         return manifest
 

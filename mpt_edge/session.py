@@ -37,6 +37,8 @@ def open_session(path: Path, threads: int = 0) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except MemoryError:  # says itself what is wrong
+        raise
     except Exception as error:  # ONNX Runtime raises its own types, which share only Exception
         raise CorruptFileError(f"ONNX Runtime cannot load {path}; export the bundle again.") from error
 

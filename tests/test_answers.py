@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ def task(readout: str, labels: tuple[str, ...] = ()) -> TaskFile:
 
 def test_classification() -> None:
     found = classify(task("classifier", ("a", "b", "c")), np.array([0.0, 2.0, 1.0], np.float32), truncated=True)
-    assert (found.label, found.truncated, dict(found.similarities), found.extras()) == ("b", True, {}, {})
+    assert (found.label, found.truncated, dict(found.similarities)) == ("b", True, {})
     assert found.score == pytest.approx(np.exp(2) / (1 + np.exp(2) + np.exp(1)))
     assert sum(found.scores.values()) == pytest.approx(1)
 
@@ -35,7 +37,7 @@ def test_tokens_have_their_place_in_the_text() -> None:
     assert (found.tokens[2].start, found.tokens[2].end) == (6, 9)
     assert found.label == "NAME O NAME"
     assert found.score == pytest.approx(1 / (1 + np.exp(-1)))
-    assert [t["label"] for t in found.extras()["tokens"]] == ["NAME", "O", "NAME"]
+    assert [t["label"] for t in found.to_dict()["tokens"]] == ["NAME", "O", "NAME"]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -51,7 +53,8 @@ def test_span_is_the_likeliest(seed: int) -> None:
     assert (found.start, found.end) == (4 * first, 4 * last + 3)
     assert found.label == context[found.start : found.end]
     assert found.score == pytest.approx(float(score))
-    assert found.extras() == {"start": found.start, "end": found.end}
+    entries = json.loads(json.dumps(found.to_dict()))
+    assert (entries["start"], entries["end"], entries["label"]) == (found.start, found.end, found.label)
 
 
 def test_question_that_leaves_no_room_for_the_text() -> None:

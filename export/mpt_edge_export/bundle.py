@@ -111,7 +111,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
             for name in (*graph_names(size.family, "float32"), weights_name("float32")):
                 (folder / name).unlink()
         observe("writing the manifest")
-        write_card(folder / "README.md", manifest, tasks, folder)
+        write_card(folder, manifest, tasks)
         files = {
             path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size}
             for path in sorted(folder.rglob("*"))

@@ -37,8 +37,8 @@ Data:
 """
 
 
-def write_card(path: Path, manifest: Manifest, tasks: Mapping[str, TaskFile], folder: Path) -> None:
-    """Write the card of a bundle from the facts in its task files."""
+def write_card(folder: Path, manifest: Manifest, tasks: Mapping[str, TaskFile]) -> None:
+    """Write the card of a bundle in ``folder`` from the facts in its task files."""
     facts = {
         "name": manifest.name,
         "base": manifest.backbone["id"],
@@ -51,7 +51,8 @@ def write_card(path: Path, manifest: Manifest, tasks: Mapping[str, TaskFile], fo
     vectors = VectorFolder(folder)
     rows = [_row(task, vectors.task_path(name).stat().st_size) for name, task in tasks.items()]
     sources = "\n".join(f"- {name}: {task.training.get('source', 'not stated')}" for name, task in tasks.items())
-    path.write_text(_HEAD.format(**facts) + "".join(rows) + _FOOT.format(sources=sources), encoding="utf-8")
+    card = _HEAD.format(**facts) + "".join(rows) + _FOOT.format(sources=sources)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _row(task: TaskFile, size: int) -> str:

@@ -18,14 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mpt_edge
-from mpt_edge.answers import Generation, Prediction
+from mpt_edge.answers import Prediction
 from mpt_edge.cli import writing
 from mpt_edge.cli.options import Precision
 from mpt_edge.cli.rows import BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
 from mpt_edge.cli.table import Table
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
 from mpt_edge.generation.options import Options
-from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model
 from mpt_edge.text_model import TextModel
 
@@ -108,7 +107,7 @@ def run(
     with ExitStack() as stack:
         columns = Columns(text_column, pair_column)
         rows, stream = _open_source(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
-        model = mpt_edge.load(bundle or default_bundle(), precision=precision, threads=threads)
+        model = mpt_edge.load(bundle, precision=precision, threads=threads)
         options = writing.options_for(model, given, task)
         if task is not None:
             model.task(task)
@@ -280,27 +279,13 @@ def _json_writer(file: TextIO, numbered: bool, *, replaces: bool = False) -> Wri
             fresh = False
         for row, found in zip(rows, predictions, strict=True):
             first, second = (row.text, None) if isinstance(row.text, str) else row.text
-            entries = {
-                "task": found.task,
-                **_answer(found),
-                "text": first,
-                "text_pair": second,
-                "line": row.number if numbered else None,
-                "truncated": found.truncated or None,
-                **found.extras(),
-            }
+            given = {"text": first, "text_pair": second, "line": row.number if numbered else None}
+            entries = found.to_dict() | given
             kept = {key: value for key, value in entries.items() if value is not None}
             file.write(json.dumps(kept, ensure_ascii=ascii_only) + "\n")
         file.flush()
 
     return write
-
-
-def _answer(found: Prediction) -> dict[str, object]:
-    if isinstance(found, Generation):
-        return {"output": found.text}
-    scores = {label: round(score, 6) for label, score in found.scores.items()}
-    return {"label": found.label, "score": round(found.score, 6), "scores": scores}
 
 
 def _may_show_bar(path: Path | None, stream: BinaryIO | None, output: Path | None) -> bool:

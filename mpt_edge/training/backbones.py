@@ -21,7 +21,7 @@ from mpt_edge.training.seq2seq import SEQ2SEQ_ARCHITECTURES, PromptedSeq2Seq
 from mpt_edge.training.sources import (
     Source,
     locate_model,
-    quiet,
+    quiet_transformers,
     read_json,
     read_mask,
     read_model,
@@ -174,7 +174,7 @@ def model_type(source: Source) -> str:
         CorruptFileError: an entry of the configuration has a value that it cannot have.
     """
     try:
-        with quiet():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(source.folder)
     except (OSError, ValueError) as error:
         raise UnsupportedModelError(

@@ -110,7 +110,7 @@ def read_model(family: Any, folder: Path, attention: str) -> Any:
         UnsupportedModelError: transformers cannot make the model that the configuration describes.
     """
     try:
-        with quiet():  # transformers would print a table of what is missing; here that is one sentence
+        with quiet_transformers():  # transformers would print a table of what is missing; here that is one sentence
             model, report = family.from_pretrained(
                 folder,
                 attn_implementation=attention,
@@ -166,7 +166,7 @@ def _more(names: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep back transformers' progress bars and warnings."""
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()

@@ -322,7 +322,7 @@ def _check_room(backbone: AnyBackbone, tasks: Sequence[TaskData], length: int, e
     if not writes and entry != "inputs_embeds":
         return
     free, taken = context - length, f"{backbone.id} has {context} positions and the prompt takes {length} of them"
-    if free <= LEAST_LENGTH:
+    if free < LEAST_LENGTH:
         raise InputError(f"{taken}, which leaves no text any room; train a prompt of a lower --length.")
     for task in tasks:
         recipe = task.recipe

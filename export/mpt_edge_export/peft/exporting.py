@@ -20,12 +20,9 @@ from mpt_edge.prompts import EVERY_LAYER, SharedPrompt, compose
 from mpt_edge.taskfile import HEADLESS, TaskFile
 from mpt_edge_export.peft.adapter import CONFIG, MULTITASK, PLAIN, SAFETENSORS
 from mpt_edge_export.peft.heads import READOUTS
-from mpt_edge_export.peft.importing import ENTRY, LAYOUT
+from mpt_edge_export.peft.importing import DROPPING, ENTRY, LAYOUT
 
 Floats = NDArray[np.float32]
-
-#: Task types whose forward in PEFT takes ``task_ids`` and loses them.
-_WITHOUT_IDS = ("QUESTION_ANS", "FEATURE_EXTRACTION")
 
 _AUTO = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -112,7 +109,7 @@ def export_adapter(
         return []
     source = _source(bundle, tasks, base_model)
     _write(bundle, source, output, fold=False)
-    if source.task_type in _WITHOUT_IDS:
+    if source.task_type in DROPPING:
         return [f"PEFT's {source.task_type} models lose task ids, so this adapter fails there; pass --fold instead."]
     return []
 

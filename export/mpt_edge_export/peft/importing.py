@@ -28,8 +28,9 @@ _FAMILIES = {"CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq"}
 
 _CALLED = {"causal": "a decoder-only model", "seq2seq": "an encoder-decoder model", "encoder": "an encoder"}
 
-#: Task types whose forward in PEFT drops the segment ids, so that adapters were trained without them.
-_WITHOUT_TYPES = ("QUESTION_ANS", "FEATURE_EXTRACTION")
+#: Task types whose forward in PEFT takes segment ids and task ids and drops both, so that adapters were trained
+#: without segments and are run one task at a time.
+DROPPING = ("QUESTION_ANS", "FEATURE_EXTRACTION")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +210,7 @@ def _task_file(
         entry=shared.entry if own else "",
         head=head if own else None,
         generation={"max_new_tokens": options.max_new_tokens} if writes and options.max_new_tokens else {},
-        token_types=adapter.task_type not in _WITHOUT_TYPES,
+        token_types=adapter.task_type not in DROPPING,
     )
 
 
