@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -140,14 +140,14 @@ class Generation(Prediction):
 
 
 class Stream(Iterator[str]):
-    """A text that comes piece by piece: iterate over it.
+    """A text that comes piece by piece: iterate over it, and `close` it, or use ``with``, to leave before its end.
 
     Attributes:
         truncated: whether the input is longer than the task reads; known before the first piece.
         answer: the whole text and why it ended, once the last piece has come; None before.
     """
 
-    def __init__(self, pieces: Iterator[str], finished: Callable[[], Generation], *, truncated: bool) -> None:
+    def __init__(self, pieces: Generator[str], finished: Callable[[], Generation], *, truncated: bool) -> None:
         """Hand out ``pieces``, then ask ``finished`` for the whole."""
         self._pieces, self._finished, self.truncated = pieces, finished, truncated
         self.answer: Generation | None = None
@@ -159,6 +159,18 @@ class Stream(Iterator[str]):
         except StopIteration:
             self.answer = self._finished()
             raise
+
+    def close(self) -> None:
+        """Write no more, and let go of the text's cache."""
+        self._pieces.close()
+
+    def __enter__(self) -> Stream:
+        """Return the stream."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
 
 
 @dataclass(frozen=True)

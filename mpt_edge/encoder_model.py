@@ -60,12 +60,15 @@ class EncoderModel(Model):
     def _limit(self, task: Selected) -> int:
         return min(task.file.max_length, self.bundle.manifest.max_length)
 
+    def _check(self, text: Text, task: Selected, options: Options) -> None:
+        _no_options(options, self.bundle)
+        _, (row,) = self._tokenise([text], [task])
+        self._check_tokens(row, text)
+
     def _answer(
         self, texts: Sequence[object], tasks: Sequence[Selected], batch_size: int, options: Options
     ) -> list[Prediction]:
-        for option, value in options.items():
-            if value is not None:  # which leaves it to the task
-                raise InputError(f"the tasks of {self.bundle.folder} write no text; leave {option} out.")
+        _no_options(options, self.bundle)
         usable, rows = self._encode(texts, tasks)
         states = self._read(rows, tasks, batch_size)
         return [self._interpret(*item) for item in zip(states, usable, rows, tasks, strict=True)]
@@ -87,6 +90,18 @@ class EncoderModel(Model):
         return (tag if file.readout == "tokens" else answer)(file, state, text, places, truncated=truncated)
 
     def _encode(self, texts: Sequence[object], tasks: Sequence[Selected]) -> tuple[list[Text], list[Encoded]]:
+        """Check texts, fill templates and tokenise."""
+        usable, rows = self._tokenise(texts, tasks)
+        for i, row in enumerate(rows):
+            with naming_text(i):
+                self._check_tokens(row, usable[i])
+        return usable, rows
+
+    def _check_tokens(self, row: Encoded, text: Text) -> None:
+        if len(row.ids) <= self._texts.special_tokens(pair=isinstance(text, tuple)):
+            raise InputError(NO_TOKENS)
+
+    def _tokenise(self, texts: Sequence[object], tasks: Sequence[Selected]) -> tuple[list[Text], list[Encoded]]:
         """Check texts, fill templates and tokenise, in one call of the tokenizer for each length limit."""
         usable: list[Text] = []
         rows: dict[int, Encoded] = {}
@@ -102,10 +117,6 @@ class EncoderModel(Model):
             rows |= zip(places, self._texts.encode([usable[i] for i in places], int(limit)), strict=True)
         ignored = [i for i, task in enumerate(tasks) if not task.file.token_types]
         rows |= {i: replace(rows[i], types=[0] * len(rows[i].ids)) for i in ignored}
-        for i, text in enumerate(usable):
-            if len(rows[i].ids) <= self._texts.special_tokens(pair=isinstance(text, tuple)):
-                with naming_text(i):
-                    raise InputError(NO_TOKENS)
         return usable, [rows[i] for i in range(len(usable))]
 
     def _read(self, rows: Sequence[Encoded], tasks: Sequence[Selected], batch_size: int) -> list[Floats]:
@@ -151,6 +162,12 @@ class EncoderModel(Model):
     @property
     def _mask(self) -> Mapping[str, Any]:
         return self.bundle.manifest.mask
+
+
+def _no_options(options: Options, bundle: Bundle) -> None:
+    for option, value in options.items():
+        if value is not None:  # which leaves it to the task
+            raise InputError(f"the tasks of {bundle.folder} write no text; leave {option} out.")
 
 
 def _head(file: TaskFile, shared: SharedPrompt) -> Head | None:

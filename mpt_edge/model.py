@@ -206,6 +206,8 @@ class Model(ABC):
             InputError: the lengths differ, or a text or an option cannot be used.
             UnknownTaskError: a task is not in the bundle.
         """
+        if isinstance(texts, str):
+            raise InputError("the texts are one text; pass a list of texts.")
         names = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
         if len(names) != len(texts):
             raise InputError(f"{len(texts)} texts but {len(names)} tasks; pass one task, or one for each text.")
@@ -213,9 +215,12 @@ class Model(ABC):
             raise InputError(f"a batch size of {batch_size} is not possible; pass 1 or more.")
         return self._answer(texts, [self._select(name) for name in names], batch_size, options)
 
-    def check(self, text: object, task: str) -> Text:
-        """Return the text if the task can read it. Raises InputError or UnknownTaskError."""
-        return checked(text, self._select(task).file.kind)
+    def check(self, text: object, task: str, **options: Unpack[Options]) -> Text:
+        """Return the text if the task can read it, and write so behind it. Raises InputError or UnknownTaskError."""
+        selected = self._select(task)
+        usable = checked(text, selected.file.kind)
+        self._check(usable, selected, options)
+        return usable
 
     @abstractmethod
     def _compose(self, file: TaskFile) -> Selected:
@@ -224,6 +229,10 @@ class Model(ABC):
     @abstractmethod
     def _limit(self, task: Selected) -> int:
         """Return how many tokens of input the task reads."""
+
+    @abstractmethod
+    def _check(self, text: Text, task: Selected, options: Options) -> None:
+        """Raise the InputError that answering the text would."""
 
     @abstractmethod
     def _answer(

@@ -306,7 +306,7 @@ class TaskFile:
     def _writable(self) -> bool:
         """Whether what is said about generation can be done."""
         try:
-            GenerationOptions.of(self.written)
+            GenerationOptions.of({name: value for name, value in self.generation.items() if name != "cut"})
         except InputError:
             return False
         return self.cut in ("left", "right")

@@ -151,7 +151,7 @@ class TextEncoder:
             InputError: the template alone fills the room, or the text has no tokens.
         """
         limit = max_length * CHARACTERS_PER_TOKEN
-        parts = [part[:limit] if cut == "right" else part[-limit:] for part in _parts(text)]
+        parts = [_kept(part, limit) if cut == "right" else _kept(part[::-1], limit)[::-1] for part in _parts(text)]
         shortened = parts != list(_parts(text))
         while all(part.strip() for part in parts):
             given: Text = parts[0] if len(parts) == 1 else (parts[0], parts[1])
@@ -253,7 +253,13 @@ def _parts(text: Text) -> tuple[str, ...]:
 
 
 def _cut(text: Text, limit: int) -> Text:
-    return text[:limit] if isinstance(text, str) else (text[0][:limit], text[1][:limit])
+    return _kept(text, limit) if isinstance(text, str) else (_kept(text[0], limit), _kept(text[1], limit))
+
+
+def _kept(text: str, limit: int) -> str:
+    """Return a text's first characters, behind its spaces where it has no others among them."""
+    kept = text[:limit]
+    return kept if kept.strip() else text.lstrip()[:limit]
 
 
 def _length(text: Text) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from mpt_edge.generation.streaming import TextStream, stop_check
 from mpt_edge.model import Model, Selected, naming_text
 from mpt_edge.seq2seq import OnnxSeq2Seq
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.text import Encoded, checked
+from mpt_edge.text import Encoded, Text, checked
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class TextModel(Model):
             behind, what = options.max_new_tokens, "new tokens"
             way = "ask for fewer, or train the task with a lower max_target_length"
         if self.backbone.writes_apart:
+            if behind > context:
+                raise InputError(f"{behind} {what} are more than the {context} that the model reads; {way}.")
             room, taken = context - rows, f"a prompt of {rows} rows leaves"
             way = "train the task with a shorter prompt"
         else:
@@ -100,6 +102,9 @@ class TextModel(Model):
         row = self._texts.fit(file.template, checked(text, file.kind), self._room(task, options), file.cut)
         return _Request(row, task, options)
 
+    def _check(self, text: Text, task: Selected, options: Options) -> None:
+        self._request(text, task, self._options(task, options))
+
     def _answer(
         self, texts: Sequence[object], tasks: Sequence[Selected], batch_size: int, options: Options
     ) -> list[Prediction]:
@@ -112,6 +117,26 @@ class TextModel(Model):
         for places in _batches(requests, batch_size):
             found |= zip(places, self._answer_batch([requests[i] for i in places]), strict=True)
         return [found[i] for i in range(len(texts))]
+
+    def log_likelihood(self, text: Text, task: str, wanted: str) -> float:
+        """Return the mean log-likelihood a token of a wanted text behind an input, read under a task.
+
+        Args:
+            text: the input.
+            task: a task that writes.
+            wanted: what might be written; what is beyond the task's ``max_new_tokens`` does not count.
+
+        Raises:
+            InputError: the text cannot be read, or nothing is wanted.
+            UnknownTaskError: there is no such task.
+        """
+        selected = self._select(task)
+        request = self._request(text, selected, self._options(selected, {}))
+        (tokens,) = self._texts.continuations([wanted])
+        if not tokens:
+            raise InputError("the wanted text has no tokens; pass at least one word.")
+        ((found,),) = likelihoods(*self._open([request]), [[tokens[: request.options.max_new_tokens]]])
+        return float(found)
 
     def _answer_batch(self, requests: Sequence[_Request]) -> Sequence[Prediction]:
         """Answer requests that are searched alike."""
@@ -167,7 +192,7 @@ class TextModel(Model):
             raise InputError("beams know their text only at the end; stream with one beam.")
         row = self._row(request)
 
-        def pieces() -> Iterator[str]:
+        def pieces() -> Generator[str]:
             begun = False
             for _, piece in write(*self._open([request]), [row], self._eos):
                 fresh = piece if begun else piece.lstrip()

@@ -115,7 +115,7 @@ def run(
             raise InputError("no task is named; pass --task NAME, and see `mpt-edge tasks list` for the names.")
         if output is None and not as_json and (watched := writing.watched(model, texts, task)):
             (item,) = rows.rows
-            writing.write(watched, _ready(model, rows, item, task).text, options)
+            writing.write(watched, _ready(model, rows, item, task, options).text, options)
             return
         write = _writer(model, output, as_json, stream, stack)
         shown = not no_progress and _may_show_bar(source, stream, output)
@@ -147,7 +147,7 @@ class _Runner:
         for item in self.source.rows:
             self.rows += 1
             try:
-                ready.append(_ready(self.model, self.source, item, self.task))
+                ready.append(_ready(self.model, self.source, item, self.task, self.options))
             except MptEdgeError as error:
                 if isinstance(error, InputError) and self.on_error is OnError.SKIP:
                     self._skip(str(error))
@@ -179,7 +179,7 @@ class _Runner:
             _note(f"skipping a row: {message}")
 
 
-def _ready(model: Model, source: Source, item: Row | BadRow, task: str | None) -> Row:
+def _ready(model: Model, source: Source, item: Row | BadRow, task: str | None, options: Options) -> Row:
     """Return a row with its task, its own or ``task``, checked. Raises InputError."""
     if isinstance(item, BadRow):
         raise InputError(item.message)
@@ -194,7 +194,7 @@ def _ready(model: Model, source: Source, item: Row | BadRow, task: str | None) -
             raise InputError(f"{name!r} reads pairs, but there is no second text; {where}.")
         if kind != "pair" and not isinstance(item.text, str):
             raise InputError(f"{name!r} reads single texts, but there is a second text; leave it out.")
-        return Row(model.check(item.text, name), name, item.number)
+        return Row(model.check(item.text, name, **options), name, item.number)
     except (InputError, UnknownTaskError) as error:
         raise InputError(f"{place}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,16 +14,21 @@ from rich.text import Text
 
 from mpt_edge.bundle import Bundle
 from mpt_edge.cli.options import Precision
+from mpt_edge.cli.table import shown
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.loading import open_model
 from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model
 from mpt_edge.taskfile import TaskFile, headline_text
+from mpt_edge.text_model import TextModel
 
 app = typer.Typer(help="Look at, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
 
 Folder = Annotated[Path | None, typer.Option("--bundle", "-b", help="The bundle's folder.", show_default=False)]
 Name = Annotated[str, typer.Argument(help="A task's name, as `mpt-edge tasks list` shows it.", show_default=False)]
+
+#: Characters of an answer that a sentence about it shows.
+_MOST_SHOWN = 60
 
 #: How far a golden example's score may lie from the trained one. int8 moves scores without changing answers: the
 #: largest of the shipped tasks' differences is 0.04.
@@ -117,15 +123,27 @@ def _verify_golden(model: Model, file: TaskFile, tolerance: float) -> None:
     if not golden:
         return
     try:
-        text, label, score = golden["text"], str(golden["label"]), float(golden["score"])
-        found = model.run([tuple(text) if isinstance(text, list) else text], file.name)[0]
+        text, wanted, score = golden["text"], str(golden["label"]), float(golden["score"])
+        given = tuple(text) if isinstance(text, list) else text
+        if isinstance(model, TextModel) and "log_likelihood" in golden:
+            # Where two tokens are as likely, rounding decides which is written, but hardly how likely a text is.
+            score = float(golden["log_likelihood"])
+            label, found = wanted, model.log_likelihood(given, file.name, wanted)
+        else:
+            answer = model.run([given], file.name)[0]
+            label, found = answer.label, answer.score
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptFileError(f"the golden example of {file.name} cannot be used; install the task again.") from error
-    if found.label != label or abs(found.score - score) > tolerance:
+    if label != wanted or not abs(found - score) <= tolerance:
         raise CorruptFileError(
-            f"{file.name} answers its golden example with {found.label} ({found.score:.3f}) instead of "
-            f"{label} ({score:.3f}); install the task again or export the bundle again."
+            f"{file.name} answers its golden example with {_short(label)} ({found:.3f}) instead of {_short(wanted)} "
+            f"({score:.3f}); install the task again or export the bundle again."
         )
+
+
+def _short(text: str) -> str:
+    """Return an answer as it fits into a sentence."""
+    return " ".join(shown(text, sys.stderr, people=True).split())[:_MOST_SHOWN] or "nothing"
 
 
 def _summary(bundle: Bundle, file: TaskFile) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 from mpt_edge.cli.table import shown
 from mpt_edge.errors import InputError
-from mpt_edge.generation.options import Options
+from mpt_edge.generation.options import GenerationOptions, Options
 from mpt_edge.model import Model, Task
 from mpt_edge.text import Text
 from mpt_edge.text_model import TextModel
@@ -43,7 +43,19 @@ def options_for(model: Model, given: Options, task: str | None) -> Options:
         raise InputError(f"the tasks of {model.bundle.folder} write no text; leave --{option} out.")
     if found and task is not None and model.task(task).file.readout != "generation":
         raise InputError(f"{task!r} chooses a label and writes no text; leave --{option} out.")
-    return cast("Options", found)
+    if found:
+        GenerationOptions.of(found)  # what is wrong whatever the task says, before any row is read
+    options = cast("Options", found)
+    _note_what_is_not_drawn(model, options, task)
+    return options
+
+
+def _note_what_is_not_drawn(model: Model, options: Options, task: str | None) -> None:
+    given = [name for name in ("seed", "top_k", "top_p") if name in options]
+    own = model.task(task).file.generation.get("temperature", 0.0) if task is not None else 0.0
+    if given and not options.get("temperature", own):
+        option = given[0].replace("_", "-")
+        print(f"mpt-edge: nothing is drawn without --temperature, so --{option} does nothing.", file=sys.stderr)
 
 
 def watched(model: Model, texts: Sequence[str] | None, task: str | None) -> Task | None:

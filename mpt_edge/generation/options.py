@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
@@ -14,6 +15,9 @@ MOST_BEAMS = 256
 
 #: Largest repetition penalty, and the least one's reciprocal; beyond, likelihoods leave the range of float32.
 MOST_PENALTY = 100
+
+#: Largest exponent of a length, either way; far beyond it powers of a length leave the range of floats.
+MOST_LENGTH_PENALTY = 10
 
 
 class Options(TypedDict, total=False):
@@ -81,18 +85,21 @@ class GenerationOptions:
             yield f"a limit of {self.max_new_tokens} new tokens leaves nothing to write; pass 1 or more"
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
             yield "min_new_tokens must lie between 0 and max_new_tokens; correct it"
-        if not 0 <= self.temperature < float("inf"):
+        if not 0 <= self.temperature <= sys.float_info.max:
             yield f"a temperature of {self.temperature} is not possible; pass 0 for the likeliest token, or more"
-        if self.top_k < 0 or not 0 < self.top_p <= 1:
-            yield "top_k must be 0 or more, and top_p above 0 and at most 1; correct it"
+        if self.top_k < 0:
+            yield f"top_k must be 0 or more, not {self.top_k}; pass 0 to draw from all tokens"
+        if not 0 < self.top_p <= 1:
+            yield f"top_p must lie above 0 and at most at 1, not at {self.top_p}; pass 1 to draw from all tokens"
         if not 1 / MOST_PENALTY <= self.repetition_penalty <= MOST_PENALTY:
             yield f"the repetition penalty must lie between {1 / MOST_PENALTY} and {MOST_PENALTY}; pass 1 for none"
         if not 1 <= self.num_beams <= MOST_BEAMS:
             yield f"{self.num_beams} beams are not possible; pass 1 to {MOST_BEAMS}"
         if self.num_beams > 1 and self.temperature > 0:
             yield "beams follow the likeliest tokens and none are drawn; pass a temperature of 0"
-        if not abs(self.length_penalty) < float("inf"):
-            yield "the length penalty must be a finite number; pass 1 for the mean"
+        if not abs(self.length_penalty) <= MOST_LENGTH_PENALTY:
+            limits = f"between -{MOST_LENGTH_PENALTY} and {MOST_LENGTH_PENALTY}"
+            yield f"the length penalty must lie {limits}; pass 1 for the mean"
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             yield 'early_stopping must be true, false or "never"; correct it'
         if self.seed < 0:

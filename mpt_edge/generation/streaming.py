@@ -9,8 +9,21 @@ from tokenizers import Tokenizer
 #: What stands where bytes do not make up a character yet.
 _INCOMPLETE = "\ufffd"
 
+#: Bytes of the longest character in UTF-8.
+_LONGEST_CHARACTER = 4
+
 #: Tokens that are decoded again with each new one, so that joins between tokens come out right.
 _CONTEXT = 6
+
+
+def _special(tokenizer: Tokenizer, stop: Sequence[str]) -> frozenset[int]:
+    """Return the special tokens among stop texts, such as ``<|im_end|>``, which no text ever shows."""
+    found = {text: tokenizer.token_to_id(text) for text in stop}
+    return frozenset(
+        token
+        for token in found.values()
+        if token is not None and not tokenizer.decode([token], skip_special_tokens=True)
+    )
 
 
 def stop_check(tokenizer: Tokenizer, stop: Sequence[str], before: Sequence[int] = ()) -> Callable[[list[int]], bool]:
@@ -23,14 +36,23 @@ def stop_check(tokenizer: Tokenizer, stop: Sequence[str], before: Sequence[int] 
     """
     # A token is a character or more, but for those that are single bytes.
     reach = 4 * max(map(len, stop), default=0) + _CONTEXT
-    front = list(before)[-_CONTEXT:]
-    known = len(str(tokenizer.decode(front, skip_special_tokens=True))) if stop else 0
+    front, special = list(before)[-_CONTEXT:], _special(tokenizer, stop)
+
+    def decoded(window: Sequence[int]) -> str:
+        return str(tokenizer.decode(window, skip_special_tokens=True))
+
+    known = len(decoded(front)) if stop else 0
 
     def stops(tokens: list[int]) -> bool:
         if not stop:
             return False
-        window, shown = ([*front, *tokens], known) if len(tokens) <= reach else (tokens[-reach:], 0)
-        end = str(tokenizer.decode(window, skip_special_tokens=True))[shown:]
+        if tokens[-1] in special:
+            return True
+        start = len(tokens) - reach
+        end = decoded([*front, *tokens])[known:] if start <= 0 else decoded(tokens[start:])
+        while start > max(0, len(tokens) - reach - _LONGEST_CHARACTER) and end.startswith(_INCOMPLETE):
+            start -= 1  # a character was cut, which can spoil all that follow it
+            end = decoded(tokens[start:])
         # Bytes that make up no character yet are no text.
         return not end.endswith(_INCOMPLETE) and any(text in end for text in stop)
 
@@ -55,6 +77,7 @@ class TextStream:
             stop: texts that end it.
         """
         self._tokenizer, self._stop = tokenizer, [text for text in stop if text]
+        self._special = _special(tokenizer, self._stop)
         self.tokens: list[int] = []
         self.text = ""
         self.stopped = False
@@ -66,6 +89,10 @@ class TextStream:
     def push(self, token: int) -> str:
         """Take a token, and return the text that is certain by now; often none."""
         self.tokens.append(token)
+        if token in self._special:
+            rest = self.finish()
+            self.stopped = True
+            return rest
         self._window.append(token)
         whole = self._decoded()
         if whole.endswith(_INCOMPLETE):

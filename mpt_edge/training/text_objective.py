@@ -72,7 +72,7 @@ class TextObjective(TaskObjective):
             metrics["test"] = self._figures(index, prompt, data.test)
         first = data.validation.texts[0]
         if recipe.kind == "generation":
-            golden = {"text": first, "label": self.write(index, prompt, [first])[0], "score": 0.0}
+            golden = self._golden(index, prompt, first)
             generation = {"max_new_tokens": recipe.max_target_length}
             return Measured("generation", golden, metrics, generation=generation)
         scores = self.likelihoods(index, prompt, data.validation.texts)
@@ -86,6 +86,22 @@ class TextObjective(TaskObjective):
         # Only the label texts are ever read behind the input, so no room is kept for more.
         longest = max(len(tokens) for tokens in self._choices[index])
         return Measured("choice", golden, metrics, scale, {"max_new_tokens": longest})
+
+    def _golden(self, index: int, prompt: Tensor, text: Text) -> dict[str, Any]:
+        """Return what the model writes behind a text, and how likely that is, which rounding elsewhere moves little.
+
+        What ends at once has no token whose likelihood could be told.
+        """
+        (written,) = self.write(index, prompt, [text])
+        golden = {"text": text, "label": written, "score": 0.0}
+        (tokens,) = self.backbone.texts.continuations([written])
+        if not tokens:
+            return golden
+        limit = self.tasks[index].recipe.max_target_length
+        with torch.no_grad():
+            decoding, logits = self._opened(prompt, self._encode(index, [text]))
+            ((found,),) = likelihoods(decoding, logits, [[tokens[:limit]]])
+        return golden | {"log_likelihood": round(float(found), 5)}
 
     @torch.no_grad()
     def write(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> list[str]:

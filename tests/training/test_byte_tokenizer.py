@@ -6,11 +6,20 @@ import pytest
 import torch
 from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
+from mpt_edge.generation.streaming import TextStream, stop_check
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
 from mpt_edge.training.reading import open_texts
 from tests.support.adapters import shake
 
-TEXTS = ["a witty film", "Grüße, 日本語 😀\n\ttab", " lead  two ", "a</s>b", "<extra_id_0> is <extra_id_1>", "\x00ÿ"]
+TEXTS = [
+    "a witty film",
+    "Grüße, 日本語 😀\n\ttab",
+    " lead  two ",
+    "a</s>b",
+    "<extra_id_0> is <extra_id_1>",
+    "\x00ÿ",
+    "<unk> </s> x",
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +52,27 @@ def test_characters_are_cut_whole(backbone: GenerativeBackbone) -> None:
     assert backbone.texts.tokenizer.decode(found.ids) == "日本語"
     assert (len(found.ids), found.truncated) == (10, True)
     assert len(backbone.texts.fit("", "日本語日本語", 9).ids) == 7
+
+
+def test_a_byte_that_is_no_character_spoils_no_other(backbone: GenerativeBackbone) -> None:
+    """It is left out, as in transformers; what follows is streamed as it comes, and stops where it has to."""
+    original, tokenizer = AutoTokenizer.from_pretrained(backbone.folder), backbone.texts.tokenizer
+    ids = [*original("héllo", add_special_tokens=False).input_ids, 255 + 3]
+    ids += original("wörld は長い。und so weiter", add_special_tokens=False).input_ids
+    whole = original.decode(ids)
+    assert tokenizer.decode(ids) == whole == "héllowörld は長い。und so weiter"
+    stream = TextStream(tokenizer)
+    pieces = [stream.push(token) for token in ids]
+    assert "".join(pieces) == whole
+    assert sum(map(bool, pieces)) == len(whole)
+    for stop in ("は長", "。", "weiter"):
+        cut, check = TextStream(tokenizer, stop=[stop]), stop_check(tokenizer, [stop])
+        for count, token in enumerate(ids, 1):
+            cut.push(token)
+            assert check(ids[:count][-count:]) == cut.stopped, (stop, count)
+            if cut.stopped:
+                break
+        assert cut.text == whole[: whole.index(stop)]
 
 
 @torch.no_grad()
