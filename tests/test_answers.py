@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,13 @@ def test_classification() -> None:
     assert (found.label, found.truncated, dict(found.similarities)) == ("b", True, {})
     assert found.score == pytest.approx(np.exp(2) / (1 + np.exp(2) + np.exp(1)))
     assert sum(found.scores.values()) == pytest.approx(1)
+
+
+def test_scores_are_of_scaled_logits() -> None:
+    logits = np.array([[0, 1]], np.float32)
+    scaled, wanted = replace(task("tokens", ("a", "b")), scale=3.0), pytest.approx(1 / (1 + np.exp(-3)))
+    assert classify(scaled, logits[0], truncated=False).score == wanted
+    assert tag(scaled, logits, "x", [Place(0, 0, 1)], truncated=False).score == wanted
 
 
 def test_tokens_have_their_place_in_the_text() -> None:
@@ -55,6 +63,14 @@ def test_span_is_the_likeliest(seed: int) -> None:
     assert found.score == pytest.approx(float(score))
     entries = json.loads(json.dumps(found.to_dict()))
     assert (entries["start"], entries["end"], entries["label"]) == (found.start, found.end, found.label)
+
+
+def test_a_span_has_at_most_so_many_tokens() -> None:
+    """The likelier end lies one token too far."""
+    logits = np.zeros((50, 2), np.float32)
+    logits[0, 0], logits[LONGEST_ANSWER - 1, 1], logits[LONGEST_ANSWER, 1] = 20, 10, 12
+    places = [Place(1, i, i + 1) for i in range(50)]
+    assert answer(task("span"), logits, ("q", "c" * 50), places, truncated=False).end == LONGEST_ANSWER
 
 
 def test_question_that_leaves_no_room_for_the_text() -> None:

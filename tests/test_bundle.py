@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,3 +201,15 @@ def test_own_prompt_needs_no_shared_one(folder: Path, task_file: MakeTask, share
     task = Bundle.open(folder).task("fresh")
     assert not task.two_vectors
     np.testing.assert_array_equal(task.own_prompt, own)
+
+
+def test_own_prompt_longer_than_positions_were_kept_for(folder: Path, task_file: MakeTask) -> None:
+    """Prompts that enter as word embeddings take positions from the text."""
+    bundle = Bundle.open(folder)
+    bundle.manifest = replace(bundle.manifest, entry="inputs_embeds")
+    own = {"layout": "joint", "entry": "inputs_embeds", "prompt": "", "prompt_sha256": ""}
+    for rows in (bundle.manifest.prompt_length, bundle.manifest.prompt_length + 1):
+        longer = rows > bundle.manifest.prompt_length
+        path = task_file(own_prompt=np.ones((rows, 32), np.float16), u=np.ones(rows, np.float16), **own)
+        with pytest.raises(MismatchError, match="room than 6 prompt rows") if longer else nullcontext():
+            bundle.check_fit(TaskFile.load(path))

@@ -107,6 +107,23 @@ def test_entry_of_the_wrong_type_or_value(folder: Path, entry: str, value: objec
         Bundle.open(folder)
 
 
+@pytest.mark.parametrize(
+    ("family", "entries"),
+    [
+        ("causal", {"eos_ids": ["</s>"]}),
+        ("causal", {"eos_ids": [-1]}),
+        ("causal", {"context": 0}),
+        ("causal", {"vocabulary": None}),
+        ("seq2seq", {}),  # without a start token
+    ],
+)
+def test_entries_of_a_model_that_writes(writer_bundle: Path, family: str, entries: dict[str, object]) -> None:
+    manifest = Bundle.open(writer_bundle).manifest
+    changed = replace(manifest, family=family, generation={**manifest.generation, **entries})
+    with pytest.raises(CorruptFileError, match="the entry 'generation' is not what it should be"):
+        Manifest.parse(changed.to_json().encode(), Path("x"))
+
+
 @pytest.mark.parametrize("value", [3, None, {}, {"size": 3}, {"sha256": "0" * 64}, {"sha256": 1, "size": 3}])
 def test_file_entry_that_is_malformed(folder: Path, value: object) -> None:
     edit(folder, lambda m: m["files"].update({TASK: value}))

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -24,8 +25,10 @@ import mpt_edge
 from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
+from mpt_edge.masking import LabelWords
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import TaskFile
+from mpt_edge.text import TextEncoder
 from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.data import load_task
 from mpt_edge.training.families import new_objective
@@ -179,6 +182,16 @@ def test_the_mask_of_a_pair_stands_between_its_texts(
     ):
         logits = reference(base, f"{text} [MASK] {pair}", task.prompt, place)
         np.testing.assert_allclose(task.states([(text, pair)])[0], logits, atol=1e-4)
+
+
+def test_a_word_is_the_token_that_stands_where_the_mask_does() -> None:
+    """Tokenizers in RoBERTa's manner have two tokens of a word: behind a space, and at a text's beginning."""
+    vocabulary = {"<unk>": 0, "no": 1, " no": 2, "yes": 3, " yes": 4}
+    texts = TextEncoder(Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")).to_str().encode())
+    for template, tokens in (("{text} <mask>", [2, 4]), ("<mask> {text}", [1, 3])):
+        assert LabelWords.encode(texts, template, "<mask>", [["no"], ["yes"]]).tokens.tolist() == tokens
+    with pytest.raises(InputError, match="must have the mask <mask> once"):
+        LabelWords.encode(texts, "<mask> {text} <mask>", "<mask>", [["no"], ["yes"]])
 
 
 def test_embeddings_are_stored_once(trained: tuple[EncoderBackbone, Path]) -> None:

@@ -77,6 +77,9 @@ def test_many_rows_are_split_by_tokens(model: EncoderModel, monkeypatch: pytest.
     assert len(shapes) > 5
     assert all(count * width <= 50 for count, width in shapes)
     assert sum(count for count, _ in shapes) == 40
+    shapes.clear()
+    model.run(texts, "topic", batch_size=3)
+    assert [count for count, _ in shapes] == [3] * 13 + [1]
 
 
 def test_list_in_list_out(model: EncoderModel) -> None:
@@ -141,12 +144,27 @@ def test_empty_text(model: EncoderModel, text: str) -> None:
         model.run(["a", "b", text], "topic")
 
 
-def test_a_text_without_tokens_is_not_answered(model: EncoderModel) -> None:
-    text = " " * 5000 + "a film"  # cut before it is tokenised
+def test_a_text_without_tokens_is_not_answered(fresh: EncoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of it are the tokens that stand around every text; this tokenizer leaves something of any."""
+    encode = TextEncoder.encode
+
+    def nothing_of(self: TextEncoder, texts: list[str], limit: int) -> list[Encoded]:
+        return encode(self, ["" if text == "nothing" else text for text in texts], limit)
+
+    monkeypatch.setattr(TextEncoder, "encode", nothing_of)
     with pytest.raises(InputError, match="text 2: the text has no tokens for this model; pass words"):
-        model.run(["a film", text], "topic")
-    with pytest.raises(InputError, match="text 1: the text has no tokens"):
-        model.task("topic").states([text])
+        fresh.run(["a film", "nothing"], "topic")
+    for call in (lambda: fresh.task("topic").states(["nothing"]), lambda: fresh.check("nothing", "topic")):
+        with pytest.raises(InputError, match="the text has no tokens for this model"):
+            call()
+    assert fresh.check("a film", "topic") == "a film"
+
+
+def test_spaces_in_front_are_no_text(model: EncoderModel) -> None:
+    """More of them than characters are read: what stands behind them is."""
+    found = model.task("topic")(" " * 5000 + "atom")
+    assert found.truncated
+    assert found.scores == model.task("topic")("atom").scores
 
 
 def test_options_are_for_models_that_write(model: EncoderModel) -> None:

@@ -186,6 +186,13 @@ def test_bad_metadata(data: bytes, metadata: dict[str, str | None], says: str) -
     assert str(caught.value).startswith("here")
 
 
+def test_a_task_with_a_prompt_of_its_own_has_its_head(task: TaskFile, tmp_path: Path) -> None:
+    own = np.ones((100, 384), np.float32)
+    replace(task, readout="classifier", own_prompt=own, layout="joint", entry="inputs_embeds").save(tmp_path / "t")
+    with pytest.raises(CorruptFileError, match="its head does not fit the readout"):
+        TaskFile.load(tmp_path / "t")
+
+
 def test_metrics_that_are_unusual(data: bytes) -> None:
     """What training may write, or another tool: no figures, NaN, names of their own, facts beside the splits."""
     for metrics in ("{}", '{"test":{}}', '{"test":{"pearson":NaN,"rows":3}}', '{"test":{"[/x]":0.5},"note":"x"}'):

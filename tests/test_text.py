@@ -76,6 +76,22 @@ def test_characters_cut_off_are_reported(texts: TextEncoder) -> None:
     assert rows[0].ids == rows[1].ids
 
 
+def test_characters_cut_off_are_reported_everywhere(texts: TextEncoder) -> None:
+    """Of a pair, of a text that is fitted into a template; and they have no place."""
+    text = "film" + " " * 16 * CHARACTERS_PER_TOKEN + "game"
+    assert texts.encode([("film", text)], 16)[0].truncated
+    assert texts.fit("", text, 16).truncated
+    assert len(texts.places(text, 16)) == len(texts.encode([text], 16)[0].ids)
+
+
+@pytest.mark.parametrize(("cut", "kept"), [("right", "film"), ("left", "game")])
+def test_a_text_of_too_many_characters_keeps_the_right_side(
+    texts: TextEncoder, word: dict[str, int], cut: str, kept: str
+) -> None:
+    row = texts.fit("the {text}", "film " * 400 + "game " * 400, 16, cut)
+    assert row.ids == [CLS, word["the"], *[word[kept]] * 13, SEP]
+
+
 @pytest.mark.parametrize("pair", [False, True])
 def test_huge_text_is_quick_and_reported(texts: TextEncoder, pair: bool) -> None:
     huge = "gorgeous film " * 750_000

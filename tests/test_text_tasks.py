@@ -151,7 +151,7 @@ def test_a_penalty_keeps_words_from_coming_back(model: Any) -> None:
         (lambda model: model.task("story")("a", max_new_tokens="5"), "must be a whole number, not '5'"),
         (lambda model: model.task("story")("a", stop=5), "stop must be a text or a list of texts"),
         (lambda model: model.task("story")("a", num_beams=2, temperature=1.0), "none are drawn"),
-        (lambda model: model.task("story").stream("a", top_p=2.0), "top_p above 0 and at most 1"),
+        (lambda model: model.task("story").stream("a", top_p=2.0), "top_p must be above 0 and at most 1"),
         (lambda model: model.task("story").stream("a", num_beams=2), "stream with one beam"),
         (lambda model: model.task("mood").stream("a"), "chooses a label"),
         (lambda model: model.run(["a"], ["story", "ask"]), "1 texts but 2 tasks"),

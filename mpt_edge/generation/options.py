@@ -90,7 +90,7 @@ class GenerationOptions:
         if self.top_k < 0:
             yield f"top_k must be 0 or more, not {self.top_k}; pass 0 to draw from all tokens"
         if not 0 < self.top_p <= 1:
-            yield f"top_p must lie above 0 and at most at 1, not at {self.top_p}; pass 1 to draw from all tokens"
+            yield f"top_p must be above 0 and at most 1, not {self.top_p}; pass 1 to draw from all tokens"
         if not 1 / MOST_PENALTY <= self.repetition_penalty <= MOST_PENALTY:
             yield f"the repetition penalty must lie between {1 / MOST_PENALTY} and {MOST_PENALTY}; pass 1 for none"
         if not 1 <= self.num_beams <= MOST_BEAMS:

@@ -152,6 +152,8 @@ def test_csv_cell_beyond_the_default_limit() -> None:
             "f has no column 'text', it has 'review', 'label'; name the right one with --text-column",
         ),
         (b"text,text\na,b\n", "'text' twice"),
+        (b"text,text_pair,text_pair\na,b,c\n", "'text_pair' twice"),
+        (b"text,task,task\na,b,c\n", "'task' twice"),
         (b"t\xe9xt\na\n", "line 1 is not UTF-8"),
         (b'"text\n', "is not CSV"),
     ],

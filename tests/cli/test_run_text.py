@@ -109,7 +109,7 @@ def test_rows_of_several_tasks(bundle: Path, tmp_path: Path) -> None:
         (["--max-new-tokens", 5000], "leave no room for a text"),
         (["--temperature", -1], "a temperature of -1.0 is not possible"),
         (["--num-beams", 2, "--temperature", 1], "beams follow the likeliest tokens"),
-        (["--top-p", 2], "top_p above 0 and at most 1"),
+        (["--top-p", 2], "top_p must be above 0 and at most 1"),
         (["--stop", ""], "a stop text is empty"),
         (["--repetition-penalty", "1e300"], "must lie between 0.01 and 100"),
         (["--threads", 5000], "5000 threads are not possible here; pass 0 (automatic) to"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -138,6 +139,15 @@ def test_a_graph_that_lost_its_weights_is_refused(both: Path, tmp_path: Path) ->
     prompt = np.random.default_rng(0).standard_normal((6, 32)).astype(np.float32)
     with pytest.raises(ParityError, match="the int8 graph reads texts unlike the float32 one"):
         check_quantized(*graphs, [prompt], vocabulary=100, pooling="mean")
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_graph_that_computes_nothing_is_refused(value: float) -> None:
+    exact, broken = Mock(), Mock()
+    exact.open.return_value = (None, np.random.default_rng(0).standard_normal((8, 5)))
+    broken.open.return_value = (None, np.full((8, 5), value))
+    with pytest.raises(ParityError, match=r"cosine -1\.000"), np.errstate(invalid="ignore"):
+        check_quantized(exact, broken, [np.ones((1, 2), np.float32)], vocabulary=5, pooling="none")
 
 
 @pytest.mark.parametrize("tied", [True, False])

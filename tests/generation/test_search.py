@@ -116,6 +116,28 @@ def test_beams_are_those_of_transformers(
             hook.remove()
 
 
+def test_beams_go_on_beside_several_end_tokens() -> None:
+    row = BeamRow(GenerationOptions(num_beams=2))
+    _, tokens = row.step(np.tile(np.arange(6, 0, -1, dtype=np.float32), (2, 1)), eos=(0, 1, 2))
+    assert tokens == [3, 4]
+
+
+def test_beams_that_all_come_to_a_stop_text_end() -> None:
+    row = BeamRow(GenerationOptions(num_beams=2), stops=lambda _: True)
+    row.step(np.tile(np.arange(6, dtype=np.float32), (2, 1)), EOS)
+    assert row.done
+    assert row.best == ([5], "stop")
+
+
+def test_beams_that_favour_short_texts_never_stop_too_early() -> None:
+    """Complete texts have -4 and -5; one under way has -1, and would have -14 if it ran to the limit."""
+    options = GenerationOptions(num_beams=2, max_new_tokens=14, early_stopping="never", length_penalty=-1.0)
+    row = BeamRow(options, complete=[(-4.0, [2], "eos"), (-5.0, [2], "eos")])
+    row.scores[0] = -1.0
+    row.step(np.tile(np.array([0, 0, -99, 40], np.float32), (2, 1)), EOS)
+    assert not row.done
+
+
 def _boosted(logits: torch.Tensor, boost: float) -> torch.Tensor:
     """Make the token that ends a text likelier, so that beams end at different lengths."""
     changed = logits.clone()
@@ -170,6 +192,17 @@ def test_stop_text_ends_a_row_and_is_no_part_of_it(models_: tuple[PreTrainedMode
     assert stopped[0].stream.text == whole[: whole.index(stop)]
 
 
+@pytest.mark.parametrize("limit", [2, 9])
+def test_what_was_held_back_comes_at_the_end(limit: int) -> None:
+    """By the limit or by the token that ends a text: "a" was no stop text after all, and "end" is one."""
+    tokenizer = Tokenizer(models.WordLevel({"</s>": 0, "x": 1, "a": 2, "end\ufffd": 3}, unk_token="</s>"))
+    tokenizer.decoder = decoders.Fuse()
+    for token, text, finish in ((2, "xa", "length" if limit == 2 else "eos"), (3, "x", "stop")):
+        row = Row(TextStream(tokenizer, stop=("ab", "end")), GenerationOptions(max_new_tokens=limit))
+        taken = [row.take(np.eye(4, dtype=np.float32)[i], (0,))[1] for i in (1, token, 0)[: min(limit, 3)]]
+        assert ("".join(taken), row.stream.text, row.finish) == (text, text, finish)
+
+
 def test_likelihoods_are_those_of_each_choice_alone(models_: tuple[PreTrainedModel, PromptedCausal]) -> None:
     plain, prompted = models_
     choices = [[[4, 5, 6], [9]], [[30], [31], [32, 33]], [[10, 11, 12, 13]]]
@@ -209,7 +242,7 @@ def test_scores_that_are_no_numbers() -> None:
         ({"max_new_tokens": True}, "max_new_tokens must be a whole number, not True"),
         ({"seed": None}, "seed must be a whole number"),
         ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
-        ({"length_penalty": float("nan")}, "length penalty must be a finite number"),
+        ({"length_penalty": float("nan")}, "length penalty must lie between -10 and 10"),
         ({"early_stopping": "soon"}, "early_stopping must be true, false or"),
     ],
 )

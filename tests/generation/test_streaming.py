@@ -75,6 +75,12 @@ def test_what_may_be_a_stop_text_is_held_back() -> None:
     assert not held.stopped
 
 
+@pytest.mark.parametrize("stop", [("end", "and"), ("and", "end")])
+def test_a_token_with_two_stop_texts_ends_at_the_first(stop: tuple[str, ...]) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "this and the end": 1}, unk_token="?"))
+    assert TextStream(tokenizer, stop=stop).push(1) == "this "
+
+
 @pytest.mark.parametrize("stop", [(" abc",), ("c end",), ("of", "end "), ("\N{GRINNING FACE}",), ("\ufffd",), ()])
 @pytest.mark.parametrize("before", ["", "Once"])
 def test_beams_stop_where_a_stream_does(stop: tuple[str, ...], before: str) -> None:

@@ -90,9 +90,9 @@ def reference(model: PreTrainedModel, ids: torch.Tensor, prompt: torch.Tensor, *
     """One text at a time, prompt and words as one sequence of embeddings, as PEFT feeds them."""
     words = model.get_input_embeddings()(ids[None])
     rows = prompt[None]
-    positions = torch.arange(LENGTH + len(ids))[None]
+    positions = torch.arange(len(prompt) + len(ids))[None]
     if from_zero:  # learned positions are for the text alone
-        positions = torch.cat([torch.zeros(LENGTH, dtype=torch.long), torch.arange(len(ids))])[None]
+        positions = torch.cat([torch.zeros(len(prompt), dtype=torch.long), torch.arange(len(ids))])[None]
         rows = rows - model.base_model.wpe.weight[0]
     output = model(inputs_embeds=torch.cat([rows, words], 1), position_ids=positions)
-    return output.logits[0, LENGTH:]
+    return output.logits[0, len(prompt) :]

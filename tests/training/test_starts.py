@@ -53,6 +53,10 @@ def test_starts(
     assert nearest.training["start"] in {"nearest: mood", "nearest: field"}
     chosen = mood if nearest.training["start"].endswith("mood") else field
     assert np.allclose(nearest.v, chosen.v, atol=2e-3)
+    for name in ("mood", "field"):  # to a task of the same rows
+        plan = Plan([replace(data[1][name], name="again")], data[0], tmp_path / f"again-{name}", frozen)
+        (again,) = train_target(tiny, plan, Origin(folder=source, shared=shared, start="nearest"), silent)
+        assert again.training["start"] == f"nearest: {name}"
     # A task is no start for itself unless it is named.
     assert start("nearest", "field").training["start"] == "nearest: mood"
     assert np.allclose(start("average", "field").u, mood.u, atol=2e-3)

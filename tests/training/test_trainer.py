@@ -15,7 +15,9 @@ from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.data import Rows
 from mpt_edge.training.initial import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
+from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import Settings
+from mpt_edge.training.task_objective import Loss
 from mpt_edge.training.trainer import Progress
 from tests.support.runs import SETTINGS, state, toy, trainer
 from tests.support.stages import silent
@@ -183,6 +185,41 @@ def test_other_runtime_errors_are_not_taken_for_it(
     monkeypatch.setattr(run.objective, "loss", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         run.train(silent)
+
+
+def test_rates_rise_to_the_full_rate_and_fall_to_nothing(tiny: EncoderBackbone, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(SETTINGS, warmup=0.25))
+    (group,) = (group for group in run.optimizer.param_groups if len(group["params"]) > 1)  # u and v
+    rates = [group["lr"]]
+    run.train(lambda _: rates.append(group["lr"]))
+    total, warm = len(run.schedule), len(run.schedule) // 4
+    assert warm > 2
+    wanted = np.interp(np.arange(total + 1), [-1, warm - 1, warm, total], [0, 1, 1, 0])
+    np.testing.assert_allclose(rates, SETTINGS.task_rate * wanted, atol=1e-9)
+
+
+def test_a_step_follows_the_mean_of_its_batches(tiny: EncoderBackbone, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path)
+    step, rng = run.schedule[0], np.random.default_rng(0)
+    losses = [run.objective.loss(run.prompts(batch.task), batch, rng).total for batch in step]
+    (wanted,) = torch.autograd.grad(sum(losses) / SETTINGS.tasks_per_step, run.prompts.shared)
+    run._train_step(step)
+    torch.testing.assert_close(run.prompts.shared.grad, wanted)
+
+
+def test_parts_of_a_batch_draw_the_same_and_other_batches_do_not(
+    tiny: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(tiny, tmp_path, replace(SETTINGS, micro_batch=2))
+    own, drawn = run.objective.loss, []
+
+    def loss(prompt: torch.Tensor, batch: TaskBatch, rng: np.random.Generator) -> Loss:
+        drawn.append(rng.random())
+        return own(prompt, batch, rng)
+
+    monkeypatch.setattr(run.objective, "loss", loss)
+    run.train(silent)
+    assert len(set(drawn)) == sum(len(step) for step in run.schedule) < len(drawn)
 
 
 @pytest.mark.parametrize("micro", [1, 3])
