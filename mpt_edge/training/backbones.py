@@ -170,7 +170,7 @@ def model_type(source: Source) -> str:
 
     Raises:
         UnsupportedModelError: there is no configuration that transformers understands, or the model is quantised, or
-            turns its rotary positions by the length of a text.
+            turns its rotary positions by the length of a text, or attends otherwise than its family does.
         CorruptFileError: an entry of the configuration has a value that it cannot have.
     """
     try:
@@ -195,7 +195,27 @@ def model_type(source: Source) -> str:
                 f"{source.asked} has rotary positions of type {kind!r}, which depend on a text's length, so that no "
                 "prompt can be read once for all texts; use a model without rope_scaling."
             )
+    _check_attention(source, config)
     return str(config.model_type)
+
+
+def _check_attention(source: Source, config: PretrainedConfig) -> None:
+    """Refuse variants whose rows see others than those of their family do, since masks are made here by family.
+
+    Raises:
+        UnsupportedModelError: an encoder reads as a decoder, or a decoder both ways.
+    """
+    if config.model_type in ARCHITECTURES and getattr(config, "is_decoder", False):
+        raise UnsupportedModelError(
+            f"{source.asked} was made to read from left to right (is_decoder in its config.json), and encoders read "
+            "both ways here; use the encoder that it was made from."
+        )
+    both_ways = getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", True) is False
+    if config.model_type in CAUSAL_ARCHITECTURES and both_ways:
+        raise UnsupportedModelError(
+            f"{source.asked} reads both ways (use_bidirectional_attention or is_causal in its config.json), and "
+            "decoder-only models read from left to right here; use the model that writes, which it was made from."
+        )
 
 
 def _rope_types(config: PretrainedConfig) -> list[str]:

@@ -160,6 +160,25 @@ def test_one_changed_entry_of_a_configuration(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("kind", "entry", "says"),
+    [
+        ("bert", {"is_decoder": True}, "encoders read both ways here; use the encoder that it was made from"),
+        ("roberta", {"is_decoder": True}, "encoders read both ways here"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "decoder-only models read from left to right here"),
+        ("gemma2", {"use_bidirectional_attention": True}, "decoder-only models read from left to right here"),
+        ("llama", {"is_causal": False}, "decoder-only models read from left to right here"),
+    ],
+)
+def test_attention_that_its_family_does_not_have(tmp_path: Path, kind: str, entry: dict[str, bool], says: str) -> None:
+    """Masks are made by family, so these would be exported with others than they were trained with."""
+    config = WRITERS.get(kind) or ENCODERS[kind]
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict() | entry))
+    with pytest.raises(UnsupportedModelError, match=says) as caught:
+        open_backbone(str(tmp_path))
+    one_sentence(caught.value, str(tmp_path), next(iter(entry)))
+
+
 def test_unknown_activation_of_an_encoder(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "bogus"}))
