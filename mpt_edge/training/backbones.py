@@ -28,6 +28,7 @@ from mpt_edge.training.sources import (
     read_tokenizer,
     reason,
 )
+from mpt_edge.training.vocabulary import fitted_tokenizer
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Backbone(ABC):
         folder: where its files lie on this machine.
         model: the prompted model, frozen.
         texts: its tokenizer.
-        tokenizer_json: the bytes of ``tokenizer.json``.
+        tokenizer_json: the bytes of ``tokenizer.json``, without special tokens that the model has no rows for.
         pad_id: id of the padding token.
         max_length: longest text in tokens that the bundle accepts.
         fingerprint: SHA-256 over the names, shapes and float32 values of all weights in use, without a masked-LM
@@ -148,21 +149,28 @@ def common_facts(source: Source, model: Prompted) -> dict[str, Any]:
 
     Raises:
         CorruptFileError: there is no tokenizer that can be used, or the model has no layers.
+        UnsupportedModelError: the tokenizer has tokens that the model has no rows for.
     """
     if not model.layers:
         raise CorruptFileError(f"{source.folder / 'config.json'} describes no layers; download the model again.")
     tokenizer_json, pad_id = read_tokenizer(source.folder)
+    tokenizer_json, texts = fitted_tokenizer(tokenizer_json, pad_id, vocabulary_rows(model), source.folder)
     return {
         "name": source.name,
         "id": source.id,
         "revision": source.revision,
         "licence": source.licence,
         "folder": source.folder,
-        "texts": TextEncoder(tokenizer_json, pad_id=pad_id, source=str(source.folder / "tokenizer.json")),
+        "texts": texts,
         "tokenizer_json": tokenizer_json,
         "pad_id": pad_id,
         "fingerprint": weights_fingerprint(model),
     }
+
+
+def vocabulary_rows(model: Prompted) -> int:
+    """Return how many tokens a model has an embedding for."""
+    return int(model.model.get_input_embeddings().weight.shape[0])
 
 
 def model_type(source: Source) -> str:
