@@ -28,6 +28,7 @@ from mpt_edge.training.sources import (
     read_tokenizer,
     reason,
 )
+from mpt_edge.training.vocabulary import fitted_tokenizer
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Backbone(ABC):
         folder: where its files lie on this machine.
         model: the prompted model, frozen.
         texts: its tokenizer.
-        tokenizer_json: the bytes of ``tokenizer.json``.
+        tokenizer_json: the bytes of ``tokenizer.json``, without special tokens that the model has no rows for.
         pad_id: id of the padding token.
         max_length: longest text in tokens that the bundle accepts.
         fingerprint: SHA-256 over the names, shapes and float32 values of all weights in use, without a masked-LM
@@ -148,21 +149,28 @@ def common_facts(source: Source, model: Prompted) -> dict[str, Any]:
 
     Raises:
         CorruptFileError: there is no tokenizer that can be used, or the model has no layers.
+        UnsupportedModelError: the tokenizer has tokens that the model has no rows for.
     """
     if not model.layers:
         raise CorruptFileError(f"{source.folder / 'config.json'} describes no layers; download the model again.")
     tokenizer_json, pad_id = read_tokenizer(source.folder)
+    tokenizer_json, texts = fitted_tokenizer(tokenizer_json, pad_id, vocabulary_rows(model), source.folder)
     return {
         "name": source.name,
         "id": source.id,
         "revision": source.revision,
         "licence": source.licence,
         "folder": source.folder,
-        "texts": TextEncoder(tokenizer_json, pad_id=pad_id, source=str(source.folder / "tokenizer.json")),
+        "texts": texts,
         "tokenizer_json": tokenizer_json,
         "pad_id": pad_id,
         "fingerprint": weights_fingerprint(model),
     }
+
+
+def vocabulary_rows(model: Prompted) -> int:
+    """Return how many tokens a model has an embedding for."""
+    return int(model.model.get_input_embeddings().weight.shape[0])
 
 
 def model_type(source: Source) -> str:
@@ -170,7 +178,7 @@ def model_type(source: Source) -> str:
 
     Raises:
         UnsupportedModelError: there is no configuration that transformers understands, or the model is quantised, or
-            turns its rotary positions by the length of a text.
+            turns its rotary positions by the length of a text, or attends otherwise than its family does.
         CorruptFileError: an entry of the configuration has a value that it cannot have.
     """
     try:
@@ -195,7 +203,27 @@ def model_type(source: Source) -> str:
                 f"{source.asked} has rotary positions of type {kind!r}, which depend on a text's length, so that no "
                 "prompt can be read once for all texts; use a model without rope_scaling."
             )
+    _check_attention(source, config)
     return str(config.model_type)
+
+
+def _check_attention(source: Source, config: PretrainedConfig) -> None:
+    """Refuse variants whose rows see others than those of their family do, since masks are made here by family.
+
+    Raises:
+        UnsupportedModelError: an encoder reads as a decoder, or a decoder both ways.
+    """
+    if config.model_type in ARCHITECTURES and getattr(config, "is_decoder", False):
+        raise UnsupportedModelError(
+            f"{source.asked} was made to read from left to right (is_decoder in its config.json), and encoders read "
+            "both ways here; use the encoder that it was made from."
+        )
+    both_ways = getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", True) is False
+    if config.model_type in CAUSAL_ARCHITECTURES and both_ways:
+        raise UnsupportedModelError(
+            f"{source.asked} reads both ways (use_bidirectional_attention or is_causal in its config.json), and "
+            "decoder-only models read from left to right here; use the model that writes, which it was made from."
+        )
 
 
 def _rope_types(config: PretrainedConfig) -> list[str]:

@@ -7,10 +7,18 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PretrainedConfig
 
-from mpt_edge.training.backbones import Backbone, EncoderBackbone, common_facts, model_type, read_encoder
+from mpt_edge.training.backbones import (
+    Backbone,
+    EncoderBackbone,
+    common_facts,
+    model_type,
+    read_encoder,
+    vocabulary_rows,
+)
 from mpt_edge.training.causal import CAUSAL_ARCHITECTURES, PromptedCausal
 from mpt_edge.training.seq2seq import SEQ2SEQ_ARCHITECTURES, PromptedSeq2Seq
 from mpt_edge.training.sources import locate_model, read_model
+from mpt_edge.training.vocabulary import check_start, end_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +53,7 @@ def open_backbone(source: str, revision: str | None = None) -> AnyBackbone:
 
     Raises:
         InputError: nothing is found under that name.
-        UnsupportedModelError: its architecture cannot be used.
+        UnsupportedModelError: its architecture cannot be used, or it lacks rows for tokens that it is to read or write.
         CorruptFileError: files are missing or damaged.
     """
     found = locate_model(source, revision)
@@ -55,10 +63,13 @@ def open_backbone(source: str, revision: str | None = None) -> AnyBackbone:
     family = AutoModelForCausalLM if kind in CAUSAL_ARCHITECTURES else AutoModelForSeq2SeqLM
     model = read_model(family, found.folder, "eager")
     prompted = PromptedCausal(model) if kind in CAUSAL_ARCHITECTURES else PromptedSeq2Seq(model)
+    rows = vocabulary_rows(prompted)
+    if isinstance(prompted, PromptedSeq2Seq):
+        check_start(prompted.start_id, rows, found.folder)
     return GenerativeBackbone(
         **common_facts(found, prompted),
         model=prompted,
-        eos_ids=_eos_ids(model.generation_config, model.config),
+        eos_ids=end_ids(_eos_ids(model.generation_config, model.config), rows, found.folder),
         max_length=prompted.max_positions,
     )
 

@@ -35,6 +35,9 @@ METRICS = ("accuracy", "macro_f1", "matthews")
 #: The same for a recipe that generates text; see `mpt_edge.training.text_metrics`.
 TEXT_METRICS = ("exact_match", "f1", "bleu", "rouge_l", "pearson", "spearman")
 
+#: What a recipe that generates text is scored by where it states nothing.
+DEFAULT_TEXT_METRIC = "exact_match"
+
 #: Those of them that need answers to be numbers.
 NUMBER_METRICS = ("pearson", "spearman")
 
@@ -65,10 +68,14 @@ class Recipe:
         template: text with ``{text}`` and ``{text_pair}``, or empty.
         max_length: longest input in tokens.
         max_target_length: longest text to generate, in tokens.
+        cut: side that a text which is too long loses, ``"right"`` or ``"left"``; not of tasks that answer by
+            similarity, which read a text from its beginning.
+        stop: texts that end a text to generate, and are no part of it.
         label_examples: typical training texts of each label that join its label texts.
         readout: for encoders ``"similarity"``, which empty stands for too, or ``"mask"``: the likeliest of the
             labels' words, one token each, at ``{mask}`` in the template.
-        metric: what validation is scored by: one of `METRICS`, or of `TEXT_METRICS` where text is generated.
+        metric: what validation is scored by: one of `METRICS`, or of `TEXT_METRICS` where text is generated;
+            `load_recipe` takes `DEFAULT_TEXT_METRIC` there where none is stated.
         labels: label -> its texts; empty to take the labels from the training split.
         version: number that grows with each release of the task; a bundle does not go back to a lower one.
         licence: licence of the data.
@@ -98,10 +105,18 @@ class Recipe:
     version: int = 1
     licence: str = ""
     source: str = ""
+    # Shown where they are set alone (`fitting`), so that checkpoints from before there were such entries still fit.
+    cut: str = field(default="right", repr=False)
+    stop: tuple[str, ...] = field(default=(), repr=False)
+
+    def fitting(self) -> dict[str, Any]:
+        """Return what is stated of `cut` and `stop`, as task files have it."""
+        found: dict[str, Any] = {} if self.cut == "right" else {"cut": self.cut}
+        return found | ({"stop": list(self.stop)} if self.stop else {})
 
 
 _NUMBERS = ("max_length", "max_target_length", "label_examples", "version")
-_TYPES = {"labels": dict, "where": dict, **dict.fromkeys(_NUMBERS, int)}
+_TYPES = {"labels": dict, "where": dict, "stop": list, **dict.fromkeys(_NUMBERS, int)}
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -133,7 +148,12 @@ def _checked(entries: dict[str, Any], path: Path) -> Recipe:
         if not isinstance(value, expected) or isinstance(value, bool):
             raise InputError(f"{path}: {name!r} must be a {expected.__name__}, not {value!r}; correct it.")
     labels = entries.get("labels", {})
-    recipe = Recipe(**(entries | {"labels": {k: _texts(k, v, path) for k, v in labels.items()}}))
+    stop = tuple(entries.get("stop", ()))
+    if not all(isinstance(text, str) and text for text in stop):
+        raise InputError(f"{path}: 'stop' must be a list of texts that are not empty, not {list(stop)!r}; correct it.")
+    given = {"labels": {k: _texts(k, v, path) for k, v in labels.items()}, "stop": stop}
+    metric = {"metric": DEFAULT_TEXT_METRIC} if entries.get("kind") == "generation" else {}
+    recipe = Recipe(**(metric | entries | given))
     if not all(isinstance(value, str) for value in recipe.where.values()):
         raise InputError(f"{path}: the values under [where] must be texts; put them in quotes.")
     for problem in _problems(recipe):
@@ -165,6 +185,9 @@ def _problems(recipe: Recipe) -> list[str]:
         "one label is no choice; list at least two, or none to take them from the data": len(recipe.labels) == 1,
         "a task that generates text has no labels; leave [labels] out": recipe.kind == "generation"
         and bool(recipe.labels),
+        f"cut {recipe.cut!r} is unknown; use right or left, or leave it out": recipe.cut not in ("right", "left"),
+        "stop ends a text that is generated, and this task writes none; leave it out": recipe.kind != "generation"
+        and bool(recipe.stop),
         f"max_length must be at least {LEAST_LENGTH}, max_target_length and version 1, label_examples 0; correct it": (
             recipe.max_length < LEAST_LENGTH
             or min(recipe.max_target_length, recipe.version) < 1

@@ -112,7 +112,7 @@ def _task_file(
         scale=found.scale,
         golden=found.golden,
         metrics=found.metrics,
-        generation=found.generation,
+        generation=dict(found.generation) | recipe.fitting(),
         training=dict(training),
         version=recipe.version,
         licence=recipe.licence,

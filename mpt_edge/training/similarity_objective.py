@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from mpt_edge.errors import InputError
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.classifying import ClassifyingObjective
@@ -30,6 +31,12 @@ class SimilarityObjective(ClassifyingObjective):
     readout = "similarity"
 
     def _tokenise(self) -> None:
+        for recipe in (task.recipe for task in self.tasks):
+            if recipe.cut != "right":
+                raise InputError(
+                    f"{recipe.name}: a task that answers by similarity reads a text from its beginning; leave cut out "
+                    "of the recipe, or use readout = 'mask' or a model that writes."
+                )
         self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(self.tasks)]
         sizes = zip(self.label_texts, self.max_lengths, strict=True)
         self._labels = [LabelTexts.encode(self.backbone, texts, length) for texts, length in sizes]

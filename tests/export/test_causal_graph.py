@@ -65,7 +65,7 @@ def test_every_call(exported: Exported) -> None:
     more = np.array([[7, 9], [11, 0], [13, 5]])
     more_mask = np.array([[1, 1], [1, 0], [1, 1]])
     found = state.extend(more, more_mask)
-    assert found.shape == (len(texts), 2, 61)
+    assert found.shape == (len(texts), 2, 96)
     for row, text, tokens, n in zip(found, texts, more, more_mask.sum(1), strict=True):
         whole = torch.cat([text, torch.from_numpy(tokens[:n])])
         assert np.abs(row[:n] - wanted(whole)[-n:]).max() < 1e-4

@@ -169,7 +169,7 @@ def test_attention_is_one_node(exported: Exported) -> None:
         ({"heads": 2}, "encoder_model.onnx"),
         ({"head_size": 16}, "encoder_model.onnx"),
         ({"hidden_size": 64}, "encoder_model.onnx"),
-        ({"generation": {"start_id": 61}}, "decoder_model.onnx"),
+        ({"generation": {"start_id": 96}}, "decoder_model.onnx"),
     ],
     ids=str,
 )

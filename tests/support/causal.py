@@ -21,7 +21,7 @@ from transformers import (
 from mpt_edge.training.causal import PromptedCausal
 
 SIZES = {
-    "vocab_size": 61,
+    "vocab_size": 96,
     "hidden_size": 32,
     "num_hidden_layers": 2,  # as few as layers of two kinds need: exporting one takes a second
     "num_attention_heads": 4,
@@ -38,9 +38,9 @@ CONFIGS = {
     "gemma3_text": Gemma3TextConfig(
         **SIZES, **SPECIAL, query_pre_attn_scalar=8, sliding_window=7, sliding_window_pattern=2
     ),
-    "gpt2": GPT2Config(vocab_size=61, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, **SPECIAL),
+    "gpt2": GPT2Config(vocab_size=96, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, **SPECIAL),
     "gpt_neo": GPTNeoConfig(
-        vocab_size=61,
+        vocab_size=96,
         max_position_embeddings=64,
         hidden_size=32,
         num_layers=2,

@@ -19,13 +19,13 @@ from transformers import (
 
 from mpt_edge.training.prompted import PromptedEncoder
 
-COMMON = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES = COMMON | {"intermediate_size": 48, "max_position_embeddings": 24, "initializer_range": 0.3}
 CONFIGS = {
     "bert": BertConfig(**SIZES),
     "roberta": RobertaConfig(**SIZES, type_vocab_size=1, pad_token_id=1),
     "distilbert": DistilBertConfig(
-        vocab_size=60, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=24, initializer_range=0.3
+        vocab_size=96, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=24, initializer_range=0.3
     ),
     "electra": ElectraConfig(**SIZES, embedding_size=16),
     "modernbert": ModernBertConfig(

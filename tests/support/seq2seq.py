@@ -10,7 +10,7 @@ from transformers import MT5Config, MT5ForConditionalGeneration, PreTrainedModel
 from mpt_edge.training.seq2seq import PromptedSeq2Seq
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 61,
+    "vocab_size": 96,
     "d_model": 32,
     "d_kv": 8,
     "d_ff": 48,

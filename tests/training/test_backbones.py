@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -20,12 +22,15 @@ from transformers import (
     BertModel,
     BloomConfig,
     GPT2Config,
+    LlamaForSequenceClassification,
+    LlamaModel,
     OPTConfig,
     PreTrainedModel,
+    T5EncoderModel,
     T5ForConditionalGeneration,
 )
 
-from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
+from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError, UnsupportedModelError
 from mpt_edge.training import sources
 from mpt_edge.training.backbones import EncoderBackbone, load_encoder
 from mpt_edge.training.generative import AnyBackbone, open_backbone
@@ -160,6 +165,25 @@ def test_one_changed_entry_of_a_configuration(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("kind", "entry", "says"),
+    [
+        ("bert", {"is_decoder": True}, "encoders read both ways here; use the encoder that it was made from"),
+        ("roberta", {"is_decoder": True}, "encoders read both ways here"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "decoder-only models read from left to right here"),
+        ("gemma2", {"use_bidirectional_attention": True}, "decoder-only models read from left to right here"),
+        ("llama", {"is_causal": False}, "decoder-only models read from left to right here"),
+    ],
+)
+def test_attention_that_its_family_does_not_have(tmp_path: Path, kind: str, entry: dict[str, bool], says: str) -> None:
+    """Masks are made by family, so these would be exported with others than they were trained with."""
+    config = WRITERS.get(kind) or ENCODERS[kind]
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict() | entry))
+    with pytest.raises(UnsupportedModelError, match=says) as caught:
+        open_backbone(str(tmp_path))
+    one_sentence(caught.value, str(tmp_path), next(iter(entry)))
+
+
 def test_unknown_activation_of_an_encoder(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "bogus"}))
@@ -218,6 +242,40 @@ def test_weights_that_the_files_lack(tmp_path: Path, make: Callable[[], PreTrain
     one_sentence(caught.value, f"the weights in {tmp_path} lack {name}; download the model again")
 
 
+@pytest.mark.parametrize(
+    ("make", "saved", "name", "wanted"),
+    [
+        (
+            lambda: LlamaForSequenceClassification(WRITERS["llama"]),
+            "LlamaForSequenceClassification",
+            "lm_head.weight",
+            "LlamaForCausalLM",
+        ),
+        (lambda: LlamaModel(WRITERS["llama"]), "LlamaModel", "lm_head.weight", "LlamaForCausalLM"),
+        (
+            lambda: T5EncoderModel(KINDS["t5"][1]),
+            "T5EncoderModel",
+            "decoder.block.0.layer.0.SelfAttention.k.weight and 27 more",
+            "T5ForConditionalGeneration",
+        ),
+    ],
+    ids=["classifier", "no head", "no decoder"],
+)
+def test_a_model_saved_without_what_it_writes_by(
+    tmp_path: Path, make: Callable[[], PreTrainedModel], saved: str, name: str, wanted: str
+) -> None:
+    """To download it again would bring the same."""
+    make().save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    with pytest.raises(CorruptFileError) as caught:
+        open_backbone(str(tmp_path))
+    one_sentence(
+        caught.value,
+        f"{tmp_path} was saved as {saved}, without {name}, which",
+        f"use a checkpoint of the language model, saved as {wanted}.",
+    )
+
+
 def test_more_layers_than_the_files_have(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
@@ -252,6 +310,48 @@ def test_folder_without_tokenizer(folder: Path) -> None:
     with pytest.raises(CorruptFileError) as caught:
         load_encoder(str(folder))
     one_sentence(caught.value, "tokenizer", str(folder))
+
+
+def only_sentencepiece(folder: Path, name: str, *, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+    (folder / name).write_bytes(b"no such model")
+    find = importlib.util.find_spec
+    said = {"sentencepiece": ModuleSpec("sentencepiece", None) if installed else None}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: said[name] if name in said else find(name, *rest)
+    )
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model"])
+def test_sentencepiece_alone_without_its_package(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """transformers says on many lines that another package is missing, or makes up an empty tokenizer."""
+    only_sentencepiece(folder, name, installed=False, monkeypatch=monkeypatch)
+    with pytest.raises(MissingExtraError) as caught:
+        load_encoder(str(folder))
+    one_sentence(caught.value, "sentencepiece is not installed; run: pip install 'mpt-edge[torch]'")
+    assert capfd.readouterr().err == ""
+
+
+def test_sentencepiece_that_cannot_be_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    only_sentencepiece(folder, "tokenizer.model", installed=True, monkeypatch=monkeypatch)
+    with pytest.raises(CorruptFileError) as caught:
+        load_encoder(str(folder))
+    one_sentence(caught.value, f"{folder} holds no tokenizer that can be saved as tokenizer.json; add")
+    assert capfd.readouterr().err == ""
+
+
+def test_sentencepiece_beside_a_tokenizer_needs_no_package(
+    tiny: EncoderBackbone, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = (folder / "tokenizer.json").read_bytes()
+    only_sentencepiece(folder, "spiece.model", installed=False, monkeypatch=monkeypatch)
+    (folder / "tokenizer.json").write_bytes(kept)
+    assert load_encoder(str(folder)).texts.fingerprint == tiny.texts.fingerprint
 
 
 @pytest.mark.parametrize(

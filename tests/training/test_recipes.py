@@ -42,6 +42,12 @@ BAD_ENTRIES = {
     "label with no texts": (GOOD + '[labels]\ngood = "good"\nbad = []\n', ["label", "'bad'"]),
     "label is a number": (GOOD + '[labels]\ngood = 1\nbad = "bad"\n', ["label", "'good'"]),
     "label texts hold a number": (GOOD + '[labels]\ngood = ["good", 1]\nbad = "bad"\n', ["'good'"]),
+    "cut unknown": (GOOD + 'cut = "middle"\n', ["cut 'middle' is unknown", "right or left"]),
+    "stop is a text": (GOOD + 'kind = "generation"\nstop = "."\n', ["'stop'", "list"]),
+    "stop holds a number": (GOOD + 'kind = "generation"\nstop = [".", 1]\n', ["'stop'", "list of texts"]),
+    "stop is empty": (GOOD + 'kind = "generation"\nstop = [""]\n', ["'stop'", "not empty"]),
+    "stop where nothing is written": (GOOD + 'stop = ["."]\n', ["stop", "writes none"]),
+    "metric of labels for text": (GOOD + 'kind = "generation"\nmetric = "accuracy"\n', ["'accuracy'", "bleu"]),
     "no TOML": ("name = toy\n", ["TOML"]),
     "an entry given twice": (GOOD + 'name = "other"\n', ["TOML"]),
 }
@@ -111,6 +117,17 @@ def test_every_entry_arrives(tmp_path: Path) -> None:
     assert (recipe.max_length, recipe.label_examples, recipe.version) == (3, 2, 4)
     assert recipe.labels == {"no": ("no",), "yes": ("yes", "sure")}
     assert list(recipe.labels) == ["no", "yes"]
+
+
+def test_entries_of_a_task_that_writes(tmp_path: Path) -> None:
+    path = tmp_path / "toy.toml"
+    path.write_text(GOOD + 'kind = "generation"\n')
+    recipe = load_recipe(path)
+    assert (recipe.metric, recipe.cut, recipe.stop, recipe.fitting()) == ("exact_match", "right", (), {})
+    path.write_text(GOOD + 'kind = "generation"\nmetric = "bleu"\ncut = "left"\nstop = ["\\n", "Q:"]\n')
+    recipe = load_recipe(path)
+    assert (recipe.metric, recipe.cut, recipe.stop) == ("bleu", "left", ("\n", "Q:"))
+    assert recipe.fitting() == {"cut": "left", "stop": ["\n", "Q:"]}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from scipy.special import log_softmax
 from transformers import BertModel
 
+from mpt_edge.errors import InputError
 from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import Rows, TaskData
 from mpt_edge.training.recipes import Recipe
@@ -45,6 +47,12 @@ def test_a_teacher_that_agrees_adds_nothing(tiny: EncoderBackbone, task: TaskDat
     loss = taught.loss(prompt(0), batch, np.random.default_rng(0))
     assert loss.parts()["total"] == pytest.approx(alone.parts()["total"], abs=1e-6)
     assert alone.parts() | {"total": 0, "task": 0} == {"task": 0, "logits": 0, "hidden": 0, "total": 0}
+
+
+def test_texts_are_not_cut_on_the_left(tiny: EncoderBackbone, task: TaskData) -> None:
+    """The device reads texts of this readout from their beginning."""
+    with pytest.raises(InputError, match=r"mood: a task that answers by similarity reads .*; leave cut out"):
+        SimilarityObjective(tiny, [replace(task, recipe=replace(task.recipe, cut="left"))], [WORDS])
 
 
 @pytest.mark.parametrize("hidden", [True, False])

@@ -17,6 +17,7 @@ import mpt_edge
 from mpt_edge.errors import InputError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
+from mpt_edge.text_model import TextModel
 from mpt_edge.training.backbones import EncoderBackbone
 from mpt_edge.training.data import Rows, TaskData, load_task
 from mpt_edge.training.generative import GenerativeBackbone, open_backbone
@@ -160,6 +161,54 @@ def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(tmp_path: Path) -
         golden = TaskFile.load(tmp_path / f"run/tasks/{name}.safetensors").golden
         answer = model.task(name)(golden["text"])
         assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-3))
+
+
+def test_cut_and_stop_are_the_devices_too(backbone: GenerativeBackbone, tmp_path: Path) -> None:
+    """Tasks that write and choose see of a long text what training saw of it, and end where training ended."""
+    happy, who = write_data(tmp_path)
+    long = " ".join(f"{name} saw a ball." for name in ("Tom", "Lily", "Max") * 6)
+    rows = [{"text": long, "target": "was very happy.", "label": name} for name in ("Tom", "Lily")]
+    for name in ("happy", "who"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipes = [replace(happy, cut="left", stop=("a", "t")), replace(who, cut="left")]
+    plan = Plan(recipes, tmp_path, tmp_path / "run", Settings(epochs=1, most_tasks=0))
+    files = train_source(backbone, plan, NewPrompt(name="shared", length=7), silent)
+    assert [file.cut for file in files] == ["left", "left"]
+    assert files[0].written == {"max_new_tokens": 8, "stop": ["a", "t"]}
+    export_bundle(ExportPlan(backbone, [tmp_path / "run"], tmp_path / "bundle"))
+    model = mpt_edge.load(tmp_path / "bundle", threads=1)
+    assert isinstance(model, TextModel)
+    objective = TextObjective(backbone, [load_task(recipe, tmp_path) for recipe in recipes], [[], [["a"], ["b"]]])
+    right = TextObjective(backbone, [load_task(replace(happy, metric="f1"), tmp_path)], [[]]).train_rows[0][0]
+    for index, name in enumerate(("happy", "who")):
+        task = model._select(name)
+        read = model._request(long, task, model._options(task, {})).row
+        assert read == objective.train_rows[index][0]
+        assert read.ids != right.ids
+        assert isinstance(read.text, str)
+        assert long.endswith(read.text)
+
+
+def test_what_is_scored_ends_at_a_stop_text(backbone: GenerativeBackbone) -> None:
+    plain = replace(story(), recipe=replace(story().recipe, template=""))
+    whole = TextObjective(backbone, [plain], [[]]).write(0, None, ["The cat"])[0]
+    stop = whole[4:6]
+    assert stop
+    stopping = replace(plain, recipe=replace(plain.recipe, stop=(stop,)))
+    assert TextObjective(backbone, [stopping], [[]]).write(0, None, ["The cat"]) == [whole.split(stop)[0]]
+
+
+def test_labels_of_the_same_tokens(backbone: GenerativeBackbone, tmp_path: Path) -> None:
+    _, who = write_data(tmp_path)
+    same = load_task(replace(who, labels={"Tom": ("He.",), "Max": ("I.",), "Lily": ("He.",)}), tmp_path)
+    with pytest.raises(InputError, match="who: the labels 'Tom' and 'Lily' have the same tokens; give one of them oth"):
+        TextObjective(backbone, [same], [list(same.recipe.labels.values())])
+
+
+def test_a_label_without_tokens(backbone: GenerativeBackbone, tmp_path: Path) -> None:
+    _, who = write_data(tmp_path)
+    with pytest.raises(InputError, match="who: the text of the label 'Lily' has no tokens for this model"):
+        TextObjective(backbone, [load_task(who, tmp_path)], [[["He was Tom."], [""]]])
 
 
 def test_an_encoder_does_not_write(tiny: EncoderBackbone, tmp_path: Path) -> None:
