@@ -19,7 +19,7 @@ from mpt_edge.bundle import Bundle
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.prompts import SharedPrompt, compose
-from mpt_edge.text import Batch, Text
+from mpt_edge.text import Batch, Encoded, Text, TextEncoder
 from mpt_edge.training.backbones import EncoderBackbone
 from tests.support.answers import LONG, TEXTS, assert_same, rows, vector
 from tests.support.encoders import make_task
@@ -168,6 +168,8 @@ def test_spaces_in_front_are_no_text(model: EncoderModel) -> None:
 
 
 def test_options_are_for_models_that_write(model: EncoderModel) -> None:
+    with pytest.raises(InputError, match="the texts are one text; pass a list"):
+        model.run(TEXTS[0], "topic")
     with pytest.raises(InputError, match="write no text; leave seed out"):
         model.task("topic")(TEXTS[0], seed=1)
     assert model.task("topic")(TEXTS[0], seed=None) == model.task("topic")(TEXTS[0])  # None leaves it to the task

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 import mpt_edge
 from mpt_edge.answers import Generation
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
 from mpt_edge.growing import GrowingCache
+from mpt_edge.training.generative import GenerativeBackbone
 from tests.support.writers import CONTEXT, LABELS, LENGTH, TEXTS
 
 NAMES = ["story", "ask", "mood", "other-story"]
@@ -81,6 +84,28 @@ def test_stream_says_what_the_answer_says(model: Any) -> None:
 
 
 # Options.
+
+
+def test_a_stream_may_be_left(model: Any) -> None:
+    with model.task("story").stream(TEXTS[0]) as stream:
+        first = next(stream)
+    assert whole(model, TEXTS[0]).text.startswith(first)
+    assert list(stream) == []
+    assert stream.answer is None or stream.answer.text.startswith(first)
+
+
+@torch.no_grad()
+def test_log_likelihood_is_that_of_transformers(model: Any, writer: GenerativeBackbone) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(writer.folder).eval()
+    prompt = torch.from_numpy(model.task("story").prompt)
+    for text, wanted in zip(TEXTS, (" sat on the mat", " and some other words.", " x"), strict=False):
+        (row,), (more,) = writer.texts.encode([text], 64), writer.texts.continuations([wanted])
+        rows = torch.cat([prompt, plain.get_input_embeddings()(torch.tensor([*row.ids, *more]))])
+        chances = plain(inputs_embeds=rows[None]).logits[0, -len(more) - 1 : -1].log_softmax(-1)
+        mean = chances[torch.arange(len(more)), torch.tensor(more)].mean().item()
+        assert model.log_likelihood(text, "story", wanted) == pytest.approx(mean, abs=1e-4)
+    with pytest.raises(InputError, match="the wanted text has no tokens"):
+        model.log_likelihood(TEXTS[0], "story", "")
 
 
 def test_why_a_text_ends(model: Any) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from typing import Any
 import pytest
 
 import mpt_edge
+from mpt_edge.text_model import TextModel
 from tests.support import commands
 from tests.support.outcomes import refused
-from tests.support.writers import LABELS, TEXTS
+from tests.support.writers import CONTEXT, LABELS, LENGTH, TEXTS
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +190,43 @@ def test_rows_that_cannot_be_used_are_skipped(bundle: Path) -> None:
     assert done.returncode == 0
     assert [json.loads(line)["line"] for line in done.stdout.splitlines()] == [1, 3]
     assert "skipped 1 of 3 rows" in done.stderr
+
+
+def test_rows_whose_text_finds_no_room_are_skipped_too(bundle: Path) -> None:
+    """A template that fills the room shows only when the row is made ready; it is named by its line."""
+    rows = [{"text": TEXTS[0], "task": name} for name in ("story", "ask", "story")]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    options = ["--format", "jsonl", "--json", "--bundle", bundle, "--max-new-tokens", CONTEXT - LENGTH - 4]
+    done = commands.run("run", "--on-error", "skip", *options, input=lines)
+    assert [json.loads(line)["line"] for line in done.stdout.splitlines()] == [1, 3]
+    assert "skipping a row: standard input line 2: nothing of the text fits into 4 tokens" in done.stderr
+    assert "line 2: nothing of the text fits" in refused(commands.run("run", *options, input=lines))
+
+
+@pytest.mark.parametrize("option", ["--seed", "--top-k"])
+def test_what_has_no_effect_is_said(bundle: Path, option: str) -> None:
+    done = commands.run("run", "--task", "story", TEXTS[0], "--bundle", bundle, option, 3)
+    assert done.stderr == f"mpt-edge: nothing is drawn without --temperature, so {option} does nothing.\n"
+    assert done.stdout == commands.run("run", "--task", "story", TEXTS[0], "--bundle", bundle).stdout
+    drawn = commands.run("run", "--task", "story", TEXTS[0], "--bundle", bundle, option, 3, "--temperature", 1)
+    assert (drawn.returncode, drawn.stderr) == (0, "")
+
+
+def test_a_golden_text_is_told_by_its_likelihood(bundle: Path, tmp_path: Path) -> None:
+    """Another text may be written where rounding differs; a text that has become less likely is another model's."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    model = mpt_edge.load(copy, threads=1)
+    assert isinstance(model, TextModel)
+    likely = model.log_likelihood(TEXTS[0], "story", "another text")
+    for moved, passes in ((0.0, True), (0.01, True), (0.5, False)):
+        golden = {"text": TEXTS[0], "label": "another text", "score": 0.0, "log_likelihood": likely + moved}
+        replace(model.bundle.task("story"), golden=golden).save(tmp_path / "story.safetensors")
+        model.bundle.install(tmp_path / "story.safetensors")
+        done = commands.run("tasks", "verify", "story", "--bundle", copy)
+        if passes:
+            assert done.returncode == 0, done.stderr
+        else:
+            assert "story answers its golden example with another text (-" in refused(done)
 
 
 def test_an_encoder_writes_no_text(tiny_bundle: Path) -> None:

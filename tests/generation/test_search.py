@@ -243,6 +243,8 @@ def test_scores_that_are_no_numbers() -> None:
         ({"seed": None}, "seed must be a whole number"),
         ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
         ({"length_penalty": float("nan")}, "length penalty must lie between -10 and 10"),
+        ({"length_penalty": 2000.0}, "length penalty must lie between -10 and 10"),
+        ({"temperature": 10**400}, "a temperature of 10+ is not possible"),
         ({"early_stopping": "soon"}, "early_stopping must be true, false or"),
     ],
 )

@@ -92,3 +92,31 @@ def test_beams_stop_where_a_stream_does(stop: tuple[str, ...], before: str) -> N
         assert stream.stopped == stops(ids[: place + 1])
         if stream.stopped:
             break
+
+
+@pytest.mark.parametrize("before", ["", "Once"])
+def test_beams_see_a_stop_text_behind_a_character_that_their_window_cuts(before: str) -> None:
+    """One byte without its character would spoil all bytes that follow it."""
+    tokenizer = byte_fallback()
+    front, ids = (tokenizer.encode(text, add_special_tokens=False).ids for text in (before, "日本語テスト한국어" * 3))
+    stop = ("한국",)
+    stream, stops = TextStream(tokenizer, front, stop), stop_check(tokenizer, stop, front)
+    for place, token in enumerate(ids, 1):
+        stream.push(token)
+        assert stops(ids[:place]) == stream.stopped, place
+        if stream.stopped:
+            break
+    assert stream.text.strip() == "日本語テスト"
+
+
+def test_a_special_token_ends_a_text_where_it_is_asked_for() -> None:
+    """No text shows it, so it must be told by its number; what was held back comes out."""
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens(["<|im_end|>"])
+    ids = [*tokenizer.encode("ab", add_special_tokens=False).ids, tokenizer.token_to_id("<|im_end|>")]
+    for stop, stopped in ((("bc", "<|im_end|>"), True), (("bc",), False)):
+        stream, stops = TextStream(tokenizer, stop=stop), stop_check(tokenizer, stop)
+        pieces = [stream.push(token) for token in ids]
+        assert ("".join(pieces), stream.stopped) == ("ab" if stopped else "a", stopped)
+        assert stops(ids) == stopped
+        assert stream.finish() == ("" if stopped else "b")
