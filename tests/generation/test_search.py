@@ -23,6 +23,7 @@ from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.generation.tokens import penalised, pick, probabilities
 from mpt_edge.training.causal import PromptedCausal
+from tests.support import causal
 from tests.support.causal import build
 from tests.support.decodings import opened
 
@@ -37,7 +38,9 @@ def models_(request: pytest.FixtureRequest) -> tuple[PreTrainedModel, PromptedCa
 
 def letters() -> Tokenizer:
     """A tokenizer with a letter a token."""
-    tokenizer = Tokenizer(models.WordLevel({chr(0x4E00 + i): i for i in range(61)}, unk_token=chr(0x4E00)))
+    tokenizer = Tokenizer(
+        models.WordLevel({chr(0x4E00 + i): i for i in range(causal.SIZES["vocab_size"])}, unk_token=chr(0x4E00))
+    )
     tokenizer.decoder = decoders.Fuse()
     return tokenizer
 
