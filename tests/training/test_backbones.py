@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import shutil
@@ -253,7 +254,7 @@ def test_weights_that_the_files_lack(tmp_path: Path, make: Callable[[], PreTrain
         ),
         (lambda: LlamaModel(WRITERS["llama"]), "LlamaModel", "lm_head.weight", "LlamaForCausalLM"),
         (
-            lambda: T5EncoderModel(KINDS["t5"][1]),
+            lambda: T5EncoderModel(copy.deepcopy(KINDS["t5"][1])),
             "T5EncoderModel",
             "decoder.block.0.layer.0.SelfAttention.k.weight and 27 more",
             "T5ForConditionalGeneration",
