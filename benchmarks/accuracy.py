@@ -23,9 +23,9 @@ from methods import METHODS, TOGETHER, Budget, limited
 from rich.console import Console
 from rich.table import Table
 
-from mpt_edge.training.data import TaskData, load_task
+from mpt_edge.training.data.recipes import load_recipe
+from mpt_edge.training.data.rows import TaskData, load_task
 from mpt_edge.training.hardware import Hardware
-from mpt_edge.training.recipes import load_recipe
 from mpt_edge.training.trainer import Progress
 
 #: The shipped tasks, as the table has them.

@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mpt_edge.text import render
-from mpt_edge.training.backbones import load_encoder
-from mpt_edge.training.data import TaskData, few_shot, load_task
+from mpt_edge.training.backbones.encoder_backbone import load_encoder
+from mpt_edge.training.data.recipes import load_recipe
+from mpt_edge.training.data.rows import TaskData, few_shot, load_task
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.recipes import load_recipe
-from mpt_edge.training.similarity_objective import SimilarityObjective
+from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import label_texts
 from mpt_edge.training.starts import start_vectors
 from mpt_edge.training.trainer import Progress, Trainer

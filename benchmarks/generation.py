@@ -41,11 +41,12 @@ from transformers import (
 )
 
 from mpt_edge.bundle import Bundle
-from mpt_edge.causal import OnnxCausal
 from mpt_edge.prompts import SharedPrompt
-from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.runtime.causal import OnnxCausal
+from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
-from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.vectors import VectorFolder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.graph import prompt_shape
@@ -70,8 +71,8 @@ MEMORY = """
 import numpy as np
 from pathlib import Path
 from mpt_edge.bundle import Bundle
-from mpt_edge.causal import OnnxCausal
-from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.runtime.causal import OnnxCausal
+from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 bundle = Bundle.open(Path({bundle!r}))
 family = OnnxSeq2Seq if bundle.manifest.family == "seq2seq" else OnnxCausal

@@ -17,13 +17,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from mpt_edge.prompts import EVERY_LAYER
-from mpt_edge.training.backbones import EncoderBackbone, load_encoder
-from mpt_edge.training.data import TaskData
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
+from mpt_edge.training.data.rows import TaskData
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, Prompts
+from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
 from mpt_edge.training.probe import probe
 from mpt_edge.training.settings import Listening, Settings, TeacherPlan
-from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import label_texts
 from mpt_edge.training.teachers import distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer

@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from training_step import first_rows, our_step
 
-from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import Bundle
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.loading import open_model
+from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.text import Batch
-from mpt_edge.training.backbones import load_encoder
+from mpt_edge.training.backbones.encoder_backbone import load_encoder
 from mpt_edge_export.bundle import ExportPlan, export_bundle
 
 LENGTHS = (5, 10, 20, 50, 100, 200)
@@ -126,7 +126,7 @@ def requests(bundle: Path, folder: Path, tokens: int, threads: int) -> tuple[Cal
     return calls, plain
 
 
-def _backbone(folder: Path, threads: int) -> OnnxBackbone:
+def _backbone(folder: Path, threads: int) -> OnnxEncoder:
     model = open_model(Bundle.open(folder), threads=threads)
     assert isinstance(model, EncoderModel)
     return model.backbone

@@ -21,15 +21,15 @@ from peft import MultitaskPromptTuningConfig, TaskType, get_peft_model
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
-from mpt_edge.training.backbones import load_encoder
-from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.backbones.encoder_backbone import load_encoder
+from mpt_edge.training.data.recipes import Recipe
+from mpt_edge.training.data.rows import Rows, TaskData
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.objectives.similarity import TRAINING_SCALE
+from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule
 from mpt_edge.training.settings import Entry
-from mpt_edge.training.similarity import TRAINING_SCALE
-from mpt_edge.training.similarity_objective import SimilarityObjective
 
 LABELS = {"negative": "a negative, bad review", "positive": "a positive, good review"}
 MAX_LENGTH = 64

@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mpt_edge.arrays import Floats
 from mpt_edge.readout import softmax
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Text
-
-Floats = NDArray[np.float32]
 
 #: Longest answer that is read out of a text, in tokens, as in BERT's script for SQuAD.
 LONGEST_ANSWER = 30

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mpt_edge._files import read_small, replacing, sha256
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.manifest import Manifest
+from mpt_edge.manifest import FileEntry, Manifest
 from mpt_edge.prompts import MAX_PROMPT_BYTES, SharedPrompt
 from mpt_edge.taskfile import GENERATIVE_READOUTS, MAX_TASK_BYTES, TaskFile
 from mpt_edge.vectors import SUFFIX, TASKS, prompt_key, task_key, task_names
@@ -77,7 +75,7 @@ class Bundle:
 
     def task_bytes(self, name: str) -> int:
         """Return the size of a task's file, as the manifest has it."""
-        return int(self.manifest.files[task_key(name)]["size"])
+        return self.manifest.files[task_key(name)]["size"]
 
     def reload(self) -> None:
         """Read the manifest again, to see tasks installed since.
@@ -218,15 +216,14 @@ class Bundle:
             yield f"width than {manifest.hidden_size}"
         if manifest.entry == "inputs_embeds" and len(task.u) > manifest.prompt_length:
             yield f"room than {manifest.prompt_length} prompt rows"
-        context = manifest.generation.get("context", math.inf)
-        if len(task.u) >= context:
-            yield f"room than {context} rows of prompt and text"
+        if manifest.generation is not None and len(task.u) >= manifest.generation.context:
+            yield f"room than {manifest.generation.context} rows of prompt and text"
         if task.own_prompt is None:
-            prompt = manifest.prompts.get(task.prompt, {})
-            if task.prompt_sha256 != prompt.get("fingerprint"):
+            prompt = manifest.prompts.get(task.prompt)
+            if prompt is None or task.prompt_sha256 != prompt["fingerprint"]:
                 yield f"shared prompt than this bundle's {', '.join(manifest.prompts)}"
-            if task.u.shape[0] != prompt.get("length"):
-                yield f"prompt length than {prompt.get('length')}"
+            elif task.u.shape[0] != prompt["length"]:
+                yield f"prompt length than {prompt['length']}"
             return
         if task.entry != manifest.entry:
             yield f"place of its own prompt than {manifest.entry!r}"
@@ -311,7 +308,7 @@ class Bundle:
         for name, data in contents.items():
             with replacing(self.folder / name) as temporary:
                 temporary.write_bytes(data)
-        entries = {name: {"sha256": _digest(data), "size": len(data)} for name, data in contents.items()}
+        entries = {name: FileEntry(sha256=_digest(data), size=len(data)) for name, data in contents.items()}
         listed = {name: entry for name, entry in self.manifest.files.items() if name not in gone}
         self._write({**listed, **entries})
 
@@ -332,7 +329,7 @@ class Bundle:
             os.close(handle)
             lock.unlink(missing_ok=True)
 
-    def _write(self, files: Mapping[str, Mapping[str, Any]]) -> None:
+    def _write(self, files: Mapping[str, FileEntry]) -> None:
         manifest = replace(self.manifest, files=dict(sorted(files.items())))
         with replacing(self.folder / MANIFEST) as temporary:
             temporary.write_text(manifest.to_json(), encoding="utf-8")

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from mpt_edge.answers import Embedding, Place, Prediction, answer, classify, tag
-from mpt_edge.backbone import Floats, OnnxBackbone, stack
+from mpt_edge.arrays import Floats
 from mpt_edge.batching import MOST_TOKENS, by_length
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.generation.options import Options
 from mpt_edge.heads import Head
+from mpt_edge.manifest import Mask
 from mpt_edge.masking import LabelWords, mask_place
 from mpt_edge.model import BATCH, Model, Selected, naming_text
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.readout import label_embeddings, pool
+from mpt_edge.runtime.encoder import OnnxEncoder
+from mpt_edge.runtime.prompt_cache import stack
 from mpt_edge.taskfile import HEADLESS, TaskFile
 from mpt_edge.text import NO_TOKENS, Batch, Encoded, Text, checked, render
 
@@ -35,7 +37,7 @@ class EncoderModel(Model):
         """Use `mpt_edge.load` instead."""
         super().__init__(bundle)
         (graph,) = bundle.graphs(precision, verify=verify)
-        self.backbone = OnnxBackbone(graph, bundle.manifest, threads=threads)
+        self.backbone = OnnxEncoder(graph, bundle.manifest, threads=threads)
 
     def _compose(self, file: TaskFile) -> Selected:
         shared, composed = self._composed(file)
@@ -48,7 +50,7 @@ class EncoderModel(Model):
         cache = self.backbone.encode_prompt(composed) if layout == "prefix" else {}
         selected = Selected(file, layout, composed, cache, head=head)
         if file.readout == "mask":
-            words = LabelWords.encode(self._texts, file.template, self._mask["token"], file.label_texts)
+            words = LabelWords.encode(self._texts, file.template, self._mask.token, file.label_texts)
             return replace(selected, words=words)
         if file.readout != "similarity":
             return selected
@@ -154,14 +156,16 @@ class EncoderModel(Model):
         """Return the labels' logits ``(rows, labels)`` where texts of one task have their mask."""
         assert task.words is not None
         mask, template = self._mask, task.file.template
-        places = np.array([mask_place(row, mask["id"], template, mask["token"]) for row in rows], np.int64)
+        places = np.array([mask_place(row, mask.id, template, mask.token) for row in rows], np.int64)
         if task.layout == "joint":
             return task.words.scores(self.backbone.joint_words_at(batch, places, task.words.tokens, task.prompt))
         return task.words.scores(self.backbone.words_at(batch, places, task.words.tokens, task.cache))
 
     @property
-    def _mask(self) -> Mapping[str, Any]:
-        return self.bundle.manifest.mask
+    def _mask(self) -> Mask:
+        mask = self.bundle.manifest.mask
+        assert mask is not None  # no other bundle takes tasks that answer at one
+        return mask
 
 
 def _no_options(options: Options, bundle: Bundle) -> None:

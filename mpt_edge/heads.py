@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpt_edge.arrays import Floats
 from mpt_edge.errors import CorruptFileError
-
-Floats = NDArray[np.float32]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 

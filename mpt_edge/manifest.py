@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.prompts import ENTRIES, EVERY_LAYER, LAYOUTS
@@ -29,6 +29,53 @@ _ALLOWED: dict[str, tuple[str | bool, ...]] = {
 _MOST = (1 << 31) - 1
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+
+class FileEntry(TypedDict):
+    """A file of the bundle: what it must be."""
+
+    sha256: str
+    size: int
+
+
+class PromptEntry(TypedDict):
+    """A shared prompt: what its tasks must have been made for."""
+
+    fingerprint: str
+    layout: str
+    length: int
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The token that stands where a masked-LM head guesses a word.
+
+    Attributes:
+        id: its id.
+        token: how texts write it.
+    """
+
+    id: int
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationFacts:
+    """What there is to know of a model that writes.
+
+    Attributes:
+        eos_ids: tokens that end a text.
+        vocabulary: its size.
+        context: most rows of prompt and text.
+        positions_from_zero: whether text is counted without its prompt.
+        start_id: the token that every text begins behind, of an encoder-decoder model.
+    """
+
+    eos_ids: tuple[int, ...]
+    vocabulary: int
+    context: int
+    positions_from_zero: bool
+    start_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,10 +105,8 @@ class Manifest:
         parity: largest difference between ONNX Runtime and PyTorch when the bundle was made.
         files: path -> sha256 and size of every file.
         made_by: version of mpt-edge that wrote it.
-        generation: for models that generate: ``eos_ids``, ``vocabulary`` (size), ``context`` (most rows of
-            prompt and text), ``positions_from_zero`` (whether text is counted without its prompt), and for
-            ``"seq2seq"`` ``start_id`` (the token that every text begins behind).
-        mask: for encoders with a masked-LM head: ``id`` and ``token`` of the mask.
+        generation: of a model that writes, else None.
+        mask: of an encoder with a masked-LM head, else None.
     """
 
     name: str
@@ -80,12 +125,12 @@ class Manifest:
     pad_id: int
     backbone: Mapping[str, str]
     tokenizer: str
-    prompts: Mapping[str, Mapping[str, Any]]
+    prompts: Mapping[str, PromptEntry]
     parity: Mapping[str, Any]
-    files: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, FileEntry]
     made_by: str
-    generation: Mapping[str, Any] = field(default_factory=dict)
-    mask: Mapping[str, Any] = field(default_factory=dict)
+    generation: GenerationFacts | None = None
+    mask: Mask | None = None
 
     def prompt_shape(self, length: int) -> tuple[int, ...]:
         """Return the shape of a prompt of ``length`` rows: ``(l, d)``, or ``(l, layers, d)`` for every layer."""
@@ -94,7 +139,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON, the schema version first."""
-        return json.dumps({"schema": SCHEMA} | self.__dict__, indent=2, ensure_ascii=False) + "\n"
+        parts = {"generation": _entries(self.generation), "mask": _entries(self.mask)}
+        return json.dumps({"schema": SCHEMA} | self.__dict__ | parts, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def parse(cls, data: bytes, source: Path) -> Manifest:
@@ -115,39 +161,58 @@ class Manifest:
                 f"{source} was written by a newer mpt-edge (schema {schema}; this one reads {SCHEMA}); upgrade it."
             )
         known = cls.__dataclass_fields__
-        missing = [name for name in known if name not in entries and name not in ("generation", "mask")]
+        entries = {"generation": {}, "mask": {}} | {name: entries[name] for name in known if name in entries}
+        missing = [name for name in known if name not in entries]
         if missing:
             raise CorruptFileError(f"{source} lacks the entry {missing[0]!r}; export the bundle again.")
-        manifest = cls(**{name: entries[name] for name in known if name in entries})
-        for name in manifest._wrong():
+        for name in _wrong(entries):
             raise CorruptFileError(f"{source}: the entry {name!r} is not what it should be; export the bundle again.")
-        for path in manifest.files:
+        for path in entries["files"]:
             if _PATH.fullmatch(path) is None:
                 raise CorruptFileError(f"{source} lists the path {path!r}, which is not allowed; export it again.")
-        return manifest
+        mask = Mask(entries["mask"]["id"], entries["mask"]["token"]) if entries["mask"] else None
+        return cls(**entries | {"generation": _generation(entries["generation"]), "mask": mask})
 
-    def _wrong(self) -> list[str]:
-        """Return the names of entries that have the wrong type or an unknown value."""
-        texts = {"name": self.name, "tokenizer": self.tokenizer, "made_by": self.made_by}
-        counts = {"prompt_length": self.prompt_length, "pad_id": self.pad_id}
-        sizes = {name: getattr(self, name) for name in ("hidden_size", "layers", "heads", "head_size", "max_length")}
-        good = {name: isinstance(value, str) for name, value in texts.items()}
-        good |= {name: _is_count(value) for name, value in counts.items()}
-        good |= {name: _is_count(value, least=1) for name, value in sizes.items()}
-        good |= {name: _is_one_of(getattr(self, name), allowed) for name, allowed in _ALLOWED.items()}
-        good["backbone"] = isinstance(self.backbone, dict)
-        good["generation"] = self.family == "encoder" or _generates(self.generation, seq2seq=self.family == "seq2seq")
-        good["mask"] = self.mask == {} or _masks(self.mask)
-        good["parity"] = isinstance(self.parity, dict)
-        good["prompts"] = isinstance(self.prompts, dict) and all(
-            isinstance(p, dict) and type(p.get("length")) is int and isinstance(p.get("fingerprint"), str)
-            for p in self.prompts.values()
-        )
-        good["files"] = isinstance(self.files, dict) and all(
-            isinstance(f, dict) and type(f.get("size")) is int and isinstance(f.get("sha256"), str)
-            for f in self.files.values()
-        )
-        return [name for name, is_good in good.items() if not is_good]
+
+def _entries(part: GenerationFacts | Mask | None) -> dict[str, Any]:
+    """Return what is written of an entry that some bundles have."""
+    return {} if part is None else {name: value for name, value in asdict(part).items() if value is not None}
+
+
+def _generation(entries: Mapping[str, Any]) -> GenerationFacts | None:
+    if not entries:
+        return None
+    return GenerationFacts(
+        eos_ids=tuple(entries["eos_ids"]),
+        vocabulary=entries["vocabulary"],
+        context=entries["context"],
+        positions_from_zero=entries["positions_from_zero"],
+        start_id=entries.get("start_id"),
+    )
+
+
+def _wrong(entries: Mapping[str, Any]) -> list[str]:
+    """Return the names of entries that have the wrong type or an unknown value."""
+    good = {name: isinstance(entries[name], str) for name in ("name", "tokenizer", "made_by")}
+    good |= {name: _is_count(entries[name]) for name in ("prompt_length", "pad_id")}
+    sizes = ("hidden_size", "layers", "heads", "head_size", "max_length")
+    good |= {name: _is_count(entries[name], least=1) for name in sizes}
+    good |= {name: _is_one_of(entries[name], allowed) for name, allowed in _ALLOWED.items()}
+    good |= {name: isinstance(entries[name], dict) for name in ("backbone", "parity")}
+    family, facts = entries["family"], entries["generation"]
+    good["generation"] = facts == {} if family == "encoder" else _generates(facts, seq2seq=family == "seq2seq")
+    good["mask"] = entries["mask"] == {} or _masks(entries["mask"])
+    good["prompts"] = _all_are(entries["prompts"], {"length": int, "fingerprint": str})
+    good["files"] = _all_are(entries["files"], {"size": int, "sha256": str})
+    return [name for name, is_good in good.items() if not is_good]
+
+
+def _all_are(found: object, kinds: Mapping[str, type]) -> bool:
+    """Return whether a value maps names to objects with entries of these types."""
+    return isinstance(found, dict) and all(
+        isinstance(value, dict) and all(type(value.get(name)) is kind for name, kind in kinds.items())
+        for value in found.values()
+    )
 
 
 def _masks(entries: object) -> bool:

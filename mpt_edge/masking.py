@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mpt_edge.arrays import Floats
 from mpt_edge.errors import InputError
 from mpt_edge.text import Encoded, TextEncoder, render
-
-Floats = NDArray[np.float32]
 
 #: What a recipe's template calls the mask; the task file has the tokenizer's own token in its place.
 PLACEHOLDER = "{mask}"

@@ -14,13 +14,14 @@ from typing import Unpack, overload
 import numpy as np
 
 from mpt_edge.answers import Prediction, Stream
-from mpt_edge.backbone import Floats, PromptCache
+from mpt_edge.arrays import Floats
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
 from mpt_edge.generation.options import Options
 from mpt_edge.heads import Head
 from mpt_edge.masking import LabelWords
 from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.runtime.prompt_cache import PromptCache
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Text, TextEncoder, checked
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from mpt_edge.arrays import Floats
 
 
 def pool(hidden: Floats, mask: NDArray[np.int64], how: str) -> Floats:

@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpt_edge.answers import Generation, Prediction, Stream, classify
-from mpt_edge.backbone import Floats
+from mpt_edge.arrays import Floats
 from mpt_edge.batching import MOST_TOKENS, by_length
 from mpt_edge.bundle import Bundle
-from mpt_edge.causal import OnnxCausal
-from mpt_edge.decoding import Decoding, WritingBackbone
 from mpt_edge.errors import InputError
 from mpt_edge.generation.beams import BeamRow, follow
 from mpt_edge.generation.choice import likelihoods
@@ -20,7 +18,9 @@ from mpt_edge.generation.options import NAMES, GenerationOptions, Options
 from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream, stop_check
 from mpt_edge.model import Model, Selected, naming_text
-from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.runtime.causal import OnnxCausal
+from mpt_edge.runtime.decoding import Decoding, OnnxGenerator
+from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Encoded, Text, checked
 
@@ -51,14 +51,15 @@ class TextModel(Model):
         """Use `mpt_edge.load` instead."""
         super().__init__(bundle)
         graphs, manifest = bundle.graphs(precision, verify=verify), bundle.manifest
-        self.backbone: WritingBackbone
+        self.backbone: OnnxGenerator
         if manifest.family == "seq2seq":
             encoder, decoder = graphs
             self.backbone = OnnxSeq2Seq(encoder, decoder, manifest, threads=threads)
         else:
             (graph,) = graphs
             self.backbone = OnnxCausal(graph, manifest, threads=threads)
-        self._eos = tuple(bundle.manifest.generation["eos_ids"])
+        assert manifest.generation is not None  # as in every manifest of these families
+        self._eos, self._context = manifest.generation.eos_ids, manifest.generation.context
 
     def _compose(self, file: TaskFile) -> Selected:
         shared, composed = self._composed(file)
@@ -66,7 +67,7 @@ class TextModel(Model):
         if not all(choices):
             raise InputError(f"a label text of {file.name!r} has no tokens; train the task again with other texts.")
         # In a decoder-only model both layouts are the same: no prompt row ever sees the text.
-        layout = shared.layout if self.backbone.writes_apart else "prefix"
+        layout = shared.layout if self.backbone.is_encoder_decoder else "prefix"
         return Selected(file, layout, composed, self.backbone.encode_prompt(composed, layout), choices=choices)
 
     def _options(self, task: Selected, given: Options) -> GenerationOptions:
@@ -79,14 +80,14 @@ class TextModel(Model):
 
     def _room(self, task: Selected, options: GenerationOptions) -> int:
         """Return how many tokens of text there is room for, beside the prompt and what stands behind the text."""
-        context, rows = int(self.bundle.manifest.generation["context"]), len(task.file.u)
+        context, rows = self._context, len(task.file.u)
         if task.file.readout == "choice":
             behind, what = max(map(len, task.choices)), "tokens of the longest label"
             way = "train the task with shorter label texts"
         else:
             behind, what = options.max_new_tokens, "new tokens"
             way = "ask for fewer, or train the task with a lower max_target_length"
-        if self.backbone.writes_apart:
+        if self.backbone.is_encoder_decoder:
             if behind > context:
                 raise InputError(f"{behind} {what} are more than the {context} that the model reads; {way}.")
             room, taken = context - rows, f"a prompt of {rows} rows leaves"

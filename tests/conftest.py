@@ -15,8 +15,9 @@ from transformers import BertConfig, BertModel
 import mpt_edge
 from mpt_edge.model import Model
 from mpt_edge.prompts import SharedPrompt
-from mpt_edge.training.backbones import EncoderBackbone, load_encoder
-from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support import writers
 from tests.support.encoders import LENGTH, make_task, save_tokenizer

@@ -29,12 +29,12 @@ from mpt_edge.masking import LabelWords
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import TextEncoder
-from mpt_edge.training.backbones import EncoderBackbone, load_encoder
-from mpt_edge.training.data import load_task
-from mpt_edge.training.families import new_objective
-from mpt_edge.training.generative import open_backbone
-from mpt_edge.training.mask_objective import MaskObjective
-from mpt_edge.training.recipes import Recipe, load_recipe
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
+from mpt_edge.training.backbones.opening import open_backbone
+from mpt_edge.training.data.recipes import Recipe, load_recipe
+from mpt_edge.training.data.rows import load_task
+from mpt_edge.training.objectives.families import new_objective
+from mpt_edge.training.objectives.mask import MaskObjective
 from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.stages import NewPrompt, Plan, train_source
 from mpt_edge_export import ExportPlan, export_bundle

@@ -14,13 +14,13 @@ import pytest
 
 import mpt_edge
 from mpt_edge.answers import Prediction
-from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import Bundle
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.text import Batch, Encoded, Text, TextEncoder
-from mpt_edge.training.backbones import EncoderBackbone
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from tests.support.answers import LONG, TEXTS, assert_same, rows, vector
 from tests.support.encoders import make_task
 
@@ -65,13 +65,13 @@ def test_many_rows_are_split_by_tokens(model: EncoderModel, monkeypatch: pytest.
     texts = rows(40)
     expected = model.task("topic")(texts)
     shapes = []
-    request = OnnxBackbone.request
+    request = OnnxEncoder.request
 
-    def spy(self: OnnxBackbone, batch: Batch, *rest: object) -> np.ndarray:
+    def spy(self: OnnxEncoder, batch: Batch, *rest: object) -> np.ndarray:
         shapes.append(batch.input_ids.shape)
         return request(self, batch, *rest)
 
-    monkeypatch.setattr(OnnxBackbone, "request", spy)
+    monkeypatch.setattr(OnnxEncoder, "request", spy)
     monkeypatch.setattr("mpt_edge.encoder_model.MOST_TOKENS", 50)
     assert_same(model.run(texts, "topic"), expected)
     assert len(shapes) > 5
@@ -208,8 +208,8 @@ def test_task_attributes(model: EncoderModel, shared_prompt: SharedPrompt) -> No
 
 def test_selecting_again_computes_nothing(fresh: EncoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    encode = OnnxBackbone.encode_prompt
-    monkeypatch.setattr(OnnxBackbone, "encode_prompt", lambda *a: calls.append(1) or encode(*a))
+    encode = OnnxEncoder.encode_prompt
+    monkeypatch.setattr(OnnxEncoder, "encode_prompt", lambda *a: calls.append(1) or encode(*a))
     for _ in range(3):
         fresh.task("topic")("a film")
         fresh.run(["a film"], "topic")

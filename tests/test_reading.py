@@ -11,14 +11,15 @@ import torch
 from transformers import BertModel
 
 import mpt_edge
-from mpt_edge.backbone import OnnxBackbone, stack
 from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.model import Model
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.readout import label_embeddings, pool, softmax, unit
+from mpt_edge.runtime.encoder import OnnxEncoder
+from mpt_edge.runtime.prompt_cache import stack
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Batch, Encoded, Text, TextEncoder
-from mpt_edge.training.backbones import EncoderBackbone
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from tests.support.answers import TEXTS, vector
 
 Parts = tuple[np.ndarray, ...]
@@ -30,8 +31,8 @@ def model(tiny_bundle: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def backbone(tiny_bundle: Path) -> OnnxBackbone:
-    return OnnxBackbone(tiny_bundle / MODEL, Bundle.open(tiny_bundle).manifest, threads=1)
+def backbone(tiny_bundle: Path) -> OnnxEncoder:
+    return OnnxEncoder(tiny_bundle / MODEL, Bundle.open(tiny_bundle).manifest, threads=1)
 
 
 # The independent reference: transformers' own BertModel and attention, one explicit mask, no cache.
@@ -91,7 +92,7 @@ def test_answers_are_those_of_plain_pytorch(
 
 @pytest.mark.parametrize("name", ["sentiment", "longer"])
 def test_cached_prompt_gives_plain_pytorchs_hidden_states(
-    mixed: Model, backbone: OnnxBackbone, bert: BertModel, tiny: EncoderBackbone, name: str
+    mixed: Model, backbone: OnnxEncoder, bert: BertModel, tiny: EncoderBackbone, name: str
 ) -> None:
     prompt = mixed.task(name).prompt
     encoded = tiny.texts.encode(TEXTS, 16)
@@ -107,7 +108,7 @@ def test_cached_prompt_gives_plain_pytorchs_hidden_states(
 
 
 def test_joint_request_is_full_attention_in_pytorch(
-    model: Model, backbone: OnnxBackbone, bert: BertModel, tiny: EncoderBackbone
+    model: Model, backbone: OnnxEncoder, bert: BertModel, tiny: EncoderBackbone
 ) -> None:
     prompt = model.task("topic").prompt
     encoded = tiny.texts.encode(TEXTS, 16)
@@ -118,7 +119,7 @@ def test_joint_request_is_full_attention_in_pytorch(
         assert np.abs(expected - reference(bert, prompt, row.ids, row.types)[1]).max() > 1e-2
 
 
-def test_cache_is_the_keys_and_values_of_the_prompt_alone(model: Model, backbone: OnnxBackbone) -> None:
+def test_cache_is_the_keys_and_values_of_the_prompt_alone(model: Model, backbone: OnnxEncoder) -> None:
     cache = backbone.encode_prompt(model.task("topic").prompt)
     assert sorted(cache) == [f"past_key_values.{i}.{part}" for i in range(2) for part in ("key", "value")]
     assert {value.shape for value in cache.values()} == {(1, 4, 6, 8)}
@@ -126,7 +127,7 @@ def test_cache_is_the_keys_and_values_of_the_prompt_alone(model: Model, backbone
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_padding_on_either_side_changes_nothing(
-    model: Model, backbone: OnnxBackbone, tiny: EncoderBackbone, cached: bool
+    model: Model, backbone: OnnxEncoder, tiny: EncoderBackbone, cached: bool
 ) -> None:
     (row,) = tiny.texts.encode([("a witty film", "dull")], 16)
     length, width = len(row.ids), 13
@@ -143,7 +144,7 @@ def test_padding_on_either_side_changes_nothing(
         np.testing.assert_allclose(padded(left), alone, atol=1e-5)
 
 
-def test_what_stands_in_padding_is_not_seen(model: Model, backbone: OnnxBackbone, tiny: EncoderBackbone) -> None:
+def test_what_stands_in_padding_is_not_seen(model: Model, backbone: OnnxEncoder, tiny: EncoderBackbone) -> None:
     batch = tiny.texts.pad(tiny.texts.encode(["a witty film", "dull"], 16))
     cache = backbone.encode_prompt(model.task("topic").prompt)
     other = replace(batch, input_ids=np.where(batch.attention_mask == 1, batch.input_ids, 40))
@@ -154,7 +155,7 @@ def test_what_stands_in_padding_is_not_seen(model: Model, backbone: OnnxBackbone
     )
 
 
-def test_stack_pads_and_masks_shorter_prompts(mixed: Model, backbone: OnnxBackbone) -> None:
+def test_stack_pads_and_masks_shorter_prompts(mixed: Model, backbone: OnnxEncoder) -> None:
     caches = [backbone.encode_prompt(mixed.task(name).prompt) for name in ("topic", "longer")]
     joined, mask = stack(caches)
     np.testing.assert_array_equal(mask, [[1] * 6 + [0] * 5, [1] * 11])

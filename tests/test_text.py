@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.text import CHARACTERS_PER_TOKEN, Encoded, TextEncoder, checked, render
-from mpt_edge.training.backbones import EncoderBackbone
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 
 CLS, SEP = 2, 3
 

@@ -18,8 +18,8 @@ import mpt_edge
 from mpt_edge.answers import Generation
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
-from mpt_edge.growing import GrowingCache
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.runtime.kv_cache import KeyValueCache
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from tests.support.writers import CONTEXT, LABELS, LENGTH, TEXTS
 
 NAMES = ["story", "ask", "mood", "other-story"]
@@ -216,13 +216,13 @@ def test_labels_and_beams_count_as_rows(
     model: Any, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any], width: int
 ) -> None:
     rows: list[int] = []
-    run = GrowingCache._run
+    run = KeyValueCache._run
 
-    def spy(self: GrowingCache, *rest: Any) -> None:
+    def spy(self: KeyValueCache, *rest: Any) -> None:
         rows.append(self.rows)
         run(self, *rest)
 
-    monkeypatch.setattr(GrowingCache, "_run", spy)
+    monkeypatch.setattr(KeyValueCache, "_run", spy)
     model.run(TEXTS * 4, name, batch_size=2 * width, max_new_tokens=3, **options)
     assert max(rows) == 2 * width
 

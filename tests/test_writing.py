@@ -15,7 +15,8 @@ import mpt_edge
 from mpt_edge.answers import Generation
 from mpt_edge.bundle import Bundle
 from mpt_edge.prompts import compose
-from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import open_backbone
 from tests.support.places import SHARED
 from tests.support.writers import LABELS, TEXTS, export_writer
 

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mpt_edge.bundle import Bundle
 from mpt_edge.prompts import compose
-from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support import commands
 from tests.support.places import SHARED

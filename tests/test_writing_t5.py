@@ -23,8 +23,9 @@ from mpt_edge.answers import Generation
 from mpt_edge.bundle import Bundle
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import open_backbone
+from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.stages import NewPrompt, Plan, train_source
 from mpt_edge_export import ExportPlan, export_bundle

@@ -9,8 +9,8 @@ from optimum.exporters.tasks import TasksManager
 from optimum.utils.normalized_config import NormalizedConfigManager
 
 from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
-from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge.training.backbones.generative_backbone import CausalBackbone, Seq2SeqBackbone
+from mpt_edge.training.backbones.opening import AnyBackbone
 
 #: Optimum's tasks that a bundle serves, and the family each belongs to.
 FAMILIES = {"feature-extraction": "encoder", "sentence-similarity": "encoder", "fill-mask": "encoder"}
@@ -33,13 +33,12 @@ def dimensions(backbone: AnyBackbone) -> Dimensions:
     Raises:
         UnsupportedModelError: the model is of no family that a bundle serves.
     """
-    if isinstance(backbone, GenerativeBackbone):
+    if isinstance(backbone, Seq2SeqBackbone):
+        t5 = backbone.model
+        config = t5.model.config
+        return Dimensions("seq2seq", t5.encoder_layers, int(config.num_heads), int(config.d_kv), t5.hidden_size)
+    if isinstance(backbone, CausalBackbone):
         causal = backbone.model
-        if isinstance(causal, PromptedSeq2Seq):
-            config = causal.model.config
-            return Dimensions(
-                "seq2seq", causal.encoder_layers, int(config.num_heads), int(config.d_kv), causal.hidden_size
-            )
         with torch.no_grad():  # configurations name grouped heads and their size in too many ways
             _, heads, _, head_size = causal.encode_prompt(torch.zeros(1, 1, causal.hidden_size))[0][0].shape
         return Dimensions("causal", causal.layer_count, heads, head_size, causal.hidden_size)

@@ -58,7 +58,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attend as transformers' functions do: heads before rows in, rows before heads out.
 
-    A T5's mask is part of its position bias; see `mpt_edge.training.seq2seq`.
+    A T5's mask is part of its position bias; see `mpt_edge.training.backbones.seq2seq`.
     """
     assert attention_mask is None or position_bias is None  # the node adds one of them
     added = attention_mask if position_bias is None else position_bias

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,23 +16,22 @@ import numpy as np
 
 import mpt_edge
 from mpt_edge._files import sha256
-from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, graph_names, weights_name
-from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.manifest import Manifest
+from mpt_edge.manifest import FileEntry, GenerationFacts, Manifest
 from mpt_edge.prompts import SharedPrompt, compose
-from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.runtime.causal import OnnxCausal
+from mpt_edge.runtime.encoder import OnnxEncoder
+from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.taskfile import NAME, TaskFile
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.causal import PromptedCausal
-from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
-from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone
+from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.vectors import PROMPTS, TASKS, VectorFolder
 from mpt_edge_export.architecture import Dimensions, dimensions
 from mpt_edge_export.card import write_card
 from mpt_edge_export.causal_graph import export_causal_graph
-from mpt_edge_export.graph import export_graph
+from mpt_edge_export.encoder_graph import export_encoder_graph
 from mpt_edge_export.parity import check_parity, check_text_parity
 from mpt_edge_export.quantize import Graph, check_quantized, quantize
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
@@ -113,7 +112,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         observe("writing the manifest")
         write_card(folder, manifest, tasks)
         files = {
-            path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size}
+            path.relative_to(folder).as_posix(): FileEntry(sha256=sha256(path), size=path.stat().st_size)
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
@@ -124,17 +123,17 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
 
 def _export(backbone: AnyBackbone, size: Dimensions, entry: str, path: Path) -> None:
     """Write the graph of the backbone's family, with prompts entering where the bundle's do."""
-    if isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedSeq2Seq):
+    if isinstance(backbone, Seq2SeqBackbone):
         export_seq2seq_graphs(backbone.model, size.heads, size.head_size, entry, path.parent)
-    elif isinstance(backbone, GenerativeBackbone) and isinstance(backbone.model, PromptedCausal):
+    elif isinstance(backbone, CausalBackbone):
         export_causal_graph(backbone.model, size.heads, size.head_size, entry, path)
-    elif isinstance(backbone, EncoderBackbone):
-        export_graph(backbone.model, size.heads, size.head_size, entry, path)
+    else:
+        export_encoder_graph(backbone.model, size.heads, size.head_size, entry, path)
 
 
 def _session(folder: Path, manifest: Manifest, precision: str = "float32") -> Graph:
     """Open the graphs just written."""
-    family = {"encoder": OnnxBackbone, "causal": OnnxCausal, "seq2seq": OnnxSeq2Seq}[manifest.family]
+    family = {"encoder": OnnxEncoder, "causal": OnnxCausal, "seq2seq": OnnxSeq2Seq}[manifest.family]
     session: Graph = family(*(folder / name for name in graph_names(manifest.family, precision)), manifest)
     return session
 
@@ -147,9 +146,9 @@ def _parity(
 ) -> dict[str, Any]:
     """Hold the graph against PyTorch. Raises ParityError."""
     if isinstance(backbone, EncoderBackbone):
-        assert isinstance(session, OnnxBackbone)
+        assert isinstance(session, OnnxEncoder)
         return check_parity(backbone, session, prompts, manifest.entry)
-    assert not isinstance(session, OnnxBackbone)
+    assert not isinstance(session, OnnxEncoder)
     return check_text_parity(backbone, session, prompts, manifest.entry)
 
 
@@ -339,18 +338,19 @@ def _manifest(
         parity={},
         files={},
         made_by=f"mpt-edge {mpt_edge.__version__}",
-        generation=_generation(backbone, place.entry) if isinstance(backbone, GenerativeBackbone) else {},
-        mask=asdict(backbone.mask) if isinstance(backbone, EncoderBackbone) and backbone.mask else {},
+        generation=_generation(backbone, place.entry) if isinstance(backbone, GenerativeBackbone) else None,
+        mask=backbone.mask if isinstance(backbone, EncoderBackbone) else None,
     )
 
 
-def _generation(backbone: GenerativeBackbone, entry: str) -> dict[str, Any]:
-    return {
-        "eos_ids": list(backbone.eos_ids),
-        "vocabulary": int(backbone.model.model.config.vocab_size),
-        "context": backbone.max_length,
-        "positions_from_zero": backbone.model.positions_from_zero(entry),
-    } | ({"start_id": backbone.model.start_id} if isinstance(backbone.model, PromptedSeq2Seq) else {})
+def _generation(backbone: GenerativeBackbone, entry: str) -> GenerationFacts:
+    return GenerationFacts(
+        eos_ids=backbone.eos_ids,
+        vocabulary=int(backbone.model.model.config.vocab_size),
+        context=backbone.max_length,
+        positions_from_zero=backbone.model.positions_from_zero(entry),
+        start_id=backbone.model.start_id if isinstance(backbone, Seq2SeqBackbone) else None,
+    )
 
 
 @contextmanager

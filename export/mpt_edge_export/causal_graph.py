@@ -15,11 +15,11 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from mpt_edge.growing import PAST_LENGTH
-from mpt_edge.training.causal import PromptedCausal
+from mpt_edge.runtime.graph_names import PAST, PAST_LENGTH, PRESENT, layer_names
+from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge_export.attention import one_node_attention
-from mpt_edge_export.graph import layer_names, make_graph, prompt_axes, prompt_shape
-from mpt_edge_export.room import RoomyCache
+from mpt_edge_export.graph import make_graph, prompt_axes, prompt_shape
+from mpt_edge_export.in_place import InPlaceCache
 from mpt_edge_export.weights import save_graph
 
 
@@ -42,7 +42,7 @@ class CausalGraph(nn.Module):
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
         """Return the wanted logits, then each layer's keys and values."""
-        cache = RoomyCache(list(zip(past[::2], past[1::2], strict=True)), past_length)
+        cache = InPlaceCache(list(zip(past[::2], past[1::2], strict=True)), past_length)
         hidden, present = self.model(
             input_ids, attention_mask, position_ids, prompt=prompt, past=cache, entry=self.entry
         )
@@ -66,21 +66,20 @@ def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, entry
 
 
 def _graph(model: PromptedCausal, heads: int, head_size: int, entry: str) -> onnx_ir.Model:
-    names = layer_names(model.layer_count)
     tokens, prompt_rows, capacity, wanted = 5, 3, 16, 2
     ids = torch.ones(2, tokens, dtype=torch.long)
     mask = torch.ones(2, capacity, dtype=torch.long)
     positions = torch.arange(prompt_rows + tokens).repeat(2, 1)
     prompt = torch.zeros(2, *prompt_shape(model, entry, prompt_rows))
     index = torch.zeros(2, wanted, dtype=torch.long)
-    past = tuple(torch.zeros(2, heads, capacity, head_size) for _ in names)
+    past = tuple(torch.zeros(2, heads, capacity, head_size) for _ in range(2 * model.layer_count))
     room = ("batch", None, "capacity", None)
     auto = torch.export.Dim.AUTO
     axes = {0: auto, 1: auto}
     return make_graph(
         CausalGraph(model, entry),
         (ids, mask, positions, prompt, index, torch.zeros(1, dtype=torch.long), *past),
-        dynamic_shapes=(axes, axes, axes, axes, axes, None, ({0: auto, 2: auto},) * len(names)),
+        dynamic_shapes=(axes, axes, axes, axes, axes, None, ({0: auto, 2: auto},) * len(past)),
         inputs={
             "input_ids": ("batch", "tokens"),
             "attention_mask": ("batch", "capacity"),
@@ -88,10 +87,10 @@ def _graph(model: PromptedCausal, heads: int, head_size: int, entry: str) -> onn
             "prompt": prompt_axes(entry),
             "logits_index": ("batch", "wanted"),
             PAST_LENGTH: (None,),
-            **{f"past_key_values.{name}": room for name in names},
+            **dict.fromkeys(layer_names(model.layer_count, PAST), room),
         },
         outputs={
             "logits": ("batch", "wanted", None),
-            **{f"present.{name}": room for name in names},
+            **dict.fromkeys(layer_names(model.layer_count, PRESENT), room),
         },
     )

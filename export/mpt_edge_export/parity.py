@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpt_edge.backbone import OnnxBackbone, stack
-from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import ParityError
-from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.runtime.causal import OnnxCausal
+from mpt_edge.runtime.encoder import OnnxEncoder
+from mpt_edge.runtime.prompt_cache import stack
+from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch, Encoded
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.generative import GenerativeBackbone
-from mpt_edge.training.reading import open_texts
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.objectives.reading import open_texts
 
 #: Largest difference of any hidden state, key or value that a bundle may have.
 TOLERANCE = 1e-4
@@ -29,7 +30,7 @@ _LENGTHS = (7, 33)
 
 def check_parity(
     backbone: EncoderBackbone,
-    session: OnnxBackbone,
+    session: OnnxEncoder,
     prompts: Sequence[np.ndarray[Any, np.dtype[np.float32]]],
     entry: str = "first_layer",
 ) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def _random_batch(
 @torch.no_grad()
 def _word_difference(
     backbone: EncoderBackbone,
-    session: OnnxBackbone,
+    session: OnnxEncoder,
     rng: np.random.Generator,
     batch: Batch,
     prompt: np.ndarray[Any, np.dtype[np.float32]],

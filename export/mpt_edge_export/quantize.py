@@ -12,11 +12,12 @@ import onnx
 import onnx_ir
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from mpt_edge.backbone import Floats, OnnxBackbone
-from mpt_edge.causal import OnnxCausal
+from mpt_edge.arrays import Floats
 from mpt_edge.errors import ParityError
 from mpt_edge.readout import pool
-from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.runtime.causal import OnnxCausal
+from mpt_edge.runtime.encoder import OnnxEncoder
+from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 from mpt_edge_export.quiet import quiet
 
@@ -27,7 +28,7 @@ LEAST_COSINE = 0.9
 _ROWS, _TOKENS = 8, 16
 
 #: A graph in ONNX Runtime, beneath tasks.
-Graph = OnnxBackbone | OnnxCausal | OnnxSeq2Seq
+Graph = OnnxEncoder | OnnxCausal | OnnxSeq2Seq
 
 
 def quantize(path: Path) -> onnx_ir.Model:
@@ -95,7 +96,7 @@ def check_quantized(
 
 
 def _read(graph: Graph, batch: Batch, prompt: Floats, pooling: str) -> Floats:
-    if isinstance(graph, OnnxBackbone):
+    if isinstance(graph, OnnxEncoder):
         return pool(graph.request(batch, graph.encode_prompt(prompt)), batch.attention_mask, pooling)
     logits = graph.open(batch, [graph.encode_prompt(prompt)])[1]
     centred: Floats = logits - logits.mean(1, keepdims=True)

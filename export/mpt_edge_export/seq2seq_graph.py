@@ -12,12 +12,12 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from mpt_edge.growing import PAST_LENGTH
-from mpt_edge.training.caches import KeyValue
-from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge.runtime.graph_names import CROSS, PAST, PAST_LENGTH, PRESENT, layer_names
+from mpt_edge.training.backbones.caches import KeyValue
+from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
 from mpt_edge_export.attention import one_node_attention
-from mpt_edge_export.graph import layer_names, make_graph, prompt_axes, prompt_shape
-from mpt_edge_export.room import RoomyCache
+from mpt_edge_export.graph import make_graph, prompt_axes, prompt_shape
+from mpt_edge_export.in_place import InPlaceCache
 from mpt_edge_export.weights import save_graphs
 
 #: File beside the graphs that holds their weights.
@@ -57,7 +57,7 @@ class DecoderGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Return the wanted logits, then each layer's keys and values of all tokens."""
         half = 2 * self.model.decoder_layers
-        own, cross = RoomyCache(_pairs(past[:half]), past_length), _pairs(past[half:])
+        own, cross = InPlaceCache(_pairs(past[:half]), past_length), _pairs(past[half:])
         hidden, present = self.model.decode(input_ids, attention_mask, encoder_attention_mask, cross, own)
         wanted = torch.gather(hidden, 1, logits_index[..., None].expand(-1, -1, hidden.shape[-1]))
         return (self.model.logits(wanted), *_flat(present))
@@ -86,24 +86,24 @@ def _encoder(model: PromptedSeq2Seq, heads: int, head_size: int, entry: str) -> 
     ids = torch.ones(2, tokens, dtype=torch.long)
     mask = torch.ones(2, cached + prompt_rows + tokens, dtype=torch.long)
     prompt = torch.zeros(2, *prompt_shape(model, entry, prompt_rows))
-    names = layer_names(model.encoder_layers)
-    past = tuple(torch.zeros(1, heads, cached, head_size) for _ in names)
+    layers = model.encoder_layers
+    past = tuple(torch.zeros(1, heads, cached, head_size) for _ in range(2 * layers))
     auto = torch.export.Dim.AUTO
     axes = {0: auto, 1: auto}
     row = ("batch", None, "rows", None)
     return make_graph(
         EncoderGraph(model),
         (ids, mask, prompt, *past),
-        dynamic_shapes=(axes, axes, axes, ({2: auto},) * len(names)),
+        dynamic_shapes=(axes, axes, axes, ({2: auto},) * len(past)),
         inputs={
             "input_ids": ("batch", "tokens"),
             "attention_mask": ("batch", "keys"),
             "prompt": prompt_axes(entry),
-            **{f"past_key_values.{name}": ("cache_batch", None, "cached", None) for name in names},
+            **dict.fromkeys(layer_names(layers, PAST), ("cache_batch", None, "cached", None)),
         },
         outputs={
-            **{f"present.{name}": row for name in names},
-            **{f"cross.{name}": row for name in layer_names(model.decoder_layers)},
+            **dict.fromkeys(layer_names(layers, PRESENT), row),
+            **dict.fromkeys(layer_names(model.decoder_layers, CROSS), row),
         },
     )
 
@@ -112,9 +112,9 @@ def _decoder(model: PromptedSeq2Seq, heads: int, head_size: int) -> onnx_ir.Mode
     tokens, capacity, rows, wanted = 5, 16, 7, 2
     ids = torch.ones(2, tokens, dtype=torch.long)
     mask = torch.ones(2, capacity, dtype=torch.long)
-    names = layer_names(model.decoder_layers)
-    own = tuple(torch.zeros(2, heads, capacity, head_size) for _ in names)
-    cross = tuple(torch.zeros(2, heads, rows, head_size) for _ in names)
+    layers = model.decoder_layers
+    own = tuple(torch.zeros(2, heads, capacity, head_size) for _ in range(2 * layers))
+    cross = tuple(torch.zeros(2, heads, rows, head_size) for _ in range(2 * layers))
     auto = torch.export.Dim.AUTO
     axes = {0: auto, 1: auto}
     room = ("batch", None, "capacity", None)
@@ -122,27 +122,21 @@ def _decoder(model: PromptedSeq2Seq, heads: int, head_size: int) -> onnx_ir.Mode
     return make_graph(
         DecoderGraph(model),
         (ids, mask, encoder_mask, index, torch.zeros(1, dtype=torch.long), *own, *cross),
-        dynamic_shapes=(axes, axes, axes, axes, None, ({0: auto, 2: auto},) * (2 * len(names))),
+        dynamic_shapes=(axes, axes, axes, axes, None, ({0: auto, 2: auto},) * len((*own, *cross))),
         inputs={
             "input_ids": ("batch", "tokens"),
             "attention_mask": ("batch", "capacity"),
             "encoder_attention_mask": ("batch", "encoder_rows"),
             "logits_index": ("batch", "wanted"),
             PAST_LENGTH: (None,),
-            **{f"past_key_values.{_part(name, 'decoder')}": room for name in names},
-            **{f"past_key_values.{_part(name, 'encoder')}": ("batch", None, "encoder_rows", None) for name in names},
+            **dict.fromkeys(layer_names(layers, PAST, "decoder"), room),
+            **dict.fromkeys(layer_names(layers, PAST, "encoder"), ("batch", None, "encoder_rows", None)),
         },
         outputs={
             "logits": ("batch", "wanted", None),
-            **{f"present.{_part(name, 'decoder')}": room for name in names},
+            **dict.fromkeys(layer_names(layers, PRESENT, "decoder"), room),
         },
     )
-
-
-def _part(name: str, side: str) -> str:
-    """Return ``0.decoder.key`` for ``0.key``, as Optimum names it."""
-    layer, _, part = name.partition(".")
-    return f"{layer}.{side}.{part}"
 
 
 def _pairs(flat: tuple[Tensor, ...]) -> list[KeyValue]:

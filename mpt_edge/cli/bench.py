@@ -18,15 +18,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import Bundle
 from mpt_edge.cli.options import Precision
-from mpt_edge.decoding import WritingBackbone
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import InputError
 from mpt_edge.loading import open_model
 from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model
+from mpt_edge.runtime.decoding import OnnxGenerator
+from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.text import Batch
 from mpt_edge.text_model import TextModel
 
@@ -47,7 +47,8 @@ def bench(
 ) -> None:
     """Measure size, load, selection, request and memory; the calls are timed in turn, in one run."""
     opened = Bundle.open(bundle or default_bundle())
-    room = opened.manifest.generation.get("context", opened.manifest.max_length + length + new_tokens)
+    writes = opened.manifest.generation
+    room = writes.context if writes else opened.manifest.max_length + length + new_tokens
     if tokens + length + new_tokens > room:
         raise InputError(
             f"{tokens} tokens, {length} prompt rows and {new_tokens} new tokens do not fit into the {room} that this "
@@ -86,7 +87,7 @@ def _selection(model: Model, bundle: Bundle) -> dict[str, float]:
     return {"select_ms": 1e3 * median(first), "switch_us": 1e6 * median(again)}
 
 
-def _requests(backbone: OnnxBackbone, tokens: int, length: int, repeats: int) -> dict[str, float]:
+def _requests(backbone: OnnxEncoder, tokens: int, length: int, repeats: int) -> dict[str, float]:
     """Time one text with no prompt, under a cached prompt and with a joint prompt, in turn."""
     rng = np.random.default_rng(0)
     prompt = rng.standard_normal(backbone.prompt_shape(length)).astype(np.float32)
@@ -112,7 +113,7 @@ def _requests(backbone: OnnxBackbone, tokens: int, length: int, repeats: int) ->
     }
 
 
-def _writing(backbone: WritingBackbone, tokens: int, length: int, new_tokens: int, repeats: int) -> dict[str, float]:
+def _writing(backbone: OnnxGenerator, tokens: int, length: int, new_tokens: int, repeats: int) -> dict[str, float]:
     """Time the first token and the ones behind it, with no prompt and under a cached one, in turn."""
     rng = np.random.default_rng(0)
     prompt = 0.1 * rng.standard_normal(backbone.prompt_shape(length)).astype(np.float32)

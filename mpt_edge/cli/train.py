@@ -19,7 +19,7 @@ from mpt_edge.training.settings import Entry, Layout, Listening, Precision, Sett
 from mpt_edge.vectors import VectorFolder
 
 if TYPE_CHECKING:
-    from mpt_edge.training.recipes import Recipe
+    from mpt_edge.training.data.recipes import Recipe
     from mpt_edge.training.trainer import Progress
 
 app = typer.Typer(help="Learn a shared prompt and tasks on a frozen backbone.", no_args_is_help=True)
@@ -114,7 +114,7 @@ def source(
     folder = teachers or output / "teachers"
     taught = TeacherPlan(folder=folder, epochs=teacher_epochs, rate=teacher_rate, listening=listening)
     loaded = _ready(recipes, threads)
-    from mpt_edge.training.generative import open_backbone
+    from mpt_edge.training.backbones.opening import open_backbone
     from mpt_edge.training.stages import NewPrompt, Plan, train_source
 
     plan = Plan(loaded, data, output, settings, test=test)
@@ -188,7 +188,7 @@ def target(
     )
     listening = Listening(weight=distil, temperature=temperature, hidden=hidden)
     loaded = _ready(recipes, threads)
-    from mpt_edge.training.generative import open_backbone
+    from mpt_edge.training.backbones.opening import open_backbone
     from mpt_edge.training.stages import Origin, Plan, train_target
     from mpt_edge.training.starts import find_prompt
     from mpt_edge.training.teachers import Teaching
@@ -214,7 +214,7 @@ def probe(
 ) -> None:
     """Fit the logistic-regression baseline on the same rows, and record it in a run's task files."""
     loaded = _ready(recipes, threads)
-    from mpt_edge.training.backbones import load_encoder
+    from mpt_edge.training.backbones.encoder_backbone import load_encoder
     from mpt_edge.training.stages import Plan, add_probe
 
     plan = Plan(loaded, data, output, Settings(), test=test)  # a probe reads none of the settings
@@ -245,7 +245,7 @@ def report(
 
 def _ready(recipes: list[Path], threads: int) -> list[Recipe]:
     """Read the recipes, then bring in PyTorch and set its threads."""
-    from mpt_edge.training.recipes import load_recipe
+    from mpt_edge.training.data.recipes import load_recipe
 
     loaded = [load_recipe(path) for path in recipes]  # before PyTorch, whose import takes seconds
     look_for("train", "torch", "sklearn", "scipy", "sacrebleu", "rouge_score", "tensorboardX")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mpt_edge.decoding import Decoding, Floats
+from mpt_edge.arrays import Floats
 from mpt_edge.generation.tokens import log_softmax
+from mpt_edge.runtime.decoding import Decoding
 
 
 def likelihoods(

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpt_edge.decoding import Decoding, Floats
+from mpt_edge.arrays import Floats
 from mpt_edge.generation.options import GenerationOptions
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.generation.tokens import penalised, pick
+from mpt_edge.runtime.decoding import Decoding
 
 
 @dataclass

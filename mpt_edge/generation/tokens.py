@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpt_edge.decoding import Floats
+from mpt_edge.arrays import Floats
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.generation.options import GenerationOptions
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from mpt_edge.errors import InputError
 from mpt_edge.prompts import EVERY_LAYER
-from mpt_edge.training.causal import PromptedCausal
-from mpt_edge.training.entering import recorded_inputs
-from mpt_edge.training.generative import AnyBackbone
-from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge.training.backbones.causal import PromptedCausal
+from mpt_edge.training.backbones.entering import recorded_inputs
+from mpt_edge.training.backbones.opening import AnyBackbone
+from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
 
 #: Starts that are computed; any other words are a text whose tokens the rows start as.
 VOCABULARY, RANDOM = "vocabulary", "random"

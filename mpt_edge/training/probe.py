@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.data import TaskData, encode
-from mpt_edge.training.metrics import classification_metrics
-from mpt_edge.training.similarity import embed_all
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.data.rows import TaskData, encode
+from mpt_edge.training.objectives.metrics import classification_metrics
+from mpt_edge.training.objectives.similarity import embed_all
 
 #: Inverse regularisation strengths tried; the best on validation is taken.
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)

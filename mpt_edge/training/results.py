@@ -14,7 +14,7 @@ from mpt_edge.errors import InputError
 from mpt_edge.prompts import MAX_PROMPT_BYTES, SharedPrompt
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.task_objective import TaskObjective
+from mpt_edge.training.objectives.objective import TaskObjective
 from mpt_edge.vectors import VectorFolder
 
 #: Room for what a prompt's file says beside its values.

@@ -17,19 +17,20 @@ import torch
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import EVERY_LAYER, SharedPrompt
 from mpt_edge.taskfile import NAME, TaskFile
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.data import TaskData, few_shot, load_task
-from mpt_edge.training.families import new_objective
-from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone, Seq2SeqBackbone
+from mpt_edge.training.backbones.opening import AnyBackbone
+from mpt_edge.training.data.recipes import LEAST_LENGTH, Recipe
+from mpt_edge.training.data.rows import TaskData, few_shot, load_task
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
+from mpt_edge.training.objectives.families import new_objective
+from mpt_edge.training.objectives.objective import TaskObjective
+from mpt_edge.training.objectives.similarity import typical_examples
 from mpt_edge.training.probe import probe
-from mpt_edge.training.recipes import LEAST_LENGTH, Recipe
 from mpt_edge.training.results import check_size, shared_prompt, write_tasks
 from mpt_edge.training.settings import Settings, TeacherPlan, Trained
-from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.starts import AVERAGE, start_vectors
-from mpt_edge.training.task_objective import TaskObjective
 from mpt_edge.training.teachers import Teaching, distillation, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
 from mpt_edge.vectors import VectorFolder
@@ -340,7 +341,7 @@ def _check_room(backbone: AnyBackbone, tasks: Sequence[TaskData], length: int, e
 
 def _rows_behind(backbone: GenerativeBackbone, task: TaskData) -> int:
     """Return the most rows that a decoder-only model reads behind a text; an encoder-decoder model reads none there."""
-    if backbone.family == "seq2seq":
+    if isinstance(backbone, Seq2SeqBackbone):
         return 0
     if task.recipe.kind == "generation":
         return task.recipe.max_target_length + len(backbone.eos_ids[:1])

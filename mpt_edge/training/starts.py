@@ -17,8 +17,8 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt, compose, rows_and_width
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.multitask import balanced, scaled
+from mpt_edge.training.objectives.objective import TaskObjective
 from mpt_edge.training.schedule import TaskBatch
-from mpt_edge.training.task_objective import TaskObjective
 from mpt_edge.vectors import VectorFolder
 
 #: Starts that are computed; any other word is a task's name.

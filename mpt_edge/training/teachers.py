@@ -13,14 +13,14 @@ from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.masking import PLACEHOLDER
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import HEADLESS, TaskFile
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.data import TaskData
-from mpt_edge.training.families import new_objective
-from mpt_edge.training.generative import AnyBackbone
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.backbones.opening import AnyBackbone
+from mpt_edge.training.data.rows import TaskData
 from mpt_edge.training.multitask import PlainPrompts
+from mpt_edge.training.objectives.families import new_objective
+from mpt_edge.training.objectives.objective import Distillation, Teacher
 from mpt_edge.training.settings import Listening, Settings, TeacherPlan
 from mpt_edge.training.starts import task_prompt
-from mpt_edge.training.task_objective import Distillation, Teacher
 from mpt_edge.training.trainer import Progress, Trainer
 from mpt_edge.vectors import VectorFolder
 

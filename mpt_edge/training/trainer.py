@@ -22,10 +22,10 @@ from mpt_edge._files import replacing
 from mpt_edge.errors import InputError, TrainingError
 from mpt_edge.training.hardware import Hardware
 from mpt_edge.training.multitask import Prompts
+from mpt_edge.training.objectives.objective import TaskObjective
 from mpt_edge.training.runlog import RunLog
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule, stochastic_schedule
 from mpt_edge.training.settings import Settings
-from mpt_edge.training.task_objective import TaskObjective
 
 #: Vectors and trained prompts are written in float16.
 _LARGEST = torch.finfo(torch.float16).max

@@ -21,9 +21,9 @@ from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.errors import InputError, MismatchError, ParityError, UnsupportedModelError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.generative import GenerativeBackbone
-from mpt_edge.training.prompted import PromptedEncoder
+from mpt_edge.training.backbones.encoder import PromptedEncoder
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge_export import ExportPlan, export_bundle, parity
 from tests.support.writers import CONTEXT
 
@@ -35,7 +35,7 @@ def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def copied(*arguments: object) -> None:
         shutil.copytree((tiny_bundle / MODEL).parent, Path(str(arguments[-1])).parent, dirs_exist_ok=True)
 
-    monkeypatch.setattr(writing, "export_graph", copied)
+    monkeypatch.setattr(writing, "export_encoder_graph", copied)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -171,8 +171,8 @@ def off_by_some(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden = writing.OnnxBackbone._hidden
-    monkeypatch.setattr(writing.OnnxBackbone, "_hidden", lambda *arguments: hidden(*arguments) * np.float32("nan"))
+    hidden = writing.OnnxEncoder._hidden
+    monkeypatch.setattr(writing.OnnxEncoder, "_hidden", lambda *arguments: hidden(*arguments) * np.float32("nan"))
 
 
 @pytest.mark.parametrize("wrong", [off_by_some, not_a_number])
@@ -203,7 +203,7 @@ def test_a_graph_with_other_weights_is_caught(
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         onnx.save(model, arguments[-1])
 
-    monkeypatch.setattr(writing, "export_graph", damaged)
+    monkeypatch.setattr(writing, "export_encoder_graph", damaged)
     with pytest.raises(ParityError, match="differs from PyTorch"):
         export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "out" / "b"))
     assert list((tmp_path / "out").iterdir()) == []
@@ -227,7 +227,7 @@ def test_a_model_that_the_exporter_cannot_follow(
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("at", ["check_parity", "write_card", "export_graph", "_copy_vectors", "sha256"])
+@pytest.mark.parametrize("at", ["check_parity", "write_card", "export_encoder_graph", "_copy_vectors", "sha256"])
 def test_crash_in_the_middle_keeps_the_old_bundle(
     tiny: EncoderBackbone,
     tiny_vectors: Path,

@@ -11,21 +11,23 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.growing import BLOCK, PAST_LENGTH
-from mpt_edge.manifest import Manifest
+from mpt_edge.manifest import GenerationFacts, Manifest
+from mpt_edge.runtime.causal import OnnxCausal
+from mpt_edge.runtime.graph_names import PAST_LENGTH
+from mpt_edge.runtime.kv_cache import BLOCK
 from mpt_edge.text import Batch
-from mpt_edge.training.causal import PromptedCausal
+from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge_export.causal_graph import export_causal_graph
 from tests.support.causal import CONFIGS, build, inputs, reference
 
 
 def described(model: PromptedCausal, heads: int, size: int) -> Manifest:
     values = dict.fromkeys(Manifest.__dataclass_fields__, "")
-    entries = {"positions_from_zero": model.positions_from_zero("first_layer")}
+    from_zero = model.positions_from_zero("first_layer")
+    facts = GenerationFacts(eos_ids=(), vocabulary=50, context=64, positions_from_zero=from_zero)
     values |= {"layers": model.layer_count, "heads": heads, "head_size": size, "hidden_size": model.hidden_size}
-    return Manifest(**(values | {"generation": entries}))  # type: ignore[arg-type]
+    return Manifest(**(values | {"generation": facts}))  # type: ignore[arg-type]
 
 
 #: Its scores are capped, which the operator does otherwise in other versions of ONNX Runtime.

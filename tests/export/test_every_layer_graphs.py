@@ -10,14 +10,15 @@ import pytest
 import torch
 
 import mpt_edge
-from mpt_edge.causal import OnnxCausal
-from mpt_edge.manifest import Manifest
+from mpt_edge.manifest import GenerationFacts, Manifest
 from mpt_edge.prompts import SharedPrompt, compose
-from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.runtime.causal import OnnxCausal
+from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Batch
-from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from mpt_edge.training.reading import open_texts
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import open_backbone
+from mpt_edge.training.objectives.reading import open_texts
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
@@ -42,7 +43,7 @@ def test_decoder_only(kind: str, tmp_path: Path) -> None:
     heads, size = key.shape[1], key.shape[3]
     export_causal_graph(prompted, heads, size, "every_layer", tmp_path / "model.onnx")
     from_zero = prompted.positions_from_zero("every_layer")
-    facts = {"positions_from_zero": from_zero}
+    facts = GenerationFacts(eos_ids=(), vocabulary=50, context=64, positions_from_zero=from_zero)
     manifest = described(layers=layers, heads=heads, head_size=size, generation=facts)
     model = OnnxCausal(tmp_path / "model.onnx", manifest, threads=1)
     ids, mask, _ = causal.inputs()
@@ -62,7 +63,8 @@ def test_decoder_only(kind: str, tmp_path: Path) -> None:
 def test_encoder_decoder(tmp_path: Path) -> None:
     plain, prompted = seq2seq.build("t5")
     export_seq2seq_graphs(prompted.float(), 4, 8, "every_layer", tmp_path)
-    manifest = described(layers=3, heads=4, head_size=8, generation={"start_id": 0})
+    facts = GenerationFacts(eos_ids=(), vocabulary=50, context=64, positions_from_zero=False, start_id=0)
+    manifest = described(layers=3, heads=4, head_size=8, generation=facts)
     model = OnnxSeq2Seq(tmp_path / "encoder_model.onnx", tmp_path / "decoder_model.onnx", manifest, threads=1)
     ids, mask, out, _, _ = seq2seq.inputs()
     prompt = 3 * torch.randn(LENGTH, 3, 32, generator=torch.Generator().manual_seed(3)).double()

@@ -15,14 +15,14 @@ from onnx import numpy_helper
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 import mpt_edge
-from mpt_edge.backbone import OnnxBackbone
 from mpt_edge.bundle import Bundle, graph_names, weights_name
-from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import CorruptFileError, InputError, ParityError
 from mpt_edge.manifest import Manifest
 from mpt_edge.prompts import compose
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.causal import PromptedCausal
+from mpt_edge.runtime.causal import OnnxCausal
+from mpt_edge.runtime.encoder import OnnxEncoder
+from mpt_edge.training.backbones.causal import PromptedCausal
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.quantize import check_quantized, quantize
@@ -135,7 +135,7 @@ def test_a_graph_that_lost_its_weights_is_refused(both: Path, tmp_path: Path) ->
             value.CopyFrom(numpy_helper.from_array(rolled, value.name))
     onnx.save(model, tmp_path / "lost.onnx")
     manifest = Bundle.open(both).manifest
-    graphs = [OnnxBackbone(path, manifest) for path in (both / GRAPHS["float32"], tmp_path / "lost.onnx")]
+    graphs = [OnnxEncoder(path, manifest) for path in (both / GRAPHS["float32"], tmp_path / "lost.onnx")]
     prompt = np.random.default_rng(0).standard_normal((6, 32)).astype(np.float32)
     with pytest.raises(ParityError, match="the int8 graph reads texts unlike the float32 one"):
         check_quantized(*graphs, [prompt], vocabulary=100, pooling="mean")

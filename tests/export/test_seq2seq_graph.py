@@ -18,9 +18,10 @@ from transformers.modeling_outputs import BaseModelOutput
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.generation.beams import BeamRow, follow
 from mpt_edge.generation.options import GenerationOptions
-from mpt_edge.growing import BLOCK, PAST_LENGTH
-from mpt_edge.manifest import Manifest
-from mpt_edge.seq2seq import OnnxSeq2Seq
+from mpt_edge.manifest import GenerationFacts, Manifest
+from mpt_edge.runtime.graph_names import PAST_LENGTH
+from mpt_edge.runtime.kv_cache import BLOCK
+from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 from mpt_edge_export.seq2seq_graph import WEIGHTS, export_seq2seq_graphs
 from tests.support.seq2seq import KINDS, build, inputs, reference, states
@@ -28,10 +29,11 @@ from tests.support.seq2seq import KINDS, build, inputs, reference, states
 Exported = tuple[PreTrainedModel, OnnxSeq2Seq, Path]
 
 
-def described() -> Manifest:
+def described(start_id: int = 0) -> Manifest:
     values = dict.fromkeys(Manifest.__dataclass_fields__, "")
-    values |= {"layers": 3, "heads": 4, "head_size": 8, "hidden_size": 32, "generation": {"start_id": 0}}
-    return Manifest(**values)  # type: ignore[arg-type]
+    facts = GenerationFacts(eos_ids=(), vocabulary=96, context=64, positions_from_zero=False, start_id=start_id)
+    sizes = {"layers": 3, "heads": 4, "head_size": 8, "hidden_size": 32}
+    return Manifest(**(values | sizes | {"generation": facts}))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=sorted(KINDS))
@@ -169,7 +171,7 @@ def test_attention_is_one_node(exported: Exported) -> None:
         ({"heads": 2}, "encoder_model.onnx"),
         ({"head_size": 16}, "encoder_model.onnx"),
         ({"hidden_size": 64}, "encoder_model.onnx"),
-        ({"generation": {"start_id": 96}}, "decoder_model.onnx"),
+        ({"generation": described(start_id=96).generation}, "decoder_model.onnx"),
     ],
     ids=str,
 )

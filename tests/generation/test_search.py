@@ -22,7 +22,7 @@ from mpt_edge.generation.options import GenerationOptions
 from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.generation.tokens import penalised, pick, probabilities
-from mpt_edge.training.causal import PromptedCausal
+from mpt_edge.training.backbones.causal import PromptedCausal
 from tests.support import causal
 from tests.support.causal import build
 from tests.support.decodings import opened

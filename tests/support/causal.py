@@ -18,7 +18,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from mpt_edge.training.causal import PromptedCausal
+from mpt_edge.training.backbones.causal import PromptedCausal
 
 SIZES = {
     "vocab_size": 96,

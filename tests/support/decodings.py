@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpt_edge.decoding import Floats
-from mpt_edge.training.causal import PromptedCausal
-from mpt_edge.training.decoding import TorchDecoding
+from mpt_edge.arrays import Floats
+from mpt_edge.training.backbones.causal import PromptedCausal
+from mpt_edge.training.objectives.decoding import TorchDecoding
 
 
 def opened(model: PromptedCausal, texts: list[list[int]]) -> tuple[TorchDecoding, Floats]:

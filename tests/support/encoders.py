@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import EncoderBackbone
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 
 WORDS = "a the film movie witty gorgeous dull bad good great sport ball game vote law party atom cell star text"
 LENGTH = 6

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from mpt_edge.training.objectives.objective import TaskObjective
 from mpt_edge.training.schedule import TaskBatch
-from mpt_edge.training.task_objective import TaskObjective
 
 
 def assert_parts_add_up(objective: TaskObjective, prompt: torch.Tensor, rows: int, size: int) -> None:

@@ -17,7 +17,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from mpt_edge.training.prompted import PromptedEncoder
+from mpt_edge.training.backbones.encoder import PromptedEncoder
 
 COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES = COMMON | {"intermediate_size": 48, "max_position_embeddings": 24, "initializer_range": 0.3}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.data import Rows, TaskData
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.data.recipes import Recipe
+from mpt_edge.training.data.rows import Rows, TaskData
 from mpt_edge.training.initial import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
 from mpt_edge.training.settings import Settings
-from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.trainer import Progress, Trainer
 
 SETTINGS = Settings(

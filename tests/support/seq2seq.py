@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import MT5Config, MT5ForConditionalGeneration, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
-from mpt_edge.training.seq2seq import PromptedSeq2Seq
+from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,

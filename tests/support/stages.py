@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.trainer import Progress
 

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.generative import GenerativeBackbone
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge_export import ExportPlan, export_bundle
 
 #: Rows of the prompt, and of prompt and text together.

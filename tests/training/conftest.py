@@ -14,10 +14,10 @@ from transformers import AutoModel, PreTrainedModel
 
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.modernbert import PromptedModernBert
-from mpt_edge.training.prompted import PromptedEncoder
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.backbones.encoder import PromptedEncoder
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.backbones.modernbert import PromptedModernBert
+from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
 from tests.support.prompted import CONFIGS
 from tests.support.stages import LENGTH, SETTINGS, silent, write_task

@@ -16,8 +16,8 @@ from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnsupportedModelError
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
 from mpt_edge_export import ExportPlan, export_bundle

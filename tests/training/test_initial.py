@@ -12,9 +12,9 @@ from transformers import AutoModel
 
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
-from mpt_edge.training.backbones import EncoderBackbone
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.initial import initial_prompt
-from mpt_edge.training.similarity_objective import SimilarityObjective
+from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
 from mpt_edge.training.starts import source_tasks, start_vectors
 from mpt_edge_export.peft import import_adapter, read_adapter
 from tests.support import adapters

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mpt_edge.errors import InputError
-from mpt_edge.training.backbones import EncoderBackbone
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.initial import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.task_objective import Distillation, Teacher
+from mpt_edge.training.objectives.objective import Distillation, Teacher
 from mpt_edge.training.trainer import Progress
 from tests.support.runs import SETTINGS, killed, state, toy, trainer
 from tests.support.stages import silent

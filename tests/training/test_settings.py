@@ -7,8 +7,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from mpt_edge.cli import train
+from mpt_edge.training.objectives.objective import Distillation
 from mpt_edge.training.settings import Listening, Settings, TeacherPlan
-from mpt_edge.training.task_objective import Distillation
 
 
 def test_train_source_has_the_defaults_of_settings() -> None:

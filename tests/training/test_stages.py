@@ -12,11 +12,11 @@ import mpt_edge
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.data import Rows, load_task
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.data.recipes import Recipe
+from mpt_edge.training.data.rows import Rows, load_task
+from mpt_edge.training.objectives.similarity import typical_examples
 from mpt_edge.training.settings import TeacherPlan, Trained
-from mpt_edge.training.similarity import typical_examples
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, add_probe, label_texts, train_source, train_target
 from mpt_edge.training.starts import source_tasks
 from mpt_edge.training.trainer import Progress

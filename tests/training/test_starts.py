@@ -15,8 +15,8 @@ import mpt_edge
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import EncoderBackbone
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle

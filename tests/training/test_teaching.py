@@ -18,18 +18,19 @@ import mpt_edge
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import EncoderBackbone, load_encoder
-from mpt_edge.training.data import load_task
-from mpt_edge.training.generative import GenerativeBackbone, open_backbone
-from mpt_edge.training.recipes import Recipe
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import open_backbone
+from mpt_edge.training.data.recipes import Recipe
+from mpt_edge.training.data.rows import load_task
+from mpt_edge.training.objectives.similarity import TRAINING_SCALE
+from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
+from mpt_edge.training.objectives.text import TextObjective
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import Listening, Settings, Trained
-from mpt_edge.training.similarity import TRAINING_SCALE
-from mpt_edge.training.similarity_objective import SimilarityObjective
 from mpt_edge.training.stages import Origin, Plan, train_target
 from mpt_edge.training.starts import find_prompt
 from mpt_edge.training.teachers import Teaching
-from mpt_edge.training.text_objective import TextObjective
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
 from tests.support import adapters

@@ -11,13 +11,13 @@ import torch
 from accelerate.state import AcceleratorState
 
 from mpt_edge.errors import InputError, TrainingError
-from mpt_edge.training.backbones import EncoderBackbone, load_encoder
-from mpt_edge.training.data import Rows
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
+from mpt_edge.training.data.rows import Rows
 from mpt_edge.training.initial import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
+from mpt_edge.training.objectives.objective import Loss
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import Settings
-from mpt_edge.training.task_objective import Loss
 from mpt_edge.training.trainer import Progress
 from tests.support.runs import SETTINGS, state, toy, trainer
 from tests.support.stages import silent

@@ -19,14 +19,12 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mpt_edge._files import read_small
+from mpt_edge.arrays import Floats
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
-
-Floats = NDArray[np.float32]
 
 CONFIG, SAFETENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 

@@ -11,7 +11,7 @@ from mpt_edge.bundle import MANIFEST, Bundle
 from mpt_edge.errors import InputError
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.generative import open_backbone
+from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.vectors import VectorFolder
 from mpt_edge_export.peft.adapter import CONFIG, read_adapter
 from mpt_edge_export.peft.caikit import is_caikit, read_caikit
@@ -61,11 +61,11 @@ def import_command(
 def _install(imported: Imported, bundle: Bundle) -> None:
     """Add tasks to a bundle whose graph reads prompts as PEFT does."""
     shared = imported.prompt
-    known = bundle.manifest.prompts.get(shared.name, {}).get("fingerprint") if shared else None
+    known = bundle.manifest.prompts.get(shared.name) if shared else None
     with tempfile.TemporaryDirectory() as folder:
         vectors = VectorFolder(Path(folder))
         for task in imported.tasks:
-            alone = shared is not None and shared.fingerprint != known
+            alone = shared is not None and (known is None or shared.fingerprint != known["fingerprint"])
             bundle.install(vectors.save(_with_own_prompt(task, shared) if shared and alone else task))
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from mpt_edge.arrays import Floats
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.heads import Head
@@ -21,8 +21,6 @@ from mpt_edge.taskfile import HEADLESS, TaskFile
 from mpt_edge_export.peft.adapter import CONFIG, MULTITASK, PLAIN, SAFETENSORS
 from mpt_edge_export.peft.heads import READOUTS
 from mpt_edge_export.peft.importing import DROPPING, ENTRY, LAYOUT
-
-Floats = NDArray[np.float32]
 
 _AUTO = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -151,8 +149,8 @@ def _read_alike(manifest: Manifest, layout: str, entry: str) -> bool:
     """Whether PEFT reads a prompt of this layout and entry as the bundle does."""
     if entry == EVERY_LAYER:
         return False
-    if manifest.family == "causal":
-        return not manifest.generation["positions_from_zero"]
+    if manifest.generation is not None and manifest.family == "causal":
+        return not manifest.generation.positions_from_zero
     return layout == LAYOUT and (entry == ENTRY or manifest.family != "encoder")
 
 

@@ -15,7 +15,8 @@ from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.heads import Head
 from mpt_edge.prompts import SharedPrompt
 from mpt_edge.taskfile import NAME, TaskFile
-from mpt_edge.training.generative import AnyBackbone, GenerativeBackbone
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.vectors import VectorFolder
 from mpt_edge_export.peft.adapter import MULTITASK, PeftAdapter
 from mpt_edge_export.peft.heads import READOUTS, head_names, head_of

@@ -16,8 +16,9 @@ import mpt_edge
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.prompts import compose
-from mpt_edge.seq2seq import OnnxSeq2Seq
-from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, export_adapter, import_adapter, read_adapter
 from mpt_edge_export.peft.command import import_command

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 import mpt_edge
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError, UnsupportedModelError
+from mpt_edge.manifest import Mask
 from mpt_edge.taskfile import TaskFile
-from mpt_edge.training.backbones import EncoderBackbone, load_encoder
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, export_adapter, import_adapter, read_adapter
 from tests.support import adapters
@@ -174,7 +175,7 @@ def test_our_own_layout_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
 def test_a_readout_that_peft_lacks_is_refused(root: Path, tmp_path: Path) -> None:
     """A task at a mask may have the layout of PEFT, and still has no task type there."""
     bundle = Bundle.open(shutil.copytree(root / "bundle", tmp_path / "bundle"))
-    bundle.manifest = replace(bundle.manifest, mask={"id": 4, "token": "[MASK]"})
+    bundle.manifest = replace(bundle.manifest, mask=Mask(4, "[MASK]"))
     name = "FEATURE_EXTRACTION-0"
     words = {"readout": "mask", "labels": ("a", "b"), "label_texts": (("a",), ("the",)), "template": "{text} [MASK]"}
     replace(bundle.task(name), kind="classification", training={}, **words).save(tmp_path / "t")

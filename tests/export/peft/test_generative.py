@@ -14,11 +14,12 @@ from transformers import AutoTokenizer
 
 import mpt_edge
 from mpt_edge.bundle import MODEL, Bundle
-from mpt_edge.causal import OnnxCausal
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.text import Batch
-from mpt_edge.training.generative import GenerativeBackbone, open_backbone
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, export_adapter, import_adapter, read_adapter
 from mpt_edge_export.peft.command import import_command
@@ -189,7 +190,7 @@ def test_our_own_tasks_where_positions_are_relative(imports: Imports, tmp_path: 
     replace(task, **ours).save(tmp_path / "v/tasks/ours.safetensors")
     export_bundle(ExportPlan(backbone, [tmp_path / "v"], tmp_path / "bundle"))
     bundle = Bundle.open(tmp_path / "bundle")
-    if bundle.manifest.generation["positions_from_zero"]:
+    if bundle.manifest.generation.positions_from_zero:
         with pytest.raises(UnsupportedModelError, match="would answer differently"):
             export_adapter(bundle, ["ours"], tmp_path / "back")
         return

@@ -15,7 +15,7 @@ import mpt_edge
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnsupportedModelError
 from mpt_edge.prompts import SharedPrompt, compose
 from mpt_edge.text import Text
-from mpt_edge.training.backbones import EncoderBackbone, load_encoder
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
 from tests.support import adapters

@@ -1,0 +1,1 @@
+"""What tasks are trained on: recipes, and the rows they read."""

@@ -1,0 +1,86 @@
+"""ByT5's tokenizer rebuilt, against the one in transformers; and a ByT5 that writes what `generate` writes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5ForConditionalGeneration
+
+from mpt_edge.generation.streaming import TextStream, stop_check
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import open_backbone
+from mpt_edge.training.objectives.reading import open_texts
+from tests.support.adapters import shake
+
+TEXTS = [
+    "a witty film",
+    "Grüße, 日本語 😀\n\ttab",
+    " lead  two ",
+    "a</s>b",
+    "<extra_id_0> is <extra_id_1>",
+    "\x00ÿ",
+    "<unk> </s> x",
+]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> GenerativeBackbone:
+    folder = tmp_path_factory.mktemp("byt5") / "tiny-byt5"
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 384, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    model = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0, initializer_factor=2.0))
+    shake(model)
+    model.save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    found = open_backbone(str(folder))
+    assert isinstance(found, GenerativeBackbone)
+    return found
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_ids_and_texts_are_those_of_transformers(backbone: GenerativeBackbone, text: str) -> None:
+    original = AutoTokenizer.from_pretrained(backbone.folder)
+    (found,) = backbone.texts.encode([text], 100)
+    assert found.ids == original(text).input_ids
+    assert backbone.texts.tokenizer.decode(found.ids) == original.decode(found.ids, skip_special_tokens=True)
+    (pair,) = backbone.texts.encode([(text, "b")], 100)
+    assert pair.ids == original(text, "b").input_ids
+
+
+def test_characters_are_cut_whole(backbone: GenerativeBackbone) -> None:
+    """Three bytes each and the end: ten tokens hold three of these."""
+    found = backbone.texts.fit("", "日本語日本語", 10)
+    assert backbone.texts.tokenizer.decode(found.ids) == "日本語"
+    assert (len(found.ids), found.truncated) == (10, True)
+    assert len(backbone.texts.fit("", "日本語日本語", 9).ids) == 7
+
+
+def test_a_byte_that_is_no_character_spoils_no_other(backbone: GenerativeBackbone) -> None:
+    """It is left out, as in transformers; what follows is streamed as it comes, and stops where it has to."""
+    original, tokenizer = AutoTokenizer.from_pretrained(backbone.folder), backbone.texts.tokenizer
+    ids = [*original("héllo", add_special_tokens=False).input_ids, 255 + 3]
+    ids += original("wörld は長い。und so weiter", add_special_tokens=False).input_ids
+    whole = original.decode(ids)
+    assert tokenizer.decode(ids) == whole == "héllowörld は長い。und so weiter"
+    stream = TextStream(tokenizer)
+    pieces = [stream.push(token) for token in ids]
+    assert "".join(pieces) == whole
+    assert sum(map(bool, pieces)) == len(whole)
+    for stop in ("は長", "。", "weiter"):
+        cut, check = TextStream(tokenizer, stop=[stop]), stop_check(tokenizer, [stop])
+        for count, token in enumerate(ids, 1):
+            cut.push(token)
+            assert check(ids[:count][-count:]) == cut.stopped, (stop, count)
+            if cut.stopped:
+                break
+        assert cut.text == whole[: whole.index(stop)]
+
+
+@torch.no_grad()
+def test_first_token_is_that_of_transformers(backbone: GenerativeBackbone) -> None:
+    model = T5ForConditionalGeneration.from_pretrained(backbone.folder).eval()
+    rows = backbone.texts.encode(TEXTS[:3], 100)
+    _, logits = open_texts(backbone, None, "prefix", "first_layer", rows)
+    for row, found in zip(rows, logits, strict=True):
+        wanted = model(input_ids=torch.tensor([row.ids]), decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
+        assert torch.allclose(torch.from_numpy(found), wanted, atol=1e-4)

@@ -1,0 +1,57 @@
+"""What training at a mask reads of a long text is what the device reads of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertForMaskedLM
+
+import mpt_edge
+from mpt_edge.encoder_model import EncoderModel
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
+from mpt_edge.training.data.recipes import Recipe
+from mpt_edge.training.data.rows import load_task
+from mpt_edge.training.objectives.mask import MaskObjective
+from mpt_edge.training.settings import Settings
+from mpt_edge.training.stages import NewPrompt, Plan, train_source
+from mpt_edge_export import ExportPlan, export_bundle
+from tests.support.encoders import save_tokenizer
+from tests.support.prompted import CONFIGS
+from tests.support.stages import silent
+
+LONG = "dull " * 30 + "a witty film"
+LABELS = {"bad": ("bad",), "good": ("good",)}
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> EncoderBackbone:
+    folder = tmp_path / "tiny"
+    torch.manual_seed(0)
+    BertForMaskedLM(CONFIGS["bert"]).save_pretrained(folder)
+    save_tokenizer(folder)
+    return load_encoder(str(folder))
+
+
+@pytest.mark.parametrize(("cut", "kept"), [("right", LONG.startswith), ("left", LONG.endswith)])
+def test_long_texts_are_cut_as_on_the_device(masked: EncoderBackbone, tmp_path: Path, cut: str, kept: object) -> None:
+    rows = [{"text": LONG, "label": label} for label in LABELS]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    template = "{text} is {mask}"
+    recipe = Recipe(
+        "mood", "rows.jsonl", "rows.jsonl", template=template, readout="mask", labels=LABELS, max_length=12, cut=cut
+    )
+    plan = Plan([recipe], tmp_path, tmp_path / "run", Settings(epochs=1, most_tasks=0))
+    (file,) = train_source(masked, plan, NewPrompt(name="mpt", length=4), silent)
+    assert file.cut == cut
+    export_bundle(ExportPlan(masked, [tmp_path / "run"], tmp_path / "bundle"))
+    model = mpt_edge.load(tmp_path / "bundle", threads=1)
+    assert isinstance(model, EncoderModel)
+    (read,) = model._encode([LONG], [model._select("mood")])[1]
+    wanted = MaskObjective(masked, [load_task(recipe, tmp_path)], [list(LABELS.values())]).train_rows[0][0]
+    assert read == wanted
+    assert callable(kept)
+    assert kept(wanted.text)
+    assert model.task("mood")(LONG).score == pytest.approx(file.golden["score"], abs=1e-4)

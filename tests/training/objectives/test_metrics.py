@@ -1,0 +1,38 @@
+"""Figures against their formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from mpt_edge.readout import softmax
+from mpt_edge.training.data.rows import Rows
+from mpt_edge.training.objectives.metrics import calibrated_scale, classification_metrics
+
+
+def test_figures_of_two_labels() -> None:
+    gold, found = [1, 1, 1, 0, 0, 1, 0, 1], np.array([1, 0, 1, 0, 1, 1, 0, 1])
+    tp, tn, fp, fn = 4, 2, 1, 1
+    f1 = [2 * tp / (2 * tp + fp + fn), 2 * tn / (2 * tn + fp + fn)]
+    matthews = (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    expected = {"accuracy": 0.75, "macro_f1": np.mean(f1), "matthews": matthews, "rows": 8}
+    assert classification_metrics(found, Rows(["a"] * 8, gold)) == pytest.approx(expected, abs=5e-5)
+
+
+def test_matthews_of_one_answer_for_all_is_zero() -> None:
+    assert classification_metrics(np.ones(4, int), Rows(["a"] * 4, [0, 1, 1, 1]))["matthews"] == 0
+
+
+@pytest.mark.parametrize(("spread", "factor"), [(0.4, 12.0), (40.0, 0.1)], ids=["cosines", "overconfident logits"])
+def test_scale_has_the_least_log_loss(spread: float, factor: float) -> None:
+    rng = np.random.default_rng(0)
+    cosines = rng.uniform(-spread, spread, (400, 3)).astype(np.float32)
+    gold = [int(rng.choice(3, p=softmax(factor * row[None])[0])) for row in cosines]
+    scale = calibrated_scale(cosines, Rows(["a"] * 400, gold))
+
+    def loss(scale: float) -> float:
+        return -log_softmax(scale * cosines.astype(float), 1)[range(400), gold].mean()
+
+    assert all(loss(scale) <= loss(other) + 1e-6 for other in factor * np.geomspace(0.1, 10, 200))
+    assert scale == pytest.approx(factor, rel=0.25)
