@@ -41,7 +41,7 @@ from transformers import (
 )
 
 from mpt_edge.bundle import Bundle
-from mpt_edge.prompts import SharedPrompt
+from mpt_edge.prompts import Entry, Layout, SharedPrompt
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
@@ -93,7 +93,7 @@ def main(
     tokens: Annotated[int, typer.Option(help="Length of the text.")] = 32,
     new_tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 64,
     length: Annotated[int, typer.Option("--length", "-l", help="Prompt rows.")] = 100,
-    entry: Annotated[str, typer.Option(help="Where the prompt enters: first_layer or every_layer.")] = "first_layer",
+    entry: Annotated[Entry, typer.Option(help="Where the prompt enters.")] = Entry.FIRST_LAYER,
     repeats: Annotated[int, typer.Option(help="Timed runs of each; they take turns.")] = 5,
     threads: int = 2,
 ) -> None:
@@ -124,7 +124,7 @@ def main(
 class Contest:
     """One model and everything that can write with it."""
 
-    def __init__(self, folder: Path, place: Path, tokens: int, prompt: tuple[int, str], threads: int) -> None:
+    def __init__(self, folder: Path, place: Path, tokens: int, prompt: tuple[int, Entry], threads: int) -> None:
         """Export the model, load all contenders, and check that those without a prompt write the same.
 
         Args:
@@ -142,7 +142,7 @@ class Contest:
         shape = prompt_shape(backbone.model, entry, self.length)
         rng = np.random.default_rng(0)
         values = (0.05 * rng.standard_normal(shape)).astype(np.float32)
-        shared = SharedPrompt("shared", values, "prefix", backbone.fingerprint, entry=entry)
+        shared = SharedPrompt("shared", values, Layout.PREFIX, backbone.fingerprint, entry=entry)
         VectorFolder(place / "vectors").save(shared)
         export_bundle(ExportPlan(backbone, [place / "vectors"], place / "bundle", precision="both"))
         graph, small = self._graph("float32"), self._graph("int8")

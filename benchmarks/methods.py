@@ -16,16 +16,16 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from mpt_edge.prompts import EVERY_LAYER
+from mpt_edge.prompts import Entry, Layout
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.data.rows import TaskData
 from mpt_edge.training.initial import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, Prompts
 from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
 from mpt_edge.training.probe import probe
-from mpt_edge.training.settings import Listening, Settings, TeacherPlan
+from mpt_edge.training.settings import DistillationSettings, Settings, TeacherPlan
 from mpt_edge.training.stages import label_texts
-from mpt_edge.training.teachers import distillation, train_teachers
+from mpt_edge.training.teachers import taught_by, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
 
 BACKBONE = "minilm-l6"
@@ -162,7 +162,7 @@ def logistic_probe(tasks: Sequence[TaskData], budget: Budget, observe: Callable[
 
 
 def prompt_tuning(
-    tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None], entry: str = "first_layer"
+    tasks: Sequence[TaskData], budget: Budget, observe: Callable[[Progress], None], entry: Entry = Entry.FIRST_LAYER
 ) -> dict[str, float]:
     """Plain prompt tuning: a full prompt a task, each trained alone; at every layer it is P-tuning v2."""
     backbone = load_encoder(BACKBONE)
@@ -197,8 +197,8 @@ def mpt(
     tasks: Sequence[TaskData],
     budget: Budget,
     observe: Callable[[Progress], None],
-    entry: str = "first_layer",
-    layout: str = "prefix",
+    entry: Entry = Entry.FIRST_LAYER,
+    layout: Layout = Layout.PREFIX,
     parts: Parts | None = None,
 ) -> dict[str, float]:
     """Multitask prompt tuning: u and v a task on one shared prompt, in full or without some of its parts."""
@@ -212,11 +212,11 @@ def mpt(
     if parts.distillation:
         # All variants of one seed and budget learn from the same teachers.
         name = f"teachers-{entry}-{budget.seed}-{budget.rows}-{budget.epochs}-{budget.length}"
-        listening = Listening(hidden=parts.hidden)
-        plan = TeacherPlan(folder=budget.folder.parent / name, epochs=budget.epochs, listening=listening)
+        counted = DistillationSettings(hidden=parts.hidden)
+        plan = TeacherPlan(folder=budget.folder.parent / name, epochs=budget.epochs, distillation=counted)
         texts = objective.label_texts
         taught = train_teachers(backbone, tasks, texts, start, plan, settings, observe, layout, entry)
-        objective = SimilarityObjective(backbone, tasks, texts, distillation(taught, listening), layout, entry)
+        objective = SimilarityObjective(backbone, tasks, texts, taught_by(taught, counted), layout, entry)
     prompts = MultitaskPrompt(start, len(tasks)) if parts.decomposition else SharedOnly(start)
     return _trained(objective, prompts, settings, budget.folder, observe)
 
@@ -228,16 +228,18 @@ METHODS: dict[str, Method] = {
     "prompt-tuning": prompt_tuning,
     "mpt": mpt,
     "mpt-no-distillation": partial(mpt, parts=PLAIN),
-    "joint-mpt-no-distillation": partial(mpt, layout="joint", parts=PLAIN),
-    "every-layer-prompt-tuning": partial(prompt_tuning, entry=EVERY_LAYER),
-    "every-layer-mpt": partial(mpt, entry=EVERY_LAYER),
-    "every-layer-mpt-no-hidden": partial(mpt, entry=EVERY_LAYER, parts=Parts(hidden=False)),
-    "every-layer-mpt-no-sampling": partial(mpt, entry=EVERY_LAYER, parts=Parts(sampling=False)),
-    "every-layer-mpt-no-decomposition": partial(mpt, entry=EVERY_LAYER, parts=Parts(decomposition=False)),
-    "every-layer-mpt-no-distillation": partial(mpt, entry=EVERY_LAYER, parts=PLAIN),
-    "every-layer-mpt-neither": partial(mpt, entry=EVERY_LAYER, parts=Parts(decomposition=False, distillation=False)),
+    "joint-mpt-no-distillation": partial(mpt, layout=Layout.JOINT, parts=PLAIN),
+    "every-layer-prompt-tuning": partial(prompt_tuning, entry=Entry.EVERY_LAYER),
+    "every-layer-mpt": partial(mpt, entry=Entry.EVERY_LAYER),
+    "every-layer-mpt-no-hidden": partial(mpt, entry=Entry.EVERY_LAYER, parts=Parts(hidden=False)),
+    "every-layer-mpt-no-sampling": partial(mpt, entry=Entry.EVERY_LAYER, parts=Parts(sampling=False)),
+    "every-layer-mpt-no-decomposition": partial(mpt, entry=Entry.EVERY_LAYER, parts=Parts(decomposition=False)),
+    "every-layer-mpt-no-distillation": partial(mpt, entry=Entry.EVERY_LAYER, parts=PLAIN),
+    "every-layer-mpt-neither": partial(
+        mpt, entry=Entry.EVERY_LAYER, parts=Parts(decomposition=False, distillation=False)
+    ),
     "every-layer-mpt-only-vectors": partial(
-        mpt, entry=EVERY_LAYER, parts=Parts(distillation=False, shared_trained=False)
+        mpt, entry=Entry.EVERY_LAYER, parts=Parts(distillation=False, shared_trained=False)
     ),
     "lora": lora,
     "fine-tuning": fine_tuning,
@@ -259,7 +261,7 @@ def _each_alone(
     budget: Budget,
     observe: Callable[[Progress], None],
     fresh: Callable[[], tuple[EncoderBackbone, Prompts]],
-    entry: str = "first_layer",
+    entry: Entry = Entry.FIRST_LAYER,
 ) -> dict[str, float]:
     found: dict[str, float] = {}
     for task in tasks:
@@ -284,7 +286,10 @@ def _trained(
 
 
 def _objective(
-    backbone: EncoderBackbone, tasks: Sequence[TaskData], entry: str = "first_layer", layout: str = "prefix"
+    backbone: EncoderBackbone,
+    tasks: Sequence[TaskData],
+    entry: Entry = Entry.FIRST_LAYER,
+    layout: Layout = Layout.PREFIX,
 ) -> SimilarityObjective:
     return SimilarityObjective(
         backbone, tasks, [label_texts(backbone, task) for task in tasks], layout=layout, entry=entry

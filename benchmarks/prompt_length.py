@@ -27,6 +27,7 @@ from training_step import first_rows, our_step
 from mpt_edge.bundle import Bundle
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.loading import open_model
+from mpt_edge.prompts import Entry, Layout
 from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.text import Batch
 from mpt_edge.training.backbones.encoder_backbone import load_encoder
@@ -40,9 +41,9 @@ TASKS = "sst2+trec+tweet_emotion"
 
 #: A way to carry a prompt: where it enters and how it is read, by the name of its method in `accuracy.py`.
 WAYS = {
-    "every-layer-mpt-no-distillation": ("every_layer", "prefix"),
-    "mpt-no-distillation": ("first_layer", "prefix"),
-    "joint-mpt-no-distillation": ("first_layer", "joint"),
+    "every-layer-mpt-no-distillation": (Entry.EVERY_LAYER, Layout.PREFIX),
+    "mpt-no-distillation": (Entry.FIRST_LAYER, Layout.PREFIX),
+    "joint-mpt-no-distillation": (Entry.FIRST_LAYER, Layout.JOINT),
 }
 
 Way = tuple[str, int]
@@ -109,16 +110,16 @@ def requests(bundle: Path, folder: Path, tokens: int, threads: int) -> tuple[Cal
     ids = rng.integers(1000, 20000, (1, tokens))
     batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
     opened = {
-        "every_layer": _backbone(bundle, threads),
-        "first_layer": _backbone(folder / "first", threads),
+        Entry.EVERY_LAYER: _backbone(bundle, threads),
+        Entry.FIRST_LAYER: _backbone(folder / "first", threads),
     }
     plain = ("none", 0)
-    calls: Calls = {plain: lambda: opened["every_layer"].request(batch)}
+    calls: Calls = {plain: lambda: opened[Entry.EVERY_LAYER].request(batch)}
     for name, (entry, layout) in WAYS.items():
         for length in LENGTHS:
             model = opened[entry]
             prompt = rng.standard_normal(model.prompt_shape(length)).astype(np.float32)
-            if layout == "joint":
+            if layout == Layout.JOINT:
                 calls[name, length] = lambda m=model, p=prompt: m.joint_request(batch, p)  # type: ignore[misc]
             else:
                 cache = model.encode_prompt(prompt)
@@ -152,17 +153,17 @@ def draw(path: Path, latency: Mapping[Way, float], scores: Mapping[Way, float]) 
     mpl.rcParams["svg.hashsalt"] = "mpt-edge"  # the same drawing is the same file
     figure, panels = plt.subplots(1, 2, figsize=(8, 4), sharey=True, width_ratios=(3, 2))
     for name, (entry, layout) in WAYS.items():
-        axes = panels[("prefix", "joint").index(layout)]
+        axes = panels[(Layout.PREFIX, Layout.JOINT).index(layout)]
         ways = [(name, length) for length in LENGTHS if (name, length) in scores]
         x, y = [1e3 * latency[way] for way in ways], [100 * scores[way] for way in ways]
-        axes.plot(x, y, marker="o", label=entry.replace("_", " "), color="C0" if entry == "every_layer" else "C1")
+        axes.plot(x, y, marker="o", label=entry.replace("_", " "), color="C0" if entry == Entry.EVERY_LAYER else "C1")
         for number, at in enumerate(zip(x, y, strict=True)):
             # Short prompts lie close together, so their names take turns on both sides.
             side = (6, "left") if number % 2 == 0 else (-6, "right")
             place = {"textcoords": "offset points", "xytext": (side[0], -3), "ha": side[1]}
             axes.annotate(f"l = {ways[number][1]}", at, fontsize=8, **place)
     panels[0].set_ylabel("mean test accuracy (%)")
-    for axes, layout in zip(panels, ("prefix", "joint"), strict=True):
+    for axes, layout in zip(panels, (Layout.PREFIX, Layout.JOINT), strict=True):
         axes.set_title(layout)
         axes.set_xlabel("request (ms)")
         axes.grid(visible=True, alpha=0.3)

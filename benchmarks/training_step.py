@@ -21,6 +21,7 @@ from peft import MultitaskPromptTuningConfig, TaskType, get_peft_model
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
+from mpt_edge.prompts import Entry, Layout
 from mpt_edge.training.backbones.encoder_backbone import load_encoder
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.data.rows import Rows, TaskData
@@ -29,7 +30,6 @@ from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objectives.similarity import TRAINING_SCALE
 from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule
-from mpt_edge.training.settings import Entry
 
 LABELS = {"negative": "a negative, bad review", "positive": "a positive, good review"}
 MAX_LENGTH = 64
@@ -54,12 +54,12 @@ def main(
     """
     torch.set_num_threads(threads)
     texts, gold = first_rows(data, batch_size * steps)
-    ours, lengths = our_step(texts, gold, length, entry.value)
+    ours, lengths = our_step(texts, gold, length, entry)
     theirs = peft_step(texts, gold, length)
     drawn = list(np.random.default_rng(0).permutation(len(texts)).reshape(steps, batch_size))
     settings = {"epochs": 1, "batch_size": batch_size, "rows_per_epoch": len(texts), "tasks_per_step": 1, "seed": 0}
     bucketed = [step[0].rows for step in multitask_schedule([lengths], **settings)]
-    print(f"l = {length}, {entry.value}, batch {batch_size}, {len(texts)} rows of sst2, {threads} threads")
+    print(f"l = {length}, {entry}, batch {batch_size}, {len(texts)} rows of sst2, {threads} threads")
     print(platform.platform())
     for title, mine in (("the same batches", drawn), ("each trainer's batches", bucketed)):
         seconds = [timed(ours, mine, theirs, drawn) for _ in range(passes + 1)][1:]  # the first pass warms up
@@ -87,7 +87,7 @@ def timed(ours: Step, mine: list[Chosen], theirs: Step, others: list[Chosen]) ->
 
 
 def our_step(
-    texts: list[str], gold: list[int], length: int, entry: str, layout: str = "prefix"
+    texts: list[str], gold: list[int], length: int, entry: Entry, layout: Layout = Layout.PREFIX
 ) -> tuple[Step, NDArray[np.int64]]:
     """Return a training step, and the rows' tokens."""
     backbone = load_encoder("minilm-l6")

@@ -16,8 +16,9 @@ from pathlib import Path
 from mpt_edge._files import read_small, replacing, sha256
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.manifest import FileEntry, Manifest
-from mpt_edge.prompts import MAX_PROMPT_BYTES, SharedPrompt
-from mpt_edge.taskfile import GENERATIVE_READOUTS, MAX_TASK_BYTES, TaskFile
+from mpt_edge.prompts import MAX_PROMPT_BYTES, Entry, SharedPrompt
+from mpt_edge.readouts import READOUTS
+from mpt_edge.taskfile import MAX_TASK_BYTES, TaskFile
 from mpt_edge.vectors import SUFFIX, TASKS, prompt_key, task_key, task_names
 
 MANIFEST = "bundle.json"
@@ -208,13 +209,13 @@ class Bundle:
             yield f"backbone than {manifest.backbone.get('id')}"
         if task.tokenizer != manifest.tokenizer:
             yield "tokenizer"
-        if (task.readout in GENERATIVE_READOUTS) == (manifest.family == "encoder"):
+        if READOUTS[task.readout].writes == (manifest.family == "encoder"):
             yield f"kind of model than this {manifest.family} one"
         if task.readout == "mask" and not manifest.mask:
             yield "kind of model than this one, which has no masked-LM head"
         if task.v.shape[-1:] != (manifest.hidden_size,):
             yield f"width than {manifest.hidden_size}"
-        if manifest.entry == "inputs_embeds" and len(task.u) > manifest.prompt_length:
+        if manifest.entry == Entry.INPUTS_EMBEDS and len(task.u) > manifest.prompt_length:
             yield f"room than {manifest.prompt_length} prompt rows"
         if manifest.generation is not None and len(task.u) >= manifest.generation.context:
             yield f"room than {manifest.generation.context} rows of prompt and text"

@@ -7,21 +7,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpt_edge.answers import Embedding, Place, Prediction, answer, classify, tag
+from mpt_edge.answers import Embedding, Prediction
 from mpt_edge.arrays import Floats
 from mpt_edge.batching import MOST_TOKENS, by_length
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.generation.options import Options
 from mpt_edge.heads import Head
+from mpt_edge.interpret import Place, classify, extract, tag
 from mpt_edge.manifest import Mask
 from mpt_edge.masking import LabelWords, mask_place
 from mpt_edge.model import BATCH, Model, Selected, naming_text
-from mpt_edge.prompts import SharedPrompt
-from mpt_edge.readout import label_embeddings, pool
+from mpt_edge.pooling import label_embeddings, pool
+from mpt_edge.prompts import Layout, SharedPrompt
+from mpt_edge.readouts import READOUTS
 from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.runtime.prompt_cache import stack
-from mpt_edge.taskfile import HEADLESS, TaskFile
+from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import NO_TOKENS, Batch, Encoded, Text, checked, render
 
 
@@ -42,12 +44,12 @@ class EncoderModel(Model):
     def _compose(self, file: TaskFile) -> Selected:
         shared, composed = self._composed(file)
         layout, head = shared.layout, _head(file, shared)
-        if file.readout == "classifier" and layout != "joint":
+        if file.readout == "classifier" and layout != Layout.JOINT:
             raise MismatchError(
                 f"the head of {file.name!r} reads the first prompt row, which sees no text in the {layout} layout; "
                 "use it in the joint layout."
             )
-        cache = self.backbone.encode_prompt(composed) if layout == "prefix" else {}
+        cache = self.backbone.encode_prompt(composed) if layout == Layout.PREFIX else {}
         selected = Selected(file, layout, composed, cache, head=head)
         if file.readout == "mask":
             words = LabelWords.encode(self._texts, file.template, self._mask.token, file.label_texts)
@@ -89,7 +91,7 @@ class EncoderModel(Model):
         if file.readout in ("mask", "classifier"):
             return classify(file, state, truncated=truncated)
         places = [Place(*found) for found in self._texts.places(text, self._limit(task))]
-        return (tag if file.readout == "tokens" else answer)(file, state, text, places, truncated=truncated)
+        return (tag if file.readout == "tokens" else extract)(file, state, text, places, truncated=truncated)
 
     def _encode(self, texts: Sequence[object], tasks: Sequence[Selected]) -> tuple[list[Text], list[Encoded]]:
         """Check texts, fill templates and tokenise."""
@@ -136,7 +138,7 @@ class EncoderModel(Model):
                 for i, scores in zip(chosen, self._at_mask([rows[i] for i in chosen], batch, first), strict=True):
                     out[i] = scores
                 continue
-            if first.layout == "joint":
+            if first.layout == Layout.JOINT:
                 hidden = self.backbone.joint_states(batch, first.prompt)
             elif all(task is first for task in selected):
                 hidden = self.backbone.request(batch, first.cache)
@@ -157,7 +159,7 @@ class EncoderModel(Model):
         assert task.words is not None
         mask, template = self._mask, task.file.template
         places = np.array([mask_place(row, mask.id, template, mask.token) for row in rows], np.int64)
-        if task.layout == "joint":
+        if task.layout == Layout.JOINT:
             return task.words.scores(self.backbone.joint_words_at(batch, places, task.words.tokens, task.prompt))
         return task.words.scores(self.backbone.words_at(batch, places, task.words.tokens, task.cache))
 
@@ -176,7 +178,7 @@ def _no_options(options: Options, bundle: Bundle) -> None:
 
 def _head(file: TaskFile, shared: SharedPrompt) -> Head | None:
     """Return what a task answers by, its own or the shared prompt's. Raises MismatchError where none fits."""
-    if file.readout in HEADLESS:
+    if not READOUTS[file.readout].head:
         return None
     head = file.head or shared.head
     if head is None or not file.fits(head):
@@ -202,7 +204,9 @@ def _runs(rows: Sequence[Encoded], tasks: Sequence[Selected], batch_size: int) -
     groups: list[list[int]] = []
     for members in by_task.values():
         first = tasks[members[0]]
-        alone = first.layout == "joint" or first.words is not None or len(members) >= batch_size or len(by_task) == 1
+        alone = (
+            first.layout == Layout.JOINT or first.words is not None or len(members) >= batch_size or len(by_task) == 1
+        )
         if alone:
             groups.append(members)
         else:

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.prompts import ENTRIES, EVERY_LAYER, LAYOUTS
-from mpt_edge.taskfile import READOUTS
+from mpt_edge.prompts import Entry, Layout
+from mpt_edge.readouts import READOUTS
 
 #: Version of bundle.json that this code writes, and the newest it reads.
 SCHEMA = 1
 
 _ALLOWED: dict[str, tuple[str | bool, ...]] = {
     "family": ("encoder", "causal", "seq2seq"),
-    "readout": READOUTS,
-    "layout": LAYOUTS,
-    "entry": ENTRIES,
+    "readout": tuple(READOUTS),
+    "layout": tuple(Layout),
+    "entry": tuple(Entry),
     "pooling": ("mean", "cls", "max", "none"),
     "token_types": (True, False),
 }
@@ -42,7 +42,7 @@ class PromptEntry(TypedDict):
     """A shared prompt: what its tasks must have been made for."""
 
     fingerprint: str
-    layout: str
+    layout: Layout
     length: int
 
 
@@ -86,10 +86,9 @@ class Manifest:
         name: the bundle's name.
         family: ``"encoder"``, ``"causal"`` for decoder-only models, or ``"seq2seq"``.
         readout: that of its tasks, one of `READOUTS`; each task file states its own.
-        layout: attention layout of the tasks, ``"prefix"`` or ``"joint"``.
-        entry: where prompts enter, ``"first_layer"`` (behind the embeddings' norm), ``"inputs_embeds"``
-            (in front of it, as PEFT feeds them; text positions then count from behind the prompt), or
-            ``"every_layer"`` (with rows of their own for each layer).
+        layout: attention layout of the tasks.
+        entry: where prompts enter; the first layer is behind the embeddings' norm, and embeddings are in front of it,
+            where text positions count from behind the prompt.
         prompt_length: rows l of the shared prompt.
         hidden_size: channels d.
         layers: layers of the backbone.
@@ -112,8 +111,8 @@ class Manifest:
     name: str
     family: str
     readout: str
-    layout: str
-    entry: str
+    layout: Layout
+    entry: Entry
     prompt_length: int
     hidden_size: int
     layers: int
@@ -134,7 +133,7 @@ class Manifest:
 
     def prompt_shape(self, length: int) -> tuple[int, ...]:
         """Return the shape of a prompt of ``length`` rows: ``(l, d)``, or ``(l, layers, d)`` for every layer."""
-        layers = (self.layers,) if self.entry == EVERY_LAYER else ()
+        layers = (self.layers,) if self.entry == Entry.EVERY_LAYER else ()
         return (length, *layers, self.hidden_size)
 
     def to_json(self) -> str:
@@ -170,8 +169,13 @@ class Manifest:
         for path in entries["files"]:
             if _PATH.fullmatch(path) is None:
                 raise CorruptFileError(f"{source} lists the path {path!r}, which is not allowed; export it again.")
-        mask = Mask(entries["mask"]["id"], entries["mask"]["token"]) if entries["mask"] else None
-        return cls(**entries | {"generation": _generation(entries["generation"]), "mask": mask})
+        parsed = {
+            "layout": Layout(entries["layout"]),
+            "entry": Entry(entries["entry"]),
+            "generation": _generation(entries["generation"]),
+            "mask": Mask(entries["mask"]["id"], entries["mask"]["token"]) if entries["mask"] else None,
+        }
+        return cls(**entries | parsed)
 
 
 def _entries(part: GenerationFacts | Mask | None) -> dict[str, Any]:
@@ -240,4 +244,4 @@ def _is_count(value: object, least: int = 0) -> bool:
 
 
 def _is_one_of(value: object, allowed: tuple[str | bool, ...]) -> bool:
-    return any(type(value) is type(choice) and value == choice for choice in allowed)
+    return isinstance(value, str | bool) and value in allowed  # a number can equal a truth value, and is none

@@ -20,7 +20,7 @@ from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
 from mpt_edge.generation.options import Options
 from mpt_edge.heads import Head
 from mpt_edge.masking import LabelWords
-from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.prompts import Layout, SharedPrompt, compose
 from mpt_edge.runtime.prompt_cache import PromptCache
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Text, TextEncoder, checked
@@ -45,7 +45,7 @@ class Selected:
     """
 
     file: TaskFile
-    layout: str
+    layout: Layout
     prompt: Floats
     cache: PromptCache
     labels: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,6 @@ from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, MismatchError
 from mpt_edge.heads import Head
 
-#: Prompt rows attend to prompt rows only, or prompt and text attend to each other.
-LAYOUTS = ("prefix", "joint")
-
-#: The entry of prompts that have rows of their own for each layer.
-EVERY_LAYER = "every_layer"
-
-#: Where a prompt enters: as the first layer's input; where PEFT feeds it, in place of word embeddings; or with rows of
-#: its own as the input of every layer, in place of what the layer before made of them (P-tuning v2, arXiv 2110.07602).
-ENTRIES = ("first_layer", "inputs_embeds", EVERY_LAYER)
-
 #: What a prompt file says of itself.
 FORMAT = "mpt-edge prompt 1"
 
@@ -39,9 +30,32 @@ FORMAT = "mpt-edge prompt 1"
 MAX_PROMPT_BYTES = 64 << 20
 
 
+class Layout(StrEnum):
+    """Who sees whom: prompt rows see prompt rows alone, or prompt and text see each other."""
+
+    PREFIX = "prefix"
+    JOINT = "joint"
+
+
+class Entry(StrEnum):
+    """Where a prompt enters.
+
+    Attributes:
+        FIRST_LAYER: as the first layer's input.
+        INPUTS_EMBEDS: in place of word embeddings, where PEFT feeds it.
+        EVERY_LAYER: with rows of its own as the input of every layer, in place of what the layer before made of them
+            (P-tuning v2, arXiv 2110.07602).
+    """
+
+    FIRST_LAYER = "first_layer"
+    INPUTS_EMBEDS = "inputs_embeds"
+    EVERY_LAYER = "every_layer"
+
+
 def goes_together(layout: str, entry: str) -> bool:
     """Whether a prompt can be read so; one that enters every layer is never changed by a text (no joint layout)."""
-    return layout in LAYOUTS and entry in ENTRIES and (layout, entry) != ("joint", EVERY_LAYER)
+    known = layout in list(Layout) and entry in list(Entry)
+    return known and (layout, entry) != (Layout.JOINT, Entry.EVERY_LAYER)
 
 
 def compose(
@@ -86,7 +100,7 @@ def scaled_shape(u: NDArray[np.floating[Any]], v: NDArray[np.floating[Any]]) -> 
 
 def dimensions(entry: str) -> int:
     """Return how many axes a prompt has, by where it enters."""
-    return 3 if entry == EVERY_LAYER else 2
+    return 3 if entry == Entry.EVERY_LAYER else 2
 
 
 @dataclass(frozen=True)
@@ -96,21 +110,21 @@ class SharedPrompt:
     Attributes:
         name: what task files call it.
         values: ``P*``, shape ``(l, d)``, or ``(l, layers, d)`` where it enters every layer; float16 or float32.
-        layout: ``"prefix"`` or ``"joint"``, the attention it was trained in.
+        layout: the attention it was trained in.
         backbone: fingerprint of the frozen model it was trained on.
         training: how it was made (data, steps, seed, rates).
         licence: licence of the data it was trained on.
-        entry: one of `ENTRIES`, where it entered.
+        entry: where it entered.
         head: layers that all its tasks answer by, as PEFT saves them; None where each has its own or none.
     """
 
     name: str
     values: NDArray[np.floating[Any]]
-    layout: str
+    layout: Layout
     backbone: str
     training: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
-    entry: str = "first_layer"
+    entry: Entry = Entry.FIRST_LAYER
     head: Head | None = None
 
     @property
@@ -151,7 +165,7 @@ class SharedPrompt:
                 f"expected {FORMAT!r}); pass prompts/<name>.safetensors or upgrade mpt-edge."
             )
         values = arrays.get("prompt")
-        layout, entry = metadata.get("layout", ""), metadata.get("entry", "first_layer")
+        layout, entry = metadata.get("layout", ""), metadata.get("entry", Entry.FIRST_LAYER)
         known = goes_together(layout, entry)
         others = [name for name in arrays if name != "prompt" and not name.startswith("head.")]
         if values is None or values.ndim != dimensions(entry) or not values.size or not known or others:
@@ -159,10 +173,10 @@ class SharedPrompt:
         return cls(
             name=metadata.get("name", ""),
             values=values,
-            layout=layout,
+            layout=Layout(layout),
             backbone=metadata.get("backbone", ""),
             training=tensors.structured(metadata, "training", dict, source),
             licence=metadata.get("licence", ""),
-            entry=entry,
+            entry=Entry(entry),
             head=Head.parse(arrays, tensors.structured(metadata, "head", list, source), values.shape[-1], source),
         )

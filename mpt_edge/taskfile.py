@@ -8,7 +8,6 @@ float16 and up to ten labels it stays below 4 KB.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +19,20 @@ from numpy.typing import NDArray
 from mpt_edge import tensors
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.figures import are_figures
 from mpt_edge.generation.options import NAMES, GenerationOptions
 from mpt_edge.heads import Head
 from mpt_edge.prompts import (
     MAX_PROMPT_BYTES,
+    Entry,
+    Layout,
     SharedPrompt,
     dimensions,
     goes_together,
     rows_and_width,
     scaled_shape,
 )
+from mpt_edge.readouts import READOUTS
 
 FORMAT = "mpt-edge task 1"
 
@@ -41,17 +44,6 @@ MAX_SCALE = 1_000_000
 
 #: Task names are file names, so they stay in one folder on every system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-#: How an answer is read: by likeness to label texts, by label words at a mask, as the pooled vector itself, or by
-#: a head that was saved, on the first row (`classifier`), on each token (`tokens`), or for the start and end of an
-#: answer (`span`). Where a model generates, `generation` writes text and `choice` takes the likeliest label text.
-READOUTS = ("similarity", "mask", "embedding", "classifier", "tokens", "span", "generation", "choice")
-
-#: Those of models that generate; the others are of encoders.
-GENERATIVE_READOUTS = ("generation", "choice")
-
-#: Readouts that need no head.
-HEADLESS = ("similarity", "mask", "embedding", "generation", "choice")
 
 _STRINGS = (
     "task",
@@ -140,7 +132,7 @@ class TaskFile:
 
     def fits(self, head: Head) -> bool:
         """Whether a head has as many outputs as the readout needs."""
-        return self.readout not in HEADLESS and head.outputs == (2 if self.readout == "span" else len(self.labels))
+        return READOUTS[self.readout].head and head.outputs == (2 if self.readout == "span" else len(self.labels))
 
     def whole_prompt(self) -> SharedPrompt | None:
         """Return the prompt and the head that the task carries; None where it scales a shared prompt."""
@@ -149,11 +141,11 @@ class TaskFile:
         return SharedPrompt(
             name=self.name,
             values=self.own_prompt,
-            layout=self.layout,
+            layout=Layout(self.layout),
             backbone=self.backbone,
             training=self.training,
             licence=self.licence,
-            entry=self.entry,
+            entry=Entry(self.entry),
             head=self.head,
         )
 
@@ -291,17 +283,17 @@ class TaskFile:
             yield "max_length is below 3"
         if not 0 < self.scale <= MAX_SCALE:
             yield f"scale is not a positive number up to {MAX_SCALE}"
-        if not _measured(self.metrics):
+        if not are_figures(self.metrics):
             yield "its metrics are not numbers by name"
 
     def _labelled(self) -> bool:
         """Whether there are the labels and label texts that the readout needs."""
-        needed = self.readout in ("similarity", "mask", "choice")
+        readout = READOUTS[self.readout]
         # Groups that are there are read whatever the readout, and each has to say something.
-        if (needed or self.label_texts) and (len(self.labels) != len(self.label_texts) or not all(self.label_texts)):
+        paired = len(self.labels) == len(self.label_texts) and all(self.label_texts)
+        if (readout.label_texts or self.label_texts) and not paired:
             return False
-        least = 0 if self.readout in ("embedding", "span", "generation") else 2
-        return len(self.labels) >= least and len(set(self.labels)) == len(self.labels)
+        return len(self.labels) >= readout.least_labels and len(set(self.labels)) == len(self.labels)
 
     def _writable(self) -> bool:
         """Whether what is said about generation can be done."""
@@ -314,48 +306,8 @@ class TaskFile:
     def _headed(self) -> bool:
         """Whether there is a head where the readout needs one, which may lie with the shared prompt."""
         if self.head is None:
-            return self.readout in HEADLESS or self.two_vectors
+            return not READOUTS[self.readout].head or self.two_vectors
         return self.fits(self.head)
-
-
-def headline(figures: Mapping[str, Any] | None) -> tuple[str, float] | None:
-    """Return the metric that sums a split up, and its value: accuracy, or what a text is scored by."""
-    for name in ("accuracy", *(figures or {})):
-        if figures and name in figures and name not in ("rows", "loss"):
-            return name, float(figures[name])
-    return None
-
-
-def headline_text(figures: Mapping[str, Any] | None, digits: int, *, percent: bool = False) -> str:
-    """Return the headline as tables show it: behind its metric's name, unless that is accuracy; ``-`` for none.
-
-    Args:
-        figures: metrics of a split by name, or None.
-        digits: digits behind the point.
-        percent: write hundredths.
-    """
-    found = headline(figures)
-    if found is None:
-        return "-"
-    name, value = found
-    text = f"{100 * value if percent else value:.{digits}f}"
-    return text if name == "accuracy" else f"{name} {text}"
-
-
-def _measured(metrics: Mapping[str, Any]) -> bool:
-    """Whether the figures that tables and cards show, the task's and its probe's, are numbers by printable names."""
-    parts = [metrics, metrics.get("probe", {})]
-    if not isinstance(parts[1], dict):
-        return False
-    splits = [part.get(split, {}) for part in parts for split in ("validation", "test")]
-    return all(isinstance(split, dict) and all(map(_is_figure, split, split.values())) for split in splits)
-
-
-def _is_figure(name: str, value: object) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    # A correlation may be NaN; a whole number may be too large for float().
-    return name.isprintable() and not abs(value) > sys.float_info.max
 
 
 def _number(metadata: Mapping[str, str], key: str, kind: type[int] | type[float], source: str) -> Any:

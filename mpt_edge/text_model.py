@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mpt_edge.answers import Generation, Prediction, Stream, classify
+from mpt_edge.answers import Generation, Prediction, Stream
 from mpt_edge.arrays import Floats
 from mpt_edge.batching import MOST_TOKENS, by_length
 from mpt_edge.bundle import Bundle
@@ -17,7 +17,9 @@ from mpt_edge.generation.choice import likelihoods
 from mpt_edge.generation.options import NAMES, GenerationOptions, Options
 from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream, stop_check
+from mpt_edge.interpret import classify
 from mpt_edge.model import Model, Selected, naming_text
+from mpt_edge.prompts import Layout
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.decoding import Decoding, OnnxGenerator
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
@@ -67,7 +69,7 @@ class TextModel(Model):
         if not all(choices):
             raise InputError(f"a label text of {file.name!r} has no tokens; train the task again with other texts.")
         # In a decoder-only model both layouts are the same: no prompt row ever sees the text.
-        layout = shared.layout if self.backbone.is_encoder_decoder else "prefix"
+        layout = shared.layout if self.backbone.is_encoder_decoder else Layout.PREFIX
         return Selected(file, layout, composed, self.backbone.encode_prompt(composed, layout), choices=choices)
 
     def _options(self, task: Selected, given: Options) -> GenerationOptions:
@@ -212,7 +214,7 @@ def _batches(requests: Sequence[_Request], batch_size: int) -> Iterator[list[int
     """
     groups: dict[tuple[bool, int, int], list[int]] = {}
     for i, request in enumerate(requests):
-        joint = len(request.task.prompt) if request.task.layout == "joint" else 0
+        joint = len(request.task.prompt) if request.task.layout == Layout.JOINT else 0
         width = len(request.task.choices) if request.chooses else request.options.num_beams
         groups.setdefault((request.chooses, width, joint), []).append(i)
     for (_, width, _), members in groups.items():

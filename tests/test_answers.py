@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mpt_edge.answers import LONGEST_ANSWER, Embedding, Place, Prediction, answer, classify, tag
+from mpt_edge.answers import Embedding, Prediction
 from mpt_edge.heads import Head, Layer
-from mpt_edge.readout import softmax
+from mpt_edge.interpret import LONGEST_ANSWER, Place, classify, extract, tag
+from mpt_edge.pooling import softmax
 from mpt_edge.taskfile import TaskFile
 
 
@@ -54,7 +55,7 @@ def test_span_is_the_likeliest(seed: int) -> None:
     context = " ".join(f"w{i:02}" for i in range(50))
     places = [Place(-1, 0, 0), Place(0, 0, 4), Place(-1, 0, 0), *(Place(1, 4 * i, 4 * i + 3) for i in range(50))]
     logits = rng.normal(0, 2, (len(places), 2)).astype(np.float32)
-    found = answer(task("span"), logits, ("what?", context), places, truncated=False)
+    found = extract(task("span"), logits, ("what?", context), places, truncated=False)
     starts, ends = (softmax(part) for part in logits[3:].T)
     allowed = [(i, j) for i in range(50) for j in range(i, min(50, i + LONGEST_ANSWER))]
     score, first, last = max((starts[i] * ends[j], i, j) for i, j in allowed)
@@ -70,11 +71,11 @@ def test_a_span_has_at_most_so_many_tokens() -> None:
     logits = np.zeros((50, 2), np.float32)
     logits[0, 0], logits[LONGEST_ANSWER - 1, 1], logits[LONGEST_ANSWER, 1] = 20, 10, 12
     places = [Place(1, i, i + 1) for i in range(50)]
-    assert answer(task("span"), logits, ("q", "c" * 50), places, truncated=False).end == LONGEST_ANSWER
+    assert extract(task("span"), logits, ("q", "c" * 50), places, truncated=False).end == LONGEST_ANSWER
 
 
 def test_question_that_leaves_no_room_for_the_text() -> None:
-    found = answer(
+    found = extract(
         task("span"), np.ones((2, 2), np.float32), ("q", "c"), [Place(-1, 0, 0), Place(0, 0, 1)], truncated=True
     )
     assert (found.label, found.score, found.truncated) == ("", 0.0, True)

@@ -13,8 +13,8 @@ from transformers import BertModel
 import mpt_edge
 from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.model import Model
+from mpt_edge.pooling import label_embeddings, pool, softmax, unit
 from mpt_edge.prompts import SharedPrompt
-from mpt_edge.readout import label_embeddings, pool, softmax, unit
 from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.runtime.prompt_cache import stack
 from mpt_edge.taskfile import TaskFile

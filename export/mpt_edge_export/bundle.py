@@ -19,7 +19,7 @@ from mpt_edge._files import sha256
 from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, graph_names, weights_name
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.manifest import FileEntry, GenerationFacts, Manifest
-from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.prompts import Entry, Layout, SharedPrompt, compose
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
@@ -121,7 +121,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     return manifest
 
 
-def _export(backbone: AnyBackbone, size: Dimensions, entry: str, path: Path) -> None:
+def _export(backbone: AnyBackbone, size: Dimensions, entry: Entry, path: Path) -> None:
     """Write the graph of the backbone's family, with prompts entering where the bundle's do."""
     if isinstance(backbone, Seq2SeqBackbone):
         export_seq2seq_graphs(backbone.model, size.heads, size.head_size, entry, path.parent)
@@ -250,8 +250,8 @@ def _composed(
 class _Placement:
     """How a bundle's prompts meet the text, and how long they are."""
 
-    layout: str = "prefix"
-    entry: str = "first_layer"
+    layout: Layout = Layout.PREFIX
+    entry: Entry = Entry.FIRST_LAYER
     length: int = 0
     longest: int = 0
 
@@ -262,29 +262,29 @@ def _placement(prompts: dict[str, SharedPrompt], tasks: dict[str, TaskFile]) -> 
     Raises:
         MismatchError: some prompts enter in one place and some in another.
     """
-    own = {task.name: task for task in tasks.values() if task.own_prompt is not None}
-    entries = {name: prompt.entry for name, prompt in prompts.items()}
-    entries |= {name: task.entry for name, task in own.items()}
+    own = {name: whole for name, task in tasks.items() if (whole := task.whole_prompt()) is not None}
+    every = [*prompts.values(), *own.values()]
+    entries = {prompt.name: prompt.entry for prompt in every}
     if len(set(entries.values())) > 1:
         (one, first), (other, second) = list({entry: name for name, entry in entries.items()}.items())[:2]
         raise MismatchError(
             f"the prompt of {first!r} enters at {one} and that of {second!r} at {other}, and a graph has one place; "
             "export them into two bundles."
         )
-    layouts = [prompt.layout for prompt in prompts.values()] + [task.layout for task in own.values()]
-    lengths = [len(prompt.values) for prompt in prompts.values()] + [len(task.u) for task in own.values()]
+    if not every:
+        return _Placement()
     return _Placement(
-        layout=(layouts or [_Placement.layout])[0],
-        entry=next(iter(entries.values()), _Placement.entry),
-        length=lengths[0] if prompts else 0,
-        longest=max(lengths, default=0),
+        layout=every[0].layout,
+        entry=every[0].entry,
+        length=len(every[0].values) if prompts else 0,
+        longest=max(len(prompt.values) for prompt in every),
     )
 
 
 def _check_room(backbone: AnyBackbone, place: _Placement) -> None:
     """Refuse prompts that leave no text any room, before the graph is exported. Raises InputError."""
     if isinstance(backbone, EncoderBackbone):
-        if place.entry != "inputs_embeds":  # other prompts take no positions of an encoder's
+        if place.entry != Entry.INPUTS_EMBEDS:  # other prompts take no positions of an encoder's
             return
         least = len(backbone.texts.encode(["a"], backbone.max_length)[0].ids)
     else:
@@ -306,7 +306,7 @@ def _manifest(
 ) -> Manifest:
     backbone = plan.backbone
     generates = isinstance(backbone, GenerativeBackbone)
-    behind = place.entry == "inputs_embeds" or generates  # the prompt then takes room from the text
+    behind = place.entry == Entry.INPUTS_EMBEDS or generates  # the prompt then takes room from the text
     room = backbone.model.max_positions - place.longest if behind else backbone.max_length
     readouts = {task.readout for task in tasks.values()}
     return Manifest(
@@ -343,7 +343,7 @@ def _manifest(
     )
 
 
-def _generation(backbone: GenerativeBackbone, entry: str) -> GenerationFacts:
+def _generation(backbone: GenerativeBackbone, entry: Entry) -> GenerationFacts:
     return GenerationFacts(
         eos_ids=backbone.eos_ids,
         vocabulary=int(backbone.model.model.config.vocab_size),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from mpt_edge.figures import headline, headline_text
 from mpt_edge.manifest import Manifest
-from mpt_edge.taskfile import TaskFile, headline, headline_text
+from mpt_edge.taskfile import TaskFile
 from mpt_edge.vectors import VectorFolder
 
 _HEAD = """---

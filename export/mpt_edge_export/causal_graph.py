@@ -15,6 +15,7 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
+from mpt_edge.prompts import Entry
 from mpt_edge.runtime.graph_names import PAST, PAST_LENGTH, PRESENT, layer_names
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge_export.attention import one_node_attention
@@ -26,7 +27,7 @@ from mpt_edge_export.weights import save_graph
 class CausalGraph(nn.Module):
     """`PromptedCausal` with the flat inputs and outputs of the ONNX graph."""
 
-    def __init__(self, model: PromptedCausal, entry: str) -> None:
+    def __init__(self, model: PromptedCausal, entry: Entry) -> None:
         """Wrap a model whose prompts enter at ``entry``; weights are shared."""
         super().__init__()
         self.model, self.entry = model, entry
@@ -51,21 +52,21 @@ class CausalGraph(nn.Module):
         return (self.model.logits(wanted), *(tensor for pair in present for tensor in pair))
 
 
-def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, entry: str, path: Path) -> None:
+def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, entry: Entry, path: Path) -> None:
     """Export a frozen decoder-only model to one ONNX file.
 
     Args:
         model: the model, frozen and in evaluation mode.
         heads: key/value heads of a layer.
         head_size: channels of a head.
-        entry: where prompts enter, one of `mpt_edge.prompts.ENTRIES`.
+        entry: where prompts enter, one of `mpt_edge.prompts.Entry`.
         path: the file to write.
     """
     with one_node_attention(model.model):
         save_graph(_graph(model, heads, head_size, entry), path)
 
 
-def _graph(model: PromptedCausal, heads: int, head_size: int, entry: str) -> onnx_ir.Model:
+def _graph(model: PromptedCausal, heads: int, head_size: int, entry: Entry) -> onnx_ir.Model:
     tokens, prompt_rows, capacity, wanted = 5, 3, 16, 2
     ids = torch.ones(2, tokens, dtype=torch.long)
     mask = torch.ones(2, capacity, dtype=torch.long)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mpt_edge.prompts import Entry
 from mpt_edge.runtime.graph_names import PAST, PRESENT, layer_names
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge_export.graph import make_graph, prompt_axes, prompt_shape
@@ -24,7 +25,7 @@ from mpt_edge_export.weights import save_graph
 class EncoderGraph(nn.Module):
     """`PromptedEncoder` with the flat inputs and outputs of the ONNX graph."""
 
-    def __init__(self, encoder: PromptedEncoder, entry: str = "first_layer") -> None:
+    def __init__(self, encoder: PromptedEncoder, entry: Entry = Entry.FIRST_LAYER) -> None:
         """Wrap an encoder; weights are shared."""
         super().__init__()
         self.encoder, self.entry = encoder, entry
@@ -47,14 +48,14 @@ class EncoderGraph(nn.Module):
         return (hidden, *logits, *(tensor for pair in present for tensor in pair))
 
 
-def export_encoder_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: str, path: Path) -> None:
+def export_encoder_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: Entry, path: Path) -> None:
     """Export the frozen encoder to one ONNX file.
 
     Args:
         encoder: the model, frozen and in evaluation mode.
         heads: attention heads of a layer.
         head_size: channels of a head.
-        entry: where prompts enter, one of `mpt_edge.prompts.ENTRIES`.
+        entry: where prompts enter, one of `mpt_edge.prompts.Entry`.
         path: the file to write.
     """
     layers = encoder.layer_count

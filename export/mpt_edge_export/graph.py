@@ -11,10 +11,8 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNod
 from torch import nn
 
 from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.prompts import EVERY_LAYER
-from mpt_edge.training.backbones.causal import PromptedCausal
-from mpt_edge.training.backbones.encoder import PromptedEncoder
-from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
+from mpt_edge.prompts import Entry
+from mpt_edge.training.backbones.backbone import Prompted
 from mpt_edge_export.in_place import scatter_in_place
 from mpt_edge_export.quiet import quiet
 
@@ -26,15 +24,15 @@ OPSET = 23
 Axes = tuple[str | None, ...]
 
 
-def prompt_shape(model: PromptedEncoder | PromptedCausal | PromptedSeq2Seq, entry: str, length: int) -> tuple[int, ...]:
+def prompt_shape(model: Prompted, entry: Entry, length: int) -> tuple[int, ...]:
     """Return the shape of a prompt of ``length`` rows, without a batch; see `Manifest.prompt_shape`."""
-    layers = (len(model.layers),) if entry == EVERY_LAYER else ()
+    layers = (len(model.layers),) if entry == Entry.EVERY_LAYER else ()
     return (length, *layers, model.hidden_size)
 
 
-def prompt_axes(entry: str) -> Axes:
+def prompt_axes(entry: Entry) -> Axes:
     """Return the axes of the graph's ``prompt`` input."""
-    return ("batch", "prompt_rows", *([None] if entry == EVERY_LAYER else []), None)
+    return ("batch", "prompt_rows", *([None] if entry == Entry.EVERY_LAYER else []), None)
 
 
 def make_graph(

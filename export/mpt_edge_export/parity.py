@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import ParityError
+from mpt_edge.prompts import Entry, Layout
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.runtime.prompt_cache import stack
@@ -32,7 +33,7 @@ def check_parity(
     backbone: EncoderBackbone,
     session: OnnxEncoder,
     prompts: Sequence[np.ndarray[Any, np.dtype[np.float32]]],
-    entry: str = "first_layer",
+    entry: Entry = Entry.FIRST_LAYER,
 ) -> dict[str, Any]:
     """Compare all calls over batch sizes, lengths and prompts.
 
@@ -57,7 +58,7 @@ def check_parity(
             past = backbone.model.encode_prompt(torch.from_numpy(prompt)[None], entry)
         expected = [tensor.numpy() for pair in past for tensor in pair]
         largest = max(largest, *(_difference(*pair) for pair in zip(cache.values(), expected, strict=True)))
-        room = backbone.model.max_positions - (len(prompt) if entry == "inputs_embeds" else 0)
+        room = backbone.model.max_positions - (len(prompt) if entry == Entry.INPUTS_EMBEDS else 0)
         for rows, tokens in _shapes(number, len(shortest)):
             batch = _random_batch(backbone, rng, rows, max(len(shortest), min(tokens, room)), shortest)
             text = batch.attention_mask == 1
@@ -80,7 +81,7 @@ def check_text_parity(
     backbone: GenerativeBackbone,
     session: OnnxCausal | OnnxSeq2Seq,
     prompts: Sequence[np.ndarray[Any, np.dtype[np.float32]]],
-    entry: str = "first_layer",
+    entry: Entry = Entry.FIRST_LAYER,
 ) -> dict[str, Any]:
     """Compare the logits of texts under prompts, and of what follows them, in every layout that there is.
 
@@ -102,7 +103,9 @@ def check_text_parity(
     vocabulary = int(backbone.model.model.config.vocab_size)
     for number, prompt in enumerate(prompts):
         # Text changes no prompt that enters every layer, so there is no joint layout of one (mpt_edge.prompts).
-        layouts = ("prefix", "joint") if backbone.family == "seq2seq" and prompt.ndim == 2 else ("prefix",)
+        layouts = (
+            (Layout.PREFIX, Layout.JOINT) if backbone.family == "seq2seq" and prompt.ndim == 2 else (Layout.PREFIX,)
+        )
         room = backbone.max_length - len(prompt) - 2
         for layout, (rows, tokens) in product(layouts, _shapes(number, 2)):
             lengths = rng.integers(1, min(tokens, room) + 1, rows)
@@ -160,7 +163,7 @@ def _word_difference(
     rng: np.random.Generator,
     batch: Batch,
     prompt: np.ndarray[Any, np.dtype[np.float32]],
-    entry: str,
+    entry: Entry,
 ) -> float:
     """Return how far logits of random words at random tokens are apart, in units of their spread above one."""
     assert backbone.model.masked is not None
@@ -188,7 +191,7 @@ def _torch(
     past: list[tuple[Tensor, Tensor]] | None = None,
     seen: int = 0,
     prompt: np.ndarray[Any, np.dtype[np.float32]] | None = None,
-    entry: str = "first_layer",
+    entry: Entry = Entry.FIRST_LAYER,
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     rows = len(batch.input_ids)
     length = seen if prompt is None else len(prompt)

@@ -14,7 +14,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from mpt_edge.arrays import Floats
 from mpt_edge.errors import ParityError
-from mpt_edge.readout import pool
+from mpt_edge.pooling import pool
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq

@@ -12,6 +12,7 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
+from mpt_edge.prompts import Entry
 from mpt_edge.runtime.graph_names import CROSS, PAST, PAST_LENGTH, PRESENT, layer_names
 from mpt_edge.training.backbones.caches import KeyValue
 from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
@@ -63,14 +64,14 @@ class DecoderGraph(nn.Module):
         return (self.model.logits(wanted), *_flat(present))
 
 
-def export_seq2seq_graphs(model: PromptedSeq2Seq, heads: int, head_size: int, entry: str, folder: Path) -> None:
+def export_seq2seq_graphs(model: PromptedSeq2Seq, heads: int, head_size: int, entry: Entry, folder: Path) -> None:
     """Write ``encoder_model.onnx``, ``decoder_model.onnx`` and the weights they share.
 
     Args:
         model: the model, frozen and in evaluation mode.
         heads: attention heads of a layer.
         head_size: channels of a head.
-        entry: where prompts enter, one of `mpt_edge.prompts.ENTRIES`.
+        entry: where prompts enter, one of `mpt_edge.prompts.Entry`.
         folder: where the files go.
     """
     with one_node_attention(model.model):
@@ -81,7 +82,7 @@ def export_seq2seq_graphs(model: PromptedSeq2Seq, heads: int, head_size: int, en
     save_graphs(graphs, folder / WEIGHTS)
 
 
-def _encoder(model: PromptedSeq2Seq, heads: int, head_size: int, entry: str) -> onnx_ir.Model:
+def _encoder(model: PromptedSeq2Seq, heads: int, head_size: int, entry: Entry) -> onnx_ir.Model:
     tokens, prompt_rows, cached = 5, 3, 4
     ids = torch.ones(2, tokens, dtype=torch.long)
     mask = torch.ones(2, cached + prompt_rows + tokens, dtype=torch.long)

@@ -13,8 +13,8 @@ import mpt_edge
 from mpt_edge.cli import bench, export, export_peft, importing, run, tasks, train
 from mpt_edge.errors import MptEdgeError
 
-# typer carries a click of its own in newer versions, so its base error is reached through typer.
-_UsageError: Any = typer.BadParameter.__mro__[2]
+# typer carries a click of its own in newer versions, so click's base error is reached through typer.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 #: Exit status behind Ctrl-C.
 _INTERRUPTED = 130
@@ -53,8 +53,7 @@ def _root(
 
 def main() -> None:
     """Run the command; exit 1 on an error of ours, 2 on wrong usage, 130 on Ctrl-C."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
+    arguments, debug = _without_debug(sys.argv[1:])
     if sys.stdout is None:  # the caller has closed it
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
     stdout = sys.stdout
@@ -77,6 +76,13 @@ def main() -> None:
     if status == _INTERRUPTED:  # which typer returns for Ctrl-C
         _fail("interrupted.", _INTERRUPTED, debug)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """Take ``--debug``, which may stand behind a subcommand too, out of the arguments in front of a ``--``."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"]
+    return kept + arguments[end:], len(kept) < end
 
 
 def _sentence(error: Exception) -> str:

@@ -8,7 +8,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mpt_edge.bundle import Bundle
-from mpt_edge.cli.options import Precision
+from mpt_edge.cli.options import BundleFolder, Precision
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import InputError
 from mpt_edge.loading import open_model
@@ -32,9 +31,7 @@ from mpt_edge.text_model import TextModel
 
 
 def bench(
-    bundle: Annotated[
-        Path | None, typer.Option("--bundle", "-b", help="The bundle's folder.", show_default=False)
-    ] = None,
+    bundle: BundleFolder = None,
     tokens: Annotated[int, typer.Option(min=1, help="Length of the text, in tokens.")] = 16,
     length: Annotated[
         int, typer.Option("--length", "-l", min=1, help="Rows of the random prompt that is timed.")

@@ -9,6 +9,7 @@ import typer
 
 from mpt_edge._extras import require
 from mpt_edge.bundle import Bundle
+from mpt_edge.cli.options import BundleFolder
 from mpt_edge.locate import default_bundle
 
 
@@ -18,9 +19,7 @@ def export_peft(
         typer.Option(help="A task to export; repeatable, their order gives the task ids.", show_default=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The adapter's folder.")],
-    bundle: Annotated[
-        Path | None, typer.Option("--bundle", "-b", help="The bundle's folder.", show_default=False)
-    ] = None,
+    bundle: BundleFolder = None,
     fold: Annotated[
         bool, typer.Option("--fold", help="Write each task's composed prompt as plain prompt tuning.")
     ] = False,

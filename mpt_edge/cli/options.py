@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+BundleFolder = Annotated[
+    Path | None,
+    typer.Option("--bundle", "-b", help="The bundle's folder.", show_default="$MPT_EDGE_BUNDLE, models/minilm-l6, ..."),
+]
 
 Precision = Annotated[
     str,

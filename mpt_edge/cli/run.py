@@ -20,7 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 import mpt_edge
 from mpt_edge.answers import Prediction
 from mpt_edge.cli import writing
-from mpt_edge.cli.options import Precision
+from mpt_edge.cli.options import BundleFolder, Precision
 from mpt_edge.cli.rows import BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
 from mpt_edge.cli.table import Table
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
@@ -67,9 +67,7 @@ def run(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write JSON lines to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,
-    bundle: Annotated[
-        Path | None, typer.Option("--bundle", "-b", help="Bundle folder.", show_default="$MPT_EDGE_BUNDLE, ...")
-    ] = None,
+    bundle: BundleFolder = None,
     pair: Annotated[str | None, typer.Option(help="Second text of a single TEXT, for a task of pairs.")] = None,
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     pair_column: Annotated[

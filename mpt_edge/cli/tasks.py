@@ -13,18 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from mpt_edge.bundle import Bundle
-from mpt_edge.cli.options import Precision
+from mpt_edge.cli.options import BundleFolder, Precision
 from mpt_edge.cli.table import shown
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.figures import headline_text
 from mpt_edge.loading import open_model
 from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model
-from mpt_edge.taskfile import TaskFile, headline_text
+from mpt_edge.taskfile import TaskFile
 from mpt_edge.text_model import TextModel
 
 app = typer.Typer(help="Look at, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
 
-Folder = Annotated[Path | None, typer.Option("--bundle", "-b", help="The bundle's folder.", show_default=False)]
 Name = Annotated[str, typer.Argument(help="A task's name, as `mpt-edge tasks list` shows it.", show_default=False)]
 
 #: Characters of an answer that a sentence about it shows.
@@ -41,7 +41,7 @@ def _open(folder: Path | None) -> Bundle:
 
 @app.command("list")
 def list_(
-    bundle: Folder = None, as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False
+    bundle: BundleFolder = None, as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False
 ) -> None:
     """List the tasks with their size and what they reached on test: accuracy, or the metric that is named."""
     opened = _open(bundle)
@@ -65,7 +65,7 @@ def list_(
 
 
 @app.command()
-def show(task: Name, bundle: Folder = None) -> None:
+def show(task: Name, bundle: BundleFolder = None) -> None:
     """Print everything a task file says, as JSON."""
     opened = _open(bundle)
     file = opened.task(task)
@@ -76,7 +76,7 @@ def show(task: Name, bundle: Folder = None) -> None:
 
 @app.command()
 def install(
-    file: Annotated[Path, typer.Argument(help="A task file, as training leaves it.")], bundle: Folder = None
+    file: Annotated[Path, typer.Argument(help="A task file, as training leaves it.")], bundle: BundleFolder = None
 ) -> None:
     """Add a task file to the bundle, after checking that it belongs there."""
     opened = _open(bundle)
@@ -85,7 +85,7 @@ def install(
 
 
 @app.command()
-def remove(task: Name, bundle: Folder = None) -> None:
+def remove(task: Name, bundle: BundleFolder = None) -> None:
     """Take a task out of the bundle."""
     opened = _open(bundle)
     opened.remove(task)
@@ -93,7 +93,7 @@ def remove(task: Name, bundle: Folder = None) -> None:
 
 
 @app.command()
-def rollback(task: Name, bundle: Folder = None) -> None:
+def rollback(task: Name, bundle: BundleFolder = None) -> None:
     """Put back the version that the last install replaced."""
     opened = _open(bundle)
     found = opened.rollback(task)
@@ -103,7 +103,7 @@ def rollback(task: Name, bundle: Folder = None) -> None:
 @app.command()
 def verify(
     tasks: Annotated[list[str] | None, typer.Argument(help="Tasks to verify; all where none is named.")] = None,
-    bundle: Folder = None,
+    bundle: BundleFolder = None,
     precision: Precision = "",
 ) -> None:
     """Check every file's hash, and every task's golden example on this machine."""

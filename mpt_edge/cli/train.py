@@ -14,8 +14,10 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mpt_edge._extras import look_for, require
-from mpt_edge.taskfile import TaskFile, headline_text
-from mpt_edge.training.settings import Entry, Layout, Listening, Precision, Settings, TeacherPlan, Trained
+from mpt_edge.figures import headline_text
+from mpt_edge.prompts import Entry, Layout
+from mpt_edge.taskfile import TaskFile
+from mpt_edge.training.settings import DistillationSettings, Precision, Settings, TeacherPlan, Trained
 from mpt_edge.vectors import VectorFolder
 
 if TYPE_CHECKING:
@@ -80,9 +82,9 @@ def source(
     rows_per_epoch: RowsPerEpoch = Settings.rows_per_epoch,
     prompt_rate: PromptRate = Settings.prompt_rate,
     task_rate: TaskRate = Settings.task_rate,
-    distil: Distil = Listening.weight,
-    temperature: Temperature = Listening.temperature,
-    hidden: Hidden = Listening.hidden,
+    distil: Distil = DistillationSettings.weight,
+    temperature: Temperature = DistillationSettings.temperature,
+    hidden: Hidden = DistillationSettings.hidden,
     teachers: Annotated[
         Path | None, typer.Option(help="Folder of teachers, to share between runs.", show_default="OUTPUT/teachers")
     ] = None,
@@ -110,15 +112,15 @@ def source(
         recompute=recompute,
         seed=seed,
     )
-    listening = Listening(weight=distil, temperature=temperature, hidden=hidden)
+    counted = DistillationSettings(weight=distil, temperature=temperature, hidden=hidden)
     folder = teachers or output / "teachers"
-    taught = TeacherPlan(folder=folder, epochs=teacher_epochs, rate=teacher_rate, listening=listening)
+    taught = TeacherPlan(folder=folder, epochs=teacher_epochs, rate=teacher_rate, distillation=counted)
     loaded = _ready(recipes, threads)
     from mpt_edge.training.backbones.opening import open_backbone
     from mpt_edge.training.stages import NewPrompt, Plan, train_source
 
     plan = Plan(loaded, data, output, settings, test=test)
-    prompt = NewPrompt(name=name, length=length, layout=layout.value, entry=entry.value if entry else "", init=init)
+    prompt = NewPrompt(name=name, length=length, layout=layout, entry=entry, init=init)
     with _bar() as observe:
         tasks = train_source(open_backbone(backbone), plan, prompt, observe, taught if distil else None)
     _report(tasks, output)
@@ -150,9 +152,9 @@ def target(
         Path | None,
         typer.Option(help="Bundle or folder with a finished task of each recipe's name, in any layout, to learn from."),
     ] = None,
-    distil: Distil = Listening.weight,
-    temperature: Temperature = Listening.temperature,
-    hidden: Hidden = Listening.hidden,
+    distil: Distil = DistillationSettings.weight,
+    temperature: Temperature = DistillationSettings.temperature,
+    hidden: Hidden = DistillationSettings.hidden,
     shots: Annotated[int, typer.Option(min=0, help="Rows a label for few-shot training; 0 takes all.")] = 0,
     subset_seed: Annotated[int, typer.Option(min=0, help="Fixes which rows those are.")] = 0,
     keep_last: Annotated[
@@ -186,7 +188,7 @@ def target(
         recompute=recompute,
         seed=seed,
     )
-    listening = Listening(weight=distil, temperature=temperature, hidden=hidden)
+    counted = DistillationSettings(weight=distil, temperature=temperature, hidden=hidden)
     loaded = _ready(recipes, threads)
     from mpt_edge.training.backbones.opening import open_backbone
     from mpt_edge.training.stages import Origin, Plan, train_target
@@ -194,10 +196,10 @@ def target(
     from mpt_edge.training.teachers import Teaching
 
     plan = Plan(loaded, data, output, settings, test=test, shots=shots, subset_seed=subset_seed)
-    teaching = Teaching(folder=teacher, listening=listening) if teacher and distil else None
+    teaching = Teaching(folder=teacher, distillation=counted) if teacher and distil else None
     shared = find_prompt(source, prompt)
     origin = Origin(folder=source, shared=shared, start=start, trained=train, name=name, teaching=teaching)
-    origin = origin.placed(layout.value if layout else "")
+    origin = origin.placed(layout)
     with _bar() as observe:
         tasks = train_target(open_backbone(backbone), plan, origin, observe)
     _report(tasks, output)

@@ -9,6 +9,7 @@ import numpy as np
 
 from mpt_edge.arrays import Floats, Ids
 from mpt_edge.manifest import Manifest
+from mpt_edge.prompts import Layout
 from mpt_edge.runtime.decoding import Decoding
 from mpt_edge.runtime.graph_names import PAST, PAST_LENGTH, PRESENT, layer_names
 from mpt_edge.runtime.kv_cache import KeyValueCache
@@ -44,7 +45,7 @@ class OnnxCausal:
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self.no_past: PromptCache = dict.fromkeys(self.past, empty)
 
-    def encode_prompt(self, prompt: Floats, layout: str = "prefix") -> PromptCache:  # noqa: ARG002
+    def encode_prompt(self, prompt: Floats, layout: Layout = Layout.PREFIX) -> PromptCache:  # noqa: ARG002
         """Return the keys and values of a prompt ``(l, d)`` or ``(l, layers, d)``; batch one, shared by its texts.
 
         A prompt never sees its text here, so both layouts are the same.

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from mpt_edge.arrays import Floats, Ids
+from mpt_edge.prompts import Layout
 from mpt_edge.runtime.prompt_cache import PromptCache
 from mpt_edge.text import Batch
 
@@ -64,7 +65,7 @@ class OnnxGenerator(Protocol):
     def prompt_shape(self, length: int) -> tuple[int, ...]:
         """Return the shape of a prompt of ``length`` rows."""
 
-    def encode_prompt(self, prompt: Floats, layout: str = "prefix") -> PromptCache:
+    def encode_prompt(self, prompt: Floats, layout: Layout = Layout.PREFIX) -> PromptCache:
         """Return what is read once of a prompt ``(l, d)`` or ``(l, layers, d)``."""
 
     def open(self, batch: Batch, caches: Sequence[PromptCache]) -> tuple[Decoding, Floats]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mpt_edge.arrays import Floats, Ids
 from mpt_edge.manifest import Manifest
+from mpt_edge.prompts import Layout
 from mpt_edge.runtime.decoding import Decoding
 from mpt_edge.runtime.graph_names import CROSS, PAST, PAST_LENGTH, PRESENT, layer_names
 from mpt_edge.runtime.kv_cache import KeyValueCache
@@ -61,12 +62,12 @@ class OnnxSeq2Seq:
         self.empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self.no_past: PromptCache = dict.fromkeys([*self._past, *self._cross], self.empty)
 
-    def encode_prompt(self, prompt: Floats, layout: str = "prefix") -> PromptCache:
+    def encode_prompt(self, prompt: Floats, layout: Layout = Layout.PREFIX) -> PromptCache:
         """Return what is read once of a prompt ``(l, d)`` or ``(l, layers, d)``: encoder and decoder keys and values.
 
         In the joint layout nothing is, and the prompt itself is kept.
         """
-        if layout == "joint":
+        if layout == Layout.JOINT:
             return {_PROMPT: prompt[None]}
         nothing = np.zeros((1, 0), np.int64)
         found = self._run(nothing, np.ones((1, len(prompt)), np.int64), prompt[None], {})

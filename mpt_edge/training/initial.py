@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import InputError
-from mpt_edge.prompts import EVERY_LAYER
+from mpt_edge.prompts import Entry
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge.training.backbones.entering import recorded_inputs
 from mpt_edge.training.backbones.opening import AnyBackbone
@@ -16,7 +16,9 @@ from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
 VOCABULARY, RANDOM = "vocabulary", "random"
 
 
-def initial_prompt(backbone: AnyBackbone, length: int, seed: int, init: str, entry: str = "first_layer") -> Tensor:
+def initial_prompt(
+    backbone: AnyBackbone, length: int, seed: int, init: str, entry: Entry = Entry.FIRST_LAYER
+) -> Tensor:
     """Return the values that a shared prompt starts from, ``(l, d)``, or ``(l, layers, d)`` for every layer.
 
     Unlike PEFT, ``u`` and ``v`` start at one, so these are also what every task starts from.
@@ -33,7 +35,7 @@ def initial_prompt(backbone: AnyBackbone, length: int, seed: int, init: str, ent
     Raises:
         InputError: the text is empty.
     """
-    if entry == EVERY_LAYER:
+    if entry == Entry.EVERY_LAYER:
         return _at_every_layer(backbone, initial_prompt(backbone, length, seed, init))
     if init == RANDOM:
         return torch.randn(length, backbone.model.hidden_size, generator=torch.Generator().manual_seed(seed))
@@ -45,7 +47,7 @@ def initial_prompt(backbone: AnyBackbone, length: int, seed: int, init: str, ent
     return _as_rows(backbone, ids.repeat(-(-length // len(ids)))[:length], entry)
 
 
-def sampled_vocabulary(backbone: AnyBackbone, length: int, seed: int, entry: str = "first_layer") -> Tensor:
+def sampled_vocabulary(backbone: AnyBackbone, length: int, seed: int, entry: Entry = Entry.FIRST_LAYER) -> Tensor:
     """Return ``length`` rows that look like tokens where the prompt enters (paper appendix A).
 
     Rows are drawn from the 5,000 first vocabulary entries without replacement.
@@ -68,11 +70,11 @@ def _at_every_layer(backbone: AnyBackbone, prompt: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _as_rows(backbone: AnyBackbone, ids: Tensor, entry: str) -> Tensor:
+def _as_rows(backbone: AnyBackbone, ids: Tensor, entry: Entry) -> Tensor:
     """Return tokens as word embeddings, or behind the embeddings' normalisation, each as a text's first."""
     model = backbone.model
     ids = ids.to(next(model.parameters()).device)
-    if entry == "inputs_embeds" or isinstance(model, PromptedCausal | PromptedSeq2Seq):
+    if entry == Entry.INPUTS_EMBEDS or isinstance(model, PromptedCausal | PromptedSeq2Seq):
         rows: Tensor = model.model.get_input_embeddings()(ids)
         return rows.cpu()
     return model.embed(ids[:, None], torch.ones_like(ids[:, None]))[:, 0].cpu()

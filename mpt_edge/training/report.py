@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from mpt_edge._files import replacing
 from mpt_edge.errors import InputError
-from mpt_edge.taskfile import TaskFile, headline_text
+from mpt_edge.figures import headline_text
+from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.runlog import LOG, read_log
 from mpt_edge.vectors import VectorFolder
 

@@ -50,8 +50,8 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listening:
-    """How much a student listens to its teachers.
+class DistillationSettings:
+    """How much teachers count for a student.
 
     Attributes:
         weight: λ of equation 5; the paper's is 0.9.
@@ -66,26 +66,19 @@ class Listening:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherPlan:
-    """How teachers are trained, and how the student listens to them.
+    """How teachers are trained, and what they count for.
 
     Attributes:
         folder: where each task's teacher is kept; one that is finished is used again.
         epochs: passes over a task's capped rows.
         rate: learning rate of a teacher's prompt.
-        listening: what the teachers count for.
+        distillation: what the teachers count for.
     """
 
     folder: Path
     epochs: int = 3
     rate: float = 0.02
-    listening: Listening = field(default_factory=Listening)
-
-
-class Layout(StrEnum):
-    """How prompt and text see each other; the names are those of `mpt_edge.prompts.LAYOUTS`."""
-
-    PREFIX = "prefix"
-    JOINT = "joint"
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
 
 class Precision(StrEnum):
@@ -94,14 +87,6 @@ class Precision(StrEnum):
     NO = "no"
     BF16 = "bf16"
     FP16 = "fp16"
-
-
-class Entry(StrEnum):
-    """Where a prompt enters; the names are those of `mpt_edge.prompts.ENTRIES`."""
-
-    FIRST_LAYER = "first_layer"
-    INPUTS_EMBEDS = "inputs_embeds"
-    EVERY_LAYER = "every_layer"
 
 
 class Trained(StrEnum):

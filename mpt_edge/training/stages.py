@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.prompts import EVERY_LAYER, SharedPrompt
+from mpt_edge.prompts import Entry, Layout, SharedPrompt
 from mpt_edge.taskfile import NAME, TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone, Seq2SeqBackbone
@@ -31,7 +31,7 @@ from mpt_edge.training.probe import probe
 from mpt_edge.training.results import check_size, shared_prompt, write_tasks
 from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.starts import AVERAGE, start_vectors
-from mpt_edge.training.teachers import Teaching, distillation, train_teachers
+from mpt_edge.training.teachers import Teaching, taught_by, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
 from mpt_edge.vectors import VectorFolder
 
@@ -74,22 +74,21 @@ class NewPrompt:
     Attributes:
         name: what to call it.
         length: its rows l.
-        layout: ``"prefix"`` or ``"joint"``: how it is read with text, here and on the device.
-        entry: where it enters, one of `mpt_edge.prompts.ENTRIES`; unless stated every layer, or the first one in
-            the joint layout, in which no prompt enters every layer.
+        layout: how it is read with text, here and on the device.
+        entry: where it is to enter, or None; see `place`.
         init: where it starts: ``"vocabulary"``, ``"random"``, or a text.
     """
 
     name: str = "mpt"
     length: int = 100
-    layout: str = "prefix"
-    entry: str = ""
+    layout: Layout = Layout.PREFIX
+    entry: Entry | None = None
     init: str = VOCABULARY
 
-    def __post_init__(self) -> None:
-        """Settle where the prompt enters."""
-        if not self.entry:
-            object.__setattr__(self, "entry", EVERY_LAYER if self.layout == "prefix" else "first_layer")
+    @property
+    def place(self) -> Entry:
+        """Where it enters: unless stated every layer, or the first one in the joint layout, which has no other."""
+        return self.entry or (Entry.EVERY_LAYER if self.layout == Layout.PREFIX else Entry.FIRST_LAYER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +111,11 @@ class Origin:
     name: str = "group"
     teaching: Teaching | None = None
 
-    def placed(self, layout: str) -> Origin:
-        """Read the same prompt in another layout from here on; it gets a name of its own."""
-        if layout in ("", self.shared.layout):
+    def placed(self, layout: Layout | None) -> Origin:
+        """Read the same prompt in another layout, where one is named, from here on; it gets a name of its own."""
+        if layout is None or layout == self.shared.layout:
             return self
-        if self.shared.entry == EVERY_LAYER:
+        if self.shared.entry == Entry.EVERY_LAYER:
             raise InputError(_ONE_LAYOUT)
         return replace(self, shared=replace(self.shared, layout=layout, name=f"{self.shared.name}-{layout}"))
 
@@ -143,25 +142,25 @@ def train_source(
     _check_name(prompt.name)
     if prompt.length < 1:
         raise InputError("a prompt needs at least one row; pass --length 1 or more.")
-    if prompt.layout == "joint" and prompt.entry == EVERY_LAYER:
+    if prompt.layout == Layout.JOINT and prompt.place == Entry.EVERY_LAYER:
         raise InputError(_ONE_LAYOUT)
     tasks = _load(plan)
     texts = [label_texts(backbone, data) for data in tasks]
-    _check_room(backbone, tasks, prompt.length, prompt.entry)
-    start = initial_prompt(backbone, prompt.length, plan.settings.seed, prompt.init, prompt.entry)
+    _check_room(backbone, tasks, prompt.length, prompt.place)
+    start = initial_prompt(backbone, prompt.length, plan.settings.seed, prompt.init, prompt.place)
     check_size(2 * start.numel())  # in float16
     facts: dict[str, Any] = {"stage": "source", "tasks": [r.name for r in plan.recipes], **asdict(plan.settings)}
     facts |= {"init": prompt.init} if prompt.init != VOCABULARY else {}
     taught = None
     if teachers is not None:
         trained = train_teachers(
-            backbone, tasks, texts, start, teachers, plan.settings, observe, prompt.layout, prompt.entry
+            backbone, tasks, texts, start, teachers, plan.settings, observe, prompt.layout, prompt.place
         )
-        taught = distillation(trained, teachers.listening)
+        taught = taught_by(trained, teachers.distillation)
         scores = {r.name: round(one.score, 4) for r, one in zip(plan.recipes, trained, strict=True)}
-        how = {"epochs": teachers.epochs, "rate": teachers.rate, **asdict(teachers.listening)}
+        how = {"epochs": teachers.epochs, "rate": teachers.rate, **asdict(teachers.distillation)}
         facts["distillation"] = {**how, "teachers": scores}
-    objective = new_objective(backbone, tasks, texts, taught, prompt.layout, prompt.entry)
+    objective = new_objective(backbone, tasks, texts, taught, prompt.layout, prompt.place)
     prompts = MultitaskPrompt(start, len(tasks))
     Trainer(objective, prompts, plan.settings, plan.output, stage="student" if taught else "training").train(observe)
     prompts.balance()
@@ -314,13 +313,13 @@ def _load(plan: Plan) -> list[TaskData]:
     return [few_shot(task, plan.shots, plan.subset_seed) for task in tasks] if plan.shots else tasks
 
 
-def _check_room(backbone: AnyBackbone, tasks: Sequence[TaskData], length: int, entry: str) -> None:
+def _check_room(backbone: AnyBackbone, tasks: Sequence[TaskData], length: int, entry: Entry) -> None:
     """Refuse texts that do not fit behind a prompt which takes room of theirs. Raises InputError.
 
     A model that writes counts every prompt, wherever it enters, since its bundle does.
     """
     writes, context = isinstance(backbone, GenerativeBackbone), backbone.model.max_positions
-    if not writes and entry != "inputs_embeds":
+    if not writes and entry != Entry.INPUTS_EMBEDS:
         return
     free, taken = context - length, f"{backbone.id} has {context} positions and the prompt takes {length} of them"
     if free < LEAST_LENGTH:
@@ -350,7 +349,7 @@ def _rows_behind(backbone: GenerativeBackbone, task: TaskData) -> int:
 
 
 def _teaching_facts(origin: Origin) -> dict[str, Any]:
-    return {} if origin.teaching is None else {"distillation": asdict(origin.teaching.listening)}
+    return {} if origin.teaching is None else {"distillation": asdict(origin.teaching.distillation)}
 
 
 def _facts(plan: Plan, stage: str) -> dict[str, Any]:

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.masking import PLACEHOLDER
-from mpt_edge.prompts import compose
-from mpt_edge.taskfile import HEADLESS, TaskFile
+from mpt_edge.prompts import Entry, Layout, compose
+from mpt_edge.readouts import READOUTS
+from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.data.rows import TaskData
 from mpt_edge.training.multitask import PlainPrompts
 from mpt_edge.training.objectives.families import new_objective
 from mpt_edge.training.objectives.objective import Distillation, Teacher
-from mpt_edge.training.settings import Listening, Settings, TeacherPlan
+from mpt_edge.training.settings import DistillationSettings, Settings, TeacherPlan
 from mpt_edge.training.starts import task_prompt
 from mpt_edge.training.trainer import Progress, Trainer
 from mpt_edge.vectors import VectorFolder
@@ -34,11 +35,11 @@ class Teaching:
 
     Attributes:
         folder: a bundle, or a folder of vectors, that holds a task of each target's name.
-        listening: what the teachers count for.
+        distillation: what the teachers count for.
     """
 
     folder: Path
-    listening: Listening = field(default_factory=Listening)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
     def of(self, backbone: AnyBackbone, tasks: Sequence[TaskData]) -> Distillation:
         """Read the tasks' teachers.
@@ -48,7 +49,7 @@ class Teaching:
             MismatchError: it was made for another backbone.
         """
         teachers = [_read_teacher(self.folder, backbone, task) for task in tasks]
-        return Distillation(teachers, **asdict(self.listening))
+        return Distillation(teachers, **asdict(self.distillation))
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def train_teachers(
     plan: TeacherPlan,
     settings: Settings,
     observe: Callable[[Progress], None],
-    layout: str = "prefix",
-    entry: str = "first_layer",
+    layout: Layout = Layout.PREFIX,
+    entry: Entry = Entry.FIRST_LAYER,
 ) -> list[TrainedTeacher]:
     """Train a teacher for each task, or take up one that an earlier run has left.
 
@@ -102,9 +103,9 @@ def train_teachers(
     return found
 
 
-def distillation(trained: Sequence[TrainedTeacher], listening: Listening) -> Distillation:
+def taught_by(trained: Sequence[TrainedTeacher], settings: DistillationSettings) -> Distillation:
     """Return what the student's objective needs of its teachers."""
-    return Distillation([one.teacher for one in trained], **asdict(listening))
+    return Distillation([one.teacher for one in trained], **asdict(settings))
 
 
 def _read_teacher(folder: Path, backbone: AnyBackbone, task: TaskData) -> Teacher:
@@ -134,7 +135,7 @@ def _read_teacher(folder: Path, backbone: AnyBackbone, task: TaskData) -> Teache
             f"{', '.join(task.labels)}; import it with the recipe's labels, in the order of its outputs (--label)."
         )
     shared = task_prompt(folder, file)
-    head = None if file.readout in HEADLESS else file.head or shared.head
+    head = (file.head or shared.head) if READOUTS[file.readout].head else None
     outputs = [file.labels.index(label) for label in task.labels] if head else []
     prompt = torch.from_numpy(compose(shared.values, file.u, file.v))
     return Teacher(prompt, shared.layout, shared.entry, head, outputs)

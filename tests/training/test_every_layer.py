@@ -66,7 +66,7 @@ def test_what_is_written(folder: Path, tiny: EncoderBackbone) -> None:
 
 
 def test_a_new_prompt_enters_every_layer_where_its_layout_lets_it() -> None:
-    assert [NewPrompt(layout=layout).entry for layout in ("prefix", "joint")] == ["every_layer", "first_layer"]
+    assert [NewPrompt(layout=layout).place for layout in ("prefix", "joint")] == ["every_layer", "first_layer"]
 
 
 @pytest.mark.parametrize("name", ["mood", "match", "field"])

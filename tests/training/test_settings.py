@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 from mpt_edge.cli import train
-from mpt_edge.training.objectives.objective import Distillation
-from mpt_edge.training.settings import Listening, Settings, TeacherPlan
+from mpt_edge.training.settings import DistillationSettings, Settings, TeacherPlan
 
 
 def test_train_source_has_the_defaults_of_settings() -> None:
@@ -24,8 +23,7 @@ def test_train_source_has_the_defaults_of_settings() -> None:
 def test_both_stages_listen_to_teachers_alike() -> None:
     for stage in (train.source, train.target):
         given = inspect.signature(stage).parameters
-        found = Listening(
+        found = DistillationSettings(
             **{name: given[name].default for name in ("temperature", "hidden")}, weight=given["distil"].default
         )
-        assert found == Listening()
-    assert asdict(Distillation([])) == {"teachers": [], **asdict(Listening())}
+        assert found == DistillationSettings()

@@ -142,7 +142,7 @@ def test_teachers_are_trained_once_and_recorded(
     ]
     assert all(p.loss["logits"] > 0 and p.loss["hidden"] > 0 for p in seen if p.stage == "student")
     for p in seen:
-        weight = teachers.listening.weight * (p.stage == "student")
+        weight = teachers.distillation.weight * (p.stage == "student")
         assert p.loss["total"] == pytest.approx(
             p.loss["task"] + weight * (p.loss["logits"] + p.loss["hidden"]), rel=1e-5
         )

@@ -27,7 +27,7 @@ from mpt_edge.training.objectives.similarity import TRAINING_SCALE
 from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
 from mpt_edge.training.objectives.text import TextObjective
 from mpt_edge.training.schedule import TaskBatch
-from mpt_edge.training.settings import Listening, Settings, Trained
+from mpt_edge.training.settings import DistillationSettings, Settings, Trained
 from mpt_edge.training.stages import Origin, Plan, train_target
 from mpt_edge.training.starts import find_prompt
 from mpt_edge.training.teachers import Teaching
@@ -71,7 +71,7 @@ def test_a_classifier_teaches_what_peft_computes(
     model, folder = peft
     task = load_task(data[1], data[0])
     texts = [[[label] for label in task.labels]]
-    taught = Teaching(folder=folder, listening=Listening(hidden=False)).of(tiny, [task])
+    taught = Teaching(folder=folder, distillation=DistillationSettings(hidden=False)).of(tiny, [task])
     objective = SimilarityObjective(tiny, [task], texts, taught)
     rows, plain = np.arange(6), AutoModel.from_pretrained(tiny.folder).eval()
     loss = objective.loss(None, TaskBatch(0, rows), np.random.default_rng(0))
@@ -103,7 +103,7 @@ def test_an_imported_task_becomes_one_of_the_prefix_layout(
     folder, recipe = data
     settings = Settings(epochs=12, batch_size=6, tasks_per_step=1, most_tasks=0, prompt_rate=0.05, task_rate=0.05)
     plan = Plan([recipe], folder, tmp_path / "run", settings)
-    teaching = Teaching(folder=peft[1], listening=Listening(hidden=False))
+    teaching = Teaching(folder=peft[1], distillation=DistillationSettings(hidden=False))
     origin = Origin(
         folder=peft[1], shared=find_prompt(peft[1]), start="y", trained=Trained.PROMPT, teaching=teaching
     ).placed("prefix")

@@ -16,10 +16,11 @@ from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.heads import Head
 from mpt_edge.manifest import Manifest
-from mpt_edge.prompts import EVERY_LAYER, SharedPrompt, compose
-from mpt_edge.taskfile import HEADLESS, TaskFile
+from mpt_edge.prompts import Entry, Layout, SharedPrompt, compose
+from mpt_edge.readouts import READOUTS
+from mpt_edge.taskfile import TaskFile
 from mpt_edge_export.peft.adapter import CONFIG, MULTITASK, PLAIN, SAFETENSORS
-from mpt_edge_export.peft.heads import READOUTS
+from mpt_edge_export.peft.heads import READOUT_OF
 from mpt_edge_export.peft.importing import DROPPING, ENTRY, LAYOUT
 
 _AUTO = {
@@ -141,13 +142,13 @@ def _shared(bundle: Bundle, task: TaskFile) -> SharedPrompt:
             "feeds prompts as word embeddings that attend to the text, where it would answer differently. Train with "
             "--layout joint --entry inputs_embeds for PEFT."
         )
-    head = None if task.readout in HEADLESS else task.head or shared.head
+    head = (task.head or shared.head) if READOUTS[task.readout].head else None
     return replace(shared, values=shared.values.astype(np.float32), head=head)
 
 
-def _read_alike(manifest: Manifest, layout: str, entry: str) -> bool:
+def _read_alike(manifest: Manifest, layout: Layout, entry: Entry) -> bool:
     """Whether PEFT reads a prompt of this layout and entry as the bundle does."""
-    if entry == EVERY_LAYER:
+    if entry == Entry.EVERY_LAYER:
         return False
     if manifest.generation is not None and manifest.family == "causal":
         return not manifest.generation.positions_from_zero
@@ -155,7 +156,7 @@ def _read_alike(manifest: Manifest, layout: str, entry: str) -> bool:
 
 
 def _task_type(task: TaskFile, family: str) -> str:
-    known = {readout: task_type for task_type, readout in READOUTS.items()} | {"similarity": "FEATURE_EXTRACTION"}
+    known = {readout: task_type for task_type, readout in READOUT_OF.items()} | {"similarity": "FEATURE_EXTRACTION"}
     known |= dict.fromkeys(("generation", "choice"), "CAUSAL_LM" if family == "causal" else "SEQ_2_SEQ_LM")
     if task.readout not in known:
         raise UnsupportedModelError(

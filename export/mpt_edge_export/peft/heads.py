@@ -21,7 +21,7 @@ from mpt_edge_export.peft.adapter import PeftAdapter
 Tensors = Mapping[str, NDArray[np.float32]]
 
 #: How the answer of each task type is read here.
-READOUTS = {
+READOUT_OF = {
     "SEQ_CLS": "classifier",
     "TOKEN_CLS": "tokens",
     "QUESTION_ANS": "span",

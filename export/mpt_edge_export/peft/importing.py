@@ -13,16 +13,16 @@ from transformers import AutoConfig
 
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.heads import Head
-from mpt_edge.prompts import SharedPrompt
+from mpt_edge.prompts import Entry, Layout, SharedPrompt
 from mpt_edge.taskfile import NAME, TaskFile
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.vectors import VectorFolder
 from mpt_edge_export.peft.adapter import MULTITASK, PeftAdapter
-from mpt_edge_export.peft.heads import READOUTS, head_names, head_of
+from mpt_edge_export.peft.heads import READOUT_OF, head_names, head_of
 
 #: PEFT's layout and entry: prompt and text attend to each other, and the prompt enters in place of word embeddings.
-LAYOUT, ENTRY = "joint", "inputs_embeds"
+LAYOUT, ENTRY = Layout.JOINT, Entry.INPUTS_EMBEDS
 
 #: Families of base models by task type; all others are of encoders.
 _FAMILIES = {"CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq"}
@@ -120,7 +120,7 @@ def import_adapter(adapter: PeftAdapter, backbone: AnyBackbone, options: ImportO
     return Imported(shared if adapter.method == MULTITASK else None, files, warnings)
 
 
-def _placement(backbone: AnyBackbone) -> tuple[str, str]:
+def _placement(backbone: AnyBackbone) -> tuple[Layout, Entry]:
     """Return the layout and the entry in which a backbone reads prompts as it does in PEFT.
 
     In decoder-only models prompt rows see prompt rows alone anyway, so they can be cached, which is the
@@ -129,8 +129,8 @@ def _placement(backbone: AnyBackbone) -> tuple[str, str]:
     """
     if not isinstance(backbone, GenerativeBackbone):
         return LAYOUT, ENTRY
-    layout = "prefix" if backbone.family == "causal" else LAYOUT
-    return layout, ENTRY if backbone.model.positions_from_zero("first_layer") else "first_layer"
+    layout = Layout.PREFIX if backbone.family == "causal" else LAYOUT
+    return layout, ENTRY if backbone.model.positions_from_zero(Entry.FIRST_LAYER) else Entry.FIRST_LAYER
 
 
 def _check(adapter: PeftAdapter, backbone: AnyBackbone) -> list[str]:
@@ -182,7 +182,7 @@ def _task_file(
         raise InputError(f"{name!r} cannot name a task; use letters, digits, dots, dashes and underscores.")
     u, v = adapter.vectors(index)
     writes = adapter.task_type in _FAMILIES
-    readout = "choice" if writes and options.labels else READOUTS[adapter.task_type]
+    readout = "choice" if writes and options.labels else READOUT_OF[adapter.task_type]
     if writes:
         labels = tuple(options.labels)
     else:

@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 from mpt_edge.errors import InputError, UnsupportedModelError
+from mpt_edge.prompts import Entry
 from mpt_edge.training.backbones.caches import Cache, KeyValue
 from mpt_edge.training.backbones.entering import Entering, replace_inputs
 from mpt_edge.training.backbones.visibility import visibility_bias
@@ -84,9 +85,9 @@ class PromptedCausal(nn.Module):
             if isinstance(module, GPTNeoSelfAttention):
                 module._attn = partial(_neo_attention, int(module.attention_type == "local"))
 
-    def positions_from_zero(self, entry: str) -> bool:
+    def positions_from_zero(self, entry: Entry) -> bool:
         """Return whether text counts its positions from 0 in spite of a prompt before it that enters there."""
-        return bool(self._position_table) and entry != "inputs_embeds"
+        return bool(self._position_table) and entry != Entry.INPUTS_EMBEDS
 
     def forward(
         self,
@@ -95,7 +96,7 @@ class PromptedCausal(nn.Module):
         position_ids: Tensor,
         prompt: Tensor | None = None,
         past: Sequence[KeyValue] | Cache | None = None,
-        entry: str = "first_layer",
+        entry: Entry = Entry.FIRST_LAYER,
         *,
         alone: bool = False,
     ) -> tuple[Tensor, list[KeyValue]]:
@@ -107,7 +108,7 @@ class PromptedCausal(nn.Module):
             position_ids: positions of prompt rows and tokens, ``(batch, prompt + tokens)``.
             prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
             past: keys and values of what was read before, batch one or ``batch``, or a cache of them.
-            entry: where the prompt rows of this call enter, one of `mpt_edge.prompts.ENTRIES`.
+            entry: where the prompt rows of this call enter, one of `mpt_edge.prompts.Entry`.
             alone: whether there are no tokens; see `Entering`.
 
         Returns:
@@ -150,7 +151,7 @@ class PromptedCausal(nn.Module):
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return torch.tanh(found / cap) * cap if cap else found
 
-    def encode_prompt(self, prompt: Tensor, entry: str = "first_layer") -> list[KeyValue]:
+    def encode_prompt(self, prompt: Tensor, entry: Entry = Entry.FIRST_LAYER) -> list[KeyValue]:
         """Return every layer's keys and values of prompts, which see only themselves.
 
         Args:
@@ -167,7 +168,7 @@ class PromptedCausal(nn.Module):
         """Refuse gradient checkpointing, which transformers has no room for beside a cache. Raises InputError."""
         raise InputError("--recompute is for encoders; with this model pass a smaller --micro-batch instead.")
 
-    def text_positions(self, text_mask: Tensor, prompt_rows: int, entry: str) -> Tensor:
+    def text_positions(self, text_mask: Tensor, prompt_rows: int, entry: Entry) -> Tensor:
         """Return the positions of tokens ``(batch, tokens)`` behind a prompt; only visible tokens count."""
         first = 0 if self.positions_from_zero(entry) else prompt_rows
         return (text_mask.cumsum(1) - 1).clamp(min=0) + first

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.prompts import Entry
 from mpt_edge.training.backbones.caches import KeyValue
 from mpt_edge.training.backbones.entering import Entering, replace_inputs
 from mpt_edge.training.backbones.masked import MaskedHead
@@ -152,7 +153,7 @@ class PromptedEncoder(nn.Module):
         token_type_ids: Tensor | None = None,
         prompt: Tensor | None = None,
         past: Sequence[KeyValue] | None = None,
-        entry: str = "first_layer",
+        entry: Entry = Entry.FIRST_LAYER,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Run prompt rows and text through the layers.
 
@@ -162,13 +163,13 @@ class PromptedEncoder(nn.Module):
             token_type_ids: segment ids, ``(batch, tokens)``, where the model reads them.
             prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
             past: keys and values of a prompt encoded before, batch one or ``batch``.
-            entry: where the prompt rows of this call enter, one of `mpt_edge.prompts.ENTRIES`.
+            entry: where the prompt rows of this call enter, one of `mpt_edge.prompts.Entry`.
 
         Returns:
             The last hidden state, ``(batch, prompt + tokens, d)``, and each layer's new keys and
             values.
         """
-        if prompt is not None and entry == "inputs_embeds":
+        if prompt is not None and entry == Entry.INPUTS_EMBEDS:
             hidden = self._embed_behind(prompt, input_ids, attention_mask, token_type_ids)
             return self._run(hidden, attention_mask, past)
         text_mask = attention_mask[:, attention_mask.shape[1] - input_ids.shape[1] :]
@@ -191,7 +192,7 @@ class PromptedEncoder(nn.Module):
         enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
 
-    def encode_prompt(self, prompt: Tensor, entry: str = "first_layer") -> list[KeyValue]:
+    def encode_prompt(self, prompt: Tensor, entry: Entry = Entry.FIRST_LAYER) -> list[KeyValue]:
         """Return every layer's keys and values of prompts, which see only themselves.
 
         Args:
@@ -201,7 +202,7 @@ class PromptedEncoder(nn.Module):
         mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
         if prompt.ndim == 4:
             return self._run(prompt[:, :, 0], mask, None, Entering(prompt, alone=True))[1]
-        if entry == "inputs_embeds":
+        if entry == Entry.INPUTS_EMBEDS:
             prompt = self._embed_behind(prompt, mask[:, :0], mask, None)
         return self._run(prompt, mask, None)[1]
 

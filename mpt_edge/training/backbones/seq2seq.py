@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderCache, PreTrainedModel
 
 from mpt_edge.errors import InputError, UnsupportedModelError
+from mpt_edge.prompts import Entry
 from mpt_edge.training.backbones.caches import Cache, KeyValue
 from mpt_edge.training.backbones.entering import Entering
 from mpt_edge.training.backbones.visibility import visibility_bias
@@ -62,7 +63,7 @@ class PromptedSeq2Seq(nn.Module):
         # T5 1.0 scales what goes into its tied head; 1.1, Flan and mT5 do not.
         self._scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
 
-    def positions_from_zero(self, entry: str) -> bool:  # noqa: ARG002
+    def positions_from_zero(self, entry: Entry) -> bool:  # noqa: ARG002
         """Return False: positions are relative, wherever a prompt enters."""
         return False
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mpt_edge.arrays import Floats, Ids
+from mpt_edge.prompts import Entry
 from mpt_edge.runtime.decoding import Decoding
 from mpt_edge.training.backbones.caches import KeyValue
 from mpt_edge.training.backbones.causal import PromptedCausal
@@ -16,7 +17,7 @@ class TorchDecoding(Decoding):
     """Rows of a decoder-only model; see `mpt_edge.runtime.decoding.Decoding`."""
 
     @torch.no_grad()
-    def __init__(self, model: PromptedCausal, prompt: Tensor | None, entry: str, rows: int) -> None:
+    def __init__(self, model: PromptedCausal, prompt: Tensor | None, entry: Entry, rows: int) -> None:
         """Start rows behind a prompt ``(l, d)`` that enters at ``entry``, or behind nothing."""
         self._model = model
         self._device = next(model.parameters()).device

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpt_edge.errors import InputError
+from mpt_edge.prompts import Entry, Layout
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.data.rows import TaskData
@@ -19,8 +20,8 @@ def new_objective(
     tasks: Sequence[TaskData],
     label_texts: Sequence[Sequence[Sequence[str]]],
     distillation: Distillation | None = None,
-    layout: str = "prefix",
-    entry: str = "first_layer",
+    layout: Layout = Layout.PREFIX,
+    entry: Entry = Entry.FIRST_LAYER,
 ) -> TaskObjective:
     """Return the objective of a backbone's family; arguments are those of `TaskObjective`.
 

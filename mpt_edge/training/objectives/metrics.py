@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpt_edge.readout import softmax
+from mpt_edge.pooling import softmax
 from mpt_edge.training.data.rows import Rows
 
 

@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.heads import Head
+from mpt_edge.prompts import Entry, Layout
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.data.rows import Rows, TaskData
 from mpt_edge.training.schedule import TaskBatch
+from mpt_edge.training.settings import DistillationSettings
 
 #: Rows that are read at once where nothing is learned.
 _BATCH = 32
@@ -39,8 +41,8 @@ class Teacher:
     """
 
     prompt: Tensor
-    layout: str = "prefix"
-    entry: str = "first_layer"
+    layout: Layout = Layout.PREFIX
+    entry: Entry = Entry.FIRST_LAYER
     head: Head | None = None
     outputs: Sequence[int] = ()
 
@@ -52,20 +54,14 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Distillation:
+class Distillation(DistillationSettings):
     """Frozen teachers, and how much they count.
 
     Attributes:
         teachers: one a task, in the tasks' order.
-        weight: λ of equation 5; the paper's is 0.9.
-        temperature: T of both softmaxes of equation 3, which the paper does not state.
-        hidden: whether equation 4 counts.
     """
 
     teachers: Sequence[Teacher]
-    weight: float = 0.9
-    temperature: float = 2.0
-    hidden: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,8 +127,8 @@ class TaskObjective(ABC):
         tasks: Sequence[TaskData],
         label_texts: Sequence[Sequence[Sequence[str]]],
         distillation: Distillation | None = None,
-        layout: str = "prefix",
-        entry: str = "first_layer",
+        layout: Layout = Layout.PREFIX,
+        entry: Entry = Entry.FIRST_LAYER,
     ) -> None:
         """Keep what an objective is made of, and tokenise what is read at every step.
 
@@ -142,7 +138,7 @@ class TaskObjective(ABC):
             label_texts: for each task, each label's texts.
             distillation: teachers of the tasks, or None for the task's loss alone.
             layout: ``"prefix"`` or ``"joint"``.
-            entry: where prompts enter, one of `mpt_edge.prompts.ENTRIES`.
+            entry: where prompts enter, one of `mpt_edge.prompts.Entry`.
 
         Raises:
             InputError: a label's or a wanted text has no tokens, two labels have the same, a label word is not one, or
@@ -185,7 +181,7 @@ class TaskObjective(ABC):
             "label_texts": self.label_texts,
             "layout": self.layout,
         }
-        if self.entry != "first_layer":  # left out, so that checkpoints from before there was a choice still fit
+        if self.entry != Entry.FIRST_LAYER:  # left out, so that checkpoints from before there was a choice still fit
             found["entry"] = self.entry
         fitting = [task.recipe.fitting() for task in self.tasks]
         if any(fitting):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.arrays import Floats
+from mpt_edge.prompts import Entry, Layout
 from mpt_edge.runtime.decoding import Decoding
 from mpt_edge.text import Encoded
 from mpt_edge.training.backbones.caches import KeyValue
@@ -38,8 +39,8 @@ class TextReading:
 def read_texts(
     backbone: GenerativeBackbone,
     prompt: Tensor | None,
-    layout: str,
-    entry: str,
+    layout: Layout,
+    entry: Entry,
     rows: Sequence[Encoded],
     targets: Sequence[Sequence[int]],
 ) -> TextReading:
@@ -59,7 +60,7 @@ def read_texts(
 
 
 def open_texts(
-    backbone: GenerativeBackbone, prompt: Tensor | None, layout: str, entry: str, rows: Sequence[Encoded]
+    backbone: GenerativeBackbone, prompt: Tensor | None, layout: Layout, entry: Entry, rows: Sequence[Encoded]
 ) -> tuple[Decoding, Floats]:
     """Read inputs, and return the state from which each goes on and the logits of its first token.
 
@@ -78,7 +79,7 @@ def open_texts(
 def _read_causal(
     backbone: CausalBackbone,
     prompt: Tensor | None,
-    entry: str,
+    entry: Entry,
     rows: Sequence[Encoded],
     targets: Sequence[Sequence[int]],
 ) -> TextReading:
@@ -100,7 +101,7 @@ def _read_causal(
 def _read_seq2seq(
     backbone: Seq2SeqBackbone,
     prompt: Tensor | None,
-    layout: str,
+    layout: Layout,
     rows: Sequence[Encoded],
     targets: Sequence[Sequence[int]],
 ) -> TextReading:
@@ -119,7 +120,7 @@ def _read_seq2seq(
 
 
 def _encoded(
-    backbone: Seq2SeqBackbone, prompt: Tensor | None, layout: str, rows: Sequence[Encoded]
+    backbone: Seq2SeqBackbone, prompt: Tensor | None, layout: Layout, rows: Sequence[Encoded]
 ) -> tuple[Tensor, Tensor, list[KeyValue]]:
     """Run the encoder; return the text's states, the mask of prompt and text, and what the decoder sees of both."""
     model = backbone.model
@@ -129,7 +130,7 @@ def _encoded(
         return states, mask, model.cross(states)
     prompt = prompt.to(ids.device)
     keys = functional.pad(mask, (len(prompt), 0), value=1)
-    if layout == "joint":
+    if layout == Layout.JOINT:
         states, _ = model.encode(ids, keys, prompt=prompt.expand(len(rows), -1, -1))
         return states[:, len(prompt) :], keys, model.cross(states)
     past, first = model.encode_prompt(prompt[None])

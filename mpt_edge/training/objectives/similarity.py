@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.batching import by_length
+from mpt_edge.prompts import Entry, Layout
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones.caches import KeyValue
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
@@ -99,17 +100,21 @@ class Context:
     past: Sequence[KeyValue] | None = None
     prompt: Tensor | None = None
     length: int = 0
-    entry: str = "first_layer"
+    entry: Entry = Entry.FIRST_LAYER
 
     @classmethod
     def of(
-        cls, backbone: EncoderBackbone, prompt: Tensor | None, layout: str = "prefix", entry: str = "first_layer"
+        cls,
+        backbone: EncoderBackbone,
+        prompt: Tensor | None,
+        layout: Layout = Layout.PREFIX,
+        entry: Entry = Entry.FIRST_LAYER,
     ) -> Context:
         """Put a composed prompt ``(l, d)`` in front of texts; None leaves them alone."""
         if prompt is None:
             return cls()
         prompt = prompt.to(next(backbone.model.parameters()).device)
-        if layout == "joint":
+        if layout == Layout.JOINT:
             return cls(prompt=prompt, length=len(prompt), entry=entry)
         return cls(past=backbone.model.encode_prompt(prompt[None], entry), length=len(prompt))
 

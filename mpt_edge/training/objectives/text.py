@@ -21,7 +21,7 @@ from mpt_edge.generation.choice import likelihoods
 from mpt_edge.generation.options import GenerationOptions
 from mpt_edge.generation.search import Row, write
 from mpt_edge.generation.streaming import TextStream
-from mpt_edge.readout import softmax
+from mpt_edge.pooling import softmax
 from mpt_edge.runtime.decoding import Decoding
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone

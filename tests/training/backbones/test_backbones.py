@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError, UnsupportedModelError
-from mpt_edge.training import sources
+from mpt_edge.training.backbones import sources
 from mpt_edge.training.backbones.encoder import ARCHITECTURES
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.backbones.opening import AnyBackbone, open_backbone

@@ -57,7 +57,9 @@ def test_texts_are_not_cut_on_the_left(tiny: EncoderBackbone, task: TaskData) ->
 
 @pytest.mark.parametrize("hidden", [True, False])
 def test_the_parts_add_up_to_equation_5(tiny: EncoderBackbone, task: TaskData, batch: TaskBatch, hidden: bool) -> None:
-    taught = SimilarityObjective(tiny, [task], [WORDS], Distillation([Teacher(prompt(1))], 0.9, 2.0, hidden))
+    taught = SimilarityObjective(
+        tiny, [task], [WORDS], Distillation([Teacher(prompt(1))], weight=0.9, temperature=2.0, hidden=hidden)
+    )
     given = prompt(0).requires_grad_()
     loss = taught.loss(given, batch, np.random.default_rng(0))
     parts = loss.parts()

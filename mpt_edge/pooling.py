@@ -1,4 +1,4 @@
-"""From hidden states to answers: pooling and the similarity readout, in numpy."""
+"""From hidden states to vectors and from scores to probabilities, in numpy."""
 
 from __future__ import annotations
 
