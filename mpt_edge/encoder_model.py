@@ -14,10 +14,10 @@ from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.generation.options import Options
 from mpt_edge.heads import Head
-from mpt_edge.interpret import Place, classify, extract, tag
+from mpt_edge.interpret import TokenSpan, classify, extract, tag
 from mpt_edge.manifest import Mask
-from mpt_edge.masking import LabelWords, mask_place
-from mpt_edge.model import BATCH, Model, Selected, naming_text
+from mpt_edge.masking import Verbalizer, mask_place
+from mpt_edge.model import BATCH, Model, SelectedTask, naming_text
 from mpt_edge.pooling import label_embeddings, pool
 from mpt_edge.prompts import Layout, SharedPrompt
 from mpt_edge.readouts import READOUTS
@@ -41,7 +41,7 @@ class EncoderModel(Model):
         (graph,) = bundle.graphs(precision, verify=verify)
         self.backbone = OnnxEncoder(graph, bundle.manifest, threads=threads)
 
-    def _compose(self, file: TaskFile) -> Selected:
+    def _compose(self, file: TaskFile) -> SelectedTask:
         shared, composed = self._composed(file)
         layout, head = shared.layout, _head(file, shared)
         if file.readout == "classifier" and layout != Layout.JOINT:
@@ -50,9 +50,9 @@ class EncoderModel(Model):
                 "use it in the joint layout."
             )
         cache = self.backbone.encode_prompt(composed) if layout == Layout.PREFIX else {}
-        selected = Selected(file, layout, composed, cache, head=head)
+        selected = SelectedTask(file, layout, composed, cache, head=head)
         if file.readout == "mask":
-            words = LabelWords.encode(self._texts, file.template, self._mask.token, file.label_texts)
+            words = Verbalizer.encode(self._texts, file.template, self._mask.token, file.label_texts)
             return replace(selected, words=words)
         if file.readout != "similarity":
             return selected
@@ -61,27 +61,27 @@ class EncoderModel(Model):
         embedded = self._read(self._texts.encode(flat, self._limit(selected)), [selected] * len(flat), 64)
         return replace(selected, labels=label_embeddings(np.stack(embedded), owners, len(file.labels)))
 
-    def _limit(self, task: Selected) -> int:
+    def _limit(self, task: SelectedTask) -> int:
         return min(task.file.max_length, self.bundle.manifest.max_length)
 
-    def _check(self, text: Text, task: Selected, options: Options) -> None:
+    def _check(self, text: Text, task: SelectedTask, options: Options) -> None:
         _no_options(options, self.bundle)
         _, (row,) = self._tokenise([text], [task])
         self._check_tokens(row, text)
 
     def _answer(
-        self, texts: Sequence[object], tasks: Sequence[Selected], batch_size: int, options: Options
+        self, texts: Sequence[object], tasks: Sequence[SelectedTask], batch_size: int, options: Options
     ) -> list[Prediction]:
         _no_options(options, self.bundle)
         usable, rows = self._encode(texts, tasks)
         states = self._read(rows, tasks, batch_size)
         return [self._interpret(*item) for item in zip(states, usable, rows, tasks, strict=True)]
 
-    def _states(self, texts: Sequence[object], task: Selected) -> list[Floats]:
+    def _states(self, texts: Sequence[object], task: SelectedTask) -> list[Floats]:
         selected = [task] * len(texts)
         return self._read(self._encode(texts, selected)[1], selected, BATCH)
 
-    def _interpret(self, state: Floats, text: Text, row: Encoded, task: Selected) -> Prediction:
+    def _interpret(self, state: Floats, text: Text, row: Encoded, task: SelectedTask) -> Prediction:
         """Make an answer, as the task's readout says, from what was read."""
         file, truncated = task.file, row.truncated
         if file.readout == "similarity":
@@ -90,10 +90,10 @@ class EncoderModel(Model):
             return Embedding(file.name, "", 0.0, truncated=truncated, vector=state)
         if file.readout in ("mask", "classifier"):
             return classify(file, state, truncated=truncated)
-        places = [Place(*found) for found in self._texts.places(text, self._limit(task))]
+        places = [TokenSpan(*found) for found in self._texts.places(text, self._limit(task))]
         return (tag if file.readout == "tokens" else extract)(file, state, text, places, truncated=truncated)
 
-    def _encode(self, texts: Sequence[object], tasks: Sequence[Selected]) -> tuple[list[Text], list[Encoded]]:
+    def _encode(self, texts: Sequence[object], tasks: Sequence[SelectedTask]) -> tuple[list[Text], list[Encoded]]:
         """Check texts, fill templates and tokenise."""
         usable, rows = self._tokenise(texts, tasks)
         for i, row in enumerate(rows):
@@ -105,7 +105,7 @@ class EncoderModel(Model):
         if len(row.ids) <= self._texts.special_tokens(pair=isinstance(text, tuple)):
             raise InputError(NO_TOKENS)
 
-    def _tokenise(self, texts: Sequence[object], tasks: Sequence[Selected]) -> tuple[list[Text], list[Encoded]]:
+    def _tokenise(self, texts: Sequence[object], tasks: Sequence[SelectedTask]) -> tuple[list[Text], list[Encoded]]:
         """Check texts, fill templates and tokenise, in one call of the tokenizer for each length limit."""
         usable: list[Text] = []
         rows: dict[int, Encoded] = {}
@@ -123,7 +123,7 @@ class EncoderModel(Model):
         rows |= {i: replace(rows[i], types=[0] * len(rows[i].ids)) for i in ignored}
         return usable, [rows[i] for i in range(len(usable))]
 
-    def _read(self, rows: Sequence[Encoded], tasks: Sequence[Selected], batch_size: int) -> list[Floats]:
+    def _read(self, rows: Sequence[Encoded], tasks: Sequence[SelectedTask], batch_size: int) -> list[Floats]:
         """Read rows, each under its task, in runs of similar length; the order is kept.
 
         Returns:
@@ -154,7 +154,7 @@ class EncoderModel(Model):
                     out[i] = task.head(hidden[place, 0] if task.file.readout == "classifier" else text)
         return out
 
-    def _at_mask(self, rows: Sequence[Encoded], batch: Batch, task: Selected) -> Floats:
+    def _at_mask(self, rows: Sequence[Encoded], batch: Batch, task: SelectedTask) -> Floats:
         """Return the labels' logits ``(rows, labels)`` where texts of one task have their mask."""
         assert task.words is not None
         mask, template = self._mask, task.file.template
@@ -189,7 +189,7 @@ def _head(file: TaskFile, shared: SharedPrompt) -> Head | None:
     return head
 
 
-def _runs(rows: Sequence[Encoded], tasks: Sequence[Selected], batch_size: int) -> Iterator[list[int]]:
+def _runs(rows: Sequence[Encoded], tasks: Sequence[SelectedTask], batch_size: int) -> Iterator[list[int]]:
     """Group rows into runs of one layout and similar length.
 
     Joint rows of different tasks do not share a run, since each needs its own prompt rows, and neither do

@@ -18,7 +18,7 @@ LONGEST_ANSWER = 30
 
 
 @dataclass(frozen=True)
-class Place:
+class TokenSpan:
     """Where a token stands: in which text (-1 for a special token), and from which character to which."""
 
     sequence: int
@@ -40,7 +40,7 @@ def classify(task: TaskFile, logits: Floats, *, truncated: bool, cosines: bool =
     )
 
 
-def tag(task: TaskFile, logits: Floats, text: Text, places: Sequence[Place], *, truncated: bool) -> Tagging:
+def tag(task: TaskFile, logits: Floats, text: Text, places: Sequence[TokenSpan], *, truncated: bool) -> Tagging:
     """Return each token's label from logits ``(tokens, labels)``; special tokens have none."""
     texts = (text,) if isinstance(text, str) else text
     chances = softmax(logits * task.scale)
@@ -64,7 +64,7 @@ def tag(task: TaskFile, logits: Floats, text: Text, places: Sequence[Place], *, 
     )
 
 
-def extract(task: TaskFile, logits: Floats, text: Text, places: Sequence[Place], *, truncated: bool) -> Span:
+def extract(task: TaskFile, logits: Floats, text: Text, places: Sequence[TokenSpan], *, truncated: bool) -> Span:
     """Return the likeliest answer in the second text from logits ``(tokens, 2)`` of its start and its end."""
     inside = np.flatnonzero([place.sequence == 1 for place in places])
     if not len(inside):  # the question alone fills the task's length

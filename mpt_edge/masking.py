@@ -20,7 +20,7 @@ PLACEHOLDER = "{mask}"
 
 
 @dataclass(frozen=True)
-class LabelWords:
+class Verbalizer:
     """The words of all labels of a task.
 
     Attributes:
@@ -34,7 +34,7 @@ class LabelWords:
     labels: int
 
     @classmethod
-    def encode(cls, texts: TextEncoder, template: str, mask: str, groups: Sequence[Sequence[str]]) -> LabelWords:
+    def encode(cls, texts: TextEncoder, template: str, mask: str, groups: Sequence[Sequence[str]]) -> Verbalizer:
         """Look up the words of each label, as they stand where the template has its mask.
 
         Raises:

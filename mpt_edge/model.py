@@ -19,7 +19,7 @@ from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
 from mpt_edge.generation.options import Options
 from mpt_edge.heads import Head
-from mpt_edge.masking import LabelWords
+from mpt_edge.masking import Verbalizer
 from mpt_edge.prompts import Layout, SharedPrompt, compose
 from mpt_edge.runtime.prompt_cache import PromptCache
 from mpt_edge.taskfile import TaskFile
@@ -30,7 +30,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Selected:
+class SelectedTask:
     """What selecting a task computes once.
 
     Attributes:
@@ -51,13 +51,13 @@ class Selected:
     labels: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
     choices: tuple[tuple[int, ...], ...] = ()
     head: Head | None = None
-    words: LabelWords | None = None
+    words: Verbalizer | None = None
 
 
 class Task:
     """One selected task; call it with a text, a pair of texts, or a list of either, or `stream` what it writes."""
 
-    def __init__(self, model: Model, selected: Selected) -> None:
+    def __init__(self, model: Model, selected: SelectedTask) -> None:
         """Tasks are made by `Model.task` and `Model.add_task`."""
         self._model = model
         self._selected = selected
@@ -152,7 +152,7 @@ class Model(ABC):
             bundle.tokenizer(), pad_id=bundle.manifest.pad_id, source=str(bundle.folder / "tokenizer.json")
         )
         self._prompts: dict[str, SharedPrompt] = {}
-        self._selected: dict[str, Selected] = {}
+        self._selected: dict[str, SelectedTask] = {}
         self._lock = threading.RLock()
 
     @property
@@ -224,30 +224,30 @@ class Model(ABC):
         return usable
 
     @abstractmethod
-    def _compose(self, file: TaskFile) -> Selected:
+    def _compose(self, file: TaskFile) -> SelectedTask:
         """Compute what a task needs once."""
 
     @abstractmethod
-    def _limit(self, task: Selected) -> int:
+    def _limit(self, task: SelectedTask) -> int:
         """Return how many tokens of input the task reads."""
 
     @abstractmethod
-    def _check(self, text: Text, task: Selected, options: Options) -> None:
+    def _check(self, text: Text, task: SelectedTask, options: Options) -> None:
         """Raise the InputError that answering the text would."""
 
     @abstractmethod
     def _answer(
-        self, texts: Sequence[object], tasks: Sequence[Selected], batch_size: int, options: Options
+        self, texts: Sequence[object], tasks: Sequence[SelectedTask], batch_size: int, options: Options
     ) -> list[Prediction]:
         """Answer each text under its own task; both are of one length."""
 
-    def _stream(self, text: object, task: Selected, options: Options) -> Stream:  # noqa: ARG002
+    def _stream(self, text: object, task: SelectedTask, options: Options) -> Stream:  # noqa: ARG002
         raise InputError(f"{task.file.name!r} chooses a label and writes no text; call it instead.")
 
-    def _states(self, texts: Sequence[object], task: Selected) -> list[Floats]:  # noqa: ARG002
+    def _states(self, texts: Sequence[object], task: SelectedTask) -> list[Floats]:  # noqa: ARG002
         raise InputError(f"{task.file.name!r} is a task of a model that writes, which has no pooled states; call it.")
 
-    def _select(self, name: str) -> Selected:
+    def _select(self, name: str) -> SelectedTask:
         selected = self._selected.get(name)
         if selected is not None:
             return selected

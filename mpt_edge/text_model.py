@@ -12,13 +12,13 @@ from mpt_edge.arrays import Floats
 from mpt_edge.batching import MOST_TOKENS, by_length
 from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError
-from mpt_edge.generation.beams import BeamRow, follow
+from mpt_edge.generation.beams import BeamRow, beam_search
 from mpt_edge.generation.choice import likelihoods
 from mpt_edge.generation.options import NAMES, GenerationOptions, Options
-from mpt_edge.generation.search import Row, write
+from mpt_edge.generation.search import Row, generate
 from mpt_edge.generation.streaming import TextStream, stop_check
 from mpt_edge.interpret import classify
-from mpt_edge.model import Model, Selected, naming_text
+from mpt_edge.model import Model, SelectedTask, naming_text
 from mpt_edge.prompts import Layout
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.decoding import Decoding, OnnxGenerator
@@ -32,7 +32,7 @@ class _Request:
     """One text to answer: its tokens, its task, and how its answer is written."""
 
     row: Encoded
-    task: Selected
+    task: SelectedTask
     options: GenerationOptions
 
     @property
@@ -63,24 +63,24 @@ class TextModel(Model):
         assert manifest.generation is not None  # as in every manifest of these families
         self._eos, self._context = manifest.generation.eos_ids, manifest.generation.context
 
-    def _compose(self, file: TaskFile) -> Selected:
+    def _compose(self, file: TaskFile) -> SelectedTask:
         shared, composed = self._composed(file)
         choices = tuple(tuple(tokens) for tokens in self._texts.continuations([group[0] for group in file.label_texts]))
         if not all(choices):
             raise InputError(f"a label text of {file.name!r} has no tokens; train the task again with other texts.")
         # In a decoder-only model both layouts are the same: no prompt row ever sees the text.
         layout = shared.layout if self.backbone.is_encoder_decoder else Layout.PREFIX
-        return Selected(file, layout, composed, self.backbone.encode_prompt(composed, layout), choices=choices)
+        return SelectedTask(file, layout, composed, self.backbone.encode_prompt(composed, layout), choices=choices)
 
-    def _options(self, task: Selected, given: Options) -> GenerationOptions:
+    def _options(self, task: SelectedTask, given: Options) -> GenerationOptions:
         """Return what the task says about its text, and what the request says instead."""
         values = {name: value for name, value in given.items() if value is not None or name not in NAMES}
         return GenerationOptions.of(task.file.written | values)
 
-    def _limit(self, task: Selected) -> int:
+    def _limit(self, task: SelectedTask) -> int:
         return self._room(task, self._options(task, {}))
 
-    def _room(self, task: Selected, options: GenerationOptions) -> int:
+    def _room(self, task: SelectedTask, options: GenerationOptions) -> int:
         """Return how many tokens of text there is room for, beside the prompt and what stands behind the text."""
         context, rows = self._context, len(task.file.u)
         if task.file.readout == "choice":
@@ -100,16 +100,16 @@ class TextModel(Model):
             raise InputError(f"{taken} no room for a text in the model's {context}; {way}.")
         return min(task.file.max_length, room)
 
-    def _request(self, text: object, task: Selected, options: GenerationOptions) -> _Request:
+    def _request(self, text: object, task: SelectedTask, options: GenerationOptions) -> _Request:
         file = task.file
         row = self._texts.fit(file.template, checked(text, file.kind), self._room(task, options), file.cut)
         return _Request(row, task, options)
 
-    def _check(self, text: Text, task: Selected, options: Options) -> None:
+    def _check(self, text: Text, task: SelectedTask, options: Options) -> None:
         self._request(text, task, self._options(task, options))
 
     def _answer(
-        self, texts: Sequence[object], tasks: Sequence[Selected], batch_size: int, options: Options
+        self, texts: Sequence[object], tasks: Sequence[SelectedTask], batch_size: int, options: Options
     ) -> list[Prediction]:
         settled = {id(task): self._options(task, options) for task in tasks}
         requests = []
@@ -152,10 +152,10 @@ class TextModel(Model):
             ]
         if requests[0].options.num_beams > 1:
             beams = [self._beams(request) for request in requests]
-            follow(decoding, logits, beams, self._eos)
+            beam_search(decoding, logits, beams, self._eos)
             return [self._followed(*item) for item in zip(beams, requests, strict=True)]
         rows = [self._row(request) for request in requests]
-        for _ in write(decoding, logits, rows, self._eos):
+        for _ in generate(decoding, logits, rows, self._eos):
             pass
         return [_generation(*item) for item in zip(requests, rows, strict=True)]
 
@@ -187,7 +187,7 @@ class TextModel(Model):
         written.finish = "stop" if written.stream.stopped else finish
         return _generation(request, written)
 
-    def _stream(self, text: object, task: Selected, options: Options) -> Stream:
+    def _stream(self, text: object, task: SelectedTask, options: Options) -> Stream:
         if task.file.readout != "generation":
             return super()._stream(text, task, options)
         request = self._request(text, task, self._options(task, options))
@@ -197,7 +197,7 @@ class TextModel(Model):
 
         def pieces() -> Generator[str]:
             begun = False
-            for _, piece in write(*self._open([request]), [row], self._eos):
+            for _, piece in generate(*self._open([request]), [row], self._eos):
                 fresh = piece if begun else piece.lstrip()
                 begun = begun or bool(fresh)
                 if fresh:

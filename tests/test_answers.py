@@ -10,7 +10,7 @@ import pytest
 
 from mpt_edge.answers import Embedding, Prediction
 from mpt_edge.heads import Head, Layer
-from mpt_edge.interpret import LONGEST_ANSWER, Place, classify, extract, tag
+from mpt_edge.interpret import LONGEST_ANSWER, TokenSpan, classify, extract, tag
 from mpt_edge.pooling import softmax
 from mpt_edge.taskfile import TaskFile
 
@@ -35,11 +35,11 @@ def test_scores_are_of_scaled_logits() -> None:
     logits = np.array([[0, 1]], np.float32)
     scaled, wanted = replace(task("tokens", ("a", "b")), scale=3.0), pytest.approx(1 / (1 + np.exp(-3)))
     assert classify(scaled, logits[0], truncated=False).score == wanted
-    assert tag(scaled, logits, "x", [Place(0, 0, 1)], truncated=False).score == wanted
+    assert tag(scaled, logits, "x", [TokenSpan(0, 0, 1)], truncated=False).score == wanted
 
 
 def test_tokens_have_their_place_in_the_text() -> None:
-    places = [Place(-1, 0, 0), Place(0, 0, 3), Place(0, 4, 6), Place(0, 6, 9), Place(-1, 0, 0)]
+    places = [TokenSpan(-1, 0, 0), TokenSpan(0, 0, 3), TokenSpan(0, 4, 6), TokenSpan(0, 6, 9), TokenSpan(-1, 0, 0)]
     logits = np.array([[9, 0], [0, 3], [2, 0], [0, 1], [0, 9]], np.float32)
     found = tag(task("tokens", ("O", "NAME")), logits, "Ada is her", places, truncated=False)
     assert [(t.text, t.label) for t in found.tokens] == [("Ada", "NAME"), ("is", "O"), (" he", "NAME")]
@@ -53,7 +53,12 @@ def test_tokens_have_their_place_in_the_text() -> None:
 def test_span_is_the_likeliest(seed: int) -> None:
     rng = np.random.default_rng(seed)
     context = " ".join(f"w{i:02}" for i in range(50))
-    places = [Place(-1, 0, 0), Place(0, 0, 4), Place(-1, 0, 0), *(Place(1, 4 * i, 4 * i + 3) for i in range(50))]
+    places = [
+        TokenSpan(-1, 0, 0),
+        TokenSpan(0, 0, 4),
+        TokenSpan(-1, 0, 0),
+        *(TokenSpan(1, 4 * i, 4 * i + 3) for i in range(50)),
+    ]
     logits = rng.normal(0, 2, (len(places), 2)).astype(np.float32)
     found = extract(task("span"), logits, ("what?", context), places, truncated=False)
     starts, ends = (softmax(part) for part in logits[3:].T)
@@ -70,13 +75,13 @@ def test_a_span_has_at_most_so_many_tokens() -> None:
     """The likelier end lies one token too far."""
     logits = np.zeros((50, 2), np.float32)
     logits[0, 0], logits[LONGEST_ANSWER - 1, 1], logits[LONGEST_ANSWER, 1] = 20, 10, 12
-    places = [Place(1, i, i + 1) for i in range(50)]
+    places = [TokenSpan(1, i, i + 1) for i in range(50)]
     assert extract(task("span"), logits, ("q", "c" * 50), places, truncated=False).end == LONGEST_ANSWER
 
 
 def test_question_that_leaves_no_room_for_the_text() -> None:
     found = extract(
-        task("span"), np.ones((2, 2), np.float32), ("q", "c"), [Place(-1, 0, 0), Place(0, 0, 1)], truncated=True
+        task("span"), np.ones((2, 2), np.float32), ("q", "c"), [TokenSpan(-1, 0, 0), TokenSpan(0, 0, 1)], truncated=True
     )
     assert (found.label, found.score, found.truncated) == ("", 0.0, True)
 

@@ -25,7 +25,7 @@ import mpt_edge
 from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
-from mpt_edge.masking import LabelWords
+from mpt_edge.masking import Verbalizer
 from mpt_edge.prompts import compose
 from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import TextEncoder
@@ -189,9 +189,9 @@ def test_a_word_is_the_token_that_stands_where_the_mask_does() -> None:
     vocabulary = {"<unk>": 0, "no": 1, " no": 2, "yes": 3, " yes": 4}
     texts = TextEncoder(Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")).to_str().encode())
     for template, tokens in (("{text} <mask>", [2, 4]), ("<mask> {text}", [1, 3])):
-        assert LabelWords.encode(texts, template, "<mask>", [["no"], ["yes"]]).tokens.tolist() == tokens
+        assert Verbalizer.encode(texts, template, "<mask>", [["no"], ["yes"]]).tokens.tolist() == tokens
     with pytest.raises(InputError, match="must have the mask <mask> once"):
-        LabelWords.encode(texts, "<mask> {text} <mask>", "<mask>", [["no"], ["yes"]])
+        Verbalizer.encode(texts, "<mask> {text} <mask>", "<mask>", [["no"], ["yes"]])
 
 
 def test_embeddings_are_stored_once(trained: tuple[EncoderBackbone, Path]) -> None:

@@ -109,7 +109,7 @@ class BeamRow:
         return bool(self.scores[0] / length**self.options.length_penalty <= self.complete[-1][0])
 
 
-def follow(decoding: Decoding, logits: Floats, rows: Sequence[BeamRow], eos: Sequence[int]) -> None:
+def beam_search(decoding: Decoding, logits: Floats, rows: Sequence[BeamRow], eos: Sequence[int]) -> None:
     """Follow all rows to their ends.
 
     Args:

@@ -54,7 +54,7 @@ class Row:
         return token, piece
 
 
-def write(decoding: Decoding, logits: Floats, rows: Sequence[Row], eos: Sequence[int]) -> Iterator[tuple[int, str]]:
+def generate(decoding: Decoding, logits: Floats, rows: Sequence[Row], eos: Sequence[int]) -> Iterator[tuple[int, str]]:
     """Write all rows to their ends; a row that is done leaves the batch and costs nothing more.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 from mpt_edge.errors import InputError
 from mpt_edge.prompts import Entry
 from mpt_edge.training.backbones.causal import PromptedCausal
-from mpt_edge.training.backbones.entering import recorded_inputs
+from mpt_edge.training.backbones.deep_prompt import recorded_inputs
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.generation.beams import BeamRow, follow
+from mpt_edge.generation.beams import BeamRow, beam_search
 from mpt_edge.generation.options import GenerationOptions
 from mpt_edge.manifest import GenerationFacts, Manifest
 from mpt_edge.runtime.graph_names import PAST_LENGTH
@@ -103,7 +103,7 @@ def test_beams_are_those_of_transformers(exported: Exported) -> None:
     every = np.ones_like(ids.numpy())
     decoding, logits = model.open(Batch(ids.numpy(), every, np.zeros_like(every)), [cache])
     rows = [BeamRow(GenerationOptions(max_new_tokens=8, num_beams=3), history=[0]) for _ in ids]
-    follow(decoding, logits, rows, (1,))
+    beam_search(decoding, logits, rows, (1,))
     for row, wanted in zip(rows, found[:, 1:].tolist(), strict=True):
         assert row.best[0] == (wanted[: wanted.index(1)] if 1 in wanted else wanted)
 

@@ -16,10 +16,10 @@ from transformers import (
 )
 
 from mpt_edge.errors import CorruptFileError, InputError
-from mpt_edge.generation.beams import BeamRow, follow
+from mpt_edge.generation.beams import BeamRow, beam_search
 from mpt_edge.generation.choice import likelihoods
 from mpt_edge.generation.options import GenerationOptions
-from mpt_edge.generation.search import Row, write
+from mpt_edge.generation.search import Row, generate
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.generation.tokens import penalised, pick, probabilities
 from mpt_edge.training.backbones.causal import PromptedCausal
@@ -58,7 +58,7 @@ def greedy(model: PromptedCausal, texts: list[list[int]], options: GenerationOpt
     decoding, logits = opened(model, texts)
     rows = [Row(TextStream(letters(), stop=options.stop), options, history=text) for text in texts]
     pieces: dict[int, str] = {}
-    for number, piece in write(decoding, logits, rows, EOS):
+    for number, piece in generate(decoding, logits, rows, EOS):
         pieces[number] = pieces.get(number, "") + piece
     assert [pieces.get(i, "") for i in range(len(rows))] == [row.stream.text for row in rows]
     return rows
@@ -111,7 +111,7 @@ def test_beams_are_those_of_transformers(
         chosen = GenerationOptions(max_new_tokens=14, **options)
         decoding, logits = opened(prompted, TEXTS)
         rows = [BeamRow(chosen, history=text) for text in TEXTS]
-        follow(decoding, logits, rows, EOS)
+        beam_search(decoding, logits, rows, EOS)
         for row, text in zip(rows, TEXTS, strict=True):
             assert row.best[0] == reference(plain, text, max_new_tokens=14, **options)
     finally:

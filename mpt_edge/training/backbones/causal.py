@@ -20,7 +20,7 @@ from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.prompts import Entry
 from mpt_edge.training.backbones.caches import Cache, KeyValue
-from mpt_edge.training.backbones.entering import Entering, replace_inputs
+from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs
 from mpt_edge.training.backbones.visibility import visibility_bias
 
 #: Decoder-only models, by ``model_type``: where they keep learned positions; empty where positions are rotary.
@@ -76,7 +76,7 @@ class PromptedCausal(nn.Module):
         config = model.config
         self.layers: list[nn.Module] = list(getattr(model.base_model, "h", None) or model.base_model.layers)
         self.layer_count = len(self.layers)
-        self._entering: Entering | None = None
+        self._entering: DeepPrompt | None = None
         replace_inputs(self.layers, lambda _: self._entering)
         self.hidden_size = int(config.hidden_size)
         self.max_positions = int(config.max_position_embeddings)
@@ -109,7 +109,7 @@ class PromptedCausal(nn.Module):
             prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
             past: keys and values of what was read before, batch one or ``batch``, or a cache of them.
             entry: where the prompt rows of this call enter, one of `mpt_edge.prompts.Entry`.
-            alone: whether there are no tokens; see `Entering`.
+            alone: whether there are no tokens; see `DeepPrompt`.
 
         Returns:
             The last hidden state, ``(batch, prompt + tokens, d)``, and each layer's keys and values
@@ -119,7 +119,7 @@ class PromptedCausal(nn.Module):
         self._entering = None
         if prompt is not None:
             if prompt.ndim == 4:
-                self._entering, prompt = Entering(prompt, alone=alone), prompt[:, :, 0]
+                self._entering, prompt = DeepPrompt(prompt, alone=alone), prompt[:, :, 0]
             rows = prompt.to(embedded.dtype)
             if self.positions_from_zero(entry):  # take away what the model is about to add
                 table = self.model.base_model.get_submodule(self._position_table)

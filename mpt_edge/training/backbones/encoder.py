@@ -24,8 +24,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.prompts import Entry
 from mpt_edge.training.backbones.caches import KeyValue
-from mpt_edge.training.backbones.entering import Entering, replace_inputs
-from mpt_edge.training.backbones.masked import MaskedHead
+from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs
+from mpt_edge.training.backbones.masked_lm import MaskedLMHead
 from mpt_edge.training.backbones.visibility import MASKED
 
 #: Name under which our attention is registered with transformers.
@@ -60,11 +60,11 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 @dataclass
-class Attending:
+class AttentionContext:
     """What one forward hands to every attention layer, and collects from it."""
 
     past: Sequence[KeyValue] | None
-    entering: Entering | None = None
+    entering: DeepPrompt | None = None
     present: dict[int, KeyValue] = field(default_factory=dict)
 
 
@@ -75,7 +75,7 @@ def _prompted_attention(
     value: Tensor,
     attention_mask: Tensor,
     scaling: float,
-    attending: Attending,
+    attending: AttentionContext,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend to the cached prompt and to the rows at hand, without copying the cache per row.
@@ -113,7 +113,7 @@ class PromptedEncoder(nn.Module):
         masked: the masked-LM head that came with it, or None.
     """
 
-    def __init__(self, model: PreTrainedModel, masked: MaskedHead | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, masked: MaskedLMHead | None = None) -> None:
         """Freeze ``model`` and route its attention through the prompt.
 
         Raises:
@@ -176,7 +176,7 @@ class PromptedEncoder(nn.Module):
         hidden = self.embed(input_ids, text_mask, token_type_ids)
         entering = None
         if prompt is not None and prompt.ndim == 4:
-            entering, prompt = Entering(prompt), prompt[:, :, 0]
+            entering, prompt = DeepPrompt(prompt), prompt[:, :, 0]
         if prompt is not None:
             hidden = torch.cat([prompt.to(hidden.dtype), hidden], dim=1)
         return self._run(hidden, attention_mask, past, entering)
@@ -201,7 +201,7 @@ class PromptedEncoder(nn.Module):
         """
         mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
         if prompt.ndim == 4:
-            return self._run(prompt[:, :, 0], mask, None, Entering(prompt, alone=True))[1]
+            return self._run(prompt[:, :, 0], mask, None, DeepPrompt(prompt, alone=True))[1]
         if entry == Entry.INPUTS_EMBEDS:
             prompt = self._embed_behind(prompt, mask[:, :0], mask, None)
         return self._run(prompt, mask, None)[1]
@@ -235,10 +235,10 @@ class PromptedEncoder(nn.Module):
         return hidden  # type: ignore[no-any-return]
 
     def _run(
-        self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None, entering: Entering | None = None
+        self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None, entering: DeepPrompt | None = None
     ) -> tuple[Tensor, list[KeyValue]]:
         bias = (1 - mask[:, None, None, :].to(hidden.dtype)) * MASKED
-        attending = Attending(past, entering)
+        attending = AttentionContext(past, entering)
         stack = self.model.get_submodule(self.architecture.stack)
         output = stack(hidden, attention_mask=bias, attending=attending)
         present = [attending.present[layer] for layer in range(self.layer_count)]

@@ -14,7 +14,7 @@ from mpt_edge.training.backbones.architectures import model_type, supported
 from mpt_edge.training.backbones.backbone import Backbone, common_facts
 from mpt_edge.training.backbones.causal import CAUSAL_ARCHITECTURES
 from mpt_edge.training.backbones.encoder import ARCHITECTURES, ATTENTION, PromptedEncoder
-from mpt_edge.training.backbones.masked import TRANSFORMS, MaskedHead
+from mpt_edge.training.backbones.masked_lm import TRANSFORMS, MaskedLMHead
 from mpt_edge.training.backbones.modernbert import PromptedModernBert
 from mpt_edge.training.backbones.seq2seq import SEQ2SEQ_ARCHITECTURES
 from mpt_edge.training.backbones.sources import Source, locate_model, read_json, read_mask, read_model
@@ -66,7 +66,7 @@ def read_encoder(source: Source) -> EncoderBackbone:
     family = AutoModel if mask is None else AutoModelForMaskedLM
     model = read_model(family, folder, ATTENTION)
     carrier = PromptedModernBert if kind == "modernbert" else PromptedEncoder
-    prompted = carrier(model) if mask is None else carrier(model.base_model, MaskedHead(model))
+    prompted = carrier(model) if mask is None else carrier(model.base_model, MaskedLMHead(model))
     return EncoderBackbone(
         **common_facts(source, prompted),
         model=prompted,

@@ -17,7 +17,7 @@ from mpt_edge.training.backbones.vocabulary import check_start, end_ids
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Writes(Backbone):
+class _GenerativeBackbone(Backbone):
     """What both kinds of models that write carry; see `Backbone`.
 
     Attributes:
@@ -35,7 +35,7 @@ class _Writes(Backbone):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalBackbone(_Writes):
+class CausalBackbone(_GenerativeBackbone):
     """A frozen decoder-only model; ``eos_ids`` end a text, and ``max_length`` counts rows of prompt and text."""
 
     model: PromptedCausal
@@ -51,7 +51,7 @@ class CausalBackbone(_Writes):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seq2SeqBackbone(_Writes):
+class Seq2SeqBackbone(_GenerativeBackbone):
     """A frozen encoder-decoder model; ``eos_ids`` end a text, and ``max_length`` counts rows of prompt and text."""
 
     model: PromptedSeq2Seq

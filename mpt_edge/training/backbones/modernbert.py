@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mpt_edge.training.backbones.caches import KeyValue
-from mpt_edge.training.backbones.encoder import Attending, PromptedEncoder
-from mpt_edge.training.backbones.entering import Entering
+from mpt_edge.training.backbones.deep_prompt import DeepPrompt
+from mpt_edge.training.backbones.encoder import AttentionContext, PromptedEncoder
 from mpt_edge.training.backbones.visibility import MASKED
 
 
@@ -28,7 +28,7 @@ class PromptedModernBert(PromptedEncoder):
         return found
 
     def _run(
-        self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None, entering: Entering | None = None
+        self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None, entering: DeepPrompt | None = None
     ) -> tuple[Tensor, list[KeyValue]]:
         rows, cached = hidden.shape[1], mask.shape[1] - hidden.shape[1]
         places = (mask.cumsum(1) - 1).clamp(min=0)  # filling does not count, so a row is the same in a batch as alone
@@ -39,7 +39,7 @@ class PromptedModernBert(PromptedEncoder):
         bias = {"full_attention": hidden_keys, "sliding_attention": hidden_keys + window}
         rotary = self.model.get_submodule("rotary_emb")
         turns = {kind: rotary(hidden, places[:, mask.shape[1] - rows :], kind) for kind in bias}
-        attending = Attending(past, entering)
+        attending = AttentionContext(past, entering)
         for layer in self.layers:
             kind = str(layer.attention_type)
             hidden = layer(hidden, attention_mask=bias[kind], position_embeddings=turns[kind], attending=attending)

@@ -17,7 +17,7 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.prompts import Entry
 from mpt_edge.training.backbones.caches import Cache, KeyValue
-from mpt_edge.training.backbones.entering import Entering
+from mpt_edge.training.backbones.deep_prompt import DeepPrompt
 from mpt_edge.training.backbones.visibility import visibility_bias
 
 #: Encoder-decoder models, by ``model_type``. Flan-T5 and T5 1.1 are ``t5``.
@@ -83,7 +83,7 @@ class PromptedSeq2Seq(nn.Module):
             attention_mask: 1 for rows that may be seen, ``(batch, past + prompt + tokens)``.
             prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
             past: keys and values of a prompt that was read by itself, batch one or ``batch``.
-            alone: whether there is no text; see `Entering`.
+            alone: whether there is no text; see `DeepPrompt`.
 
         Returns:
             The encoder's states ``(batch, prompt + tokens, d)``, and each layer's keys and values of
@@ -94,7 +94,7 @@ class PromptedSeq2Seq(nn.Module):
         entering = None
         if prompt is not None:
             if prompt.ndim == 4:
-                entering, prompt = Entering(prompt, alone=alone), prompt[:, :, 0]
+                entering, prompt = DeepPrompt(prompt, alone=alone), prompt[:, :, 0]
             hidden = torch.cat([prompt.to(hidden.dtype), hidden], dim=1)
         cache = Cache(past, hidden.shape[0])
         rows, keys = hidden.shape[1], attention_mask.shape[1]

@@ -13,13 +13,13 @@ from torch.nn import functional
 
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.manifest import Mask
-from mpt_edge.masking import PLACEHOLDER, LabelWords, mask_place
+from mpt_edge.masking import PLACEHOLDER, Verbalizer, mask_place
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
-from mpt_edge.training.backbones.masked import MaskedHead
-from mpt_edge.training.objectives.classifying import ClassifyingObjective
+from mpt_edge.training.backbones.masked_lm import MaskedLMHead
+from mpt_edge.training.objectives.classification import ClassificationObjective
 from mpt_edge.training.objectives.objective import Loss, Teacher, in_batches
-from mpt_edge.training.objectives.similarity import Context, Reading, read
+from mpt_edge.training.objectives.similarity import Context, EncoderOutput, read
 from mpt_edge.training.schedule import TaskBatch
 
 
@@ -28,10 +28,10 @@ class _Cloze:
     """A task's template with the tokenizer's own mask, and its label words."""
 
     template: str
-    words: LabelWords
+    words: Verbalizer
 
 
-class MaskObjective(ClassifyingObjective):
+class MaskObjective(ClassificationObjective):
     """Classification by label words at a mask, on an encoder with a masked-LM head; see `TaskObjective`."""
 
     backbone: EncoderBackbone
@@ -45,7 +45,7 @@ class MaskObjective(ClassifyingObjective):
                 "or leave readout out of the recipe."
             )
         self._mask: Mask = backbone.mask
-        self._head: MaskedHead = backbone.model.masked
+        self._head: MaskedLMHead = backbone.model.masked
         self._clozes = [self._cloze(i, texts) for i, texts in enumerate(self.label_texts)]
         self.train_rows = [self._encode(i, task.train.texts) for i, task in enumerate(self.tasks)]
 
@@ -81,7 +81,7 @@ class MaskObjective(ClassifyingObjective):
         texts = read(self.backbone, rows, context)
         return teacher.answers(texts.first, np.arange(len(self.tasks[index].labels))), texts.hidden
 
-    def _read(self, index: int, rows: Sequence[Encoded], context: Context) -> tuple[Tensor, Reading]:
+    def _read(self, index: int, rows: Sequence[Encoded], context: Context) -> tuple[Tensor, EncoderOutput]:
         """Return the labels' logits ``(rows, labels)``, and what the model makes of the texts."""
         cloze, texts = self._clozes[index], read(self.backbone, rows, context)
         device = texts.hidden.device
@@ -95,7 +95,7 @@ class MaskObjective(ClassifyingObjective):
         recipe = self.tasks[index].recipe
         template = recipe.template.replace(PLACEHOLDER, self._mask.token)
         try:
-            words = LabelWords.encode(self.backbone.texts, template, self._mask.token, label_texts)
+            words = Verbalizer.encode(self.backbone.texts, template, self._mask.token, label_texts)
         except InputError as error:
             raise InputError(f"{recipe.name}: {error}") from error
         return _Cloze(template, words)

@@ -86,7 +86,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Evaluation:
     """What a task file says about how its answers are made and how good they are.
 
     Attributes:
@@ -170,7 +170,7 @@ class TaskObjective(ABC):
         """Return one task's metric, as its recipe names it, on rows read under a prompt ``(l, d)`` or none."""
 
     @abstractmethod
-    def measured(self, index: int, prompt: Tensor) -> Measured:
+    def measured(self, index: int, prompt: Tensor) -> Evaluation:
         """Return what the file of one task says about itself, under its finished prompt ``(l, d)``."""
 
     def identity(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 READ_COST = 128
 
 
-def alike(lengths: Sequence[int], read_cost: int = READ_COST) -> list[NDArray[np.int64]]:
+def length_buckets(lengths: Sequence[int], read_cost: int = READ_COST) -> list[NDArray[np.int64]]:
     """Split rows into reads of similar length, so that tokens, filling and further reads cost least in all.
 
     Best splits are runs of the rows in order of length, so the cheapest one is a shortest path over them.

@@ -20,7 +20,7 @@ from mpt_edge.training.objectives.decoding import TorchDecoding, TorchSeq2SeqDec
 
 
 @dataclass(frozen=True)
-class TextReading:
+class TextOutput:
     """What a model makes of inputs and of the texts that are wanted behind them.
 
     Attributes:
@@ -43,7 +43,7 @@ def read_texts(
     entry: Entry,
     rows: Sequence[Encoded],
     targets: Sequence[Sequence[int]],
-) -> TextReading:
+) -> TextOutput:
     """Read inputs and wanted texts in one pass.
 
     Args:
@@ -82,7 +82,7 @@ def _read_causal(
     entry: Entry,
     rows: Sequence[Encoded],
     targets: Sequence[Sequence[int]],
-) -> TextReading:
+) -> TextOutput:
     model = backbone.model
     ids, mask = _padded(backbone, [[*row.ids, *target] for row, target in zip(rows, targets, strict=True)])
     length = 0 if prompt is None else len(prompt)
@@ -95,7 +95,7 @@ def _read_causal(
         for column in range(len(row.ids) - 1, len(row.ids) + len(target) - 1)
     ]
     at, columns = torch.tensor(places, device=ids.device).T
-    return TextReading(model.logits(hidden[at, columns]).float(), ids[at, columns + 1], hidden.float(), mask)
+    return TextOutput(model.logits(hidden[at, columns]).float(), ids[at, columns + 1], hidden.float(), mask)
 
 
 def _read_seq2seq(
@@ -104,14 +104,14 @@ def _read_seq2seq(
     layout: Layout,
     rows: Sequence[Encoded],
     targets: Sequence[Sequence[int]],
-) -> TextReading:
+) -> TextOutput:
     model = backbone.model
     states, seen, cross = _encoded(backbone, prompt, layout, rows)
     given, mask = _padded(backbone, [[model.start_id, *target[:-1]] for target in targets])
     hidden, _ = model.decode(given, mask, seen, cross)
     wanted = torch.tensor([token for target in targets for token in target], device=given.device)
     text = seen[:, seen.shape[1] - states.shape[1] :]
-    return TextReading(
+    return TextOutput(
         model.logits(hidden[mask == 1]).float(),
         wanted,
         torch.cat([states, hidden], dim=1).float(),

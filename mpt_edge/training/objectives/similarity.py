@@ -22,7 +22,7 @@ from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones.caches import KeyValue
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.data.rows import Rows
-from mpt_edge.training.objectives.padding import alike
+from mpt_edge.training.objectives.padding import length_buckets
 
 #: Cosine similarities are multiplied by this before the softmax while training.
 TRAINING_SCALE = 20.0
@@ -64,7 +64,7 @@ class LabelTexts:
 
 
 @dataclass(frozen=True)
-class Reading:
+class EncoderOutput:
     """What the backbone makes of a batch of texts.
 
     Attributes:
@@ -79,11 +79,11 @@ class Reading:
     first: Tensor
     mask: Tensor
 
-    def part(self, rows: slice) -> Reading:
+    def part(self, rows: slice) -> EncoderOutput:
         """Return some of the texts, padded to the longest of them."""
         mask = self.mask[rows]
         width = int(mask.sum(1).max())
-        return Reading(self.embeddings[rows], self.hidden[rows, :width], self.first[rows], mask[:, :width])
+        return EncoderOutput(self.embeddings[rows], self.hidden[rows, :width], self.first[rows], mask[:, :width])
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,17 @@ class Context:
 BARE = Context()
 
 
-def read(backbone: EncoderBackbone, rows: Sequence[Encoded], context: Context = BARE) -> Reading:
+def read(backbone: EncoderBackbone, rows: Sequence[Encoded], context: Context = BARE) -> EncoderOutput:
     """Read texts under a prompt or under none; on a CPU those of similar length together."""
     # A small read leaves a GPU idle, so there filling is the cheaper of the two.
     on_cpu = next(backbone.model.parameters()).device.type == "cpu"
-    reads = alike([len(row.ids) for row in rows]) if on_cpu else []
+    reads = length_buckets([len(row.ids) for row in rows]) if on_cpu else []
     if len(reads) < 2:
         return _read_padded(backbone, rows, context)
     parts = [_read_padded(backbone, [rows[i] for i in chosen], context) for chosen in reads]
     width = max(part.mask.shape[1] for part in parts)
     order = torch.from_numpy(np.argsort(np.concatenate(reads)))
-    return Reading(
+    return EncoderOutput(
         embeddings=torch.cat([part.embeddings for part in parts])[order],
         hidden=torch.cat([functional.pad(p.hidden, (0, 0, 0, width - p.mask.shape[1])) for p in parts])[order],
         first=torch.cat([part.first for part in parts])[order],
@@ -141,7 +141,7 @@ def read(backbone: EncoderBackbone, rows: Sequence[Encoded], context: Context = 
     )
 
 
-def _read_padded(backbone: EncoderBackbone, rows: Sequence[Encoded], context: Context) -> Reading:
+def _read_padded(backbone: EncoderBackbone, rows: Sequence[Encoded], context: Context) -> EncoderOutput:
     batch = backbone.texts.pad(rows)
     device = next(backbone.model.parameters()).device
     ids, mask, types = (
@@ -152,7 +152,7 @@ def _read_padded(backbone: EncoderBackbone, rows: Sequence[Encoded], context: Co
     hidden, _ = backbone.model(ids, keys, types, prompt=prompt, past=context.past, entry=context.entry)
     hidden = hidden.float()  # losses are taken in float32, whatever computed
     first, hidden = hidden[:, 0], hidden[:, hidden.shape[1] - ids.shape[1] :]
-    return Reading(functional.normalize(pool(hidden, mask, backbone.pooling), dim=-1), hidden, first, mask)
+    return EncoderOutput(functional.normalize(pool(hidden, mask, backbone.pooling), dim=-1), hidden, first, mask)
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:

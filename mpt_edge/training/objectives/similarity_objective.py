@@ -18,13 +18,20 @@ from mpt_edge.errors import InputError
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.data.rows import encode
-from mpt_edge.training.objectives.classifying import ClassifyingObjective
+from mpt_edge.training.objectives.classification import ClassificationObjective
 from mpt_edge.training.objectives.objective import Loss, Teacher
-from mpt_edge.training.objectives.similarity import TRAINING_SCALE, Context, LabelTexts, Reading, read, similarities
+from mpt_edge.training.objectives.similarity import (
+    TRAINING_SCALE,
+    Context,
+    EncoderOutput,
+    LabelTexts,
+    read,
+    similarities,
+)
 from mpt_edge.training.schedule import TaskBatch
 
 
-class SimilarityObjective(ClassifyingObjective):
+class SimilarityObjective(ClassificationObjective):
     """Classification by similarity to label texts, on an encoder; see `TaskObjective`."""
 
     backbone: EncoderBackbone
@@ -72,7 +79,7 @@ class SimilarityObjective(ClassifyingObjective):
         context = Context.of(self.backbone, prompt, self.layout, self.entry)
         return similarities(self.backbone, context, self._encode(index, texts), self._labels[index])
 
-    def _read(self, prompt: Tensor | None, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
+    def _read(self, prompt: Tensor | None, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, EncoderOutput]:
         return self._compared(Context.of(self.backbone, prompt, self.layout, self.entry), rows, labels)
 
     def _taught(
@@ -86,7 +93,7 @@ class SimilarityObjective(ClassifyingObjective):
         texts = read(self.backbone, rows, context)
         return teacher.answers(texts.first, labels), texts.hidden
 
-    def _compared(self, context: Context, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, Reading]:
+    def _compared(self, context: Context, rows: list[Encoded], labels: list[Encoded]) -> tuple[Tensor, EncoderOutput]:
         both = read(self.backbone, [*rows, *labels], context)
         texts, named = both.part(slice(len(rows))), both.embeddings[len(rows) :]
         with torch.autocast(named.device.type, enabled=False):  # cosines need float32's digits

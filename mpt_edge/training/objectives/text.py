@@ -19,7 +19,7 @@ from mpt_edge.arrays import Floats
 from mpt_edge.errors import InputError
 from mpt_edge.generation.choice import likelihoods
 from mpt_edge.generation.options import GenerationOptions
-from mpt_edge.generation.search import Row, write
+from mpt_edge.generation.search import Row, generate
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.pooling import softmax
 from mpt_edge.runtime.decoding import Decoding
@@ -27,8 +27,8 @@ from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.data.rows import Rows
 from mpt_edge.training.objectives.metrics import calibrated_scale, classification_metrics
-from mpt_edge.training.objectives.objective import Loss, Measured, TaskObjective, Teacher, in_batches
-from mpt_edge.training.objectives.reading import TextReading, open_texts, read_texts
+from mpt_edge.training.objectives.objective import Evaluation, Loss, TaskObjective, Teacher, in_batches
+from mpt_edge.training.objectives.reading import TextOutput, open_texts, read_texts
 from mpt_edge.training.objectives.text_metrics import TEXT_METRICS
 from mpt_edge.training.schedule import TaskBatch
 
@@ -83,7 +83,7 @@ class TextObjective(TaskObjective):
         """Return one task's metric; see `TaskObjective.score`."""
         return float(self._figures(index, prompt, rows)[self.tasks[index].recipe.metric])
 
-    def measured(self, index: int, prompt: Tensor) -> Measured:
+    def measured(self, index: int, prompt: Tensor) -> Evaluation:
         """Return what the file of one task says about itself; see `TaskObjective.measured`."""
         data, recipe = self.tasks[index], self.tasks[index].recipe
         metrics = {"validation": self._figures(index, prompt, data.validation)}
@@ -93,7 +93,7 @@ class TextObjective(TaskObjective):
         if recipe.kind == "generation":
             golden = self._golden(index, prompt, first)
             generation = {"max_new_tokens": recipe.max_target_length}
-            return Measured("generation", golden, metrics, generation=generation)
+            return Evaluation("generation", golden, metrics, generation=generation)
         scores = self.likelihoods(index, prompt, data.validation.texts)
         scale = calibrated_scale(scores, data.validation)
         chances = softmax(scores[:1] * scale)[0]
@@ -104,7 +104,7 @@ class TextObjective(TaskObjective):
         }
         # Only the label texts are ever read behind the input, so no room is kept for more.
         longest = max(len(tokens) for tokens in self._choices[index])
-        return Measured("choice", golden, metrics, scale, {"max_new_tokens": longest})
+        return Evaluation("choice", golden, metrics, scale, {"max_new_tokens": longest})
 
     def _golden(self, index: int, prompt: Tensor, text: Text) -> dict[str, Any]:
         """Return what the model writes behind a text, and how likely that is, which rounding elsewhere moves little.
@@ -133,7 +133,7 @@ class TextObjective(TaskObjective):
             fronts = [self.backbone.front(row.ids) for row in rows]
             streams = [TextStream(self.backbone.texts.tokenizer, front, options.stop) for front in fronts]
             under_way = [Row(stream, options, front) for stream, front in zip(streams, fronts, strict=True)]
-            for _ in write(decoding, logits, under_way, self.backbone.eos_ids):
+            for _ in generate(decoding, logits, under_way, self.backbone.eos_ids):
                 pass
             found += [stream.text.lstrip() for stream in streams]
         return found
@@ -176,7 +176,7 @@ class TextObjective(TaskObjective):
             raise InputError(f"{recipe.name}: a text to generate has no tokens; give it words or drop its row.")
         return [tokens[: recipe.max_target_length] + list(self.backbone.eos_ids[:1]) for tokens in found]
 
-    def _read(self, prompt: Tensor | None, rows: Sequence[Encoded], targets: Sequence[Sequence[int]]) -> TextReading:
+    def _read(self, prompt: Tensor | None, rows: Sequence[Encoded], targets: Sequence[Sequence[int]]) -> TextOutput:
         return read_texts(self.backbone, prompt, self.layout, self.entry, rows, targets)
 
     def _opened(self, prompt: Tensor | None, rows: Sequence[Encoded]) -> tuple[Decoding, Floats]:

@@ -10,7 +10,7 @@ import torch
 
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.initial import initial_prompt
-from mpt_edge.training.objectives.padding import alike
+from mpt_edge.training.objectives.padding import length_buckets
 from mpt_edge.training.objectives.similarity import Context, read
 
 
@@ -31,13 +31,13 @@ def cheapest(lengths: list[int], read_cost: int) -> int:
 @pytest.mark.parametrize("seed", range(5))
 def test_no_split_costs_less(seed: int, read_cost: int) -> None:
     lengths = np.random.default_rng(seed).integers(3, 60, 9).tolist()
-    reads = alike(lengths, read_cost)
+    reads = length_buckets(lengths, read_cost)
     assert sorted(np.concatenate(reads).tolist()) == list(range(9))
     assert cost([[lengths[i] for i in part] for part in reads], read_cost) == cheapest(lengths, read_cost)
 
 
 def test_texts_of_one_length_are_read_at_once_in_their_order() -> None:
-    (one,) = alike([7] * 50)
+    (one,) = length_buckets([7] * 50)
     assert one.tolist() == list(range(50))
 
 
@@ -48,11 +48,13 @@ def test_texts_of_one_length_are_read_at_once_in_their_order() -> None:
 def test_texts_read_apart_are_as_if_each_was_read_alone(
     tiny: EncoderBackbone, layout: str, entry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpt_edge.training.objectives.similarity.alike", lambda lengths: alike(lengths, 0))
+    monkeypatch.setattr(
+        "mpt_edge.training.objectives.similarity.length_buckets", lambda lengths: length_buckets(lengths, 0)
+    )
     rows = tiny.texts.encode(
         ["a good film", "bad", "the witty and gorgeous sport movie is dull", "great game", "law"], 40
     )
-    assert len(alike([len(row.ids) for row in rows], 0)) > 2
+    assert len(length_buckets([len(row.ids) for row in rows], 0)) > 2
     prompt = None if layout == "none" else initial_prompt(tiny, 6, 0, "vocabulary", entry)
     with torch.no_grad():
         context = Context.of(tiny, prompt, layout, entry)

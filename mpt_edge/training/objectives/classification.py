@@ -13,10 +13,10 @@ from mpt_edge.pooling import softmax
 from mpt_edge.text import Text
 from mpt_edge.training.data.rows import Rows
 from mpt_edge.training.objectives.metrics import calibrated_scale, classification_metrics
-from mpt_edge.training.objectives.objective import Measured, TaskObjective
+from mpt_edge.training.objectives.objective import Evaluation, TaskObjective
 
 
-class ClassifyingObjective(TaskObjective):
+class ClassificationObjective(TaskObjective):
     """An objective whose answer is the label with the highest score.
 
     Attributes:
@@ -34,7 +34,7 @@ class ClassifyingObjective(TaskObjective):
         found = self.label_scores(index, prompt, rows.texts)
         return float(classification_metrics(found.argmax(1), rows)[self.tasks[index].recipe.metric])
 
-    def measured(self, index: int, prompt: Tensor) -> Measured:
+    def measured(self, index: int, prompt: Tensor) -> Evaluation:
         """Return what the file of one task says about itself; see `TaskObjective.measured`."""
         data = self.tasks[index]
         found = self.label_scores(index, prompt, data.validation.texts)
@@ -49,4 +49,4 @@ class ClassifyingObjective(TaskObjective):
             "label": data.labels[int(scores.argmax())],
             "score": round(float(scores.max()), 5),
         }
-        return Measured(self.readout, golden, metrics, scale)
+        return Evaluation(self.readout, golden, metrics, scale)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Entering:
+class DeepPrompt:
     """Prompt rows that stand at every layer's input.
 
     Attributes:
@@ -35,7 +35,7 @@ class Entering:
         return own if self.alone else torch.cat([own, hidden[:, own.shape[1] :]], dim=1)
 
 
-def replace_inputs(layers: Sequence[nn.Module], find: Callable[[Mapping[str, Any]], Entering | None]) -> None:
+def replace_inputs(layers: Sequence[nn.Module], find: Callable[[Mapping[str, Any]], DeepPrompt | None]) -> None:
     """Let every layer but the first, whose input is made before, read what enters it.
 
     Args:

@@ -42,7 +42,7 @@ TRANSFORMS: dict[str, Callable[[PreTrainedModel], list[nn.Module]]] = {
 }
 
 
-class MaskedHead(nn.Module):
+class MaskedLMHead(nn.Module):
     """Logits of given words at given rows."""
 
     def __init__(self, model: PreTrainedModel) -> None:
