@@ -25,6 +25,7 @@ from methods import BACKBONE, Budget, logistic_probe, lora, prompt_tuning, zero_
 from rich.console import Console
 from rich.table import Table
 
+from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.text import render
 from mpt_edge.training.backbones.encoder_backbone import load_encoder
 from mpt_edge.training.data.recipes import load_recipe
@@ -34,7 +35,6 @@ from mpt_edge.training.objectives.similarity_objective import SimilarityObjectiv
 from mpt_edge.training.stages import label_texts
 from mpt_edge.training.starts import start_vectors
 from mpt_edge.training.trainer import Progress, Trainer
-from mpt_edge.vectors import VectorFolder
 
 #: Rate of u and v, steps, and the most rows of a label that join its texts; chosen on the validation splits of cr and
 #: ag_news, on the draws of seeds 0 and 1.

@@ -40,14 +40,14 @@ from transformers import (
     T5Config,
 )
 
-from mpt_edge.bundle import Bundle
-from mpt_edge.prompts import Entry, Layout, SharedPrompt
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.prompts import Entry, Layout, SharedPrompt
+from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
-from mpt_edge.vectors import VectorFolder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.graph import prompt_shape
 
@@ -70,7 +70,7 @@ SHAPES: dict[str, PretrainedConfig] = {
 MEMORY = """
 import numpy as np
 from pathlib import Path
-from mpt_edge.bundle import Bundle
+from mpt_edge.formats.bundle import Bundle
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch

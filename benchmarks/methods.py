@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from mpt_edge.prompts import Entry, Layout
+from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.data.rows import TaskData
 from mpt_edge.training.initial import VOCABULARY, initial_prompt

@@ -28,7 +28,7 @@ from rich.table import Table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import mpt_edge
-from mpt_edge.bundle import Bundle
+from mpt_edge.formats.bundle import Bundle
 from mpt_edge.training.backbones.encoder_backbone import load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter

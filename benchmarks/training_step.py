@@ -21,7 +21,7 @@ from peft import MultitaskPromptTuningConfig, TaskType, get_peft_model
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
-from mpt_edge.prompts import Entry, Layout
+from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.training.backbones.encoder_backbone import load_encoder
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.data.rows import Rows, TaskData

@@ -10,20 +10,20 @@ import numpy as np
 from mpt_edge.answers import Embedding, Prediction
 from mpt_edge.arrays import Floats
 from mpt_edge.batching import MOST_TOKENS, by_length
-from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.generation.options import Options
-from mpt_edge.heads import Head
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.heads import Head
+from mpt_edge.formats.manifest import Mask
+from mpt_edge.formats.prompts import Layout, SharedPrompt
+from mpt_edge.formats.readouts import READOUTS
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.generation_options import Options
 from mpt_edge.interpret import TokenSpan, classify, extract, tag
-from mpt_edge.manifest import Mask
 from mpt_edge.masking import Verbalizer, mask_place
 from mpt_edge.model import BATCH, Model, SelectedTask, naming_text
 from mpt_edge.pooling import label_embeddings, pool
-from mpt_edge.prompts import Layout, SharedPrompt
-from mpt_edge.readouts import READOUTS
 from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.runtime.prompt_cache import stack
-from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import NO_TOKENS, Batch, Encoded, Text, checked, render
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from mpt_edge.bundle import Bundle
 from mpt_edge.encoder_model import EncoderModel
+from mpt_edge.formats.bundle import Bundle
 from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model
 from mpt_edge.text_model import TextModel

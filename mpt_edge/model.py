@@ -15,14 +15,14 @@ import numpy as np
 
 from mpt_edge.answers import Prediction, Stream
 from mpt_edge.arrays import Floats
-from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
-from mpt_edge.generation.options import Options
-from mpt_edge.heads import Head
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.heads import Head
+from mpt_edge.formats.prompts import Layout, SharedPrompt, compose
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.generation_options import Options
 from mpt_edge.masking import Verbalizer
-from mpt_edge.prompts import Layout, SharedPrompt, compose
 from mpt_edge.runtime.prompt_cache import PromptCache
-from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Text, TextEncoder, checked
 
 #: Most rows in one run of the graph, unless the caller says otherwise.

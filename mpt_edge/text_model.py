@@ -10,20 +10,20 @@ import numpy as np
 from mpt_edge.answers import Generation, Prediction, Stream
 from mpt_edge.arrays import Floats
 from mpt_edge.batching import MOST_TOKENS, by_length
-from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.prompts import Layout
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.generation.beams import BeamRow, beam_search
 from mpt_edge.generation.choice import likelihoods
-from mpt_edge.generation.options import NAMES, GenerationOptions, Options
 from mpt_edge.generation.search import Row, generate
 from mpt_edge.generation.streaming import TextStream, stop_check
+from mpt_edge.generation_options import NAMES, GenerationOptions, Options
 from mpt_edge.interpret import classify
 from mpt_edge.model import Model, SelectedTask, naming_text
-from mpt_edge.prompts import Layout
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.decoding import Decoding, OnnxGenerator
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
-from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Encoded, Text, checked
 
 

@@ -22,12 +22,12 @@ from transformers import (
 )
 
 import mpt_edge
-from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
+from mpt_edge.formats.bundle import MODEL, Bundle
+from mpt_edge.formats.prompts import compose
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.masking import Verbalizer
-from mpt_edge.prompts import compose
-from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import TextEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.backbones.opening import open_backbone

@@ -14,10 +14,10 @@ import pytest
 
 import mpt_edge
 from mpt_edge.answers import Prediction
-from mpt_edge.bundle import Bundle
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.text import Batch, Encoded, Text, TextEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.taskfile import TaskFile
 from tests.support.pages import shell
 from tests.support.places import ROOT
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 import mpt_edge
 from mpt_edge.answers import Generation
-from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
+from mpt_edge.formats.bundle import Bundle
 from mpt_edge.runtime.kv_cache import KeyValueCache
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from tests.support.writers import CONTEXT, LABELS, LENGTH, TEXTS

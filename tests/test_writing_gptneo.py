@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mpt_edge.bundle import Bundle
-from mpt_edge.prompts import compose
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.prompts import compose
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle

@@ -20,9 +20,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 import mpt_edge
 from mpt_edge.answers import Generation
-from mpt_edge.bundle import Bundle
-from mpt_edge.prompts import compose
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.prompts import compose
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.data.recipes import Recipe

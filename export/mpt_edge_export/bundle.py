@@ -16,18 +16,18 @@ import numpy as np
 
 import mpt_edge
 from mpt_edge._files import sha256
-from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, graph_names, weights_name
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.manifest import FileEntry, GenerationFacts, Manifest
-from mpt_edge.prompts import Entry, Layout, SharedPrompt, compose
+from mpt_edge.formats.bundle import MANIFEST, MODEL, TOKENIZER, graph_names, weights_name
+from mpt_edge.formats.manifest import FileEntry, GenerationFacts, Manifest
+from mpt_edge.formats.prompts import Entry, Layout, SharedPrompt, compose
+from mpt_edge.formats.taskfile import NAME, TaskFile
+from mpt_edge.formats.vectors import PROMPTS, TASKS, VectorFolder
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
-from mpt_edge.taskfile import NAME, TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
-from mpt_edge.vectors import PROMPTS, TASKS, VectorFolder
 from mpt_edge_export.architecture import Dimensions, dimensions
 from mpt_edge_export.card import write_card
 from mpt_edge_export.causal_graph import export_causal_graph

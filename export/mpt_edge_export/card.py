@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mpt_edge.figures import headline, headline_text
-from mpt_edge.manifest import Manifest
-from mpt_edge.taskfile import TaskFile
-from mpt_edge.vectors import VectorFolder
+from mpt_edge.formats.figures import headline, headline_text
+from mpt_edge.formats.manifest import Manifest
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import VectorFolder
 
 _HEAD = """---
 library_name: mpt-edge

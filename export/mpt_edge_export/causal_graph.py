@@ -15,7 +15,7 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from mpt_edge.prompts import Entry
+from mpt_edge.formats.prompts import Entry
 from mpt_edge.runtime.graph_names import PAST, PAST_LENGTH, PRESENT, layer_names
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge_export.attention import one_node_attention
@@ -59,7 +59,7 @@ def export_causal_graph(model: PromptedCausal, heads: int, head_size: int, entry
         model: the model, frozen and in evaluation mode.
         heads: key/value heads of a layer.
         head_size: channels of a head.
-        entry: where prompts enter, one of `mpt_edge.prompts.Entry`.
+        entry: where prompts enter, one of `mpt_edge.formats.prompts.Entry`.
         path: the file to write.
     """
     with one_node_attention(model.model):

@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from mpt_edge.errors import InputError
-from mpt_edge.manifest import Manifest
+from mpt_edge.formats.manifest import Manifest
+from mpt_edge.formats.vectors import VectorFolder, task_names
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.backbones.sources import PACKAGED
-from mpt_edge.vectors import VectorFolder, task_names
 from mpt_edge_export.bundle import ExportPlan, check_output, export_bundle
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mpt_edge.prompts import Entry
+from mpt_edge.formats.prompts import Entry
 from mpt_edge.runtime.graph_names import PAST, PRESENT, layer_names
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge_export.graph import make_graph, prompt_axes, prompt_shape
@@ -55,7 +55,7 @@ def export_encoder_graph(encoder: PromptedEncoder, heads: int, head_size: int, e
         encoder: the model, frozen and in evaluation mode.
         heads: attention heads of a layer.
         head_size: channels of a head.
-        entry: where prompts enter, one of `mpt_edge.prompts.Entry`.
+        entry: where prompts enter, one of `mpt_edge.formats.prompts.Entry`.
         path: the file to write.
     """
     layers = encoder.layer_count

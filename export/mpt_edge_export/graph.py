@@ -11,7 +11,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNod
 from torch import nn
 
 from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.prompts import Entry
+from mpt_edge.formats.prompts import Entry
 from mpt_edge.training.backbones.backbone import Prompted
 from mpt_edge_export.in_place import scatter_in_place
 from mpt_edge_export.quiet import quiet

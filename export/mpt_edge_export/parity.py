@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import ParityError
-from mpt_edge.prompts import Entry, Layout
+from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.runtime.prompt_cache import stack
@@ -102,7 +102,7 @@ def check_text_parity(
     largest, cases = 0.0, 0
     vocabulary = int(backbone.model.model.config.vocab_size)
     for number, prompt in enumerate(prompts):
-        # Text changes no prompt that enters every layer, so there is no joint layout of one (mpt_edge.prompts).
+        # Text changes no prompt that enters every layer, so there is no joint layout of one (mpt_edge.formats.prompts).
         layouts = (
             (Layout.PREFIX, Layout.JOINT) if backbone.family == "seq2seq" and prompt.ndim == 2 else (Layout.PREFIX,)
         )

@@ -12,7 +12,7 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from mpt_edge.prompts import Entry
+from mpt_edge.formats.prompts import Entry
 from mpt_edge.runtime.graph_names import CROSS, PAST, PAST_LENGTH, PRESENT, layer_names
 from mpt_edge.training.backbones.caches import KeyValue
 from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
@@ -71,7 +71,7 @@ def export_seq2seq_graphs(model: PromptedSeq2Seq, heads: int, head_size: int, en
         model: the model, frozen and in evaluation mode.
         heads: attention heads of a layer.
         head_size: channels of a head.
-        entry: where prompts enter, one of `mpt_edge.prompts.Entry`.
+        entry: where prompts enter, one of `mpt_edge.formats.prompts.Entry`.
         folder: where the files go.
     """
     with one_node_attention(model.model):

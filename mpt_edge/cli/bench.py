@@ -17,10 +17,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mpt_edge.bundle import Bundle
 from mpt_edge.cli.options import BundleFolder, Precision
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import InputError
+from mpt_edge.formats.bundle import Bundle
 from mpt_edge.loading import open_model
 from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model

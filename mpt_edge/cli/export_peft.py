@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from mpt_edge._extras import require
-from mpt_edge.bundle import Bundle
 from mpt_edge.cli.options import BundleFolder
+from mpt_edge.formats.bundle import Bundle
 from mpt_edge.locate import default_bundle
 
 

@@ -24,7 +24,7 @@ from mpt_edge.cli.options import BundleFolder, Precision
 from mpt_edge.cli.rows import BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
 from mpt_edge.cli.table import Table
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
-from mpt_edge.generation.options import Options
+from mpt_edge.generation_options import Options
 from mpt_edge.model import Model
 from mpt_edge.text_model import TextModel
 

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mpt_edge.bundle import Bundle
 from mpt_edge.cli.options import BundleFolder, Precision
 from mpt_edge.cli.table import shown
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.figures import headline_text
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.figures import headline_text
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.loading import open_model
 from mpt_edge.locate import default_bundle
 from mpt_edge.model import Model
-from mpt_edge.taskfile import TaskFile
 from mpt_edge.text_model import TextModel
 
 app = typer.Typer(help="Look at, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)

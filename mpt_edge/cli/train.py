@@ -14,11 +14,11 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mpt_edge._extras import look_for, require
-from mpt_edge.figures import headline_text
-from mpt_edge.prompts import Entry, Layout
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.figures import headline_text
+from mpt_edge.formats.prompts import Entry, Layout
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.settings import DistillationSettings, Precision, Settings, TeacherPlan, Trained
-from mpt_edge.vectors import VectorFolder
 
 if TYPE_CHECKING:
     from mpt_edge.training.data.recipes import Recipe

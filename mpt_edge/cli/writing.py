@@ -10,7 +10,7 @@ import typer
 
 from mpt_edge.cli.table import shown
 from mpt_edge.errors import InputError
-from mpt_edge.generation.options import GenerationOptions, Options
+from mpt_edge.generation_options import GenerationOptions, Options
 from mpt_edge.model import Model, Task
 from mpt_edge.text import Text
 from mpt_edge.text_model import TextModel

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mpt_edge.arrays import Floats
-from mpt_edge.generation.options import GenerationOptions
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.generation.tokens import penalised, pick
+from mpt_edge.generation_options import GenerationOptions
 from mpt_edge.runtime.decoding import Decoding
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mpt_edge.arrays import Floats
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.generation.options import GenerationOptions
+from mpt_edge.generation_options import GenerationOptions
 
 Doubles = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mpt_edge.arrays import Floats, Ids
-from mpt_edge.manifest import Manifest
-from mpt_edge.prompts import Layout
+from mpt_edge.formats.manifest import Manifest
+from mpt_edge.formats.prompts import Layout
 from mpt_edge.runtime.decoding import Decoding
 from mpt_edge.runtime.graph_names import PAST, PAST_LENGTH, PRESENT, layer_names
 from mpt_edge.runtime.kv_cache import KeyValueCache

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from mpt_edge.arrays import Floats, Ids
-from mpt_edge.prompts import Layout
+from mpt_edge.formats.prompts import Layout
 from mpt_edge.runtime.prompt_cache import PromptCache
 from mpt_edge.text import Batch
 

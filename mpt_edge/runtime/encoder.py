@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mpt_edge.arrays import Floats, Ids
-from mpt_edge.manifest import Manifest
+from mpt_edge.formats.manifest import Manifest
 from mpt_edge.runtime.graph_names import PAST, PRESENT, layer_names
 from mpt_edge.runtime.prompt_cache import PromptCache
 from mpt_edge.runtime.session import check_graph, open_session

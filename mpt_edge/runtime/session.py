@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from mpt_edge.errors import CorruptFileError, InputError
-from mpt_edge.manifest import Manifest
+from mpt_edge.formats.manifest import Manifest
 
 #: Most threads of a request, for each core.
 _MOST_THREADS = 8

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import InputError
-from mpt_edge.prompts import Entry
+from mpt_edge.formats.prompts import Entry
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge.training.backbones.deep_prompt import recorded_inputs
 from mpt_edge.training.backbones.opening import AnyBackbone

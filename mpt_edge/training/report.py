@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from mpt_edge._files import replacing
 from mpt_edge.errors import InputError
-from mpt_edge.figures import headline_text
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.figures import headline_text
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.runlog import LOG, read_log
-from mpt_edge.vectors import VectorFolder
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }

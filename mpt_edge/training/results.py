@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import InputError
-from mpt_edge.prompts import MAX_PROMPT_BYTES, SharedPrompt
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objectives.objective import TaskObjective
-from mpt_edge.vectors import VectorFolder
 
 #: Room for what a prompt's file says beside its values.
 _HEADER_BYTES = 64 << 10

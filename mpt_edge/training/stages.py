@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.prompts import Entry, Layout, SharedPrompt
-from mpt_edge.taskfile import NAME, TaskFile
+from mpt_edge.formats.prompts import Entry, Layout, SharedPrompt
+from mpt_edge.formats.taskfile import NAME, TaskFile
+from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
@@ -33,7 +34,6 @@ from mpt_edge.training.settings import Settings, TeacherPlan, Trained
 from mpt_edge.training.starts import AVERAGE, start_vectors
 from mpt_edge.training.teachers import Teaching, taught_by, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
-from mpt_edge.vectors import VectorFolder
 
 Observer = Callable[[Progress], None]
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.prompts import SharedPrompt, compose, rows_and_width
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.prompts import SharedPrompt, compose, rows_and_width
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.multitask import balanced, scaled
 from mpt_edge.training.objectives.objective import TaskObjective
 from mpt_edge.training.schedule import TaskBatch
-from mpt_edge.vectors import VectorFolder
 
 #: Starts that are computed; any other word is a task's name.
 AVERAGE, NEAREST, ONES = "average", "nearest", "ones"

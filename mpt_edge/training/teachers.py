@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.formats.prompts import Entry, Layout, compose
+from mpt_edge.formats.readouts import READOUTS
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.masking import PLACEHOLDER
-from mpt_edge.prompts import Entry, Layout, compose
-from mpt_edge.readouts import READOUTS
-from mpt_edge.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.data.rows import TaskData
@@ -23,7 +24,6 @@ from mpt_edge.training.objectives.objective import Distillation, Teacher
 from mpt_edge.training.settings import DistillationSettings, Settings, TeacherPlan
 from mpt_edge.training.starts import task_prompt
 from mpt_edge.training.trainer import Progress, Trainer
-from mpt_edge.vectors import VectorFolder
 
 #: Readouts of teachers that answer as the student of their family does, or by a head of their own.
 _TEACHING = ("similarity", "mask", "classifier", "generation", "choice")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import mpt_edge
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.taskfile import TaskFile
 from tests.support import commands
 from tests.support.outcomes import done, refused
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import mpt_edge
-from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
 from tests.support import commands, outcomes
 
 refused = partial(outcomes.refused, before=True)  # bars and warnings may stand before the sentence

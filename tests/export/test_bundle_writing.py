@@ -17,10 +17,10 @@ import torch
 
 import mpt_edge
 import mpt_edge_export.bundle as writing
-from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.errors import InputError, MismatchError, ParityError, UnsupportedModelError
-from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.bundle import MODEL, Bundle
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.manifest import GenerationFacts, Manifest
+from mpt_edge.formats.manifest import GenerationFacts, Manifest
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.graph_names import PAST_LENGTH
 from mpt_edge.runtime.kv_cache import BLOCK

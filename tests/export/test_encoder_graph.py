@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel, RobertaConfig
 
 import mpt_edge
-from mpt_edge.bundle import MODEL
+from mpt_edge.formats.bundle import MODEL
 from mpt_edge.training.backbones.caches import KeyValue
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder

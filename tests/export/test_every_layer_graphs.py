@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import mpt_edge
-from mpt_edge.manifest import GenerationFacts, Manifest
-from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.formats.manifest import GenerationFacts, Manifest
+from mpt_edge.formats.prompts import SharedPrompt, compose
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
-from mpt_edge.taskfile import TaskFile
 from mpt_edge.text import Batch
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone

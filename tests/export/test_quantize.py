@@ -15,10 +15,10 @@ from onnx import numpy_helper
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 import mpt_edge
-from mpt_edge.bundle import Bundle, graph_names, weights_name
 from mpt_edge.errors import CorruptFileError, InputError, ParityError
-from mpt_edge.manifest import Manifest
-from mpt_edge.prompts import compose
+from mpt_edge.formats.bundle import Bundle, graph_names, weights_name
+from mpt_edge.formats.manifest import Manifest
+from mpt_edge.formats.prompts import compose
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.training.backbones.causal import PromptedCausal

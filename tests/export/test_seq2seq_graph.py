@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.formats.manifest import GenerationFacts, Manifest
 from mpt_edge.generation.beams import BeamRow, beam_search
-from mpt_edge.generation.options import GenerationOptions
-from mpt_edge.manifest import GenerationFacts, Manifest
+from mpt_edge.generation_options import GenerationOptions
 from mpt_edge.runtime.graph_names import PAST_LENGTH
 from mpt_edge.runtime.kv_cache import BLOCK
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq

@@ -18,10 +18,10 @@ from transformers import (
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.generation.beams import BeamRow, beam_search
 from mpt_edge.generation.choice import likelihoods
-from mpt_edge.generation.options import GenerationOptions
 from mpt_edge.generation.search import Row, generate
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.generation.tokens import penalised, pick, probabilities
+from mpt_edge.generation_options import GenerationOptions
 from mpt_edge.training.backbones.causal import PromptedCausal
 from tests.support import causal
 from tests.support.causal import build

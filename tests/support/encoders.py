@@ -8,8 +8,8 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 
 WORDS = "a the film movie witty gorgeous dull bad good great sport ball game vote law party atom cell star text"

@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoModel, PreTrainedModel
 
-from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.modernbert import PromptedModernBert

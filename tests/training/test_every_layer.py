@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModel
 
 import mpt_edge
-from mpt_edge.bundle import Bundle
 from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnsupportedModelError
-from mpt_edge.prompts import SharedPrompt, compose
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.prompts import SharedPrompt, compose
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.settings import Settings, TeacherPlan, Trained

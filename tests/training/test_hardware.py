@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.runlog import read_log
 
 THINGS = ("film", "movie", "ball", "game", "vote", "law", "party", "atom")

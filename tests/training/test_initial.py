@@ -11,7 +11,7 @@ from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoModel
 
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.prompts import SharedPrompt
+from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.initial import initial_prompt
 from mpt_edge.training.objectives.similarity_objective import SimilarityObjective

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mpt_edge.errors import InputError
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.report import scaling_map, write_report
 
 

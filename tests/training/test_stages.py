@@ -10,8 +10,8 @@ import pytest
 
 import mpt_edge
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.data.rows import Rows, load_task

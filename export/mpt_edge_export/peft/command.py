@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mpt_edge.bundle import MANIFEST, Bundle
 from mpt_edge.errors import InputError
-from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.bundle import MANIFEST, Bundle
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.backbones.opening import open_backbone
-from mpt_edge.vectors import VectorFolder
 from mpt_edge_export.peft.adapter import CONFIG, read_adapter
 from mpt_edge_export.peft.caikit import is_caikit, read_caikit
 from mpt_edge_export.peft.importing import Imported, ImportOptions, import_adapter

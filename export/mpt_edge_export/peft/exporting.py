@@ -12,13 +12,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mpt_edge.arrays import Floats
-from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
-from mpt_edge.heads import Head
-from mpt_edge.manifest import Manifest
-from mpt_edge.prompts import Entry, Layout, SharedPrompt, compose
-from mpt_edge.readouts import READOUTS
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.heads import Head
+from mpt_edge.formats.manifest import Manifest
+from mpt_edge.formats.prompts import Entry, Layout, SharedPrompt, compose
+from mpt_edge.formats.readouts import READOUTS
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge_export.peft.adapter import CONFIG, MULTITASK, PLAIN, SAFETENSORS
 from mpt_edge_export.peft.heads import READOUT_OF
 from mpt_edge_export.peft.importing import DROPPING, ENTRY, LAYOUT

@@ -12,12 +12,12 @@ import numpy as np
 from transformers import AutoConfig
 
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
-from mpt_edge.heads import Head
-from mpt_edge.prompts import Entry, Layout, SharedPrompt
-from mpt_edge.taskfile import NAME, TaskFile
+from mpt_edge.formats.heads import Head
+from mpt_edge.formats.prompts import Entry, Layout, SharedPrompt
+from mpt_edge.formats.taskfile import NAME, TaskFile
+from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
-from mpt_edge.vectors import VectorFolder
 from mpt_edge_export.peft.adapter import MULTITASK, PeftAdapter
 from mpt_edge_export.peft.heads import READOUT_OF, head_names, head_of
 

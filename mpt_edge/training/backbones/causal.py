@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 from mpt_edge.errors import InputError, UnsupportedModelError
-from mpt_edge.prompts import Entry
+from mpt_edge.formats.prompts import Entry
 from mpt_edge.training.backbones.caches import Cache, KeyValue
 from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs
 from mpt_edge.training.backbones.visibility import visibility_bias
@@ -108,7 +108,7 @@ class PromptedCausal(nn.Module):
             position_ids: positions of prompt rows and tokens, ``(batch, prompt + tokens)``.
             prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
             past: keys and values of what was read before, batch one or ``batch``, or a cache of them.
-            entry: where the prompt rows of this call enter, one of `mpt_edge.prompts.Entry`.
+            entry: where the prompt rows of this call enter, one of `mpt_edge.formats.prompts.Entry`.
             alone: whether there are no tokens; see `DeepPrompt`.
 
         Returns:

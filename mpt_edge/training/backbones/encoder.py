@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.prompts import Entry
+from mpt_edge.formats.prompts import Entry
 from mpt_edge.training.backbones.caches import KeyValue
 from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs
 from mpt_edge.training.backbones.masked_lm import MaskedLMHead
@@ -163,7 +163,7 @@ class PromptedEncoder(nn.Module):
             token_type_ids: segment ids, ``(batch, tokens)``, where the model reads them.
             prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
             past: keys and values of a prompt encoded before, batch one or ``batch``.
-            entry: where the prompt rows of this call enter, one of `mpt_edge.prompts.Entry`.
+            entry: where the prompt rows of this call enter, one of `mpt_edge.formats.prompts.Entry`.
 
         Returns:
             The last hidden state, ``(batch, prompt + tokens, d)``, and each layer's new keys and

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.manifest import Mask
+from mpt_edge.formats.manifest import Mask
 from mpt_edge.training.backbones.architectures import model_type, supported
 from mpt_edge.training.backbones.backbone import Backbone, common_facts
 from mpt_edge.training.backbones.causal import CAUSAL_ARCHITECTURES

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderCache, PreTrainedModel
 
 from mpt_edge.errors import InputError, UnsupportedModelError
-from mpt_edge.prompts import Entry
+from mpt_edge.formats.prompts import Entry
 from mpt_edge.training.backbones.caches import Cache, KeyValue
 from mpt_edge.training.backbones.deep_prompt import DeepPrompt
 from mpt_edge.training.backbones.visibility import visibility_bias

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from mpt_edge._extras import look_for
 from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError, UnsupportedModelError
-from mpt_edge.manifest import Mask
+from mpt_edge.formats.manifest import Mask
 from mpt_edge.training.backbones.byte_tokenizer import BYTE_TOKENIZER, byte_tokenizer
 
 #: Backbones that a Python package carries: short name -> (module, hub id, licence).

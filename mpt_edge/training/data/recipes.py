@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from mpt_edge.errors import InputError
+from mpt_edge.formats.taskfile import NAME
 from mpt_edge.masking import PLACEHOLDER
-from mpt_edge.taskfile import NAME
 
 #: What a recipe may be scored by; a task file states all that its kind has.
 METRICS = ("accuracy", "macro_f1", "matthews")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mpt_edge.arrays import Floats, Ids
-from mpt_edge.prompts import Entry
+from mpt_edge.formats.prompts import Entry
 from mpt_edge.runtime.decoding import Decoding
 from mpt_edge.training.backbones.caches import KeyValue
 from mpt_edge.training.backbones.causal import PromptedCausal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpt_edge.errors import InputError
-from mpt_edge.prompts import Entry, Layout
+from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.data.rows import TaskData

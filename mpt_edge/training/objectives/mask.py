@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.errors import InputError, UnsupportedModelError
-from mpt_edge.manifest import Mask
+from mpt_edge.formats.manifest import Mask
 from mpt_edge.masking import PLACEHOLDER, Verbalizer, mask_place
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone

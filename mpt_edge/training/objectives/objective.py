@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mpt_edge.heads import Head
-from mpt_edge.prompts import Entry, Layout
+from mpt_edge.formats.heads import Head
+from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.data.rows import Rows, TaskData
@@ -138,7 +138,7 @@ class TaskObjective(ABC):
             label_texts: for each task, each label's texts.
             distillation: teachers of the tasks, or None for the task's loss alone.
             layout: ``"prefix"`` or ``"joint"``.
-            entry: where prompts enter, one of `mpt_edge.prompts.Entry`.
+            entry: where prompts enter, one of `mpt_edge.formats.prompts.Entry`.
 
         Raises:
             InputError: a label's or a wanted text has no tokens, two labels have the same, a label word is not one, or

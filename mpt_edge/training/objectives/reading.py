@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.arrays import Floats
-from mpt_edge.prompts import Entry, Layout
+from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.runtime.decoding import Decoding
 from mpt_edge.text import Encoded
 from mpt_edge.training.backbones.caches import KeyValue

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.batching import by_length
-from mpt_edge.prompts import Entry, Layout
+from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones.caches import KeyValue
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone

@@ -18,9 +18,9 @@ from torch.nn import functional
 from mpt_edge.arrays import Floats
 from mpt_edge.errors import InputError
 from mpt_edge.generation.choice import likelihoods
-from mpt_edge.generation.options import GenerationOptions
 from mpt_edge.generation.search import Row, generate
 from mpt_edge.generation.streaming import TextStream
+from mpt_edge.generation_options import GenerationOptions
 from mpt_edge.pooling import softmax
 from mpt_edge.runtime.decoding import Decoding
 from mpt_edge.text import Encoded, Text

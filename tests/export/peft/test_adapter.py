@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, T5Config, T5ForConditionalGeneration
 
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
-from mpt_edge.prompts import compose
+from mpt_edge.formats.prompts import compose
 from mpt_edge_export.peft import read_adapter
 from tests.support import adapters
 

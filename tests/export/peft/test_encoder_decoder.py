@@ -13,9 +13,9 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 import mpt_edge
-from mpt_edge.bundle import Bundle
 from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.prompts import compose
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.prompts import compose
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone

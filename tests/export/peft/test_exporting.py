@@ -15,10 +15,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import mpt_edge
-from mpt_edge.bundle import Bundle
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError, UnsupportedModelError
-from mpt_edge.manifest import Mask
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.manifest import Mask
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, export_adapter, import_adapter, read_adapter

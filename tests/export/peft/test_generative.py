@@ -13,9 +13,9 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 import mpt_edge
-from mpt_edge.bundle import MODEL, Bundle
 from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.prompts import SharedPrompt, compose
+from mpt_edge.formats.bundle import MODEL, Bundle
+from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.text import Batch
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 import mpt_edge
 from mpt_edge.errors import InputError
-from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.text_model import TextModel
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
 
 #: Folders within it, and how every file's name ends.
 PROMPTS, TASKS, SUFFIX = "prompts", "tasks", ".safetensors"
@@ -33,7 +33,7 @@ class VectorFolder:
     """Shared prompts and tasks in one folder; a folder that is not there yet has none.
 
     A bundle is such a folder too, but what is read from here is not held against its manifest, which
-    `mpt_edge.bundle.Bundle` does.
+    `mpt_edge.formats.bundle.Bundle` does.
 
     Attributes:
         path: the folder that ``prompts/`` and ``tasks/`` lie in.

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import mpt_edge
-from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, Bundle
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, MismatchError, UnknownTaskError
-from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
+from mpt_edge.formats.bundle import MANIFEST, MODEL, TOKENIZER, Bundle
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from tests.support.bundles import PROMPT, TASK, edit, flip
 from tests.support.encoders import make_task

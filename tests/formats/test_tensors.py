@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from mpt_edge import tensors
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.formats import tensors
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

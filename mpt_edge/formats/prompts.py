@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpt_edge import tensors
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, MismatchError
-from mpt_edge.heads import Head
+from mpt_edge.formats import tensors
+from mpt_edge.formats.heads import Head
 
 #: What a prompt file says of itself.
 FORMAT = "mpt-edge prompt 1"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.prompts import SharedPrompt
-from mpt_edge.taskfile import TaskFile
-from mpt_edge.vectors import VectorFolder, prompt_key, task_key, task_names
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import VectorFolder, prompt_key, task_key, task_names
 
 PROMPT = SharedPrompt("mpt", np.ones((3, 4), np.float16), "prefix", "b" * 64)
 TASK = TaskFile(

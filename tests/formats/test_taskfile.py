@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load, save
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.figures import headline_text
-from mpt_edge.taskfile import FORMAT, MAX_TASK_BYTES, TaskFile
+from mpt_edge.formats.figures import headline_text
+from mpt_edge.formats.taskfile import FORMAT, MAX_TASK_BYTES, TaskFile
 
 LABELS = {
     "abbreviation": "an abbreviation or what it stands for",

@@ -10,10 +10,10 @@ from peft import MultitaskPromptTuningConfig, TaskType
 from peft.tuners.multitask_prompt_tuning import MultitaskPromptEmbedding
 from torch import nn
 
-from mpt_edge import tensors
 from mpt_edge.errors import CorruptFileError, MismatchError
-from mpt_edge.heads import Head, Layer
-from mpt_edge.prompts import FORMAT, MAX_PROMPT_BYTES, SharedPrompt, compose
+from mpt_edge.formats import tensors
+from mpt_edge.formats.heads import Head, Layer
+from mpt_edge.formats.prompts import FORMAT, MAX_PROMPT_BYTES, SharedPrompt, compose
 
 
 @pytest.fixture

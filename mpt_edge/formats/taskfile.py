@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpt_edge import tensors
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, InputError
-from mpt_edge.figures import are_figures
-from mpt_edge.generation.options import NAMES, GenerationOptions
-from mpt_edge.heads import Head
-from mpt_edge.prompts import (
+from mpt_edge.formats import tensors
+from mpt_edge.formats.figures import are_figures
+from mpt_edge.formats.heads import Head
+from mpt_edge.formats.prompts import (
     MAX_PROMPT_BYTES,
     Entry,
     Layout,
@@ -32,7 +31,8 @@ from mpt_edge.prompts import (
     rows_and_width,
     scaled_shape,
 )
-from mpt_edge.readouts import READOUTS
+from mpt_edge.formats.readouts import READOUTS
+from mpt_edge.generation_options import NAMES, GenerationOptions
 
 FORMAT = "mpt-edge task 1"
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from mpt_edge._files import read_small, replacing, sha256
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.manifest import FileEntry, Manifest
-from mpt_edge.prompts import MAX_PROMPT_BYTES, Entry, SharedPrompt
-from mpt_edge.readouts import READOUTS
-from mpt_edge.taskfile import MAX_TASK_BYTES, TaskFile
-from mpt_edge.vectors import SUFFIX, TASKS, prompt_key, task_key, task_names
+from mpt_edge.formats.manifest import FileEntry, Manifest
+from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, Entry, SharedPrompt
+from mpt_edge.formats.readouts import READOUTS
+from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
+from mpt_edge.formats.vectors import SUFFIX, TASKS, prompt_key, task_key, task_names
 
 MANIFEST = "bundle.json"
 MODEL = "onnx/model.onnx"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import mpt_edge
-from mpt_edge.bundle import MANIFEST, Bundle
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.prompts import SharedPrompt
+from mpt_edge.formats.bundle import MANIFEST, Bundle
+from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from tests.support.bundles import PROMPT, TASK, edit, flip
 from tests.support.encoders import make_task

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.prompts import Entry, Layout
-from mpt_edge.readouts import READOUTS
+from mpt_edge.formats.prompts import Entry, Layout
+from mpt_edge.formats.readouts import READOUTS
 
 #: Version of bundle.json that this code writes, and the newest it reads.
 SCHEMA = 1

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mpt_edge.bundle import MANIFEST, MODEL, TOKENIZER, Bundle
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.manifest import SCHEMA, Manifest
+from mpt_edge.formats.bundle import MANIFEST, MODEL, TOKENIZER, Bundle
+from mpt_edge.formats.manifest import SCHEMA, Manifest
 from tests.support.bundles import PROMPT, TASK, edit
 
 

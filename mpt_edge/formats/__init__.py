@@ -1,0 +1,1 @@
+"""What lies on disk: bundles, their manifest, shared prompts and tasks; and the prompt algebra."""
