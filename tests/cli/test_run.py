@@ -363,3 +363,9 @@ def test_debug_shows_the_traceback(run: Command) -> None:
     assert result.returncode == 1
     assert "Traceback (most recent call last)" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("mpt-edge: no task 'zzz'")
+
+
+def test_debug_behind_two_dashes_is_a_text(run: Command) -> None:
+    result = run("--task", "topic", "--json", "--", "--debug")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [row["text"] for row in rows_of(result.stdout)] == ["--debug"]
