@@ -10,7 +10,7 @@ import numpy as np
 from mpt_edge.answers import Prediction, Span, Tagging, TokenLabel
 from mpt_edge.arrays import Floats
 from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge.pooling import softmax
+from mpt_edge.softmax import softmax
 from mpt_edge.text import Text
 
 #: Longest answer that is read out of a text, in tokens, as in BERT's script for SQuAD.

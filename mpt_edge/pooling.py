@@ -1,9 +1,8 @@
-"""From hidden states to vectors and from scores to probabilities, in numpy."""
+"""From hidden states to vectors, in numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +46,3 @@ def label_embeddings(texts: Floats, owners: Sequence[int], labels: int) -> Float
     sums = np.zeros((labels, texts.shape[1]), np.float32)
     np.add.at(sums, np.asarray(owners), texts)
     return unit(sums)
-
-
-def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Return probabilities over the last axis in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    probabilities: NDArray[np.float64] = shifted / shifted.sum(-1, keepdims=True)
-    return probabilities

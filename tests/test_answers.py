@@ -12,7 +12,7 @@ from mpt_edge.answers import Embedding, Prediction
 from mpt_edge.formats.heads import Head, Layer
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.interpret import LONGEST_ANSWER, TokenSpan, classify, extract, tag
-from mpt_edge.pooling import softmax
+from mpt_edge.softmax import softmax
 
 
 def task(readout: str, labels: tuple[str, ...] = ()) -> TaskFile:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpt_edge.arrays import Floats
-from mpt_edge.generation.tokens import log_softmax, penalised
+from mpt_edge.generation.tokens import penalised
 from mpt_edge.generation_options import GenerationOptions
 from mpt_edge.runtime.decoding import Decoding
+from mpt_edge.softmax import log_softmax
 
 _NEVER = -1e9
 

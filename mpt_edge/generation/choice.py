@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpt_edge.arrays import Floats
-from mpt_edge.generation.tokens import log_softmax
 from mpt_edge.runtime.decoding import Decoding
+from mpt_edge.softmax import log_softmax
 
 
 def likelihoods(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from mpt_edge.arrays import Floats
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.generation_options import GenerationOptions
+from mpt_edge.softmax import log_softmax
 
 Doubles = NDArray[np.float64]
 
@@ -72,11 +72,3 @@ def probabilities(scores: Floats, options: GenerationOptions) -> Doubles:
     chances: Doubles = np.exp(log_softmax(warped))
     chances /= chances.sum()
     return chances
-
-
-def log_softmax(scores: NDArray[Any]) -> Doubles:
-    """Return log-probabilities over the last axis, in float64."""
-    wide = scores.astype(np.float64)
-    shifted = wide - wide.max(-1, keepdims=True)
-    found: Doubles = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return found

@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.formats.manifest import GenerationFacts, Manifest
+from mpt_edge.formats.manifest import Manifest
+from mpt_edge.formats.prompts import Entry
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.graph_names import PAST_LENGTH
 from mpt_edge.runtime.kv_cache import BLOCK
@@ -20,14 +21,18 @@ from mpt_edge.text import Batch
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge_export.causal_graph import export_causal_graph
 from tests.support.causal import CONFIGS, build, inputs, reference
+from tests.support.manifests import described, facts
 
 
-def described(model: PromptedCausal, heads: int, size: int) -> Manifest:
-    values = dict.fromkeys(Manifest.__dataclass_fields__, "")
-    from_zero = model.positions_from_zero("first_layer")
-    facts = GenerationFacts(eos_ids=(), vocabulary=50, context=64, positions_from_zero=from_zero)
-    values |= {"layers": model.layer_count, "heads": heads, "head_size": size, "hidden_size": model.hidden_size}
-    return Manifest(**(values | {"generation": facts}))  # type: ignore[arg-type]
+def manifest(model: PromptedCausal, heads: int, size: int) -> Manifest:
+    from_zero = model.positions_from_zero(Entry.FIRST_LAYER)
+    return described(
+        layers=model.layer_count,
+        heads=heads,
+        head_size=size,
+        hidden_size=model.hidden_size,
+        generation=facts(positions_from_zero=from_zero),
+    )
 
 
 #: Its scores are capped, which the operator does otherwise in other versions of ONNX Runtime.
@@ -44,7 +49,7 @@ def exported(
     key = prompted.encode_prompt(torch.zeros(1, 1, 32))[0][0]
     heads, size = key.shape[1], key.shape[3]
     export_causal_graph(prompted, heads, size, "first_layer", path)
-    model = OnnxCausal(path, described(prompted, heads, size), threads=1)
+    model = OnnxCausal(path, manifest(prompted, heads, size), threads=1)
     return plain, prompted.positions_from_zero("first_layer"), model
 
 
@@ -105,7 +110,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     _, prompted = build("llama")
     path = tmp_path_factory.mktemp("llama") / "model.onnx"
     export_causal_graph(prompted, 2, 8, "first_layer", path)
-    return path, described(prompted, 2, 8)
+    return path, manifest(prompted, 2, 8)
 
 
 def test_graphs_from_before_caches_had_room_are_refused(llama: tuple[Path, Manifest], tmp_path: Path) -> None:

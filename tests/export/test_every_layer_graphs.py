@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import mpt_edge
-from mpt_edge.formats.manifest import GenerationFacts, Manifest
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.runtime.causal import OnnxCausal
@@ -25,12 +23,8 @@ from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
 from tests.support import causal, seq2seq
 from tests.support.adapters import save_base
 from tests.support.causal import LENGTH
+from tests.support.manifests import described, facts
 from tests.support.prompted import overwritten
-
-
-def described(**facts: Any) -> Manifest:
-    values = dict.fromkeys(Manifest.__dataclass_fields__, "") | {"entry": "every_layer", "hidden_size": 32} | facts
-    return Manifest(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -43,8 +37,8 @@ def test_decoder_only(kind: str, tmp_path: Path) -> None:
     heads, size = key.shape[1], key.shape[3]
     export_causal_graph(prompted, heads, size, "every_layer", tmp_path / "model.onnx")
     from_zero = prompted.positions_from_zero("every_layer")
-    facts = GenerationFacts(eos_ids=(), vocabulary=50, context=64, positions_from_zero=from_zero)
-    manifest = described(layers=layers, heads=heads, head_size=size, generation=facts)
+    written = facts(positions_from_zero=from_zero)
+    manifest = described(layers=layers, heads=heads, head_size=size, entry="every_layer", generation=written)
     model = OnnxCausal(tmp_path / "model.onnx", manifest, threads=1)
     ids, mask, _ = causal.inputs()
     state, first = model.open(
@@ -63,8 +57,7 @@ def test_decoder_only(kind: str, tmp_path: Path) -> None:
 def test_encoder_decoder(tmp_path: Path) -> None:
     plain, prompted = seq2seq.build("t5")
     export_seq2seq_graphs(prompted.float(), 4, 8, "every_layer", tmp_path)
-    facts = GenerationFacts(eos_ids=(), vocabulary=50, context=64, positions_from_zero=False, start_id=0)
-    manifest = described(layers=3, heads=4, head_size=8, generation=facts)
+    manifest = described(layers=3, heads=4, head_size=8, entry="every_layer")
     model = OnnxSeq2Seq(tmp_path / "encoder_model.onnx", tmp_path / "decoder_model.onnx", manifest, threads=1)
     ids, mask, out, _, _ = seq2seq.inputs()
     prompt = 3 * torch.randn(LENGTH, 3, 32, generator=torch.Generator().manual_seed(3)).double()

@@ -17,7 +17,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 import mpt_edge
 from mpt_edge.errors import CorruptFileError, InputError, ParityError
 from mpt_edge.formats.bundle import Bundle, graph_names, weights_name
-from mpt_edge.formats.manifest import Manifest
 from mpt_edge.formats.prompts import compose
 from mpt_edge.runtime.causal import OnnxCausal
 from mpt_edge.runtime.encoder import OnnxEncoder
@@ -28,6 +27,7 @@ from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.quantize import check_quantized, quantize
 from mpt_edge_export.weights import save_graph
 from tests.support import commands
+from tests.support.manifests import described
 
 GRAPHS = {precision: graph_names("encoder", precision)[0] for precision in ("float32", "int8")}
 TEXTS = ["a witty film", "the ball game", "a dull, bad movie and a good star"]
@@ -165,11 +165,7 @@ def test_a_table_that_is_also_the_head_is_quantised_as_both(tmp_path: Path, tied
     shapes = [weights.shape for weights in int8_weights(graph).values()]
     assert shapes.count((2000, 32)) == shapes.count((32, 2000)) == 1
     assert all(value.data_type != onnx.TensorProto.FLOAT or 2000 not in value.dims[1:] for value in graph.initializer)
-    manifest = Manifest.__new__(Manifest)
-    facts = {"layers": 2, "heads": 2, "head_size": 8, "entry": "first_layer", "hidden_size": 32}
-    facts |= {"generation": {"positions_from_zero": False}}
-    for name, value in facts.items():
-        object.__setattr__(manifest, name, value)
+    manifest = described(layers=2, heads=2, head_size=8)
     graphs = [OnnxCausal(tmp_path / name, manifest, threads=1) for name in ("model.onnx", "small.onnx")]
     prompt = np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32)
     found = check_quantized(*graphs, [prompt], vocabulary=2000, pooling="none")

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.formats.manifest import GenerationFacts, Manifest
+from mpt_edge.formats.manifest import Manifest
 from mpt_edge.generation.beams import BeamRow, beam_search
 from mpt_edge.generation_options import GenerationOptions
 from mpt_edge.runtime.graph_names import PAST_LENGTH
@@ -24,16 +24,14 @@ from mpt_edge.runtime.kv_cache import BLOCK
 from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.text import Batch
 from mpt_edge_export.seq2seq_graph import WEIGHTS, export_seq2seq_graphs
+from tests.support.manifests import described, facts
 from tests.support.seq2seq import KINDS, build, inputs, reference, states
 
 Exported = tuple[PreTrainedModel, OnnxSeq2Seq, Path]
 
 
-def described(start_id: int = 0) -> Manifest:
-    values = dict.fromkeys(Manifest.__dataclass_fields__, "")
-    facts = GenerationFacts(eos_ids=(), vocabulary=96, context=64, positions_from_zero=False, start_id=start_id)
-    sizes = {"layers": 3, "heads": 4, "head_size": 8, "hidden_size": 32}
-    return Manifest(**(values | sizes | {"generation": facts}))  # type: ignore[arg-type]
+def t5(start_id: int = 0) -> Manifest:
+    return described(layers=3, heads=4, head_size=8, generation=facts(start_id=start_id))
 
 
 @pytest.fixture(scope="module", params=sorted(KINDS))
@@ -43,7 +41,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     export_seq2seq_graphs(prompted.float(), 4, 8, "first_layer", folder)
     return (
         plain,
-        OnnxSeq2Seq(folder / "encoder_model.onnx", folder / "decoder_model.onnx", described(), threads=1),
+        OnnxSeq2Seq(folder / "encoder_model.onnx", folder / "decoder_model.onnx", t5(), threads=1),
         folder,
     )
 
@@ -149,7 +147,7 @@ def test_decoders_from_before_caches_had_room_are_refused(exported: Exported, tm
         node.input[:] = ["taken" if name == PAST_LENGTH else name for name in node.input]
     onnx.save(graph, path)
     with pytest.raises(CorruptFileError, match="is not the graph that the manifest describes"):
-        OnnxSeq2Seq(tmp_path / "graphs" / "encoder_model.onnx", path, described(), threads=1)
+        OnnxSeq2Seq(tmp_path / "graphs" / "encoder_model.onnx", path, t5(), threads=1)
 
 
 def test_attention_is_one_node(exported: Exported) -> None:
@@ -171,13 +169,13 @@ def test_attention_is_one_node(exported: Exported) -> None:
         ({"heads": 2}, "encoder_model.onnx"),
         ({"head_size": 16}, "encoder_model.onnx"),
         ({"hidden_size": 64}, "encoder_model.onnx"),
-        ({"generation": described(start_id=96).generation}, "decoder_model.onnx"),
+        ({"generation": t5(start_id=96).generation}, "decoder_model.onnx"),
     ],
     ids=str,
 )
 def test_a_manifest_that_describes_other_graphs(exported: Exported, entries: dict[str, Any], name: str) -> None:
     _, _, folder = exported
-    manifest = replace(described(), **entries)
+    manifest = replace(t5(), **entries)
     with pytest.raises(CorruptFileError) as caught:
         OnnxSeq2Seq(folder / "encoder_model.onnx", folder / "decoder_model.onnx", manifest, threads=1)
     assert (

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpt_edge.pooling import softmax
+from mpt_edge.softmax import softmax
 from mpt_edge.text import Text
 from mpt_edge.training.data.rows import Rows
 from mpt_edge.training.objectives.metrics import calibrated_scale, classification_metrics

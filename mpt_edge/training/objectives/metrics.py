@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpt_edge.pooling import softmax
+from mpt_edge.softmax import log_softmax
 from mpt_edge.training.data.rows import Rows
 
 
@@ -26,15 +26,17 @@ def classification_metrics(predicted: NDArray[np.int64], rows: Rows) -> dict[str
 def calibrated_scale(similarities: NDArray[np.float32], rows: Rows) -> float:
     """Return the factor on similarities or logits ``(rows, labels)`` with the least log loss (temperature scaling).
 
-    It changes no prediction; it is fitted on validation rows so that scores mean probabilities.
+    It changes no prediction; it is fitted on validation rows so that scores mean probabilities. One row more than
+    there are counts with every label alike, so that a few rows that are all answered right do not make every score 1.
     """
     from scipy.optimize import minimize_scalar
-    from sklearn.metrics import log_loss
+
+    gold, unsure = np.asarray(rows.labels), 1 / (len(rows) + 1)
 
     def loss(log_scale: float) -> float:
-        return float(
-            log_loss(rows.labels, softmax(similarities * np.exp(log_scale)), labels=range(similarities.shape[1]))
-        )
+        chances = log_softmax(similarities * np.exp(log_scale))
+        right = np.take_along_axis(chances, gold[:, None], axis=1)
+        return -float((1 - unsure) * right.mean() + unsure * chances.mean())
 
     found = minimize_scalar(loss, bounds=(np.log(0.01), np.log(200.0)), method="bounded")
     return float(f"{np.exp(found.x):.5g}")

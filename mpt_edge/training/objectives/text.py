@@ -21,8 +21,8 @@ from mpt_edge.generation.choice import likelihoods
 from mpt_edge.generation.search import Row, generate
 from mpt_edge.generation.streaming import TextStream
 from mpt_edge.generation_options import GenerationOptions
-from mpt_edge.pooling import softmax
 from mpt_edge.runtime.decoding import Decoding
+from mpt_edge.softmax import softmax
 from mpt_edge.text import Encoded, Text
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.data.rows import Rows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from mpt_edge.pooling import softmax
+from mpt_edge.softmax import softmax
 from mpt_edge.training.data.rows import Rows
 from mpt_edge.training.objectives.metrics import calibrated_scale, classification_metrics
 
@@ -32,7 +32,15 @@ def test_scale_has_the_least_log_loss(spread: float, factor: float) -> None:
     scale = calibrated_scale(cosines, Rows(["a"] * 400, gold))
 
     def loss(scale: float) -> float:
-        return -log_softmax(scale * cosines.astype(float), 1)[range(400), gold].mean()
+        chances = log_softmax(scale * cosines.astype(float), 1)
+        return -(400 * chances[range(400), gold].mean() + chances.mean()) / 401
 
     assert all(loss(scale) <= loss(other) + 1e-6 for other in factor * np.geomspace(0.1, 10, 200))
     assert scale == pytest.approx(factor, rel=0.25)
+
+
+def test_a_few_rows_that_are_all_right_do_not_make_scores_certain() -> None:
+    """The score of a label that every one of n rows says is as if one row more had said nothing."""
+    cosines = np.array([[0.5, 0.1], [0.1, 0.5]] * 4, np.float32)
+    scale = calibrated_scale(cosines, Rows(["a"] * 8, [0, 1] * 4))
+    assert softmax(scale * cosines[:1])[0, 0] == pytest.approx((8 + 0.5) / 9, abs=1e-3)
