@@ -20,6 +20,9 @@ from mpt_edge.text import Text
 #: Longest line, in bytes, and longest CSV cell, in characters; no task reads a thousandth of it.
 MAX_LINE = 16 << 20
 
+#: The name of rows that come from there.
+STDIN = "standard input"
+
 _PAIR = "text_pair"
 _BOM = b"\xef\xbb\xbf"
 

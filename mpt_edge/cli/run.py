@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -11,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, BinaryIO, TextIO
+from typing import Annotated, BinaryIO
 
 import typer
 from rich.console import Console
@@ -21,7 +20,8 @@ import mpt_edge
 from mpt_edge.answers import Prediction
 from mpt_edge.cli import writing
 from mpt_edge.cli.options import BundleFolder, Precision
-from mpt_edge.cli.rows import BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
+from mpt_edge.cli.output import JsonLines, answers_in, note
+from mpt_edge.cli.rows import STDIN, BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
 from mpt_edge.cli.table import Table
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
 from mpt_edge.generation_options import Options
@@ -137,7 +137,6 @@ class _Runner:
     options: Options
     rows: int = 0
     skipped: int = 0
-    first: str = ""
 
     def run(self) -> None:
         """Answer all rows; what comes before a row that stops the run is written first."""
@@ -152,16 +151,18 @@ class _Runner:
                     continue
                 self._flush(ready)
                 if isinstance(error, InputError) and self.source.name:
-                    raise InputError(str(error).removesuffix(".") + ", or pass --on-error skip.") from error
+                    raise InputError(str(error).removesuffix(".") + "; or pass --on-error skip.") from error
                 raise
             if len(ready) == self.window:
                 self._flush(ready)
                 ready = []
         self._flush(ready)
         if self.skipped:
-            _note(f"skipped {self.skipped:,} of {self.rows:,} rows; first: {self.first}")
+            note(f"skipped {self.skipped:,} of {self.rows:,} rows.")
         if not self.rows:
-            _note(f"{self.source.name} holds no rows.")
+            if self.source.name != STDIN:  # a command in front of a pipe may well have nothing to say
+                raise InputError(f"{self.source.name} holds no rows; write one row a line, behind a header in CSV.")
+            note(f"{STDIN} holds no rows.")
             self.write((), ())
 
     def _flush(self, ready: Sequence[Row]) -> None:
@@ -172,9 +173,8 @@ class _Runner:
 
     def _skip(self, message: str) -> None:
         self.skipped += 1
-        if self.skipped == 1:
-            self.first = message
-            _note(f"skipping a row: {message}")
+        if self.skipped == 1:  # the others are counted at the end
+            note(f"skipping a row: {message}")
 
 
 def _ready(model: Model, source: Source, item: Row | BadRow, task: str | None, options: Options) -> Row:
@@ -225,7 +225,7 @@ def _open_source(
         return from_arguments(texts, pair), None
     found = _format(path, form)
     if path is None or path == _STDIN:
-        return from_stream(sys.stdin.buffer, "standard input", found, columns), sys.stdin.buffer
+        return from_stream(sys.stdin.buffer, STDIN, found, columns), sys.stdin.buffer
     stream = stack.enter_context(path.open("rb"))
     return from_stream(stream, str(path), found, columns), stream
 
@@ -249,41 +249,13 @@ def _window(model: Model, stream: BinaryIO | None, batch_size: int) -> int:
 
 def _writer(model: Model, output: Path | None, as_json: bool, stream: BinaryIO | None, stack: ExitStack) -> Write:
     if output is None:
-        return _json_writer(sys.stdout, stream is not None) if as_json else Table(model, sys.stdout).write
+        if as_json:
+            return JsonLines(sys.stdout, numbered=stream is not None)
+        return Table(model, sys.stdout).write
     status = _status(stream)
     if status is not None and output.exists() and os.path.samestat(status, output.stat()):
         raise InputError(f"{output} is the file that is read; name another with --output.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # What stands there stays until there are answers to put in its place: a wrong option must not cost them.
-    file = stack.enter_context(output.open("a", encoding="utf-8", newline="\n"))
-    return _json_writer(file, stream is not None, replaces=True)
-
-
-def _json_writer(file: TextIO, numbered: bool, *, replaces: bool = False) -> Write:
-    """Return a function that writes one JSON object a line.
-
-    Args:
-        file: where to.
-        numbered: whether to name each row's line.
-        replaces: whether the first answers take the place of what the file holds.
-    """
-    ascii_only = not (file.encoding or "").lower().replace("-", "").startswith("utf8")
-    fresh = replaces
-
-    def write(rows: Sequence[Row], predictions: Sequence[Prediction]) -> None:
-        nonlocal fresh
-        if fresh:
-            file.truncate(0)
-            fresh = False
-        for row, found in zip(rows, predictions, strict=True):
-            first, second = (row.text, None) if isinstance(row.text, str) else row.text
-            given = {"text": first, "text_pair": second, "line": row.number if numbered else None}
-            entries = found.to_dict() | given
-            kept = {key: value for key, value in entries.items() if value is not None}
-            file.write(json.dumps(kept, ensure_ascii=ascii_only) + "\n")
-        file.flush()
-
-    return write
+    return stack.enter_context(answers_in(output, numbered=stream is not None))
 
 
 def _may_show_bar(path: Path | None, stream: BinaryIO | None, output: Path | None) -> bool:
@@ -303,7 +275,3 @@ def _bar(stream: BinaryIO | None) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         row = bar.add_task("reading", total=status.st_size)
         yield lambda position: bar.update(row, completed=position)
-
-
-def _note(message: str) -> None:
-    print(f"mpt-edge: {message}", file=sys.stderr)

@@ -125,7 +125,8 @@ def test_pair(run: Command, model: Model) -> None:
 def test_output_file(run: Command, model: Model, tmp_path: Path) -> None:
     path = tmp_path / "new" / "rows.jsonl"
     result = run("--task", "sentiment", "--output", path, "a witty film", "ein süßer Film")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", f"mpt-edge: 2 answers are in {path}.\n")
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
     rows = rows_of(path.read_text(encoding="utf-8"))
     assert [row["text"] for row in rows] == ["a witty film", "ein süßer Film"]
     agree(rows, model, ["a witty film", "ein süßer Film"], "sentiment")
@@ -172,7 +173,7 @@ def test_more_rows_need_no_more_memory(tiny_bundle: Path, tmp_path: Path) -> Non
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         with out.open() as lines:
             assert sum(1 for _ in lines) == rows
-        return int(done.stderr)  # KiB
+        return int(done.stderr.split()[-1])  # KiB
 
     few, many = peak(1_500), peak(30_000)
     assert many - few < 12 * 1024, "30,000 rows are 40 MB as text alone"
@@ -290,8 +291,8 @@ def test_unknown_command() -> None:
         ("f.csv", b"review,stars\na,1\n", "has no column 'text', it has 'review', 'stars'; name the right one with"),
         ("f.csv", b"", "does not start with a CSV header; write the column names on line 1."),
         ("f.csv", b"text,stars\na, b,1\n", "line 2 has 3 cells, but the header has 2; put quotes around texts"),
-        ("f.txt", b"a caf\xe9\n", "f.txt line 1 is not UTF-8; convert the file with iconv, or pass --on-error skip."),
-        ("f.txt", b"\n", "f.txt line 1 has an empty text; write at least one word, or pass --on-error skip."),
+        ("f.txt", b"a caf\xe9\n", "f.txt line 1 is not UTF-8; convert the file with iconv; or pass --on-error skip."),
+        ("f.txt", b"\n", "f.txt line 1 has an empty text; write at least one word; or pass --on-error skip."),
         ("f.jsonl", b'{"text": 5}\n', "f.jsonl line 1 has 5 where a text belongs; write it as a string"),
         ("f.jsonl", b'{"text": "a", "text_pair": "b"}\n', "line 1: 'topic' reads single texts"),
         ("f.jsonl", b'{"text": "a", "task": "same"}\n', "'same' reads pairs, but there is no second text; name its"),
@@ -336,7 +337,7 @@ def test_skipped_rows_are_counted(run: Command, faulty: Path) -> None:
     assert [row["line"] for row in rows_of(result.stdout)] == [1, 2, 3, 5, 7]
     first, last = result.stderr.splitlines()
     assert first.startswith(f"mpt-edge: skipping a row: {faulty} line 4 is not JSON")
-    assert last.startswith(f"mpt-edge: skipped 2 of 7 rows; first: {faulty} line 4 is not JSON")
+    assert last == "mpt-edge: skipped 2 of 7 rows."
 
 
 @pytest.mark.parametrize("name", ["rows", "rows.jsonl"])
@@ -369,3 +370,49 @@ def test_debug_behind_two_dashes_is_a_text(run: Command) -> None:
     result = run("--task", "topic", "--json", "--", "--debug")
     assert (result.returncode, result.stderr) == (0, "")
     assert [row["text"] for row in rows_of(result.stdout)] == ["--debug"]
+
+
+@pytest.mark.parametrize(("name", "data"), [("none.txt", ""), ("none.jsonl", "\n"), ("none.csv", "text,task\n")])
+def test_a_file_without_rows_leaves_the_output_alone(run: Command, tmp_path: Path, name: str, data: str) -> None:
+    output = tmp_path / "answers.jsonl"
+    output.write_text("of yesterday\n")
+    (tmp_path / name).write_text(data)
+    message = refused(run("--task", "topic", "--input", tmp_path / name, "--output", output))
+    assert f"{tmp_path / name} holds no rows; write one row a line" in message
+    assert (output.read_text(), len(list(tmp_path.iterdir()))) == ("of yesterday\n", 2)
+
+
+def test_standard_input_without_rows_is_no_error(run: Command, tmp_path: Path) -> None:
+    """A command in front of the pipe may have found nothing."""
+    result = run("--task", "topic", "--json", input="")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr == "mpt-edge: standard input holds no rows.\n"
+
+
+def test_a_row_that_stops_the_run_leaves_the_output_alone(run: Command, tmp_path: Path) -> None:
+    """What was answered before it lies beside the file, and a next run that ends well leaves nothing there."""
+    output, part = tmp_path / "answers.jsonl", tmp_path / "answers.jsonl.part"
+    output.write_text("of yesterday\n")
+    path = tmp_path / "rows.txt"
+    path.write_text("atom\n\nquark\n")
+    given = ["--task", "topic", "--input", path, "--output", output]
+    stopped = run(*given)
+    said = stopped.stderr.splitlines()
+    assert (stopped.returncode, said[0]) == (1, f"mpt-edge: what was answered before is in {part}.")
+    assert len(said) == 2
+    assert said[1].startswith(f"mpt-edge: {path} line 2 has an empty text")
+    assert output.read_text() == "of yesterday\n"
+    assert [row["text"] for row in rows_of(part.read_text())] == ["atom"]
+    assert run(*given, "--on-error", "skip").returncode == 0
+    assert ([row["line"] for row in rows_of(output.read_text())], part.exists()) == ([1, 3], False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_no_space_left(run: Command) -> None:
+    message = refused(run("--task", "topic", "--output", "/dev/full", "atom"))
+    assert "mpt-edge: /dev/full: No space left on device; check the path" in message
+
+
+def test_answers_into_a_pipe(run: Command, tmp_path: Path) -> None:
+    """No file could take its place."""
+    assert rows_of(run("--task", "topic", "--output", "/dev/stdout", "atom").stdout)[0]["text"] == "atom"
