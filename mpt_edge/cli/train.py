@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,7 +124,7 @@ def source(
     prompt = NewPrompt(name=name, length=length, layout=layout, entry=entry, init=init)
     with _bar() as observe:
         tasks = train_source(open_backbone(backbone), plan, prompt, observe, taught if distil else None)
-    _report(tasks, output)
+    _report(tasks, output, test=test)
 
 
 @app.command()
@@ -202,7 +203,7 @@ def target(
     origin = origin.placed(layout)
     with _bar() as observe:
         tasks = train_target(open_backbone(backbone), plan, origin, observe)
-    _report(tasks, output)
+    _report(tasks, output, test=test)
 
 
 @app.command()
@@ -220,13 +221,13 @@ def probe(
     from mpt_edge.training.stages import Plan, add_probe
 
     plan = Plan(loaded, data, output, Settings(), test=test)  # a probe reads none of the settings
-    with Console(stderr=True).status("loading the backbone") as status:
+    with _error_console().status("loading the backbone") as status:
 
         def observe(task: str) -> None:
             status.update(f"fitting the probe of {task}")
 
         tasks = add_probe(load_encoder(backbone), plan, observe)
-    _report(tasks, output)
+    _report(tasks, output, test=test)
 
 
 @app.command()
@@ -272,10 +273,12 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     )
     from mpt_edge.training.hardware import is_main_process
 
-    with Bar(*columns, console=Console(stderr=True), disable=not is_main_process()) as bar:
+    bar = Bar(*columns, console=_error_console(), disable=not is_main_process())
+    try:
         rows: dict[str, TaskID] = {}
 
         def observe(progress: Progress) -> None:
+            bar.start()  # at the first step: what is refused before has no empty bar above it
             if progress.stage not in rows:
                 rows[progress.stage] = bar.add_task(progress.stage, total=progress.steps, loss="-", score="-")
             score = "-" if progress.score is None else f"{progress.score:.4f}"
@@ -286,23 +289,35 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
             bar.update(rows[progress.stage], completed=progress.step, loss=loss, score=score)
 
         yield observe
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
-def _report(tasks: list[TaskFile], output: Path) -> None:
+def _error_console() -> Console:
+    """Return the error stream; a file or a pipe has room for a whole line."""
+    return Console(stderr=True, width=None if sys.stderr.isatty() else 160)
+
+
+def _report(tasks: list[TaskFile], output: Path, *, test: bool) -> None:
     from mpt_edge.training.hardware import is_main_process
 
     if not is_main_process():
         return
-    table = Table("task", "labels", "validation", "test", "probe (test)", "bytes", box=None, pad_edge=False)
+    probed = any("probe" in task.metrics for task in tasks)
+    probes = ("probe, validation", "probe, test") * probed
+    table = Table("task", "labels", "validation", "test", *probes, "bytes", box=None, pad_edge=False)
     for task in tasks:
         size = VectorFolder(output).task_path(task.name).stat().st_size
-        metrics = task.metrics
-        splits = (metrics.get("validation"), metrics.get("test"), metrics.get("probe", {}).get("test"))
-        figures = [headline_text(split, 4) for split in splits]
+        parts = (task.metrics, task.metrics.get("probe", {}))[: 1 + probed]
+        figures = [headline_text(part.get(split), 4) for part in parts for split in ("validation", "test")]
         table.add_row(task.name, str(len(task.labels)), *figures, f"{size:,}")
     console = Console()
     console.print(table)
     console.print(f"written to {output}", highlight=False, markup=False)
+    untested = [task.name for task in tasks if test and "test" not in task.metrics]
+    if untested:
+        typer.echo(f"mpt-edge: {', '.join(untested)}: the recipe names no test split, so none was measured.", err=True)
     stuck = unlearned(tasks)
     if stuck:
         typer.echo(
