@@ -167,6 +167,21 @@ def test_safetensors_go_before_what_was_pickled(base: Path, tmp_path: Path) -> N
     assert read_adapter(str(tmp_path)).tasks == 3
 
 
+def test_names_of_heads_that_peft_wrapped(base: Path, tmp_path: Path) -> None:
+    adapters.make_adapter(base, "SEQ_CLS", tmp_path)
+
+    def wrap(values: dict[str, Any]) -> None:
+        for name in [name for name in values if "classifier" in name]:
+            part = name.rpartition(".")[2]
+            values[f"base_model.model.classifier.modules_to_save.default.{part}"] = values.pop(name)
+
+    given = read_adapter(str(tmp_path)).modules
+    saved(wrap)(tmp_path)
+    found = read_adapter(str(tmp_path)).modules
+    assert found.keys() == given.keys() == {"classifier.weight", "classifier.bias"}
+    assert all(np.array_equal(found[name], given[name]) for name in given)
+
+
 def test_lora_is_refused(base: Path, tmp_path: Path) -> None:
     get_peft_model(AutoModel.from_pretrained(base), LoraConfig(target_modules=["query"])).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match="is a LORA adapter"):

@@ -56,7 +56,11 @@ def test_code_is_not_run(tmp_path: Path) -> None:
     assert made.exists()  # so there was code to run
 
 
-@pytest.mark.parametrize("value", [torch.ones(4), torch.ones(0, 8), {"a": torch.ones(2, 2)}], ids=["1d", "0", "dict"])
+@pytest.mark.parametrize(
+    "value",
+    [torch.ones(4), torch.ones(0, 8), {"a": torch.ones(2, 2)}, {"": torch.ones(2, 2), "a": torch.ones(2, 2)}],
+    ids=["1d", "0", "dict", "two"],
+)
 def test_no_matrix(tmp_path: Path, value: object) -> None:
     torch.save(value, tmp_path / "encoder.pt")
     with pytest.raises(CorruptFileError, match=r"encoder\.pt is not one matrix of numbers"):
