@@ -78,6 +78,18 @@ def test_vectors_are_copied_unchanged(tiny_bundle: Path, tiny_vectors: Path) -> 
     assert {name: found[name] for name in given} == given
 
 
+def test_readout_is_that_of_all_tasks(
+    tiny: EncoderBackbone, tiny_vectors: Path, writer_bundle: Path, tmp_path: Path, quick: None
+) -> None:
+    vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
+    found = []
+    for path in (vectors / "tasks").iterdir():
+        replace(TaskFile.load(path), readout="embedding", labels=(), label_texts=()).save(path)
+        found.append(export_bundle(ExportPlan(tiny, [vectors], tmp_path / "b", force=True)).readout)
+    assert found == ["similarity", "similarity", "embedding"]
+    assert Bundle.open(writer_bundle).manifest.readout == "generation"  # some write, one chooses
+
+
 def test_nothing_is_left_beside_the_bundle(tiny_bundle: Path) -> None:
     assert [path.name for path in tiny_bundle.parent.iterdir()] == [tiny_bundle.name]
     assert tiny_bundle.stat().st_mode & 0o777 == 0o755
