@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from mpt_edge.prompts import Entry, Layout
-from mpt_edge.training.backbones.generative_backbone import Seq2SeqBackbone
+from mpt_edge.training.backbones.generative_backbone import CausalBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.objectives.reading import read_texts
 from tests.support import adapters
@@ -33,3 +34,17 @@ def test_states_and_mask_of_an_encoder_decoder_are_those_of_the_text(tmp_path: P
     else:
         states, _ = backbone.model.encode(ids, keys, past=backbone.model.encode_prompt(prompt[None])[0])
     torch.testing.assert_close(found.hidden[1, :short], states[0], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_prompt_of_word_embeddings_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    """GPT-2 adds positions to it, and counts the text's from behind it."""
+    backbone = open_backbone(str(adapters.save_base("gpt2", tmp_path / "gpt2")))
+    assert isinstance(backbone, CausalBackbone)
+    (row,) = backbone.texts.encode(["a witty film"], 16)
+    prompt = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    found = read_texts(backbone, prompt, Layout.PREFIX, Entry.INPUTS_EMBEDS, [row], TARGETS[:1])
+    model = AutoModelForCausalLM.from_pretrained(backbone.folder).eval()
+    words = model.get_input_embeddings()(torch.tensor([*row.ids, *TARGETS[0]]))
+    wanted = model(inputs_embeds=torch.cat([prompt, words])[None]).logits[0, -4:-1]
+    torch.testing.assert_close(found.logits, wanted, atol=1e-4, rtol=1e-4)
