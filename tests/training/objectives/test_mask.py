@@ -12,6 +12,7 @@ from transformers import BertForMaskedLM
 
 import mpt_edge
 from mpt_edge.encoder_model import EncoderModel
+from mpt_edge.heads import Head, Layer
 from mpt_edge.prompts import Entry, Layout
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.data.recipes import Recipe
@@ -76,3 +77,10 @@ def test_a_teacher_is_read_in_its_own_layout_and_entry(masked: EncoderBackbone, 
     prompt = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     assert abs(taught(masked, Teacher(prompt))["logits"]) < 1e-6
     assert taught(masked, Teacher(prompt, layout, entry))["logits"] > 1e-5
+
+
+def test_a_teacher_with_a_head_answers_by_it(masked: EncoderBackbone) -> None:
+    prompt = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    weight = np.random.default_rng(0).standard_normal((2, 32)).astype(np.float32)
+    head = Head((Layer(weight, np.zeros(2, np.float32)),))
+    assert taught(masked, Teacher(prompt, head=head, outputs=(0, 1)))["logits"] > 1e-3
