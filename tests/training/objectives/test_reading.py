@@ -34,6 +34,8 @@ def test_states_and_mask_of_an_encoder_decoder_are_those_of_the_text(tmp_path: P
     else:
         states, _ = backbone.model.encode(ids, keys, past=backbone.model.encode_prompt(prompt[None])[0])
     torch.testing.assert_close(found.hidden[1, :short], states[0], atol=1e-5, rtol=1e-4)
+    alone = read_texts(backbone, prompt, layout, Entry.FIRST_LAYER, rows[1:], TARGETS[1:])
+    torch.testing.assert_close(found.logits[3:], alone.logits, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
