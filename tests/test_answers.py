@@ -49,6 +49,17 @@ def test_tokens_have_their_place_in_the_text() -> None:
     assert [t["label"] for t in found.to_dict()["tokens"]] == ["NAME", "O", "NAME"]
 
 
+def test_tokens_of_a_pair_stand_in_their_own_text() -> None:
+    found = tag(
+        task("tokens", ("O", "NAME")),
+        np.zeros((3, 2), np.float32),
+        ("Ada", "is her name"),
+        [Place(0, 0, 3), Place(-1, 0, 0), Place(1, 3, 6)],
+        truncated=False,
+    )
+    assert [t.text for t in found.tokens] == ["Ada", "her"]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_span_is_the_likeliest(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -109,7 +109,9 @@ def test_the_card_is_the_one_that_the_task_files_give(workplace):
 
 
 def test_shipped_tasks_are_small_two_vectors_with_a_baseline():
-    for path in (ROOT / "models" / "minilm-l6" / "tasks").glob("*.safetensors"):
+    paths = list((ROOT / "models" / "minilm-l6" / "tasks").glob("*.safetensors"))
+    assert paths
+    for path in paths:
         task = TaskFile.load(path)
         assert task.two_vectors, path
         assert {"test", "validation", "probe"} <= set(task.metrics), path
@@ -139,5 +141,7 @@ def test_figures_in_the_readme_are_those_of_the_task_files():
 
 def test_makefile_targets_named_in_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE):
+    targets = re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE)
+    assert targets
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -76,6 +76,17 @@ def test_into_a_bundle_that_is_there(base: Path, bundle: Path, tmp_path: Path) -
     assert "are as they were made" in outcomes.done(commands.run("tasks", "verify", "--bundle", copy))
 
 
+def test_another_prompt_of_the_same_name(base: Path, bundle: Path, adapter: Path, tmp_path: Path) -> None:
+    """Only tasks of the very prompt that the bundle holds share it."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    adapters.make_adapter(base, "SEQ_CLS", tmp_path / "reviews", num_ranks=2)
+    for folder, made_of in ((tmp_path / "reviews", "2 pairs of u, v, its own prompt and a head"), (adapter, "u, v")):
+        result = commands.run_here("import", "peft", folder, "--backbone", base, "-o", copy)
+        assert result.returncode == 0, result.stderr
+        rows = outcomes.done(commands.run_here("tasks", "list", "--json", "--bundle", copy)).splitlines()
+        assert {row["task"]: row["vectors"] for row in map(json.loads, rows)}["reviews-1"] == made_of
+
+
 def test_another_base_model_is_said(base: Path, adapter: Path, tmp_path: Path) -> None:
     renamed = Path(shutil.copytree(base, tmp_path / "another"))
     result = commands.run("import", "peft", adapter, "--backbone", renamed, "-o", tmp_path / "v")

@@ -86,6 +86,14 @@ def test_line_without_end(form: Format, monkeypatch: pytest.MonkeyPatch) -> None
     assert found[1].number == 2
 
 
+def test_position_counts_what_a_line_has_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MAX_LINE", 32)
+    data = b"x" * 100 + b"\nb\n"
+    source = from_stream(io.BytesIO(data), "f", Format.TEXT, Columns())
+    assert len(list(source.rows)) == 2
+    assert source.position() == len(data)
+
+
 def test_line_of_just_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "MAX_LINE", 4)
     assert read(b"abc\nabc\n", Format.TEXT) == [Row("abc", None, 1), Row("abc", None, 2)]
@@ -95,6 +103,14 @@ def test_jsonl() -> None:
     data = b'\xef\xbb\xbf{"text": "a"}\n\n  \n{"text": "a", "text_pair": "b", "task": "mrpc"}\n'
     data += b'{"text": "c", "text_pair": null}'
     assert read(data, Format.JSONL) == [Row("a", None, 1), Row(("a", "b"), "mrpc", 4), Row("c", None, 5)]
+
+
+def test_spaces_around_the_name_of_a_task() -> None:
+    assert read(b'{"text": "a", "task": " mrpc "}\n{"text": "b", "task": "  "}\n', Format.JSONL) == [
+        Row("a", "mrpc", 1),
+        Row("b", None, 2),
+    ]
+    assert read(b"text,task\na, mrpc\nb, \n", Format.CSV) == [Row("a", "mrpc", 2), Row("b", None, 3)]
 
 
 def test_jsonl_columns() -> None:
@@ -177,6 +193,7 @@ def test_csv_without_the_named_pair() -> None:
         (b"caf\xe9,1", "is not UTF-8"),
         (b'"a"b,1', "is not CSV"),
         (b"a\rb,1", "is not CSV"),
+        (b'"caf\xe9"b,1', "is not CSV"),
     ],
 )
 def test_bad_csv_row(line: bytes, says: str) -> None:

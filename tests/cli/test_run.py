@@ -14,6 +14,7 @@ import pytest
 
 import mpt_edge
 from mpt_edge import Model
+from mpt_edge.cli.run import _window
 from tests.support import commands
 from tests.support.outcomes import refused
 
@@ -212,6 +213,16 @@ def test_answers_before_standard_input_ends(tiny_bundle: Path) -> None:
             assert json.loads(process.stdout.readline())["text"] == text
         process.stdin.close()
         assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+def test_a_row_typed_at_a_terminal_is_answered_at_once(model: Model) -> None:
+    keyboard, terminal = os.openpty()
+    with os.fdopen(keyboard, "wb"), os.fdopen(terminal, "rb") as stream:
+        assert _window(model, stream, 8) == 1
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as stream, os.fdopen(writer, "wb"):
+        assert _window(model, stream, 8) == 8
 
 
 def test_long_text_is_truncated_and_says_so(run: Command, model: Model) -> None:

@@ -63,6 +63,15 @@ def test_damaged_file(copy: Path, name: str, damage: Callable[[bytes], bytes] | 
     assert says in message
 
 
+def test_damage_is_no_row_to_skip(copy: Path) -> None:
+    (copy / "tasks/topic.safetensors").write_bytes(b"")
+    lines = "".join(json.dumps({"text": "atom", "task": task}) + "\n" for task in ("sentiment", "topic", "sentiment"))
+    options = ["--input", "-", "--format", "jsonl", "--json", "--on-error", "skip"]
+    result = commands.run("run", "--bundle", copy, *options, input=lines)
+    assert "tasks/topic.safetensors" in refused(result)
+    assert [json.loads(line)["line"] for line in result.stdout.splitlines()] == [1]
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

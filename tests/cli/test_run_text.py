@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 import pytest
 
 import mpt_edge
+from mpt_edge.bundle import Bundle
+from mpt_edge.cli.run import WINDOW, _window
 from mpt_edge.text_model import TextModel
-from tests.support import commands
+from tests.support import commands, outcomes
 from tests.support.outcomes import refused
 from tests.support.writers import CONTEXT, LABELS, LENGTH, TEXTS
 
@@ -183,6 +186,14 @@ def test_an_interrupted_run_keeps_what_was_written(bundle: Path, tmp_path: Path)
     assert [json.loads(line)["line"] for line in written] == list(range(1, len(written) + 1))
 
 
+def test_files_are_answered_in_smaller_parts_where_answers_are_written(
+    bundle: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.txt").touch()
+    with (tmp_path / "rows.txt").open("rb") as stream:
+        assert [_window(mpt_edge.load(folder), stream, 8) for folder in (bundle, tiny_bundle)] == [8, WINDOW]
+
+
 def test_rows_that_cannot_be_used_are_skipped(bundle: Path) -> None:
     lines = f"{TEXTS[0]}\n\n{TEXTS[1]}\n"
     options = ["--json", "--on-error", "skip", "--bundle", bundle]
@@ -210,6 +221,32 @@ def test_what_has_no_effect_is_said(bundle: Path, option: str) -> None:
     assert done.stdout == commands.run("run", "--task", "story", TEXTS[0], "--bundle", bundle).stdout
     drawn = commands.run("run", "--task", "story", TEXTS[0], "--bundle", bundle, option, 3, "--temperature", 1)
     assert (drawn.returncode, drawn.stderr) == (0, "")
+
+
+@pytest.fixture
+def changed(bundle: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that copies the bundle, where the task that tells a story writes by other options."""
+
+    def make(**options: object) -> Path:
+        copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+        task = mpt_edge.load(copy).bundle.task("story")
+        replace(task, generation=task.generation | options).save(tmp_path / "story.safetensors")
+        Bundle.open(copy).install(tmp_path / "story.safetensors")
+        return copy
+
+    return make
+
+
+def test_a_task_that_draws_needs_no_temperature(changed: Callable[..., Path]) -> None:
+    folder = changed(temperature=1.0)
+    done = commands.run("run", "--task", "story", TEXTS[0], "--bundle", folder, "--seed", 3)
+    assert outcomes.done(done) == mpt_edge.load(folder).task("story")(TEXTS[0], seed=3).label + "\n"
+
+
+def test_a_task_with_beams_of_its_own_is_written_whole(changed: Callable[..., Path]) -> None:
+    folder = changed(num_beams=3)
+    done = commands.run("run", "--task", "story", TEXTS[0], "--bundle", folder)
+    assert outcomes.done(done) == mpt_edge.load(folder).task("story")(TEXTS[0]).label + "\n"
 
 
 def test_a_golden_text_is_told_by_its_likelihood(bundle: Path, tmp_path: Path) -> None:

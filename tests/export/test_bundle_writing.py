@@ -24,8 +24,11 @@ from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle, parity
-from tests.support.writers import CONTEXT
+from tests.support import adapters
+from tests.support.encoders import make_task
+from tests.support.writers import CONTEXT, text_task
 
 
 @pytest.fixture
@@ -58,6 +61,7 @@ def test_manifest_hashes_and_parity(tiny_bundle: Path, tiny: EncoderBackbone, sh
         assert entry == {"sha256": hashlib.sha256(found[name]).hexdigest(), "size": len(found[name])}
     assert {"onnx/model.onnx", "tokenizer.json", "README.md", "prompts/mpt.safetensors"} < set(found)
     assert 0 < manifest["parity"]["max_abs_difference"] < 1e-4
+    assert manifest["parity"]["tolerance"] == 1e-4
     assert manifest["parity"]["cases"] == 4 * (9 + 1 + 1)
     assert manifest["backbone"]["fingerprint"] == tiny.fingerprint
     assert manifest["tokenizer"] == hashlib.sha256(found["tokenizer.json"]).hexdigest()
@@ -72,6 +76,18 @@ def test_manifest_hashes_and_parity(tiny_bundle: Path, tiny: EncoderBackbone, sh
 def test_vectors_are_copied_unchanged(tiny_bundle: Path, tiny_vectors: Path) -> None:
     given, found = contents(tiny_vectors), contents(tiny_bundle)
     assert {name: found[name] for name in given} == given
+
+
+def test_readout_is_that_of_all_tasks(
+    tiny: EncoderBackbone, tiny_vectors: Path, writer_bundle: Path, tmp_path: Path, quick: None
+) -> None:
+    vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
+    found = []
+    for path in (vectors / "tasks").iterdir():
+        replace(TaskFile.load(path), readout="embedding", labels=(), label_texts=()).save(path)
+        found.append(export_bundle(ExportPlan(tiny, [vectors], tmp_path / "b", force=True)).readout)
+    assert found == ["similarity", "similarity", "embedding"]
+    assert Bundle.open(writer_bundle).manifest.readout == "generation"  # some write, one chooses
 
 
 def test_nothing_is_left_beside_the_bundle(tiny_bundle: Path) -> None:
@@ -378,6 +394,21 @@ def test_prompt_that_leaves_room_for_one_token_is_exported(writer: GenerativeBac
     values = np.zeros((CONTEXT - 3, writer.model.hidden_size), np.float16)
     SharedPrompt("mpt", values, "prefix", writer.fingerprint).save(tmp_path / "v/prompts/mpt.safetensors")
     assert export_bundle(ExportPlan(writer, [tmp_path / "v"], tmp_path / "b")).max_length == 3
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_prompt_that_leaves_a_table_of_positions_room_for_one_text_is_exported(tmp_path: Path, kind: str) -> None:
+    """Also the texts by which the graph is compared have to fit."""
+    backbone = open_backbone(str(adapters.save_base(kind, tmp_path / kind)))
+    values = np.zeros((backbone.model.max_positions - 3, backbone.model.hidden_size), np.float16)
+    prompt = SharedPrompt("mpt", values, "prefix", backbone.fingerprint, entry="inputs_embeds")
+    prompt.save(tmp_path / "v/prompts/mpt.safetensors")
+    if isinstance(backbone, EncoderBackbone):
+        task = make_task(backbone, prompt, "mood", {"bad": "bad", "good": "good"})
+    else:
+        task = text_task(backbone, prompt, "mood")
+    task.save(tmp_path / "v/tasks/mood.safetensors")
+    assert export_bundle(ExportPlan(backbone, [tmp_path / "v"], tmp_path / "b")).max_length == 3
 
 
 def test_task_without_its_shared_prompt_is_refused(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path: Path) -> None:

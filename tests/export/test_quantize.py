@@ -186,7 +186,9 @@ def test_t5_in_int8(tmp_path: Path, tiny_folder: Path) -> None:
     assert all(int8_weights(onnx.load(tmp_path / "out/onnx" / name).graph) for name in names)
     model = mpt_edge.load(tmp_path / "out", threads=1)
     assert [path.name for path in model.bundle.graphs()] == sorted(names, reverse=True)
-    assert Bundle.open(tmp_path / "out").manifest.parity["int8"]["least_cosine"] >= 0.9
+    parity = Bundle.open(tmp_path / "out").manifest.parity
+    assert parity["int8"]["least_cosine"] >= 0.9
+    assert parity["cases"] == 2 * 9  # in both layouts
 
 
 def test_commands(tiny_folder: Path, tiny_vectors: Path, tmp_path: Path) -> None:

@@ -113,11 +113,10 @@ def test_weights_are_there_once(exported: Exported) -> None:
     large = sum(4 * n + 4096 for n in shared.values())
     assert (folder / WEIGHTS).stat().st_size < large
     names = [onnx.load(folder / f"{side}_model.onnx", load_external_data=False) for side in ("encoder", "decoder")]
-    places = [
-        {int(entry.value) for t in model.graph.initializer for entry in t.external_data if entry.key == "offset"}
-        for model in names
-    ]
+    parts = [[{e.key: e.value for e in t.external_data} for t in model.graph.initializer] for model in names]
+    places = [{(part["location"], part["offset"]) for part in side if part} for side in parts]
     assert places[0] & places[1]
+    assert {location for location, _ in places[0] | places[1]} == {WEIGHTS}
     assert all((folder / f"{side}_model.onnx").stat().st_size < 400_000 for side in ("encoder", "decoder"))
 
 

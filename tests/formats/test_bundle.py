@@ -34,6 +34,7 @@ def test_reads_what_was_exported(
     prompt = bundle.prompt("mpt")
     np.testing.assert_array_equal(prompt.values, shared_prompt.values)
     assert prompt.fingerprint == shared_prompt.fingerprint == bundle.manifest.prompts["mpt"]["fingerprint"]
+    assert bundle.task_names == ["same", "sentiment", "topic"]
     for name in bundle.task_names:
         original = TaskFile.load(tiny_vectors / "tasks" / f"{name}.safetensors")
         task = bundle.task(name)

@@ -87,6 +87,8 @@ def test_entry_that_is_no_object(folder: Path, entry: str) -> None:
         ("entry", "elsewhere"),
         ("pooling", "median"),
         ("token_types", "yes"),
+        ("token_types", 1),
+        ("generation", {"eos_ids": [2], "vocabulary": 100, "context": 48, "positions_from_zero": True}),
         ("hidden_size", "32"),
         ("layers", 0),
         ("heads", -1),

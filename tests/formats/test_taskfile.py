@@ -163,6 +163,9 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"readout": "classifier", "labels": '["a","b"]', "label_texts": "[[]]"}, "do not pair up"),
         ({"readout": "classifier", "labels": '["a","b"]', "label_texts": '[["a"],[]]'}, "do not pair up"),
         ({"readout": "embedding", "label_texts": '[["a"]]'}, "do not pair up"),
+        ({"readout": "similarity", "label_texts": "[]"}, "do not pair up"),
+        ({"readout": "mask", "label_texts": "[]"}, "do not pair up"),
+        ({"readout": "choice", "label_texts": "[]"}, "do not pair up"),
         ({"metrics": '{"test":5}'}, "its metrics are not numbers by name"),
         ({"metrics": '{"test":null}'}, "its metrics are not numbers by name"),
         ({"metrics": '{"validation":[]}'}, "its metrics are not numbers by name"),
@@ -185,6 +188,12 @@ def test_bad_metadata(data: bytes, metadata: dict[str, str | None], says: str) -
     with pytest.raises(CorruptFileError, match=says) as caught:
         TaskFile.parse(changed(data, metadata), "here")
     assert str(caught.value).startswith("here")
+
+
+@pytest.mark.parametrize("readout", ["embedding", "span", "generation"])
+def test_what_answers_with_no_label_needs_none(data: bytes, readout: str) -> None:
+    entries: dict[str, str | None] = {"readout": readout, "labels": "[]", "label_texts": "[]"}
+    assert TaskFile.parse(changed(data, entries), "here").labels == ()
 
 
 def test_a_task_with_a_prompt_of_its_own_has_its_head(task: TaskFile, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def test_source_stage_writes_prompt_and_tasks(
     assert shared.training["tasks"] == ["mood", "field"]
     assert shared.training["seed"] == 3
     assert sorted(path.name for path in (folder / "tasks").iterdir()) == ["field.safetensors", "mood.safetensors"]
+    assert [task.name for task in tasks] == ["mood", "field"]
     for task in tasks:
         file = TaskFile.load(folder / "tasks" / f"{task.name}.safetensors")
         assert (file.backbone, file.tokenizer) == (tiny.fingerprint, tiny.texts.fingerprint)
@@ -180,7 +181,7 @@ def test_golden_and_metrics_hold_in_an_exported_bundle(
     source, first, target, second = stages
     export_bundle(ExportPlan(tiny, [source, target], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle", threads=1)
-    assert model.tasks == ["field", "match", "mood"]
+    assert model.tasks == sorted(task.name for task in (*first, *second)) == ["field", "match", "mood"]
     for written in [*first, *second]:
         task = model.task(written.name)
         text = written.golden["text"]

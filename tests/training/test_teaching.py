@@ -131,7 +131,9 @@ def test_several_targets_start_from_the_average_of_an_imported_adapter(
         factor = np.sqrt(np.sqrt((v**2).mean()) / np.sqrt((u**2).mean())) * (-1 if u.sum() < 0 else 1)
         aligned.append((u * factor, v / factor))
     wanted = np.outer(*(np.mean(parts, axis=0) for parts in zip(*aligned, strict=True)))
-    for task in train_target(tiny, plan, Origin(folder=peft[1], shared=shared), silent):
+    found = train_target(tiny, plan, Origin(folder=peft[1], shared=shared), silent)
+    assert len(found) == 2
+    for task in found:
         assert task.training["start"] == "average"
         np.testing.assert_allclose(np.outer(task.u, task.v), wanted, atol=2e-3)
 

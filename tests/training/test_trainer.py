@@ -229,7 +229,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny: EncoderBackbone, tmp_path
     for run in (whole, cut):
         run._train_step(run.schedule[0])
         gradients.append({name: p.grad for name, p in run.prompts.named_parameters() if p.grad is not None})
-    assert set(gradients[0]) == set(gradients[1])
+    assert set(gradients[0]) == set(gradients[1]) != set()
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-6), name
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def saved(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
 
 def pickled(folder: Path) -> None:
     (folder / "adapter_model.safetensors").unlink()
-    (folder / "adapter_model.bin").write_bytes(pickle.dumps({"prompt_embeddings": Path("made/by/code")}))
+    torch.save({"prompt_embeddings": adapters.Code(folder / "made")}, folder / "adapter_model.bin")
 
 
 BROKEN = {
@@ -131,6 +130,16 @@ BROKEN = {
         CorruptFileError,
         "do not scale a prompt of shape",
     ),
+    "rows of another width": (
+        saved(lambda v: v.update(prefix_task_rows=torch.ones(3, 1, 31))),
+        CorruptFileError,
+        "do not scale a prompt of shape",
+    ),
+    "decoder half": (
+        saved(lambda v: v.update(prompt_embeddings=torch.ones(10, 32), prefix_task_cols=torch.ones(3, 10, 1))),
+        CorruptFileError,
+        "has 10 rows where 5 virtual tokens",
+    ),
     "nan": (saved(lambda v: v["prompt_embeddings"].fill_(torch.nan)), CorruptFileError, "holds NaN or infinity"),
     "integers": (
         saved(lambda v: v.update(prompt_embeddings=torch.ones(5, 32, dtype=torch.long))),
@@ -149,6 +158,28 @@ def test_what_cannot_be_read_is_said_in_a_sentence(base: Path, tmp_path: Path, c
         read_adapter(str(tmp_path))
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "made").exists()
+
+
+def test_safetensors_go_before_what_was_pickled(base: Path, tmp_path: Path) -> None:
+    adapters.make_adapter(base, "SEQ_CLS", tmp_path)
+    (tmp_path / "adapter_model.bin").write_bytes(b"nonsense")
+    assert read_adapter(str(tmp_path)).tasks == 3
+
+
+def test_names_of_heads_that_peft_wrapped(base: Path, tmp_path: Path) -> None:
+    adapters.make_adapter(base, "SEQ_CLS", tmp_path)
+
+    def wrap(values: dict[str, Any]) -> None:
+        for name in [name for name in values if "classifier" in name]:
+            part = name.rpartition(".")[2]
+            values[f"base_model.model.classifier.modules_to_save.default.{part}"] = values.pop(name)
+
+    given = read_adapter(str(tmp_path)).modules
+    saved(wrap)(tmp_path)
+    found = read_adapter(str(tmp_path)).modules
+    assert found.keys() == given.keys() == {"classifier.weight", "classifier.bias"}
+    assert all(np.array_equal(found[name], given[name]) for name in given)
 
 
 def test_lora_is_refused(base: Path, tmp_path: Path) -> None:

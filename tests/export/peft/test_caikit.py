@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from mpt_edge.errors import CorruptFileError
 from mpt_edge_export.peft import read_caikit
+from tests.support import adapters
 
 CONFIG = "base_model_name: google/flan-t5-base\nverbalizer: 'Classify: {{input}} label:'\ntuning_type: MULTITASK\n"
 
@@ -47,12 +47,20 @@ def test_half_precision_and_parameters(tmp_path: Path) -> None:
 
 
 def test_code_is_not_run(tmp_path: Path) -> None:
-    (tmp_path / "decoder.pt").write_bytes(pickle.dumps(Path("made/by/code"), protocol=2))
+    made = tmp_path / "made"
+    torch.save(adapters.Code(made), tmp_path / "decoder.pt")
     with pytest.raises(CorruptFileError, match="is damaged, or holds more than tensors"):
         read_caikit(tmp_path)
+    assert not made.exists()
+    torch.load(tmp_path / "decoder.pt", weights_only=False)
+    assert made.exists()  # so there was code to run
 
 
-@pytest.mark.parametrize("value", [torch.ones(4), torch.ones(0, 8), {"a": torch.ones(2, 2)}], ids=["1d", "0", "dict"])
+@pytest.mark.parametrize(
+    "value",
+    [torch.ones(4), torch.ones(0, 8), {"a": torch.ones(2, 2)}, {"": torch.ones(2, 2), "a": torch.ones(2, 2)}],
+    ids=["1d", "0", "dict", "two"],
+)
 def test_no_matrix(tmp_path: Path, value: object) -> None:
     torch.save(value, tmp_path / "encoder.pt")
     with pytest.raises(CorruptFileError, match=r"encoder\.pt is not one matrix of numbers"):

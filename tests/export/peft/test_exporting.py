@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +149,37 @@ def test_tasks_of_different_prompts(root: Path, tmp_path: Path) -> None:
         export_adapter(Bundle.open(root / "bundle"), ["SEQ_CLS-0", "TOKEN_CLS-0"], tmp_path / "a")
 
 
+def beside(bundle: Bundle, other: TaskFile) -> Bundle:
+    """Return a bundle that also holds another task."""
+
+    class Opened(Bundle):
+        def task(self, name: str) -> TaskFile:
+            return other if name == other.name else super().task(name)
+
+    return Opened(bundle.folder, bundle.manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            lambda t: {"readout": "tokens", "training": {**t.training, "task_type": "TOKEN_CLS"}},
+            "are of different kinds",
+        ),
+        (lambda t: {"u": np.stack([t.u] * 2, 1), "v": np.stack([t.v] * 2)}, "have different numbers of vectors"),
+    ],
+)
+def test_tasks_of_one_prompt_that_one_adapter_cannot_hold(
+    root: Path, tmp_path: Path, change: Callable[[TaskFile], dict[str, object]], problem: str
+) -> None:
+    bundle = Bundle.open(root / "bundle")
+    task = bundle.task("SEQ_CLS-0")
+    with pytest.raises(MismatchError, match=problem):
+        export_adapter(
+            beside(bundle, replace(task, name="other", **change(task))), ["SEQ_CLS-0", "other"], tmp_path / "a"
+        )
+
+
 def test_different_heads(root: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(root / "bundle")
     task = bundle.task("SEQ_CLS-0")
@@ -156,11 +188,7 @@ def test_different_heads(root: Path, tmp_path: Path) -> None:
     last = replace(head.layers[-1], bias=head.layers[-1].bias + 1)
     other = replace(task, name="other", head=replace(head, layers=(*head.layers[:-1], last)))
 
-    class Opened(Bundle):
-        def task(self, name: str) -> TaskFile:
-            return other if name == "other" else super().task(name)
-
-    opened = Opened(bundle.folder, bundle.manifest)
+    opened = beside(bundle, other)
     with pytest.raises(MismatchError, match="have different heads"):
         export_adapter(opened, ["SEQ_CLS-0", "other"], tmp_path / "a")
     assert export_adapter(opened, ["SEQ_CLS-0", "SEQ_CLS-1"], tmp_path / "a") == []

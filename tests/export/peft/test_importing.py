@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -223,6 +225,28 @@ def test_labels(bert: EncoderBackbone, adapter: Path) -> None:
             import_adapter(read, bert, ImportOptions(labels=wrong))
 
 
+@pytest.mark.parametrize(
+    ("known", "labels"),
+    [
+        (["bad", "fair", "good"], ("bad", "fair", "good")),
+        (["bad", "bad", "good"], ("LABEL_0", "LABEL_1", "LABEL_2")),
+        (["bad", "fair", "good", "best"], ("LABEL_0", "LABEL_1", "LABEL_2")),
+    ],
+)
+def test_labels_of_the_base_model(
+    bert: EncoderBackbone, adapter: Path, tmp_path: Path, known: list[str], labels: tuple[str, ...]
+) -> None:
+    folder = Path(shutil.copytree(bert.folder, tmp_path / "named"))
+    config = json.loads((folder / "config.json").read_text()) | {"id2label": dict(enumerate(known))}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert import_adapter(read_adapter(str(adapter)), replace(bert, folder=folder)).tasks[0].labels == labels
+
+
+def test_name_of_an_adapter_leaves_room_for_the_task_id(bert: EncoderBackbone, adapter: Path) -> None:
+    read = replace(read_adapter(str(adapter)), source="x" * 80)
+    assert import_adapter(read, bert).tasks[2].name == "x" * 56 + "-2"
+
+
 def test_name_that_is_no_file_name(bert: EncoderBackbone, adapter: Path) -> None:
     with pytest.raises(InputError, match=r"'\.\./x' cannot name a task"):
         import_adapter(read_adapter(str(adapter)), bert, ImportOptions(tasks={"../x": 0}))
@@ -248,11 +272,16 @@ def test_more_virtual_tokens_than_positions(bert: EncoderBackbone, adapter: Path
     read = replace(read_adapter(str(adapter)), length=46)
     with pytest.raises(MismatchError, match="46 virtual tokens, too many for tiny-bert"):
         import_adapter(read, bert)
+    assert import_adapter(replace(read, length=45), bert).tasks[0].max_length == 3
 
 
 def test_head_that_was_not_saved(bert: EncoderBackbone, adapter: Path) -> None:
     with pytest.raises(CorruptFileError, match="lacks the trained 'classifier' of its SEQ_CLS head"):
         import_adapter(replace(read_adapter(str(adapter)), modules={}), bert)
+    read = read_adapter(str(adapter))
+    cut = {**read.modules, "classifier.bias": read.modules["classifier.bias"][:2]}
+    with pytest.raises(CorruptFileError, match="lacks the trained 'classifier' of its SEQ_CLS head"):
+        import_adapter(replace(read, modules=cut), bert)
 
 
 def test_other_modules_that_were_trained(bert: EncoderBackbone, adapter: Path) -> None:

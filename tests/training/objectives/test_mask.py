@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertForMaskedLM
 
 import mpt_edge
 from mpt_edge.encoder_model import EncoderModel
+from mpt_edge.heads import Head, Layer
+from mpt_edge.prompts import Entry, Layout
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.data.recipes import Recipe
-from mpt_edge.training.data.rows import load_task
+from mpt_edge.training.data.rows import Rows, TaskData, load_task
 from mpt_edge.training.objectives.mask import MaskObjective
+from mpt_edge.training.objectives.objective import Distillation, Teacher
+from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.stages import NewPrompt, Plan, train_source
 from mpt_edge_export import ExportPlan, export_bundle
@@ -55,3 +60,27 @@ def test_long_texts_are_cut_as_on_the_device(masked: EncoderBackbone, tmp_path: 
     assert callable(kept)
     assert kept(wanted.text)
     assert model.task("mood")(LONG).score == pytest.approx(file.golden["score"], abs=1e-4)
+
+
+def taught(backbone: EncoderBackbone, teacher: Teacher) -> dict[str, float]:
+    """Return the losses of a student with the teacher's own prompt, read in the prefix layout at the first layer."""
+    rows = Rows(["a witty film", "a dull ball game"], [1, 0])
+    recipe = Recipe("mood", "t", "v", template="{text} is {mask}", readout="mask", labels=LABELS)
+    task = TaskData(recipe, tuple(LABELS), rows, rows, None)
+    objective = MaskObjective(backbone, [task], [list(LABELS.values())], Distillation([teacher]))
+    with torch.no_grad():
+        return objective.loss(teacher.prompt, TaskBatch(0, np.arange(2)), np.random.default_rng(0)).parts()
+
+
+@pytest.mark.parametrize(("layout", "entry"), [(Layout.JOINT, Entry.FIRST_LAYER), (Layout.PREFIX, Entry.INPUTS_EMBEDS)])
+def test_a_teacher_is_read_in_its_own_layout_and_entry(masked: EncoderBackbone, layout: Layout, entry: Entry) -> None:
+    prompt = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    assert abs(taught(masked, Teacher(prompt))["logits"]) < 1e-6
+    assert taught(masked, Teacher(prompt, layout, entry))["logits"] > 1e-5
+
+
+def test_a_teacher_with_a_head_answers_by_it(masked: EncoderBackbone) -> None:
+    prompt = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    weight = np.random.default_rng(0).standard_normal((2, 32)).astype(np.float32)
+    head = Head((Layer(weight, np.zeros(2, np.float32)),))
+    assert taught(masked, Teacher(prompt, head=head, outputs=(0, 1)))["logits"] > 1e-3

@@ -113,6 +113,16 @@ def test_parts_of_a_batch_add_up_to_it_where_texts_are_of_different_lengths(
     assert_parts_add_up(objective, prompt(1), 3, size)
 
 
+def test_a_choice_keeps_room_for_its_longest_label(backbone: GenerativeBackbone) -> None:
+    texts = ["He was Tom.", "She"]
+    rows = Rows(["The cat", "The dog"], [0, 1])
+    task = TaskData(Recipe("who", "t", "v"), ("Tom", "Lily"), rows, rows, None)
+    found = TextObjective(backbone, [task], [[[text] for text in texts]]).measured(0, prompt(0))
+    long, short = map(len, backbone.texts.continuations(texts))
+    assert found.generation == {"max_new_tokens": long}
+    assert long > short
+
+
 def write_data(folder: Path) -> list[Recipe]:
     """Write a task that always wants the same words, and one of two labels."""
     things = ["cat", "dog", "ball", "park", "tree", "boy"]

@@ -1,0 +1,52 @@
+"""What is read of inputs and wanted texts, row by row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mpt_edge.prompts import Entry, Layout
+from mpt_edge.training.backbones.generative_backbone import CausalBackbone, Seq2SeqBackbone
+from mpt_edge.training.backbones.opening import open_backbone
+from mpt_edge.training.objectives.reading import read_texts
+from tests.support import adapters
+
+TARGETS = [[7, 9, 11], [8]]
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+@torch.no_grad()
+def test_states_and_mask_of_an_encoder_decoder_are_those_of_the_text(tmp_path: Path, layout: Layout) -> None:
+    backbone = open_backbone(str(adapters.save_base("t5", tmp_path / "t5")))
+    assert isinstance(backbone, Seq2SeqBackbone)
+    rows = backbone.texts.encode(["a witty film of the law", "ball"], 16)
+    prompt = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    found = read_texts(backbone, prompt, layout, Entry.FIRST_LAYER, rows, TARGETS)
+    long, short = (len(row.ids) for row in rows)
+    assert found.mask.tolist() == [[1] * (long + 3), [1] * short + [0] * (long - short) + [1, 0, 0]]
+    assert found.hidden.shape[:2] == found.mask.shape
+    ids, keys = torch.tensor([rows[1].ids]), torch.ones(1, 4 + short, dtype=torch.long)
+    if layout == Layout.JOINT:
+        states = backbone.model.encode(ids, keys, prompt=prompt[None])[0][:, 4:]
+    else:
+        states, _ = backbone.model.encode(ids, keys, past=backbone.model.encode_prompt(prompt[None])[0])
+    torch.testing.assert_close(found.hidden[1, :short], states[0], atol=1e-5, rtol=1e-4)
+    alone = read_texts(backbone, prompt, layout, Entry.FIRST_LAYER, rows[1:], TARGETS[1:])
+    torch.testing.assert_close(found.logits[3:], alone.logits, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_prompt_of_word_embeddings_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    """GPT-2 adds positions to it, and counts the text's from behind it."""
+    backbone = open_backbone(str(adapters.save_base("gpt2", tmp_path / "gpt2")))
+    assert isinstance(backbone, CausalBackbone)
+    (row,) = backbone.texts.encode(["a witty film"], 16)
+    prompt = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    found = read_texts(backbone, prompt, Layout.PREFIX, Entry.INPUTS_EMBEDS, [row], TARGETS[:1])
+    model = AutoModelForCausalLM.from_pretrained(backbone.folder).eval()
+    words = model.get_input_embeddings()(torch.tensor([*row.ids, *TARGETS[0]]))
+    wanted = model(inputs_embeds=torch.cat([prompt, words])[None]).logits[0, -4:-1]
+    torch.testing.assert_close(found.logits, wanted, atol=1e-4, rtol=1e-4)
