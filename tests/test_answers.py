@@ -54,7 +54,7 @@ def test_tokens_of_a_pair_stand_in_their_own_text() -> None:
         task("tokens", ("O", "NAME")),
         np.zeros((3, 2), np.float32),
         ("Ada", "is her name"),
-        [Place(0, 0, 3), Place(-1, 0, 0), Place(1, 3, 6)],
+        [TokenSpan(0, 0, 3), TokenSpan(-1, 0, 0), TokenSpan(1, 3, 6)],
         truncated=False,
     )
     assert [t.text for t in found.tokens] == ["Ada", "her"]

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import mpt_edge
-from mpt_edge.bundle import Bundle
 from mpt_edge.cli.run import WINDOW, _window
+from mpt_edge.formats.bundle import Bundle
 from mpt_edge.text_model import TextModel
 from tests.support import commands, outcomes
 from tests.support.outcomes import refused

@@ -12,8 +12,8 @@ from transformers import BertForMaskedLM
 
 import mpt_edge
 from mpt_edge.encoder_model import EncoderModel
-from mpt_edge.heads import Head, Layer
-from mpt_edge.prompts import Entry, Layout
+from mpt_edge.formats.heads import Head, Layer
+from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.data.rows import Rows, TaskData, load_task

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mpt_edge.prompts import Entry, Layout
+from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.objectives.reading import read_texts
