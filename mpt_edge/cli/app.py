@@ -27,9 +27,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", epilog=run.EPILOG)(run.run)
-app.command("export")(export.export)
+app.command("export", epilog=export.EPILOG)(export.export)
 app.command("export-peft")(export_peft.export_peft)
-app.command("bench")(bench.bench)
+app.command("bench", epilog=bench.EPILOG)(bench.bench)
 app.add_typer(importing.app, name="import")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(train.app, name="train")

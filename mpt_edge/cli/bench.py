@@ -29,6 +29,16 @@ from mpt_edge.runtime.encoder import OnnxEncoder
 from mpt_edge.text import Batch
 from mpt_edge.text_model import TextModel
 
+EPILOG = """
+Examples:
+
+mpt-edge bench
+
+mpt-edge bench --bundle bundles/app --tokens 64 --threads 2 --json
+
+Let nothing else run meanwhile: on a busy machine times and ratios are unsteady.
+"""
+
 
 def bench(
     bundle: BundleFolder = None,

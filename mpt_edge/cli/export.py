@@ -11,6 +11,14 @@ import typer
 from mpt_edge._extras import require
 from mpt_edge.locate import cache_bundle
 
+EPILOG = """
+Examples:
+
+mpt-edge export minilm-l6 --output bundles/app   (with the shipped tasks)
+
+mpt-edge export minilm-l6 --vectors runs/source --vectors runs/target --output bundles/small --precision int8
+"""
+
 
 class GraphPrecision(StrEnum):
     """Which graphs a bundle gets."""
@@ -35,7 +43,7 @@ def export(
     ] = GraphPrecision.FLOAT32,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
 ) -> None:
-    """Bake a frozen backbone into ONNX once, with its shared prompts and tasks."""
+    """Export a frozen backbone to ONNX, with its shared prompts and tasks."""
     require("export", "torch", "transformers", "onnx", "onnxscript", "onnx_ir", "optimum.exporters.tasks")
     from mpt_edge_export.command import export_command
 

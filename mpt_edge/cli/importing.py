@@ -11,6 +11,14 @@ from rich.table import Table
 
 from mpt_edge._extras import require
 
+EPILOG = """
+Examples:
+
+mpt-edge import peft reviews --backbone my-bert --task film=0 --task book=2 --label bad --label good --output vectors
+
+mpt-edge import peft owner/adapter --backbone owner/base-model --output vectors   (all task ids, from the hub)
+"""
+
 app = typer.Typer(help="Turn what was trained with other libraries into prompts and tasks.", no_args_is_help=True)
 
 
@@ -19,7 +27,7 @@ def _imports() -> None:
     """Turn what was trained with other libraries into prompts and tasks."""
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def peft(
     adapter: Annotated[str, typer.Argument(help="Folder or hub id of a PEFT adapter.", show_default=False)],
     backbone: Annotated[str, typer.Option(help="Its base model: minilm-l6, a local folder, or a hub id.")],
@@ -38,7 +46,9 @@ def peft(
     max_length: Annotated[
         int, typer.Option(min=3, help="Longest text in tokens; longer ones are cut, and the answer says so.")
     ] = 128,
-    max_new_tokens: Annotated[int, typer.Option(min=0, help="Longest text to write; 0 for the default.")] = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=0, help="Longest text to write, in tokens; 0 for the default, 64.")
+    ] = 0,
     licence: Annotated[str, typer.Option(help="Licence of the data it was trained on.")] = "",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub adapter.")] = None,
 ) -> None:

@@ -40,6 +40,8 @@ mpt-edge run --task sst2 --input reviews.csv --text-column review --output label
 cat questions.txt | mpt-edge run --task trec --json
 
 Rows of a file may name their own task in a column "task". Standard input is answered each --batch-size rows.
+
+In JSON, "text" is the input and "output" is the text that a model wrote.
 """
 
 #: Rows read, answered and written at once.
@@ -61,7 +63,7 @@ def run(
         list[str] | None, typer.Argument(metavar="TEXT", help="One or more texts to answer.", show_default=False)
     ] = None,
     *,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Task of all rows that name none.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task for every row without a task column.")] = None,
     source: Annotated[
         Path | None, typer.Option("--input", "-i", help="Rows: .jsonl, .ndjson, .csv or .txt; - is standard input.")
     ] = None,

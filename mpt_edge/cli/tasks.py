@@ -25,6 +25,12 @@ from mpt_edge.text_model import TextModel
 
 app = typer.Typer(help="Look at, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
 
+INSTALL_EPILOG = """
+Example:
+
+mpt-edge tasks install runs/mine/tasks/mine.safetensors --bundle bundles/app
+"""
+
 Name = Annotated[str, typer.Argument(help="A task's name, as `mpt-edge tasks list` shows it.", show_default=False)]
 
 #: Characters of an answer that a sentence about it shows.
@@ -41,7 +47,8 @@ def _open(folder: Path | None) -> Bundle:
 
 @app.command("list")
 def list_(
-    bundle: BundleFolder = None, as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False
+    bundle: BundleFolder = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """List the tasks with their size and what they reached on test: accuracy, or the metric that is named."""
     opened = _open(bundle)
@@ -74,7 +81,7 @@ def show(task: Name, bundle: BundleFolder = None) -> None:
     typer.echo(json.dumps(_summary(opened, file) | facts, indent=2, ensure_ascii=False))
 
 
-@app.command()
+@app.command(epilog=INSTALL_EPILOG)
 def install(
     file: Annotated[Path, typer.Argument(help="A task file, as training leaves it.")], bundle: BundleFolder = None
 ) -> None:
@@ -106,7 +113,7 @@ def verify(
     bundle: BundleFolder = None,
     precision: Precision = "",
 ) -> None:
-    """Check every file's hash, and every task's golden example on this machine."""
+    """Check every file's hash, and every task's golden example: a recorded example with its answer."""
     opened = _open(bundle)
     for name in opened.manifest.files:
         opened.verify(name)

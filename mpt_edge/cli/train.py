@@ -27,17 +27,33 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Learn a shared prompt and tasks on a frozen backbone.", no_args_is_help=True)
 
+SOURCE_EPILOG = """
+Examples:
+
+mpt-edge train source sst2.toml trec.toml --data data --output runs/source
+
+mpt-edge train source sst2.toml trec.toml --data data --output runs/plain --distil 0 --most-tasks 0   (no teachers)
+"""
+
+TARGET_EPILOG = """
+Examples:
+
+mpt-edge train target mine.toml --from models/minilm-l6 --data data --output runs/mine
+
+mpt-edge train target mine.toml --from models/minilm-l6 --data data --output runs/few --shots 16 --keep-last
+"""
+
 Recipes = Annotated[list[Path], typer.Argument(help="Task recipes, one TOML file each.", show_default=False)]
 Data = Annotated[Path, typer.Option(help="Folder that the recipes' paths start from.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for vectors, checkpoint and log.")]
 Backbone = Annotated[str, typer.Option(help="minilm-l6, a local folder, or a hub id.")]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the mixture.")]
-Batch = Annotated[int, typer.Option(min=1, help="Rows a batch.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Epochs over all tasks' rows.")]
+Batch = Annotated[int, typer.Option(min=1, help="Rows per batch.")]
 MicroBatch = Annotated[int, typer.Option(min=0, help="Rows read at once, to save memory; 0 reads a batch whole.")]
-TasksPerStep = Annotated[int, typer.Option(min=1, help="Batches, each of one task, a step.")]
+TasksPerStep = Annotated[int, typer.Option(min=1, help="Batches per step, each of one task.")]
 MostTasks = Annotated[
     int,
-    typer.Option(min=0, help="Split a step's rows over 2 to this many tasks, at random; 0 takes one task a batch."),
+    typer.Option(min=0, help="Sample 2 to this many tasks per step; 0 takes one task per batch."),
 ]
 RowsPerEpoch = Annotated[int, typer.Option(min=1, help="Most rows of one task in an epoch.")]
 PromptRate = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of the shared prompt.")]
@@ -49,14 +65,14 @@ InPrecision = Annotated[
 Recompute = Annotated[
     bool, typer.Option("--recompute", help="Keep fewer activations and compute them again: less memory, more time.")
 ]
-Distil = Annotated[float, typer.Option(min=0.0, help="Weight λ of what teachers add to the loss; 0 asks none.")]
-Temperature = Annotated[float, typer.Option(min=0.01, help="Temperature T of the distilled answers.")]
+Distil = Annotated[float, typer.Option(min=0.0, help="Distillation weight λ; 0 uses no teachers.")]
+Temperature = Annotated[float, typer.Option(min=0.01, help="Temperature T of the distillation.")]
 Hidden = Annotated[bool, typer.Option(help="Distil hidden states as well as answers.")]
 Test = Annotated[bool, typer.Option("--test", help="Measure the test split, once, at the end.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")]
 
 
-@app.command()
+@app.command(epilog=SOURCE_EPILOG)
 def source(
     recipes: Recipes,
     output: Output,
@@ -64,11 +80,17 @@ def source(
     backbone: Backbone = "minilm-l6",
     name: Annotated[str, typer.Option(help="Name of the shared prompt.")] = "mpt",
     length: Annotated[int, typer.Option("--length", "-l", min=1, help="Rows of the shared prompt.")] = 100,
-    layout: Annotated[Layout, typer.Option(help="Prompt rows see prompt rows alone, or the text too.")] = Layout.PREFIX,
+    layout: Annotated[
+        Layout,
+        typer.Option(
+            help="prefix: prompt rows do not attend to the text and are cached; joint: both attend to each other."
+        ),
+    ] = Layout.PREFIX,
     entry: Annotated[
         Entry | None,
         typer.Option(
-            help="The prompt enters every layer with rows of its own, the first only, or where PEFT has it.",
+            help="first_layer: the prompt is input of the first layer alone; inputs_embeds: it takes the place of word "
+            "embeddings, as in PEFT; every_layer: each layer has prompt rows of its own.",
             show_default="every_layer; first_layer in the joint layout",
         ),
     ] = None,
@@ -89,7 +111,7 @@ def source(
     teachers: Annotated[
         Path | None, typer.Option(help="Folder of teachers, to share between runs.", show_default="OUTPUT/teachers")
     ] = None,
-    teacher_epochs: Annotated[int, typer.Option(min=1, help="Passes over a teacher's rows.")] = TeacherPlan.epochs,
+    teacher_epochs: Annotated[int, typer.Option(min=1, help="Epochs over a teacher's rows.")] = TeacherPlan.epochs,
     teacher_rate: Annotated[
         float, typer.Option(min=0.0, max=100.0, help="Learning rate of a teacher.")
     ] = TeacherPlan.rate,
@@ -127,7 +149,7 @@ def source(
     _report(tasks, output, test=test)
 
 
-@app.command()
+@app.command(epilog=TARGET_EPILOG)
 def target(
     recipes: Recipes,
     output: Output,
@@ -147,7 +169,11 @@ def target(
     ] = Trained.VECTORS,
     name: Annotated[str, typer.Option(help="Name of a group's shared prompt.")] = "group",
     start: Annotated[
-        str, typer.Option(help="Start of u and v: average or nearest of the source tasks, ones, or a task's name.")
+        str,
+        typer.Option(
+            help="Start of u and v: average of the source tasks; nearest, the source task with the least loss on your "
+            "rows, where one resembles your task; ones; or a task's name."
+        ),
     ] = "average",
     teacher: Annotated[
         Path | None,
@@ -156,7 +182,7 @@ def target(
     distil: Distil = DistillationSettings.weight,
     temperature: Temperature = DistillationSettings.temperature,
     hidden: Hidden = DistillationSettings.hidden,
-    shots: Annotated[int, typer.Option(min=0, help="Rows a label for few-shot training; 0 takes all.")] = 0,
+    shots: Annotated[int, typer.Option(min=0, help="Rows per label for few-shot training; 0 takes all.")] = 0,
     subset_seed: Annotated[int, typer.Option(min=0, help="Fixes which rows those are.")] = 0,
     keep_last: Annotated[
         bool, typer.Option("--keep-last", help="Keep the last step, not the best epoch: for few validation rows.")

@@ -27,7 +27,12 @@ NumBeams = Annotated[
 ]
 RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1, words come back less often.", show_default="1")]
 Seed = Annotated[int | None, typer.Option(help="Fixes what is drawn.", show_default="0")]
-Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the text; repeatable.", show_default="the task's")]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Stop writing before this text; repeatable. A newline: --stop $'\\n'.", show_default="the task's"
+    ),
+]
 
 
 def options_for(model: Model, given: Options, task: str | None) -> Options:
