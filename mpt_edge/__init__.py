@@ -20,6 +20,7 @@ from mpt_edge.errors import (
     UnknownTaskError,
     UnsupportedModelError,
 )
+from mpt_edge.formats.bundle import Bundle
 from mpt_edge.loading import load
 from mpt_edge.model import Model, Task
 from mpt_edge.text_model import TextModel
@@ -27,6 +28,7 @@ from mpt_edge.text_model import TextModel
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bundle",
     "BundleNotFoundError",
     "CorruptFileError",
     "Embedding",

@@ -38,7 +38,7 @@ def read_small(path: Path, limit: int) -> bytes:
         return path.read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise CorruptFileError(f"cannot read {path} ({reason}); restore the file.") from error
+        raise CorruptFileError(f"cannot read {path} ({reason}); check the path, or restore the file.") from error
 
 
 @contextlib.contextmanager

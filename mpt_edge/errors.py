@@ -43,7 +43,7 @@ class UnknownTaskError(MptEdgeError, LookupError):
         import difflib  # here, since it takes longer to import than the whole rest of this module
 
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
         if near:
             hint = f"did you mean {near[0]!r}?"
         elif names:
@@ -75,4 +75,6 @@ class MissingExtraError(MptEdgeError, ImportError):
 
     def __init__(self, module: str, extra: str) -> None:
         """Build the `pip install` line from the extra's name."""
-        super().__init__(f"{module} is not installed; run: pip install 'mpt-edge[{extra}]'")
+        super().__init__(
+            f"{module} is not installed; run: pip install 'mpt-edge[{extra}]' (in a clone: pip install '.[{extra}]')"
+        )

@@ -231,6 +231,8 @@ def checked(text: object, kind: str) -> Text:
         InputError: it is empty, no text, or a single text where a pair is needed.
     """
     parts = text if isinstance(text, tuple | list) else (text,)
+    if isinstance(text, list) and kind != "pair":
+        raise InputError("this is a list where one text belongs; pass a str, or call the task with the list.")
     if not all(isinstance(part, str) for part in parts) or len(parts) > 2:
         raise InputError(
             f"expected a text or a pair of texts, got {type(text).__name__}; pass a str or a tuple of two."

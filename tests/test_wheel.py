@@ -123,7 +123,8 @@ def test_workshop_commands_name_their_extra(device: Path, tmp_path: Path, argume
     (tmp_path / "r.toml").write_text('name = "r"\ntrain = "t.jsonl"\nvalidation = "v.jsonl"\n')
     result = call(device / "mpt-edge", *arguments, cwd=tmp_path)
     assert result.returncode == 1
-    assert result.stderr == f"mpt-edge: torch is not installed; run: pip install 'mpt-edge[{extra}]'\n"
+    command = f"pip install 'mpt-edge[{extra}]' (in a clone: pip install '.[{extra}]')"
+    assert result.stderr == f"mpt-edge: torch is not installed; run: {command}\n"
 
 
 def test_wrong_usage(device: Path, tmp_path: Path) -> None:

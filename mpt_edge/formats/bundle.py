@@ -231,7 +231,7 @@ class Bundle:
         if task.own_prompt.shape[1:-1] not in ((), (manifest.layers,)):
             yield f"number of layers than {manifest.layers}"
 
-    def install(self, source: Path) -> TaskFile:
+    def install(self, source: str | os.PathLike[str]) -> TaskFile:
         """Add a task file to the bundle, or replace one of the same name.
 
         A replaced task that could be used is kept, for `rollback`.
@@ -240,7 +240,7 @@ class Bundle:
             CorruptFileError: it is no task file.
             MismatchError: it belongs to another bundle, or is older than the installed version.
         """
-        data = read_small(source, MAX_TASK_BYTES)
+        data = read_small(Path(source), MAX_TASK_BYTES)
         task = TaskFile.parse(data, str(source))
         with self._changing():
             self.check_fit(task)

@@ -23,13 +23,20 @@ from mpt_edge.errors import CorruptFileError
 
 Array = NDArray[Any]
 
+#: The metadata entry that has the hash of all others and of the tensors.
+_HASH = "sha256"
+
 #: Tensor types a prompt or task file may hold.
 DTYPES = ("float16", "float32")
 
 
 def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and metadata, the same ones as the same bytes; values that are not strings are stored as JSON."""
+    """Write tensors and metadata, the same ones as the same bytes; values that are not strings are stored as JSON.
+
+    The file has the hash of what it says in its metadata, so that damage shows wherever it is read.
+    """
     text = {key: v if isinstance(v, str) else _compact(v) for key, v in metadata.items()}
+    text[_HASH] = _content_hash(tensors, text)
     data = _save({key: np.ascontiguousarray(value) for key, value in tensors.items()}, text)
     with replacing(path) as temporary:
         temporary.write_bytes(_ordered(data))
@@ -53,8 +60,8 @@ def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
         source: what to call the file in messages.
 
     Raises:
-        CorruptFileError: not safetensors, a type other than float16 or float32, or a value that
-            is not finite.
+        CorruptFileError: not safetensors, a type other than float16 or float32, a value that is not finite, or another
+            content than was written.
     """
     try:
         tensors = _load(data)
@@ -68,7 +75,19 @@ def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
             raise CorruptFileError(f"{source}: tensor {name!r} is {value.dtype.name}; save it as float16 or float32.")
         if not np.isfinite(value).all():
             raise CorruptFileError(f"{source}: tensor {name!r} holds NaN or infinity; train or export it again.")
-    return tensors, header.get("__metadata__") or {}
+    metadata: dict[str, str] = header.get("__metadata__") or {}
+    stated = metadata.pop(_HASH, None)  # files were once written without
+    if stated is not None and stated != _content_hash(tensors, metadata):
+        raise CorruptFileError(f"{source} is damaged: it is not what was written; fetch it again.")
+    return tensors, metadata
+
+
+def _content_hash(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 of the metadata as JSON, and of each tensor's name, type, shape and bytes, all by name."""
+    digest = hashlib.sha256(_compact(dict(sorted(metadata.items()))).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name}{fingerprint(value)}".encode())
+    return digest.hexdigest()
 
 
 def fingerprint(*values: Array) -> str:

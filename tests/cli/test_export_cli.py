@@ -112,4 +112,5 @@ def test_missing_extra(tmp_path: Path, arguments: list[str], module: str, packag
     command = [sys.executable, "-c", code, *arguments]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
-    assert refused(result) == f"mpt-edge: {package} is not installed; run: pip install 'mpt-edge[{extra}]'"
+    command = f"pip install 'mpt-edge[{extra}]' (in a clone: pip install '.[{extra}]')"
+    assert refused(result) == f"mpt-edge: {package} is not installed; run: {command}"

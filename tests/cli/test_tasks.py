@@ -185,7 +185,7 @@ def test_task_with_vectors_longer_than_the_prompt(tasks: Command, make: Callable
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda path: path.unlink(), "cannot read {} (No such file or directory); restore the file."),
+        (lambda path: path.unlink(), "cannot read {} (No such file or directory); check the path, or restore the file."),
         (lambda path: path.write_bytes(b"x" * 99), "{} is not a readable safetensors file; restore it"),
         (lambda path: path.write_bytes(path.read_bytes()[:300]), "{} is not a readable safetensors file; restore it"),
     ],

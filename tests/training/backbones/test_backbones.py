@@ -332,7 +332,10 @@ def test_sentencepiece_alone_without_its_package(
     only_sentencepiece(folder, name, installed=False, monkeypatch=monkeypatch)
     with pytest.raises(MissingExtraError) as caught:
         load_encoder(str(folder))
-    one_sentence(caught.value, "sentencepiece is not installed; run: pip install 'mpt-edge[torch]'")
+    one_sentence(
+        caught.value,
+        "sentencepiece is not installed; run: pip install 'mpt-edge[torch]' (in a clone: pip install '.[torch]')",
+    )
     assert capfd.readouterr().err == ""
 
 
