@@ -47,9 +47,10 @@ def export_command(
         plan = ExportPlan(backbone, folders, output, force=force, precision=precision)
         manifest = export_bundle(plan, observe)
     size = sum(entry["size"] for name, entry in manifest.files.items() if name.startswith("onnx/"))
-    tasks = len(task_names(manifest.files))
+    count = len(task_names(manifest.files))
+    tasks = "1 task" if count == 1 else f"{count} tasks"
     Console().print(
-        f"{output}: {manifest.backbone['id']}, {size / 1e6:.1f} MB, {tasks} tasks; ONNX Runtime agrees with PyTorch "
+        f"{output}: {manifest.backbone['id']}, {size / 1e6:.1f} MB, {tasks}; ONNX Runtime agrees with PyTorch "
         f"to {manifest.parity['max_abs_difference']:.1e} over {manifest.parity['cases']} cases.{_moved(manifest)}",
         markup=False,  # a folder's name may hold brackets
         highlight=False,

@@ -54,13 +54,7 @@ def bench(
 ) -> None:
     """Measure size, load, selection, request and memory; the calls are timed in turn, in one run."""
     opened = Bundle.open(bundle or default_bundle())
-    writes = opened.manifest.generation
-    room = writes.context if writes else opened.manifest.max_length + length + new_tokens
-    if tokens + length + new_tokens > room:
-        raise InputError(
-            f"{tokens} tokens, {length} prompt rows and {new_tokens} new tokens do not fit into the {room} that this "
-            "backbone reads; lower --tokens, --length or --new-tokens."
-        )
+    _check_room(opened, tokens, length, new_tokens)
     started = time.perf_counter()
     model = open_model(opened, precision=precision, threads=threads)
     figures: dict[str, Any] = {
@@ -83,6 +77,18 @@ def bench(
         typer.echo(json.dumps(figures))
     else:
         _print(figures)
+
+
+def _check_room(opened: Bundle, tokens: int, length: int, new_tokens: int) -> None:
+    """Refuse sizes that the backbone has no room for. Raises InputError."""
+    writes, most = opened.manifest.generation, opened.manifest.max_length
+    if writes is None and tokens > most:
+        raise InputError(f"{tokens} tokens are more than the {most} that this backbone reads; lower --tokens.")
+    if writes is not None and tokens + length + new_tokens > writes.context:
+        raise InputError(
+            f"{tokens} tokens, {length} prompt rows and {new_tokens} new tokens do not fit into the {writes.context} "
+            "that this backbone reads; lower --tokens, --length or --new-tokens."
+        )
 
 
 def _selection(model: Model, bundle: Bundle) -> dict[str, float]:

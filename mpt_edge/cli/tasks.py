@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mpt_edge.cli.options import BundleFolder, Precision
 from mpt_edge.cli.table import shown
-from mpt_edge.errors import CorruptFileError
+from mpt_edge.errors import CorruptFileError, MismatchError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.figures import headline_text
 from mpt_edge.formats.taskfile import TaskFile
@@ -52,11 +52,22 @@ def list_(
 ) -> None:
     """List the tasks with their size and what they reached on test: accuracy, or the metric that is named."""
     opened = _open(bundle)
-    rows = [_summary(opened, opened.task(name)) for name in opened.task_names]
+    rows, damaged = [], []
+    for name in opened.task_names:
+        try:
+            rows.append(_summary(opened, opened.task(name)))
+        except (CorruptFileError, MismatchError) as error:  # the others can still be used
+            damaged.append(error)
     if as_json:
         for row in rows:
             typer.echo(json.dumps(row, ensure_ascii=False))
-        return
+    else:
+        Console().print(_table(rows))
+    if damaged:
+        raise damaged[0]
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table("task", "kind", "labels", "bytes", "vectors", "test", box=None, pad_edge=False)
     for row in rows:
         texts = (
@@ -68,7 +79,7 @@ def list_(
             headline_text(row["test"], 3),
         )
         table.add_row(*(Text(str(text)) for text in texts))  # what a file says is no markup
-    Console().print(table)
+    return table
 
 
 @app.command()
@@ -122,7 +133,8 @@ def verify(
     names = tasks or opened.task_names
     for name in names:
         _verify_golden(model, model.task(name).file, tolerance)
-    typer.echo(f"{len(opened.manifest.files)} files and {len(names)} tasks are as they were made.")
+    tasks_ = "1 task" if len(names) == 1 else f"{len(names)} tasks"
+    typer.echo(f"{len(opened.manifest.files)} files and {tasks_} are as they were made.")
 
 
 def _verify_golden(model: Model, file: TaskFile, tolerance: float) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
+from mpt_edge.cli.output import note
 from mpt_edge.cli.table import shown
 from mpt_edge.errors import InputError
 from mpt_edge.generation_options import GenerationOptions, Options
@@ -59,8 +60,8 @@ def _note_what_is_not_drawn(model: Model, options: Options, task: str | None) ->
     given = [name for name in ("seed", "top_k", "top_p") if name in options]
     own = model.task(task).file.generation.get("temperature", 0.0) if task is not None else 0.0
     if given and not options.get("temperature", own):
-        option = given[0].replace("_", "-")
-        print(f"mpt-edge: nothing is drawn without --temperature, so --{option} does nothing.", file=sys.stderr)
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        note(f"nothing is drawn without --temperature; {names} {'do' if len(given) > 1 else 'does'} nothing.")
 
 
 def watched(model: Model, texts: Sequence[str] | None, task: str | None) -> Task | None:

@@ -53,7 +53,7 @@ def test_without_the_module_that_windows_lacks(tiny_bundle: Path) -> None:
     ("arguments", "says"),
     [
         (["--bundle", "no-such"], "no bundle in no-such; build it with"),
-        (["--tokens", "60"], "60 tokens, 100 prompt rows and 32 new tokens do not fit"),
+        (["--tokens", "60"], "60 tokens are more than the 48 that this backbone reads; lower --tokens."),
         (["--threads", "5000"], "5000 threads are not possible here"),
     ],
 )

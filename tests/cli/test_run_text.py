@@ -217,10 +217,12 @@ def test_rows_whose_text_finds_no_room_are_skipped_too(bundle: Path) -> None:
 @pytest.mark.parametrize("option", ["--seed", "--top-k"])
 def test_what_has_no_effect_is_said(bundle: Path, option: str) -> None:
     done = commands.run("run", "--task", "story", TEXTS[0], "--bundle", bundle, option, 3)
-    assert done.stderr == f"mpt-edge: nothing is drawn without --temperature, so {option} does nothing.\n"
+    assert done.stderr == f"mpt-edge: nothing is drawn without --temperature; {option} does nothing.\n"
     assert done.stdout == commands.run("run", "--task", "story", TEXTS[0], "--bundle", bundle).stdout
     drawn = commands.run("run", "--task", "story", TEXTS[0], "--bundle", bundle, option, 3, "--temperature", 1)
     assert (drawn.returncode, drawn.stderr) == (0, "")
+    both = commands.run("run", "--task", "story", TEXTS[0], "--bundle", bundle, "--seed", 3, "--top-k", 3)
+    assert both.stderr == "mpt-edge: nothing is drawn without --temperature; --seed and --top-k do nothing.\n"
 
 
 @pytest.fixture

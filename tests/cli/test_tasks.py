@@ -62,6 +62,23 @@ def test_list(tasks: Command, bundle: Path) -> None:
     assert [line.split()[0] for line in table[1:]] == NAMES
 
 
+def test_list_with_a_damaged_task_has_the_others(tasks: Command, bundle: Path) -> None:
+    path = bundle / "tasks" / "sentiment.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    result = tasks("list")
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["same", "topic"]
+    assert f"{path} is damaged" in refused(result)
+
+
+def test_a_file_damaged_on_its_way_is_not_installed(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
+    path = make(name="new")
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 4  # a digit of one of the vectors
+    path.write_bytes(data)
+    assert f"{path} is damaged: it is not what was written; fetch it again." in refused(tasks("install", path))
+    assert "new" not in listed(tasks)
+
+
 def test_list_shows_accuracy_and_own_prompts(tasks: Command, make: Callable[..., Path], tiny_bundle: Path) -> None:
     own = np.zeros((6, 32), np.float16)
     done(
@@ -185,7 +202,10 @@ def test_task_with_vectors_longer_than_the_prompt(tasks: Command, make: Callable
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda path: path.unlink(), "cannot read {} (No such file or directory); check the path, or restore the file."),
+        (
+            lambda path: path.unlink(),
+            "cannot read {} (No such file or directory); check the path, or restore the file.",
+        ),
         (lambda path: path.write_bytes(b"x" * 99), "{} is not a readable safetensors file; restore it"),
         (lambda path: path.write_bytes(path.read_bytes()[:300]), "{} is not a readable safetensors file; restore it"),
     ],
@@ -226,7 +246,7 @@ def test_verify(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None
     done(tasks("install", make(golden=golden(bundle, "a witty film"))))
     count = len(json.loads((bundle / "bundle.json").read_text())["files"])
     assert done(tasks("verify")) == f"{count} files and 3 tasks are as they were made.\n"
-    assert done(tasks("verify", "sentiment")) == f"{count} files and 1 tasks are as they were made.\n"
+    assert done(tasks("verify", "sentiment")) == f"{count} files and 1 task are as they were made.\n"
 
 
 @pytest.mark.parametrize("name", ["onnx/model.onnx", "onnx/model.onnx_data", "tasks/topic.safetensors", "README.md"])
