@@ -102,6 +102,25 @@ def test_device_side_imports_nothing_above_it() -> None:
     assert offences(files, ROOT, ABOVE_DEVICE) == []
 
 
+@pytest.mark.parametrize(
+    ("package", "above"),
+    [
+        ("formats", ("runtime", "generation", "model", "encoder_model", "text_model", "loading")),
+        ("runtime", ("generation", "model", "encoder_model", "text_model", "loading")),
+        ("generation", ("model", "encoder_model", "text_model", "loading")),
+    ],
+)
+def test_packages_of_the_device_side_stand_on_each_other(package: str, above: tuple[str, ...]) -> None:
+    files = sorted((PACKAGE / package).rglob("*.py"))
+    assert offences(files, ROOT, ("mpt_edge",))  # the check does read these files
+    assert offences(files, ROOT, tuple(f"mpt_edge.{name}" for name in above)) == []
+
+
+def test_only_the_runtime_knows_onnx_runtime() -> None:
+    others = [file for file in device_files() if PACKAGE / "runtime" not in file.parents]
+    assert offences(others, ROOT, ("onnxruntime",)) == []
+
+
 def test_training_imports_neither_cli_nor_export() -> None:
     files = sorted((PACKAGE / "training").rglob("*.py"))
     assert "encoder.py" in {f.name for f in files}
