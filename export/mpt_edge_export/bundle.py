@@ -164,7 +164,8 @@ def _quantized(
     save_graphs(graphs, folder / weights_name("int8"))
     exact, quantized = (_session(folder, manifest, precision) for precision in ("float32", "int8"))
     vocabulary = int(backbone.model.model.config.vocab_size)
-    return check_quantized(exact, quantized, prompts, vocabulary=vocabulary, pooling=manifest.pooling)
+    facts: dict[str, Any] = {"vocabulary": vocabulary, "pooling": manifest.pooling, "longest": manifest.max_length}
+    return check_quantized(exact, quantized, prompts, **facts)
 
 
 def check_output(output: Path, *, force: bool) -> None:

@@ -62,6 +62,7 @@ def check_quantized(
     *,
     vocabulary: int,
     pooling: str,
+    longest: int = _TOKENS,
 ) -> dict[str, Any]:
     """Compare what both graphs make of random texts under each prompt.
 
@@ -71,6 +72,7 @@ def check_quantized(
         prompts: composed prompts of the tasks.
         vocabulary: number of tokens.
         pooling: how an encoder's hidden states become one vector.
+        longest: most tokens that a text may have.
 
     Returns:
         The least cosine between pooled hidden states, or between logits of the next token less their mean, and how
@@ -80,7 +82,7 @@ def check_quantized(
         ParityError: it is below `LEAST_COSINE`.
     """
     rng = np.random.default_rng(0)
-    ids = rng.integers(0, vocabulary, (_ROWS, _TOKENS))
+    ids = rng.integers(0, vocabulary, (_ROWS, min(_TOKENS, longest)))
     batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
     least = 1.0
     for prompt in prompts:

@@ -103,9 +103,9 @@ def run(
         "seed": seed,
         "stop": stop,
     }
-    _check_usage(texts, source, pair)
+    columns = Columns(text_column, pair_column)
+    _check_usage(texts, source, pair, of_rows=columns != Columns() or form is not None)
     with ExitStack() as stack:
-        columns = Columns(text_column, pair_column)
         rows, stream = _open_source(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
         model = mpt_edge.load(bundle, precision=precision, threads=threads)
         options = writing.options_for(model, given, task)
@@ -199,9 +199,14 @@ def _ready(model: Model, source: Source, item: Row | BadRow, task: str | None, o
         raise InputError(f"{place}: {error}") from error
 
 
-def _check_usage(texts: list[str] | None, source: Path | None, pair: str | None) -> None:
+def _check_usage(texts: list[str] | None, source: Path | None, pair: str | None, *, of_rows: bool) -> None:
+    """Refuse what does not go together; ``of_rows`` says that an option for rows of a file or a pipe is given."""
     if texts and source is not None:
         raise InputError("there are both TEXT and --input; pass one of them.")
+    if texts and of_rows:
+        raise InputError(
+            "--text-column, --pair-column and --format are for rows of a file; leave them out beside TEXT."
+        )
     if pair is not None and not texts:
         raise InputError("--pair goes with one TEXT; for rows of a file, name a column with --pair-column.")
     if not texts and source is None and (sys.stdin is None or sys.stdin.isatty()):

@@ -92,8 +92,6 @@ class BeamRow:
     def _keep(self, texts: Sequence[list[int]], scores: NDArray[np.float64], ends: Sequence[str]) -> None:
         """Keep what is complete among the best ``num_beams`` continuations, best first."""
         beams = self.options.num_beams
-        if self.options.early_stopping is True and len(self.complete) == beams:
-            return
         length = len(self.running[0]) + 1
         for text, score, why in list(zip(texts, scores, ends, strict=True))[:beams]:
             if why:

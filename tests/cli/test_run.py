@@ -427,3 +427,10 @@ def test_no_space_left(run: Command) -> None:
 def test_answers_into_a_pipe(run: Command, tmp_path: Path) -> None:
     """No file could take its place."""
     assert rows_of(run("--task", "topic", "--output", "/dev/stdout", "atom").stdout)[0]["text"] == "atom"
+
+
+@pytest.mark.parametrize(
+    "option", [["--text-column", "review"], ["--pair-column", "b"], ["--format", "jsonl"]], ids=str
+)
+def test_options_for_rows_beside_a_text(run: Command, option: list[str]) -> None:
+    assert "are for rows of a file; leave them out beside TEXT." in refused(run("--task", "topic", "atom", *option))
