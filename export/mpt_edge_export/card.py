@@ -29,8 +29,8 @@ this card from the task files.
 
 _FOOT = """
 The probe is a logistic regression on the same frozen backbone's embeddings without a prompt; its strength and scaling
-were chosen on validation. Differences are of figures before they were rounded. Rows are those of the test split, measured
-when training had ended. Vectors carry the licence of the data they were trained on.
+were chosen on validation. Differences are of figures before they were rounded. Rows are those of the test split,
+measured when training had ended. Vectors carry the licence of the data they were trained on.
 
 Data:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,6 +112,33 @@ def test_source(source: tuple[Path, Result]) -> None:
         f"{task.metrics['test']['accuracy']:.4f}",
     ]
     assert written == f"written to {output}"
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_probe(source: tuple[Path, Result], data: Path, tiny_folder: Path, tmp_path: Path, tested: bool) -> None:
+    """Its figures stand beside the task's, those of validation too, and in the task's file."""
+    run = Path(shutil.copytree(source[0], tmp_path / "run"))
+    places = ("--output", run, "--data", data, "--backbone", tiny_folder, *["--test"] * tested)
+    result = commands.run_here("train", "probe", data / "mood.toml", *places)
+    assert result.returncode == 0, result.stderr
+    metrics = TaskFile.load(run / "tasks/mood.safetensors").metrics
+    assert ("test" in metrics["probe"]) == tested
+    header, row, _ = result.stdout.splitlines()
+    assert header.split("  ")[-3:] == ["probe, validation", "probe, test", "bytes"]
+    probed = metrics["probe"]
+    parts = (metrics["validation"], metrics["test"], probed["validation"], probed.get("test"))
+    wanted = [f"{part['accuracy']:.4f}" if part else "-" for part in parts]
+    assert row.split()[2:-1] == wanted
+
+
+def test_a_test_split_that_no_recipe_names(
+    train: Command, source: tuple[Path, Result], data: Path, tmp_path: Path
+) -> None:
+    whole = (data / "mood.toml").read_text()
+    (data / "untested.toml").write_text("".join(f"{line}\n" for line in whole.splitlines() if "test" not in line))
+    result = train("target", ["untested"], tmp_path, "--from", source[0], "--start", "ones", "--test")
+    assert result.returncode == 0, result.stderr
+    assert "mpt-edge: mood: the recipe names no test split, so none was measured." in result.stderr
 
 
 def test_a_task_that_was_not_learned_is_named(train: Command, source: tuple[Path, Result], tmp_path: Path) -> None:
