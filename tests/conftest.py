@@ -22,6 +22,14 @@ from mpt_edge_export import ExportPlan, export_bundle
 from tests.support import writers
 from tests.support.encoders import LENGTH, make_task, save_tokenizer
 
+#: Files that take a minute or two each. They begin first, or one process would be at them while others have no more.
+_LONGEST = ("test_readme.py", "test_docs_peft.py", "test_docs_app.py", "test_wheel.py", "test_docs_generation.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files in front; all others stay in order."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
