@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -55,14 +54,12 @@ def test_the_app(clone: Path) -> None:
 def test_a_task_of_your_own(clone: Path) -> None:
     page = blocks("training.md", "sh")[0]
     texts = {"delivery": "where is my parcel, it never came", "payment": "the card was charged twice this week"}
-    rows = [{"text": f"{text} {i}", "label": label} for label, text in texts.items() for i in range(8)]
+    rows = [f'"{text} {i}",{label}' for label, text in texts.items() for i in range(8)]
     for split in ("train", "validation"):
-        path = clone / "data" / "mine" / f"{split}.jsonl"
+        path = clone / "data" / "mine" / f"{split}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    (clone / "mine.toml").write_text(
-        'name = "mine"\ntrain = "mine/train.jsonl"\nvalidation = "mine/validation.jsonl"\n'
-    )
+        path.write_text("\n".join(["message,topic", *rows]), encoding="utf-8")
+    (clone / "mine.toml").write_text(blocks("training.md", "toml")[0])
     shutil.copytree(clone / "bundles" / "app", clone / "models" / "minilm-l6", dirs_exist_ok=True)
     done = shell(page, clone)
     assert done.returncode == 0, done.stderr

@@ -31,13 +31,14 @@ class JsonLines:
 
     def __call__(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> None:
         """Write the answers to some rows, and hand them to the system at once."""
-        for row, found in zip(rows, predictions, strict=True):
-            first, second = (row.text, None) if isinstance(row.text, str) else row.text
-            given = {"text": first, "text_pair": second, "line": row.number if self._numbered else None}
-            entries = found.to_dict() | given
-            kept = {key: value for key, value in entries.items() if value is not None}
-            self._file.write(json.dumps(kept, ensure_ascii=self._ascii) + "\n")
-        self._file.flush()
+        with _named(str(getattr(self._file, "name", ""))):
+            for row, found in zip(rows, predictions, strict=True):
+                first, second = (row.text, None) if isinstance(row.text, str) else row.text
+                given = {"text": first, "text_pair": second, "line": row.number if self._numbered else None}
+                entries = found.to_dict() | given
+                kept = {key: value for key, value in entries.items() if value is not None}
+                self._file.write(json.dumps(kept, ensure_ascii=self._ascii) + "\n")
+            self._file.flush()
         self.rows += len(rows)
 
 
@@ -47,22 +48,39 @@ def answers_in(output: Path, *, numbered: bool) -> Iterator[JsonLines]:
 
     Where the run ends before, what was there stays, and what was written lies beside it.
     """
+    if output.exists() and not output.is_file():  # a device or a pipe: nothing can take its place
+        with _opened(output) as file:
+            yield JsonLines(file, numbered=numbered)
+        return
+    target = output.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + PART)
+    with _kept(part), _opened(part) as file:
+        lines = JsonLines(file, numbered=numbered)
+        yield lines
+    part.replace(target)
+    note(f"{lines.rows:,} {'answer is' if lines.rows == 1 else 'answers are'} in {output}.")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """Open a file to write, and name it too where what is left to write cannot be."""
+    file = path.open("w", encoding="utf-8", newline="\n")
     try:
-        if output.exists() and not output.is_file():  # a device or a pipe: nothing can take its place
-            with output.open("w", encoding="utf-8", newline="\n") as file:
-                yield JsonLines(file, numbered=numbered)
-            return
-        target = output.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + PART)
-        with _kept(part), part.open("w", encoding="utf-8", newline="\n") as file:
-            lines = JsonLines(file, numbered=numbered)
-            yield lines
-        part.replace(target)
-    except OSError as error:  # a full disk is reported without a name
-        error.filename = error.filename or str(output)
+        yield file
+    finally:
+        with _named(str(path)):
+            file.close()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Name the file of an error that has none, as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or name
         raise
-    note(f"{lines.rows:,} answers are in {output}.")
 
 
 @contextmanager

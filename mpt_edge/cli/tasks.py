@@ -133,8 +133,8 @@ def verify(
     names = tasks or opened.task_names
     for name in names:
         _verify_golden(model, model.task(name).file, tolerance)
-    tasks_ = "1 task" if len(names) == 1 else f"{len(names)} tasks"
-    typer.echo(f"{len(opened.manifest.files)} files and {tasks_} are as they were made.")
+    count = "1 task" if len(names) == 1 else f"{len(names)} tasks"
+    typer.echo(f"{len(opened.manifest.files)} files and {count} are as they were made.")
 
 
 def _verify_golden(model: Model, file: TaskFile, tolerance: float) -> None:
