@@ -26,14 +26,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mpt_edge.formats.vectors import VectorFolder
-from mpt_edge.text import render
+from mpt_edge.inference.text import render
 from mpt_edge.training.backbones.encoder_backbone import load_encoder
 from mpt_edge.training.data.recipes import load_recipe
 from mpt_edge.training.data.rows import TaskData, few_shot, load_task
+from mpt_edge.training.initialization import start_vectors
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
+from mpt_edge.training.objectives.similarity import SimilarityObjective
 from mpt_edge.training.stages import label_texts
-from mpt_edge.training.starts import start_vectors
 from mpt_edge.training.trainer import Progress, Trainer
 
 #: Rate of u and v, steps, and the most rows of a label that join its texts; chosen on the validation splits of cr and
@@ -106,7 +106,7 @@ def mpt(task: TaskData, budget: Budget, source: Path) -> float:
     objective = SimilarityObjective(backbone, [task], [texts], layout=shared.layout, entry=shared.entry)
     prompts = MultitaskPrompt(torch.from_numpy(shared.values.astype(np.float32)), 1)
     prompts.start(0, *start_vectors("nearest", source, shared, objective, 0)[1])
-    settings = budget.settings(tasks_per_step=1, prompt_rate=0.0, task_rate=VECTOR_RATE)
+    settings = budget.settings(tasks_per_step=1, prompt_lr=0.0, task_lr=VECTOR_RATE)
     Trainer(objective, prompts, settings, budget.folder).train(_silent)
     assert task.test is not None
     with torch.no_grad():

@@ -43,9 +43,9 @@ from transformers import (
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.prompts import Entry, Layout, SharedPrompt
 from mpt_edge.formats.vectors import VectorFolder
-from mpt_edge.runtime.causal import OnnxCausal
-from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
-from mpt_edge.text import Batch
+from mpt_edge.inference.runtime.causal import OnnxCausal
+from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.inference.text import Batch
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
@@ -71,9 +71,9 @@ MEMORY = """
 import numpy as np
 from pathlib import Path
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.runtime.causal import OnnxCausal
-from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
-from mpt_edge.text import Batch
+from mpt_edge.inference.runtime.causal import OnnxCausal
+from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.inference.text import Batch
 bundle = Bundle.open(Path({bundle!r}))
 family = OnnxSeq2Seq if bundle.manifest.family == "seq2seq" else OnnxCausal
 graph = family(*bundle.graphs(), bundle.manifest)

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.data.rows import TaskData
-from mpt_edge.training.initial import VOCABULARY, initial_prompt
+from mpt_edge.training.initialization import VOCABULARY, initial_prompt
+from mpt_edge.training.linear_probe import probe
 from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, Prompts
-from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
-from mpt_edge.training.probe import probe
+from mpt_edge.training.objectives.similarity import SimilarityObjective
 from mpt_edge.training.settings import DistillationSettings, Settings, TeacherPlan
 from mpt_edge.training.stages import label_texts
 from mpt_edge.training.teachers import taught_by, train_teachers
@@ -58,10 +58,10 @@ class Budget:
         """Return the trainer's settings under this budget."""
         base = Settings(
             epochs=self.epochs,
-            most_tasks=0,
-            rows_per_epoch=self.rows,
-            prompt_rate=PROMPT_RATE,
-            task_rate=VECTOR_RATE,
+            max_tasks=0,
+            examples_per_epoch=self.rows,
+            prompt_lr=PROMPT_RATE,
+            task_lr=VECTOR_RATE,
             keep_last=self.keep_last,
             seed=self.seed,
         )
@@ -84,7 +84,7 @@ class WholeModel(nn.Module):
         """Return no prompt."""
         return
 
-    def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:  # noqa: ARG002
+    def groups(self, prompt_lr: float, task_lr: float) -> list[dict[str, object]]:  # noqa: ARG002
         """Return all parameters."""
         return [{"params": list(self._trained.values()), "lr": self._rate}]
 
@@ -138,9 +138,9 @@ class SharedOnly(nn.Module):
         """Return the one prompt."""
         return self.shared
 
-    def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:  # noqa: ARG002
+    def groups(self, prompt_lr: float, task_lr: float) -> list[dict[str, object]]:  # noqa: ARG002
         """Return the prompt."""
-        return [{"params": [self.shared], "lr": prompt_rate}]
+        return [{"params": [self.shared], "lr": prompt_lr}]
 
     def largest(self, task: int) -> float:  # noqa: ARG002
         """Return 0: nothing is written."""
@@ -206,7 +206,7 @@ def mpt(
     backbone = load_encoder(BACKBONE)
     start = initial_prompt(backbone, budget.length, budget.seed, VOCABULARY, entry)
     settings = budget.settings(
-        most_tasks=4 if parts.sampling else 0, prompt_rate=PROMPT_RATE if parts.shared_trained else 0.0
+        max_tasks=4 if parts.sampling else 0, prompt_lr=PROMPT_RATE if parts.shared_trained else 0.0
     )
     objective = _objective(backbone, tasks, entry, layout)
     if parts.distillation:

@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from training_step import first_rows, our_step
 
-from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.prompts import Entry, Layout
-from mpt_edge.loading import open_model
-from mpt_edge.runtime.encoder import OnnxEncoder
-from mpt_edge.text import Batch
+from mpt_edge.inference.encoder_model import EncoderModel
+from mpt_edge.inference.loading import open_model
+from mpt_edge.inference.runtime.encoder import OnnxEncoder
+from mpt_edge.inference.text import Batch
 from mpt_edge.training.backbones.encoder_backbone import load_encoder
 from mpt_edge_export.bundle import ExportPlan, export_bundle
 

@@ -25,10 +25,10 @@ from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.training.backbones.encoder_backbone import load_encoder
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.data.rows import Rows, TaskData
-from mpt_edge.training.initial import VOCABULARY, initial_prompt
+from mpt_edge.training.initialization import VOCABULARY, initial_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objectives.similarity import TRAINING_SCALE
-from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
+from mpt_edge.training.objectives.encoder_reading import TRAINING_SCALE
+from mpt_edge.training.objectives.similarity import SimilarityObjective
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule
 
 LABELS = {"negative": "a negative, bad review", "positive": "a positive, good review"}
@@ -57,7 +57,7 @@ def main(
     ours, lengths = our_step(texts, gold, length, entry)
     theirs = peft_step(texts, gold, length)
     drawn = list(np.random.default_rng(0).permutation(len(texts)).reshape(steps, batch_size))
-    settings = {"epochs": 1, "batch_size": batch_size, "rows_per_epoch": len(texts), "tasks_per_step": 1, "seed": 0}
+    settings = {"epochs": 1, "batch_size": batch_size, "examples_per_epoch": len(texts), "tasks_per_step": 1, "seed": 0}
     bucketed = [step[0].rows for step in multitask_schedule([lengths], **settings)]
     print(f"l = {length}, {entry}, batch {batch_size}, {len(texts)} rows of sst2, {threads} threads")
     print(platform.platform())

@@ -6,8 +6,6 @@
 'positive'
 """
 
-from mpt_edge.answers import Embedding, Generation, Prediction, Span, Stream, Tagging, TokenLabel
-from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import (
     BundleNotFoundError,
     CorruptFileError,
@@ -21,9 +19,11 @@ from mpt_edge.errors import (
     UnsupportedModelError,
 )
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.loading import load
-from mpt_edge.model import Model, Task
-from mpt_edge.text_model import TextModel
+from mpt_edge.inference.answers import Embedding, Generation, Prediction, Span, Stream, Tagging, TokenLabel
+from mpt_edge.inference.encoder_model import EncoderModel
+from mpt_edge.inference.generative_model import GenerativeModel
+from mpt_edge.inference.loading import load
+from mpt_edge.inference.model import Model, Task
 
 __version__ = "0.1.0"
 
@@ -34,6 +34,7 @@ __all__ = [
     "Embedding",
     "EncoderModel",
     "Generation",
+    "GenerativeModel",
     "InputError",
     "MismatchError",
     "MissingExtraError",
@@ -45,7 +46,6 @@ __all__ = [
     "Stream",
     "Tagging",
     "Task",
-    "TextModel",
     "TokenLabel",
     "TrainingError",
     "UnknownTaskError",

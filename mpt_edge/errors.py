@@ -32,7 +32,7 @@ class CorruptFileError(MptEdgeError, ValueError):
 
 
 class MismatchError(MptEdgeError, ValueError):
-    """Two artefacts do not belong together, by fingerprint or by shape."""
+    """Two artifacts do not belong together, by fingerprint or by shape."""
 
 
 class UnknownTaskError(MptEdgeError, LookupError):

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 import mpt_edge
 from mpt_edge.formats.prompts import SharedPrompt
-from mpt_edge.model import Model
+from mpt_edge.inference.model import Model
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone

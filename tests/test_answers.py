@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mpt_edge.answers import Embedding, Prediction
-from mpt_edge.formats.heads import Head, Layer
+from mpt_edge.formats.linear_head import Head, Layer
 from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge.interpret import LONGEST_ANSWER, TokenSpan, classify, extract, tag
-from mpt_edge.softmax import softmax
+from mpt_edge.inference.answers import Embedding, Prediction
+from mpt_edge.inference.interpret import LONGEST_ANSWER, TokenSpan, classify, extract, tag
+from mpt_edge.inference.numerics import softmax
 
 
 def task(readout: str, labels: tuple[str, ...] = ()) -> TaskFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpt_edge.batching import by_length
+from mpt_edge.inference.batching import by_length
 
 
 @pytest.mark.parametrize("seed", range(50))

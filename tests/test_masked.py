@@ -22,13 +22,13 @@ from transformers import (
 )
 
 import mpt_edge
-from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.formats.bundle import MODEL, Bundle
 from mpt_edge.formats.prompts import compose
 from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge.masking import Verbalizer
-from mpt_edge.text import TextEncoder
+from mpt_edge.inference.encoder_model import EncoderModel
+from mpt_edge.inference.masking import Verbalizer
+from mpt_edge.inference.text import TextEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.data.recipes import Recipe, load_recipe
@@ -85,9 +85,7 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Encod
     folder = tmp_path_factory.mktemp("run")
     backbone = load_encoder(str(base))
     behind, before = make_recipe(folder, "behind", "{text} was {mask}"), make_recipe(folder, "before", "{mask}: {text}")
-    plan = Plan(
-        [behind, before], folder, folder / "run", Settings(epochs=3, most_tasks=0, prompt_rate=0.05, task_rate=0.05)
-    )
+    plan = Plan([behind, before], folder, folder / "run", Settings(epochs=3, max_tasks=0, prompt_lr=0.05, task_lr=0.05))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "cache"))
         prompt = NewPrompt(name="mpt", length=5, layout="joint", entry="inputs_embeds")
@@ -126,9 +124,12 @@ def test_device_answers_are_those_of_transformers(base: Path, trained: tuple[Enc
 def test_golden_examples_of_training_hold(trained: tuple[EncoderBackbone, Path]) -> None:
     model = mpt_edge.load(trained[1], threads=1)
     for name in model.tasks:
-        golden = model.bundle.task(name).golden
-        answer = model.task(name)(golden["text"])
-        assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-4))
+        reference_example = model.bundle.task(name).reference_example
+        answer = model.task(name)(reference_example["text"])
+        assert (answer.label, answer.score) == (
+            reference_example["label"],
+            pytest.approx(reference_example["score"], abs=1e-4),
+        )
 
 
 def test_prefix_layout_and_mixed_batches(trained: tuple[EncoderBackbone, Path], tmp_path: Path) -> None:
@@ -171,7 +172,9 @@ def test_the_mask_of_a_pair_stands_between_its_texts(
 ) -> None:
     """Masks in either text do not hide it from what transformers is asked for: a certain one of the masks."""
     bundle = Bundle.open(trained[1])
-    file = replace(bundle.task("behind"), name="nli", kind="pair", template="{text} [MASK] {text_pair}", golden={})
+    file = replace(
+        bundle.task("behind"), name="nli", kind="pair", template="{text} [MASK] {text_pair}", reference_example={}
+    )
     file.save(tmp_path / "nli.safetensors")
     task = mpt_edge.load(trained[1], threads=1).add_task(tmp_path / "nli.safetensors")
     assert isinstance(task.prompt, np.ndarray)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import mpt_edge
-from mpt_edge.answers import Prediction
-from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.prompts import SharedPrompt, compose
-from mpt_edge.runtime.encoder import OnnxEncoder
-from mpt_edge.text import Batch, Encoded, Text, TextEncoder
+from mpt_edge.inference.answers import Prediction
+from mpt_edge.inference.encoder_model import EncoderModel
+from mpt_edge.inference.runtime.encoder import OnnxEncoder
+from mpt_edge.inference.text import Batch, Encoded, Text, TextEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from tests.support.answers import LONG, TEXTS, assert_same, rows, vector
 from tests.support.encoders import make_task
@@ -72,7 +72,7 @@ def test_many_rows_are_split_by_tokens(model: EncoderModel, monkeypatch: pytest.
         return request(self, batch, *rest)
 
     monkeypatch.setattr(OnnxEncoder, "request", spy)
-    monkeypatch.setattr("mpt_edge.encoder_model.MOST_TOKENS", 50)
+    monkeypatch.setattr("mpt_edge.inference.encoder_model.MAX_TOKENS", 50)
     assert_same(model.run(texts, "topic"), expected)
     assert len(shapes) > 5
     assert all(count * width <= 50 for count, width in shapes)

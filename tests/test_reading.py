@@ -14,12 +14,11 @@ import mpt_edge
 from mpt_edge.formats.bundle import MODEL, Bundle
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge.model import Model
-from mpt_edge.pooling import label_embeddings, pool, unit
-from mpt_edge.runtime.encoder import OnnxEncoder
-from mpt_edge.runtime.prompt_cache import stack
-from mpt_edge.softmax import softmax
-from mpt_edge.text import Batch, Encoded, Text, TextEncoder
+from mpt_edge.inference.model import Model
+from mpt_edge.inference.numerics import label_embeddings, pool, softmax, unit
+from mpt_edge.inference.runtime.encoder import OnnxEncoder
+from mpt_edge.inference.runtime.prompt_cache import stack
+from mpt_edge.inference.text import Batch, Encoded, Text, TextEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from tests.support.answers import TEXTS, vector
 

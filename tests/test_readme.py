@@ -18,7 +18,7 @@ from tests.support.places import ROOT
 
 DATA = ROOT.parent / "shared" / "data"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHORT = "--epochs 1 --teacher-epochs 1 --rows-per-epoch 32 --length 4"
+SHORT = "--epochs 1 --teacher-epochs 1 --examples-per-epoch 32 --length 4"
 
 
 def blocks(language: str) -> list[str]:
@@ -43,7 +43,7 @@ def shortened(script: str) -> str:
     """Return a script whose training runs take seconds; an option given twice counts the last time."""
     script = script.replace("\\\n", " ")
     script = re.sub(r"(train source .*)", rf"\1 {SHORT}", script)
-    return re.sub(r"(train target .*)", r"\1 --epochs 1 --rows-per-epoch 32", script)
+    return re.sub(r"(train target .*)", r"\1 --epochs 1 --examples-per-epoch 32", script)
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +116,8 @@ def test_shipped_tasks_are_small_two_vectors_with_a_baseline():
         assert task.two_vectors, path
         assert {"test", "validation", "probe"} <= set(task.metrics), path
         assert task.metrics["probe"]["train_rows"] == task.training["rows"], path
-        assert task.licence, path
-        assert task.golden, path
+        assert task.license, path
+        assert task.reference_example, path
         if len(task.labels) <= 10:
             assert path.stat().st_size <= 4096, path
 

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from mpt_edge.errors import CorruptFileError, InputError
-from mpt_edge.text import CHARACTERS_PER_TOKEN, Encoded, TextEncoder, checked, render
+from mpt_edge.inference.text import CHARACTERS_PER_TOKEN, Encoded, TextEncoder, render, validate_text
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 
 CLS, SEP = 2, 3
@@ -195,7 +195,7 @@ def test_render(template: str, text: object, expected: object) -> None:
     ],
 )
 def test_checked(text: object, kind: str, expected: object) -> None:
-    assert checked(text, kind) == expected
+    assert validate_text(text, kind) == expected
 
 
 @pytest.mark.parametrize(
@@ -220,9 +220,9 @@ def test_checked(text: object, kind: str, expected: object) -> None:
 )
 def test_text_that_cannot_be_read(text: object, kind: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        checked(text, kind)
+        validate_text(text, kind)
 
 
 def test_text_that_is_no_unicode() -> None:
     with pytest.raises(InputError):
-        checked("half \ud800 surrogate", "classification")
+        validate_text("half \ud800 surrogate", "classification")

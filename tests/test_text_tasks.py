@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 import mpt_edge
-from mpt_edge.answers import Generation
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.runtime.kv_cache import KeyValueCache
+from mpt_edge.inference.answers import Generation
+from mpt_edge.inference.runtime.kv_cache import KeyValueCache
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from tests.support.writers import CONTEXT, LABELS, LENGTH, TEXTS
 
@@ -83,7 +83,7 @@ def test_stream_says_what_the_answer_says(model: Any) -> None:
         assert stream.answer.truncated == truncated
 
 
-# Options.
+# GenerationKwargs.
 
 
 def test_a_stream_may_be_left(model: Any) -> None:

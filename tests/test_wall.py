@@ -80,7 +80,9 @@ def device_files() -> list[Path]:
 )
 def test_the_check_sees_every_way_to_import(source: str, seen: str) -> None:
     line = len(source.splitlines())
-    assert forbidden(source, "mpt_edge.model", ABOVE_DEVICE) == [f"mpt_edge.model:{line} imports {seen}"]
+    assert forbidden(source, "mpt_edge.inference.model", ABOVE_DEVICE) == [
+        f"mpt_edge.inference.model:{line} imports {seen}"
+    ]
 
 
 def test_relative_imports_of_a_package_and_of_a_module() -> None:
@@ -90,10 +92,10 @@ def test_relative_imports_of_a_package_and_of_a_module() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["import onnxruntime", "import torchlike", "from mpt_edge.text import Text", "'torch'"]
+    "source", ["import onnxruntime", "import torchlike", "from mpt_edge.inference.text import Text", "'torch'"]
 )
 def test_the_check_lets_others_pass(source: str) -> None:
-    assert forbidden(source, "mpt_edge.model", ABOVE_DEVICE) == []
+    assert forbidden(source, "mpt_edge.inference.model", ABOVE_DEVICE) == []
 
 
 def test_device_side_imports_nothing_above_it() -> None:

@@ -12,9 +12,9 @@ from scipy.special import log_softmax, softmax
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import mpt_edge
-from mpt_edge.answers import Generation
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.prompts import compose
+from mpt_edge.inference.answers import Generation
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from tests.support.places import SHARED

@@ -19,10 +19,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5For
 from transformers.modeling_outputs import BaseModelOutput
 
 import mpt_edge
-from mpt_edge.answers import Generation
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.prompts import compose
 from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.inference.answers import Generation
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.data.recipes import Recipe
@@ -88,7 +88,7 @@ def trained(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pyte
     backbone = open_backbone(str(folder))
     assert isinstance(backbone, GenerativeBackbone)
     assert backbone.family == "seq2seq"
-    settings = Settings(epochs=2, batch_size=3, most_tasks=0, prompt_rate=0.3, task_rate=0.3)
+    settings = Settings(epochs=2, batch_size=3, max_tasks=0, prompt_lr=0.3, task_lr=0.3)
     plan = Plan([say, choose], data, data / "run", settings)
     teachers = TeacherPlan(folder=data / "teachers", epochs=1, rate=0.3)
     with pytest.MonkeyPatch.context() as patch:
@@ -160,9 +160,12 @@ def test_a_batch_of_both_layouts_and_of_prompts_of_two_lengths(trained: Path, tm
 def test_golden_examples_and_the_command(trained: Path) -> None:
     model = mpt_edge.load(trained, threads=1)
     for name in ("say", "choose"):
-        golden = TaskFile.parse((trained / f"tasks/{name}.safetensors").read_bytes(), name).golden
-        answer = model.task(name)(golden["text"])
-        assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-3))
+        reference_example = TaskFile.parse((trained / f"tasks/{name}.safetensors").read_bytes(), name).reference_example
+        answer = model.task(name)(reference_example["text"])
+        assert (answer.label, answer.score) == (
+            reference_example["label"],
+            pytest.approx(reference_example["score"], abs=1e-3),
+        )
     assert np.isclose(sum(model.task("choose")("Two plus two").scores.values()), 1)
     done = commands.run("run", "--task", "say", TEXTS[0], "--bundle", trained, "--max-new-tokens", 5)
     assert done.stdout == model.task("say")(TEXTS[0], max_new_tokens=5).label + "\n"

@@ -22,15 +22,15 @@ from mpt_edge.formats.manifest import FileEntry, GenerationFacts, Manifest
 from mpt_edge.formats.prompts import Entry, Layout, SharedPrompt, compose
 from mpt_edge.formats.taskfile import NAME, TaskFile
 from mpt_edge.formats.vectors import PROMPTS, TASKS, VectorFolder
-from mpt_edge.runtime.causal import OnnxCausal
-from mpt_edge.runtime.encoder import OnnxEncoder
-from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.inference.runtime.causal import OnnxCausal
+from mpt_edge.inference.runtime.encoder import OnnxEncoder
+from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
-from mpt_edge_export.architecture import Dimensions, dimensions
 from mpt_edge_export.card import write_card
 from mpt_edge_export.causal_graph import export_causal_graph
+from mpt_edge_export.dimensions import Dimensions, dimensions
 from mpt_edge_export.encoder_graph import export_encoder_graph
 from mpt_edge_export.parity import check_parity, check_text_parity
 from mpt_edge_export.quantize import Graph, check_quantized, quantize
@@ -57,7 +57,7 @@ class ExportPlan:
         vectors: folders with ``prompts/`` and ``tasks/``, later ones replacing earlier ones.
         output: the bundle's folder.
         force: replace a bundle that is already there.
-        precision: ``"float32"``, ``"int8"`` for a quantised graph alone, or ``"both"``.
+        precision: ``"float32"``, ``"int8"`` for a quantized graph alone, or ``"both"``.
     """
 
     backbone: AnyBackbone
@@ -104,7 +104,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         composed = _composed(prompts, tasks, manifest)
         parity = _parity(plan.backbone, _session(folder, manifest), manifest, composed)
         if plan.precision != "float32":
-            observe("quantising the graph")
+            observe("quantizing the graph")
             parity["int8"] = _quantized(plan.backbone, folder, manifest, composed)
         if plan.precision == "int8":
             for name in (*graph_names(size.family, "float32"), weights_name("float32")):
@@ -328,7 +328,7 @@ def _manifest(
         backbone={
             "id": backbone.id,
             "revision": backbone.revision,
-            "licence": backbone.licence,
+            "license": backbone.license,
             "fingerprint": backbone.fingerprint,
         },
         tokenizer=backbone.texts.fingerprint,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mpt_edge.formats.figures import headline, headline_text
 from mpt_edge.formats.manifest import Manifest
+from mpt_edge.formats.metrics import headline, headline_text
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
 
@@ -19,18 +19,18 @@ tags: [multitask-prompt-tuning, onnx]
 
 # {name}
 
-Tasks for [{base}](https://huggingface.co/{base}) (licence: {licence}), each two vectors `u`, `v` that scale the shared
+Tasks for [{base}](https://huggingface.co/{base}) (license: {license}), each two vectors `u`, `v` that scale the shared
 prompt: `P_k = P* ∘ (u_k v_kᵀ)`. Layout {layout}, entry {entry}, l = {length}, d = {width}. `mpt-edge export` wrote
 this card from the task files.
 
-| task | labels | test accuracy | probe, same rows | difference | rows | bytes | data licence |
+| task | labels | test accuracy | probe, same rows | difference | rows | bytes | data license |
 | --- | --: | --: | --: | --: | --: | --: | --- |
 """
 
 _FOOT = """
 The probe is a logistic regression on the same frozen backbone's embeddings without a prompt; its strength and scaling
 were chosen on validation. Differences are of figures before they were rounded. Rows are those of the test split,
-measured when training had ended. Vectors carry the licence of the data they were trained on.
+measured when training had ended. Vectors carry the license of the data they were trained on.
 
 Data:
 
@@ -43,7 +43,7 @@ def write_card(folder: Path, manifest: Manifest, tasks: Mapping[str, TaskFile]) 
     facts = {
         "name": manifest.name,
         "base": manifest.backbone["id"],
-        "licence": manifest.backbone["licence"] or "not stated",
+        "license": manifest.backbone["license"] or "not stated",
         "layout": manifest.layout,
         "entry": manifest.entry,
         "length": manifest.prompt_length,
@@ -62,5 +62,5 @@ def _row(task: TaskFile, size: int) -> str:
     difference = f"{100 * (found[1] - known[1]):+.1f}" if found and known else "-"
     rows = (test or {}).get("rows", "-")
     shown = [headline_text(figures, 1, percent=True) for figures in (test, probe)]
-    cells = [task.name, len(task.labels), *shown, difference, rows, f"{size:,}", task.licence]
+    cells = [task.name, len(task.labels), *shown, difference, rows, f"{size:,}", task.license]
     return "| " + " | ".join(map(str, cells)) + " |\n"

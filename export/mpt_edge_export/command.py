@@ -62,7 +62,7 @@ def _moved(manifest: Manifest) -> str:
     """Say how far int8 moves what texts are read as."""
     if "int8" not in manifest.parity:
         return ""
-    return f" int8 against float32: cosine {manifest.parity['int8']['least_cosine']} or more on random texts."
+    return f" int8 against float32: cosine {manifest.parity['int8']['min_cosine']} or more on random texts."
 
 
 def _vectors(source: str, output: Path, given: Sequence[Path]) -> list[Path]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mpt_edge.formats.prompts import Entry
-from mpt_edge.runtime.graph_names import PAST, PRESENT, layer_names
+from mpt_edge.inference.runtime.graph_names import PAST, PRESENT, layer_names
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge_export.graph import make_graph, prompt_axes, prompt_shape
 from mpt_edge_export.weights import save_graph

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx_ir
@@ -14,7 +18,6 @@ from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.formats.prompts import Entry
 from mpt_edge.training.backbones.backbone import Prompted
 from mpt_edge_export.in_place import scatter_in_place
-from mpt_edge_export.quiet import quiet
 
 #: ONNX operator set of the graphs: the first with nodes for attention, rotary positions and RMS norms, and the one
 #: for which torch's exporter makes them. Graphs with caches in place are raised to the next; see `in_place`.
@@ -88,3 +91,19 @@ def make_graph(
     ClearMetadataAndDocStringPass()(model)  # stack traces of the exporter, half a megabyte
     model.producer_name = "mpt-edge"
     return model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what is printed, warned of, or logged below an error; what goes wrong is raised.
+
+    Logging that the caller had disabled stays so, within the block and after it.
+    """
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -14,7 +14,7 @@ import torch
 from onnxscript.version_converter import convert_version
 from torch import Tensor
 
-from mpt_edge.training.backbones.caches import Cache, KeyValue
+from mpt_edge.training.backbones.attention import Cache, KeyValue
 
 #: Where ``TensorScatter`` stands while the rest of a graph is of an earlier operator set.
 _DOMAIN = "mpt_edge"

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from mpt_edge.errors import ParityError
 from mpt_edge.formats.prompts import Entry, Layout
-from mpt_edge.runtime.causal import OnnxCausal
-from mpt_edge.runtime.encoder import OnnxEncoder
-from mpt_edge.runtime.prompt_cache import stack
-from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
-from mpt_edge.text import Batch, Encoded
+from mpt_edge.inference.runtime.causal import OnnxCausal
+from mpt_edge.inference.runtime.encoder import OnnxEncoder
+from mpt_edge.inference.runtime.prompt_cache import stack
+from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.inference.text import Batch, Encoded
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
-from mpt_edge.training.objectives.reading import open_texts
+from mpt_edge.training.objectives.generative_reading import open_texts
 
 #: Largest difference of any hidden state, key or value that a bundle may have.
 TOLERANCE = 1e-4

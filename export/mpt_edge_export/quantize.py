@@ -12,18 +12,18 @@ import onnx
 import onnx_ir
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from mpt_edge.arrays import Floats
+from mpt_edge._arrays import Floats
 from mpt_edge.errors import ParityError
-from mpt_edge.pooling import pool
-from mpt_edge.runtime.causal import OnnxCausal
-from mpt_edge.runtime.encoder import OnnxEncoder
-from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
-from mpt_edge.text import Batch
-from mpt_edge_export.quiet import quiet
+from mpt_edge.inference.numerics import pool
+from mpt_edge.inference.runtime.causal import OnnxCausal
+from mpt_edge.inference.runtime.encoder import OnnxEncoder
+from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.inference.text import Batch
+from mpt_edge_export.graph import quiet
 
 #: Least cosine between what the float32 and the int8 graph make of a text. Real models were above 0.98; a graph below
 #: this has lost its weights, not some digits.
-LEAST_COSINE = 0.9
+MIN_COSINE = 0.9
 
 _ROWS, _TOKENS = 8, 16
 
@@ -34,7 +34,7 @@ Graph = OnnxEncoder | OnnxCausal | OnnxSeq2Seq
 def quantize(path: Path) -> onnx_ir.Model:
     """Return a graph's copy with int8 weights, a scale for each output channel.
 
-    What they are multiplied with is quantised as it comes (dynamic quantisation), so no texts are needed for it.
+    What they are multiplied with is quantized as it comes (dynamic quantization), so no texts are needed for it.
     An embedding table that is also the head of a model that writes becomes two, each with scales of its own.
     """
     # It advises to prepare the graph first, and what that would do, the export has done.
@@ -79,7 +79,7 @@ def check_quantized(
         many texts it was taken over.
 
     Raises:
-        ParityError: it is below `LEAST_COSINE`.
+        ParityError: it is below `MIN_COSINE`.
     """
     rng = np.random.default_rng(0)
     ids = rng.integers(0, vocabulary, (_ROWS, min(_TOKENS, longest)))
@@ -89,26 +89,26 @@ def check_quantized(
         a, b = (_read(graph, batch, prompt, pooling) for graph in (exact, quantized))
         cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         least = min(least, float(np.where(np.isfinite(cosines), cosines, -1.0).min()))
-    if least < LEAST_COSINE:
+    if least < MIN_COSINE:
         raise ParityError(
-            f"the int8 graph reads texts unlike the float32 one (cosine {least:.3f}, at least {LEAST_COSINE} is "
+            f"the int8 graph reads texts unlike the float32 one (cosine {least:.3f}, at least {MIN_COSINE} is "
             "wanted); no bundle was written. Export this backbone with --precision float32."
         )
-    return {"least_cosine": round(least, 4), "texts": _ROWS * len(prompts)}
+    return {"min_cosine": round(least, 4), "texts": _ROWS * len(prompts)}
 
 
 def _read(graph: Graph, batch: Batch, prompt: Floats, pooling: str) -> Floats:
     if isinstance(graph, OnnxEncoder):
         return pool(graph.request(batch, graph.encode_prompt(prompt)), batch.attention_mask, pooling)
     logits = graph.open(batch, [graph.encode_prompt(prompt)])[1]
-    centred: Floats = logits - logits.mean(1, keepdims=True)
-    return centred
+    centerd: Floats = logits - logits.mean(1, keepdims=True)
+    return centerd
 
 
 def _untie(graph: onnx_ir.Graph) -> None:
     """Give products that read a table turned round, as tied heads do, a weight of their own.
 
-    Only a product with a weight is quantised, and a lookup wants the table's scales another way than a product does.
+    Only a product with a weight is quantized, and a lookup wants the table's scales another way than a product does.
     """
     for node in list(graph):
         table = node.inputs[0] if node.op_type == "Transpose" else None

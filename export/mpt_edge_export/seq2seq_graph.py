@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mpt_edge.formats.prompts import Entry
-from mpt_edge.runtime.graph_names import CROSS, PAST, PAST_LENGTH, PRESENT, layer_names
-from mpt_edge.training.backbones.caches import KeyValue
+from mpt_edge.inference.runtime.graph_names import CROSS, PAST, PAST_LENGTH, PRESENT, layer_names
+from mpt_edge.training.backbones.attention import KeyValue
 from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
 from mpt_edge_export.attention import one_node_attention
 from mpt_edge_export.graph import make_graph, prompt_axes, prompt_shape

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 import mpt_edge
-from mpt_edge.cli import bench, export, export_peft, importing, run, tasks, train
+from mpt_edge.cli import bench, export, peft, run, tasks, train
 from mpt_edge.errors import MptEdgeError
 
 # typer carries a click of its own in newer versions, so click's base error is reached through typer.
@@ -28,9 +28,9 @@ app = typer.Typer(
 )
 app.command("run", epilog=run.EPILOG)(run.run)
 app.command("export", epilog=export.EPILOG)(export.export)
-app.command("export-peft")(export_peft.export_peft)
+app.command("export-peft")(peft.export_peft)
 app.command("bench", epilog=bench.EPILOG)(bench.bench)
-app.add_typer(importing.app, name="import")
+app.add_typer(peft.app, name="import")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(train.app, name="train")
 

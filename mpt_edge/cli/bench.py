@@ -18,16 +18,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mpt_edge.cli.options import BundleFolder, Precision
-from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.loading import open_model
-from mpt_edge.locate import default_bundle
-from mpt_edge.model import Model
-from mpt_edge.runtime.decoding import OnnxGenerator
-from mpt_edge.runtime.encoder import OnnxEncoder
-from mpt_edge.text import Batch
-from mpt_edge.text_model import TextModel
+from mpt_edge.inference.encoder_model import EncoderModel
+from mpt_edge.inference.generative_model import GenerativeModel
+from mpt_edge.inference.loading import default_bundle, open_model
+from mpt_edge.inference.model import Model
+from mpt_edge.inference.runtime.decoding import OnnxGenerator
+from mpt_edge.inference.runtime.encoder import OnnxEncoder
+from mpt_edge.inference.text import Batch
 
 EPILOG = """
 Examples:
@@ -68,7 +67,7 @@ def bench(
         "largest_task_bytes": max(map(opened.task_bytes, opened.task_names), default=0),
     }
     figures |= _selection(model, opened)
-    if isinstance(model, TextModel):
+    if isinstance(model, GenerativeModel):
         figures |= {"new_tokens": new_tokens} | _writing(model.backbone, tokens, length, new_tokens, repeats)
     elif isinstance(model, EncoderModel):
         figures |= _requests(model.backbone, tokens, length, repeats)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mpt_edge._extras import require
-from mpt_edge.locate import cache_bundle
+from mpt_edge.inference.loading import cache_bundle
 
 EPILOG = """
 Examples:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from mpt_edge.answers import Prediction
 from mpt_edge.cli.rows import Row
+from mpt_edge.inference.answers import Prediction
 
 #: What the name of a file ends in while answers are still to come.
 PART = ".part"

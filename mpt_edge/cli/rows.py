@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mpt_edge.errors import InputError
-from mpt_edge.text import Text
+from mpt_edge.inference.text import Text
 
 #: Longest line, in bytes, and longest CSV cell, in characters; no task reads a thousandth of it.
 MAX_LINE = 16 << 20

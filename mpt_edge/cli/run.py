@@ -17,16 +17,16 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mpt_edge
-from mpt_edge.answers import Prediction
-from mpt_edge.cli import writing
+from mpt_edge.cli import generation
 from mpt_edge.cli.options import BundleFolder, Precision
 from mpt_edge.cli.output import JsonLines, answers_in, note
 from mpt_edge.cli.rows import STDIN, BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
 from mpt_edge.cli.table import Table
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
-from mpt_edge.generation_options import Options
-from mpt_edge.model import Model
-from mpt_edge.text_model import TextModel
+from mpt_edge.formats.generation_options import GenerationKwargs
+from mpt_edge.inference.answers import Prediction
+from mpt_edge.inference.generative_model import GenerativeModel
+from mpt_edge.inference.model import Model
 
 EPILOG = """
 Examples:
@@ -83,17 +83,17 @@ def run(
     precision: Precision = "",
     on_error: Annotated[OnError, typer.Option(help="Stop at a row that cannot be used, or skip it.")] = OnError.STOP,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
-    max_new_tokens: writing.MaxNewTokens = None,
-    temperature: writing.Temperature = None,
-    top_k: writing.TopK = None,
-    top_p: writing.TopP = None,
-    num_beams: writing.NumBeams = None,
-    repetition_penalty: writing.RepetitionPenalty = None,
-    seed: writing.Seed = None,
-    stop: writing.Stop = None,
+    max_new_tokens: generation.MaxNewTokens = None,
+    temperature: generation.Temperature = None,
+    top_k: generation.TopK = None,
+    top_p: generation.TopP = None,
+    num_beams: generation.NumBeams = None,
+    repetition_penalty: generation.RepetitionPenalty = None,
+    seed: generation.Seed = None,
+    stop: generation.Stop = None,
 ) -> None:
     """Run tasks on texts given here, in a file, or on standard input."""
-    given: Options = {
+    given: GenerationKwargs = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_k": top_k,
@@ -108,14 +108,14 @@ def run(
     with ExitStack() as stack:
         rows, stream = _open_source(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
         model = mpt_edge.load(bundle, precision=precision, threads=threads)
-        options = writing.options_for(model, given, task)
+        options = generation.options_for(model, given, task)
         if task is not None:
             model.task(task)
         elif texts or _format(source, form) is Format.TEXT:
             raise InputError("no task is named; pass --task NAME, and see `mpt-edge tasks list` for the names.")
-        if output is None and not as_json and (watched := writing.watched(model, texts, task)):
+        if output is None and not as_json and (watched := generation.watched(model, texts, task)):
             (item,) = rows.rows
-            writing.write(watched, _ready(model, rows, item, task, options).text, options)
+            generation.write(watched, _ready(model, rows, item, task, options).text, options)
             return
         write = _writer(model, output, as_json, stream, stack)
         shown = not no_progress and _may_show_bar(source, stream, output)
@@ -136,7 +136,7 @@ class _Runner:
     on_error: OnError
     write: Write
     advance: Callable[[int], None]
-    options: Options
+    options: GenerationKwargs
     rows: int = 0
     skipped: int = 0
 
@@ -179,7 +179,7 @@ class _Runner:
             note(f"skipping a row: {message}")
 
 
-def _ready(model: Model, source: Source, item: Row | BadRow, task: str | None, options: Options) -> Row:
+def _ready(model: Model, source: Source, item: Row | BadRow, task: str | None, options: GenerationKwargs) -> Row:
     """Return a row with its task, its own or ``task``, checked. Raises InputError."""
     if isinstance(item, BadRow):
         raise InputError(item.message)
@@ -250,7 +250,7 @@ def _window(model: Model, stream: BinaryIO | None, batch_size: int) -> int:
     """Return how many rows are read before the first is answered: few if someone waits, or if each takes long."""
     if stream is not None and _status(stream) is None and stream.isatty():
         return 1
-    at_once = (stream is None or _status(stream) is not None) and not isinstance(model, TextModel)
+    at_once = (stream is None or _status(stream) is not None) and not isinstance(model, GenerativeModel)
     return max(WINDOW, batch_size) if at_once else batch_size
 
 

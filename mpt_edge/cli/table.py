@@ -9,9 +9,9 @@ from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 
-from mpt_edge.answers import Generation, Prediction
 from mpt_edge.cli.rows import Row
-from mpt_edge.model import Model
+from mpt_edge.inference.answers import Generation, Prediction
+from mpt_edge.inference.model import Model
 
 _WIDEST_NAME = 32
 _NARROWEST_TEXT = 20

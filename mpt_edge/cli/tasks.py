@@ -16,12 +16,11 @@ from mpt_edge.cli.options import BundleFolder, Precision
 from mpt_edge.cli.table import shown
 from mpt_edge.errors import CorruptFileError, MismatchError
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.formats.figures import headline_text
+from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge.loading import open_model
-from mpt_edge.locate import default_bundle
-from mpt_edge.model import Model
-from mpt_edge.text_model import TextModel
+from mpt_edge.inference.generative_model import GenerativeModel
+from mpt_edge.inference.loading import default_bundle, open_model
+from mpt_edge.inference.model import Model
 
 app = typer.Typer(help="Look at, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
 
@@ -34,11 +33,11 @@ mpt-edge tasks install runs/mine/tasks/mine.safetensors --bundle bundles/app
 Name = Annotated[str, typer.Argument(help="A task's name, as `mpt-edge tasks list` shows it.", show_default=False)]
 
 #: Characters of an answer that a sentence about it shows.
-_MOST_SHOWN = 60
+_MAX_SHOWN = 60
 
-#: How far a golden example's score may lie from the trained one. int8 moves scores without changing answers: the
+#: How far a reference example's score may lie from the trained one. int8 moves scores without changing answers: the
 #: largest of the shipped tasks' differences is 0.04.
-_GOLDEN_TOLERANCE = {"float32": 0.02, "int8": 0.1}
+_SELF_TEST_TOLERANCE = {"float32": 0.02, "int8": 0.1}
 
 
 def _open(folder: Path | None) -> Bundle:
@@ -124,45 +123,51 @@ def verify(
     bundle: BundleFolder = None,
     precision: Precision = "",
 ) -> None:
-    """Check every file's hash, and every task's golden example: a recorded example with its answer."""
+    """Check every file's hash, and every task's reference example: a recorded example with its answer."""
     opened = _open(bundle)
     for name in opened.manifest.files:
         opened.verify(name)
     model = open_model(opened, precision=precision, verify=False)
-    tolerance = _GOLDEN_TOLERANCE[precision or opened.precisions[0]]
+    tolerance = _SELF_TEST_TOLERANCE[precision or opened.precisions[0]]
     names = tasks or opened.task_names
     for name in names:
-        _verify_golden(model, model.task(name).file, tolerance)
+        _self_test(model, model.task(name).file, tolerance)
     count = "1 task" if len(names) == 1 else f"{len(names)} tasks"
     typer.echo(f"{len(opened.manifest.files)} files and {count} are as they were made.")
 
 
-def _verify_golden(model: Model, file: TaskFile, tolerance: float) -> None:
-    golden = file.golden
-    if not golden:
+def _self_test(model: Model, file: TaskFile, tolerance: float) -> None:
+    reference_example = file.reference_example
+    if not reference_example:
         return
     try:
-        text, wanted, score = golden["text"], str(golden["label"]), float(golden["score"])
+        text, wanted, score = (
+            reference_example["text"],
+            str(reference_example["label"]),
+            float(reference_example["score"]),
+        )
         given = tuple(text) if isinstance(text, list) else text
-        if isinstance(model, TextModel) and "log_likelihood" in golden:
+        if isinstance(model, GenerativeModel) and "log_likelihood" in reference_example:
             # Where two tokens are as likely, rounding decides which is written, but hardly how likely a text is.
-            score = float(golden["log_likelihood"])
+            score = float(reference_example["log_likelihood"])
             label, found = wanted, model.log_likelihood(given, file.name, wanted)
         else:
             answer = model.run([given], file.name)[0]
             label, found = answer.label, answer.score
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise CorruptFileError(f"the golden example of {file.name} cannot be used; install the task again.") from error
+        raise CorruptFileError(
+            f"the reference example of {file.name} cannot be used; install the task again."
+        ) from error
     if label != wanted or not abs(found - score) <= tolerance:
         raise CorruptFileError(
-            f"{file.name} answers its golden example with {_short(label)} ({found:.3f}) instead of {_short(wanted)} "
+            f"{file.name} answers its reference example with {_short(label)} ({found:.3f}) instead of {_short(wanted)} "
             f"({score:.3f}); install the task again or export the bundle again."
         )
 
 
 def _short(text: str) -> str:
     """Return an answer as it fits into a sentence."""
-    return " ".join(shown(text, sys.stderr, people=True).split())[:_MOST_SHOWN] or "nothing"
+    return " ".join(shown(text, sys.stderr, people=True).split())[:_MAX_SHOWN] or "nothing"
 
 
 def _summary(bundle: Bundle, file: TaskFile) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mpt_edge._extras import look_for, require
-from mpt_edge.formats.figures import headline_text
+from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
@@ -32,7 +32,7 @@ Examples:
 
 mpt-edge train source sst2.toml trec.toml --data data --output runs/source
 
-mpt-edge train source sst2.toml trec.toml --data data --output runs/plain --distil 0 --most-tasks 0   (no teachers)
+mpt-edge train source sst2.toml trec.toml --data data --output runs/plain --distill 0 --max-tasks 0   (no teachers)
 """
 
 TARGET_EPILOG = """
@@ -63,11 +63,14 @@ InPrecision = Annotated[
     Precision | None, typer.Option("--precision", help="bf16 or fp16 where the hardware has it.", show_default="no")
 ]
 Recompute = Annotated[
-    bool, typer.Option("--recompute", help="Keep fewer activations and compute them again: less memory, more time.")
+    bool,
+    typer.Option(
+        "--gradient-checkpointing", help="Keep fewer activations and compute them again: less memory, more time."
+    ),
 ]
-Distil = Annotated[float, typer.Option(min=0.0, help="Distillation weight λ; 0 uses no teachers.")]
+Distill = Annotated[float, typer.Option(min=0.0, help="Distillation weight λ; 0 uses no teachers.")]
 Temperature = Annotated[float, typer.Option(min=0.01, help="Temperature T of the distillation.")]
-Hidden = Annotated[bool, typer.Option(help="Distil hidden states as well as answers.")]
+Hidden = Annotated[bool, typer.Option(help="Distill hidden states as well as answers.")]
 Test = Annotated[bool, typer.Option("--test", help="Measure the test split, once, at the end.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")]
 
@@ -99,24 +102,24 @@ def source(
     ] = "vocabulary",
     epochs: Epochs = Settings.epochs,
     batch_size: Batch = Settings.batch_size,
-    micro_batch: MicroBatch = Settings.micro_batch,
+    micro_batch_size: MicroBatch = Settings.micro_batch_size,
     tasks_per_step: TasksPerStep = Settings.tasks_per_step,
-    most_tasks: MostTasks = Settings.most_tasks,
-    rows_per_epoch: RowsPerEpoch = Settings.rows_per_epoch,
-    prompt_rate: PromptRate = Settings.prompt_rate,
-    task_rate: TaskRate = Settings.task_rate,
-    distil: Distil = DistillationSettings.weight,
+    max_tasks: MostTasks = Settings.max_tasks,
+    examples_per_epoch: RowsPerEpoch = Settings.examples_per_epoch,
+    prompt_lr: PromptRate = Settings.prompt_lr,
+    task_lr: TaskRate = Settings.task_lr,
+    distill: Distill = DistillationSettings.weight,
     temperature: Temperature = DistillationSettings.temperature,
     hidden: Hidden = DistillationSettings.hidden,
     teachers: Annotated[
         Path | None, typer.Option(help="Folder of teachers, to share between runs.", show_default="OUTPUT/teachers")
     ] = None,
     teacher_epochs: Annotated[int, typer.Option(min=1, help="Epochs over a teacher's rows.")] = TeacherPlan.epochs,
-    teacher_rate: Annotated[
+    teacher_lr: Annotated[
         float, typer.Option(min=0.0, max=100.0, help="Learning rate of a teacher.")
     ] = TeacherPlan.rate,
     precision: InPrecision = None,
-    recompute: Recompute = Settings.recompute,
+    gradient_checkpointing: Recompute = Settings.gradient_checkpointing,
     seed: Seed = Settings.seed,
     test: Test = False,
     threads: Threads = 0,
@@ -125,19 +128,19 @@ def source(
     settings = Settings(
         epochs=epochs,
         batch_size=batch_size,
-        micro_batch=micro_batch,
+        micro_batch_size=micro_batch_size,
         tasks_per_step=tasks_per_step,
-        most_tasks=most_tasks,
-        rows_per_epoch=rows_per_epoch,
-        prompt_rate=prompt_rate,
-        task_rate=task_rate,
+        max_tasks=max_tasks,
+        examples_per_epoch=examples_per_epoch,
+        prompt_lr=prompt_lr,
+        task_lr=task_lr,
         precision=str(precision or ""),
-        recompute=recompute,
+        gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
-    counted = DistillationSettings(weight=distil, temperature=temperature, hidden=hidden)
+    counted = DistillationSettings(weight=distill, temperature=temperature, hidden=hidden)
     folder = teachers or output / "teachers"
-    taught = TeacherPlan(folder=folder, epochs=teacher_epochs, rate=teacher_rate, distillation=counted)
+    taught = TeacherPlan(folder=folder, epochs=teacher_epochs, rate=teacher_lr, distillation=counted)
     loaded = _ready(recipes, threads)
     from mpt_edge.training.backbones.opening import open_backbone
     from mpt_edge.training.stages import NewPrompt, Plan, train_source
@@ -145,7 +148,7 @@ def source(
     plan = Plan(loaded, data, output, settings, test=test)
     prompt = NewPrompt(name=name, length=length, layout=layout, entry=entry, init=init)
     with _bar() as observe:
-        tasks = train_source(open_backbone(backbone), plan, prompt, observe, taught if distil else None)
+        tasks = train_source(open_backbone(backbone), plan, prompt, observe, taught if distill else None)
     _report(tasks, output, test=test)
 
 
@@ -179,7 +182,7 @@ def target(
         Path | None,
         typer.Option(help="Bundle or folder with a finished task of each recipe's name, in any layout, to learn from."),
     ] = None,
-    distil: Distil = DistillationSettings.weight,
+    distill: Distill = DistillationSettings.weight,
     temperature: Temperature = DistillationSettings.temperature,
     hidden: Hidden = DistillationSettings.hidden,
     shots: Annotated[int, typer.Option(min=0, help="Rows per label for few-shot training; 0 takes all.")] = 0,
@@ -189,13 +192,13 @@ def target(
     ] = False,
     epochs: Epochs = Settings.epochs,
     batch_size: Batch = Settings.batch_size,
-    micro_batch: MicroBatch = Settings.micro_batch,
+    micro_batch_size: MicroBatch = Settings.micro_batch_size,
     tasks_per_step: TasksPerStep = 1,
-    rows_per_epoch: RowsPerEpoch = 20000,
-    prompt_rate: PromptRate = Settings.prompt_rate,
-    task_rate: TaskRate = Settings.task_rate,
+    examples_per_epoch: RowsPerEpoch = 20000,
+    prompt_lr: PromptRate = Settings.prompt_lr,
+    task_lr: TaskRate = Settings.task_lr,
     precision: InPrecision = None,
-    recompute: Recompute = Settings.recompute,
+    gradient_checkpointing: Recompute = Settings.gradient_checkpointing,
     seed: Seed = Settings.seed,
     test: Test = False,
     threads: Threads = 0,
@@ -204,26 +207,26 @@ def target(
     settings = Settings(
         epochs=epochs,
         batch_size=batch_size,
-        micro_batch=micro_batch,
+        micro_batch_size=micro_batch_size,
         tasks_per_step=tasks_per_step,
-        most_tasks=0,  # the default is a source run's, whose steps have many tasks
+        max_tasks=0,  # the default is a source run's, whose steps have many tasks
         keep_last=keep_last,
-        rows_per_epoch=rows_per_epoch,
-        prompt_rate=prompt_rate,
-        task_rate=task_rate,
+        examples_per_epoch=examples_per_epoch,
+        prompt_lr=prompt_lr,
+        task_lr=task_lr,
         precision=str(precision or ""),
-        recompute=recompute,
+        gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
-    counted = DistillationSettings(weight=distil, temperature=temperature, hidden=hidden)
+    counted = DistillationSettings(weight=distill, temperature=temperature, hidden=hidden)
     loaded = _ready(recipes, threads)
     from mpt_edge.training.backbones.opening import open_backbone
+    from mpt_edge.training.initialization import find_prompt
     from mpt_edge.training.stages import Origin, Plan, train_target
-    from mpt_edge.training.starts import find_prompt
     from mpt_edge.training.teachers import Teaching
 
     plan = Plan(loaded, data, output, settings, test=test, shots=shots, subset_seed=subset_seed)
-    teaching = Teaching(folder=teacher, distillation=counted) if teacher and distil else None
+    teaching = Teaching(folder=teacher, distillation=counted) if teacher and distill else None
     shared = find_prompt(source, prompt)
     origin = Origin(folder=source, shared=shared, start=start, trained=train, name=name, teaching=teaching)
     origin = origin.placed(layout)
@@ -348,7 +351,7 @@ def _report(tasks: list[TaskFile], output: Path, *, test: bool) -> None:
     if stuck:
         typer.echo(
             f"mpt-edge: {', '.join(stuck)}: the answers have nothing to do with the text (Matthews correlation 0); "
-            "train again with a lower --prompt-rate or --task-rate, or from another --start.",
+            "train again with a lower --prompt-lr or --task-lr, or from another --start.",
             err=True,
         )
 

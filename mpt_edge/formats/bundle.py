@@ -15,9 +15,9 @@ from pathlib import Path
 
 from mpt_edge._files import read_small, replacing, sha256
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
+from mpt_edge.formats.head_types import READOUTS
 from mpt_edge.formats.manifest import FileEntry, Manifest
 from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, Entry, SharedPrompt
-from mpt_edge.formats.readouts import READOUTS
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
 from mpt_edge.formats.vectors import SUFFIX, TASKS, prompt_key, task_key, task_names
 

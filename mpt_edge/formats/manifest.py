@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.formats.head_types import READOUTS
 from mpt_edge.formats.prompts import Entry, Layout
-from mpt_edge.formats.readouts import READOUTS
 
 #: Version of bundle.json that this code writes, and the newest it reads.
 SCHEMA = 1
@@ -98,7 +98,7 @@ class Manifest:
         token_types: whether the graph reads ``token_type_ids``.
         max_length: longest text in tokens.
         pad_id: id of the padding token.
-        backbone: id, revision, licence and fingerprint of the frozen model.
+        backbone: id, revision, license and fingerprint of the frozen model.
         tokenizer: fingerprint of tokenizer.json.
         prompts: shared prompts by name, with fingerprint, layout and length.
         parity: largest difference between ONNX Runtime and PyTorch when the bundle was made.

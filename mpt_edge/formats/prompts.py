@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, MismatchError
 from mpt_edge.formats import tensors
-from mpt_edge.formats.heads import Head
+from mpt_edge.formats.linear_head import Head
 
 #: What a prompt file says of itself.
 FORMAT = "mpt-edge prompt 1"
@@ -113,7 +113,7 @@ class SharedPrompt:
         layout: the attention it was trained in.
         backbone: fingerprint of the frozen model it was trained on.
         training: how it was made (data, steps, seed, rates).
-        licence: licence of the data it was trained on.
+        license: license of the data it was trained on.
         entry: where it entered.
         head: layers that all its tasks answer by, as PEFT saves them; None where each has its own or none.
     """
@@ -123,7 +123,7 @@ class SharedPrompt:
     layout: Layout
     backbone: str
     training: Mapping[str, Any] = field(default_factory=dict)
-    licence: str = ""
+    license: str = ""
     entry: Entry = Entry.FIRST_LAYER
     head: Head | None = None
 
@@ -141,7 +141,7 @@ class SharedPrompt:
             "entry": self.entry,
             "backbone": self.backbone,
             "training": dict(self.training),
-            "licence": self.licence,
+            "license": self.license,
         }
         metadata |= {"head": self.head.activations} if self.head else {}
         tensors.write(path, {"prompt": self.values} | (self.head.tensors() if self.head else {}), metadata)
@@ -176,7 +176,7 @@ class SharedPrompt:
             layout=Layout(layout),
             backbone=metadata.get("backbone", ""),
             training=tensors.structured(metadata, "training", dict, source),
-            licence=metadata.get("licence", ""),
+            license=metadata.get("license", ""),
             entry=Entry(entry),
             head=Head.parse(arrays, tensors.structured(metadata, "head", list, source), values.shape[-1], source),
         )

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats import tensors
-from mpt_edge.formats.figures import are_figures
-from mpt_edge.formats.heads import Head
+from mpt_edge.formats.generation_options import NAMES, GenerationOptions
+from mpt_edge.formats.head_types import READOUTS
+from mpt_edge.formats.linear_head import Head
+from mpt_edge.formats.metrics import are_figures
 from mpt_edge.formats.prompts import (
     MAX_PROMPT_BYTES,
     Entry,
@@ -31,8 +33,6 @@ from mpt_edge.formats.prompts import (
     rows_and_width,
     scaled_shape,
 )
-from mpt_edge.formats.readouts import READOUTS
-from mpt_edge.generation_options import NAMES, GenerationOptions
 
 FORMAT = "mpt-edge task 1"
 
@@ -54,7 +54,7 @@ _STRINGS = (
     "prompt_sha256",
     "backbone",
     "tokenizer",
-    "licence",
+    "license",
     "layout",
     "entry",
 )
@@ -81,10 +81,10 @@ class TaskFile:
         backbone: fingerprint of the frozen model.
         tokenizer: fingerprint of the tokenizer.
         version: number that grows with each release of the task.
-        golden: ``{"text": a text or a list of two, "label": ..., "score": ...}``, checked by `mpt-edge tasks verify`.
+        reference_example: ``{"text": a text or a list of two, "label": ..., "score": ...}``, checked by `mpt-edge tasks verify`.
         metrics: measured figures, such as ``{"test": {"accuracy": 0.83}}``.
         training: how it was made.
-        licence: licence of the data it was trained on.
+        license: license of the data it was trained on.
         layout: attention layout of its own prompt; empty where it has none.
         entry: where its own prompt enters; empty where it has none.
         head: layers of its own that it answers by; None where it needs none, or the shared prompt has them.
@@ -108,10 +108,10 @@ class TaskFile:
     scale: float = 20.0
     own_prompt: NDArray[np.floating[Any]] | None = None
     version: int = 1
-    golden: Mapping[str, Any] = field(default_factory=dict)
+    reference_example: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    licence: str = ""
+    license: str = ""
     layout: str = ""
     entry: str = ""
     head: Head | None = None
@@ -144,7 +144,7 @@ class TaskFile:
             layout=Layout(self.layout),
             backbone=self.backbone,
             training=self.training,
-            licence=self.licence,
+            license=self.license,
             entry=Entry(self.entry),
             head=self.head,
         )
@@ -181,10 +181,10 @@ class TaskFile:
             "backbone": self.backbone,
             "tokenizer": self.tokenizer,
             "version": self.version,
-            "golden": dict(self.golden),
+            "reference_example": dict(self.reference_example),
             "metrics": dict(self.metrics),
             "training": dict(self.training),
-            "licence": self.licence,
+            "license": self.license,
         }
         metadata |= {key: value for key, value in (("layout", self.layout), ("entry", self.entry)) if value}
         metadata |= {} if self.token_types else {"token_types": "ignored"}
@@ -235,10 +235,10 @@ class TaskFile:
             backbone=strings["backbone"],
             tokenizer=strings["tokenizer"],
             version=_number(metadata, "version", int, source),
-            golden=tensors.structured(metadata, "golden", dict, source),
+            reference_example=tensors.structured(metadata, "reference_example", dict, source),
             metrics=tensors.structured(metadata, "metrics", dict, source),
             training=tensors.structured(metadata, "training", dict, source),
-            licence=strings["licence"],
+            license=strings["license"],
             layout=strings["layout"],
             entry=strings["entry"],
             token_types=metadata.get("token_types") != "ignored",
@@ -267,7 +267,7 @@ class TaskFile:
         wanted = ("{text}", "{text_pair}") if self.kind == "pair" else ("{text}",)
         if self.template and not all(part in self.template for part in wanted):
             yield f"its template lacks {' or '.join(wanted)}"
-        if not self._labelled():
+        if not self._labeled():
             yield "labels and label texts do not pair up"
         if not self._headed():
             yield "its head does not fit the readout"
@@ -286,7 +286,7 @@ class TaskFile:
         if not are_figures(self.metrics):
             yield "its metrics are not numbers by name"
 
-    def _labelled(self) -> bool:
+    def _labeled(self) -> bool:
         """Whether there are the labels and label texts that the readout needs."""
         readout = READOUTS[self.readout]
         # Groups that are there are read whatever the readout, and each has to say something.

@@ -113,7 +113,7 @@ def structured(metadata: Mapping[str, str], key: str, kind: type, source: str) -
         return kind()
     try:
         value = json.loads(metadata[key])
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair could be neither printed nor tokenised
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair could be neither printed nor tokenized
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{source}: metadata {key!r} is not JSON; restore the file.") from error
     if not isinstance(value, kind):

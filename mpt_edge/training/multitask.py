@@ -21,8 +21,8 @@ class Prompts(Protocol):
     def __call__(self, task: int) -> Tensor | None:
         """Return the prompt ``(l, d)`` of one task; None where something else than a prompt is trained."""
 
-    def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:
-        """Return the optimiser's parameter groups; what has the rate zero is frozen."""
+    def groups(self, prompt_lr: float, task_lr: float) -> list[dict[str, object]]:
+        """Return the optimizer's parameter groups; what has the rate zero is frozen."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all values by name."""
@@ -62,11 +62,11 @@ class MultitaskPrompt(nn.Module):
         """Return the composed prompt of one task, shaped like the shared one."""
         return scaled(self.shared, self.u[task], self.v[task])
 
-    def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:
+    def groups(self, prompt_lr: float, task_lr: float) -> list[dict[str, object]]:
         """Return u and v with their rate, and P* with its own unless that is zero."""
-        self.shared.requires_grad_(prompt_rate > 0)
-        found: list[dict[str, object]] = [{"params": [*self.u, *self.v], "lr": task_rate}]
-        return found + ([{"params": [self.shared], "lr": prompt_rate}] if prompt_rate > 0 else [])
+        self.shared.requires_grad_(prompt_lr > 0)
+        found: list[dict[str, object]] = [{"params": [*self.u, *self.v], "lr": task_lr}]
+        return found + ([{"params": [self.shared], "lr": prompt_lr}] if prompt_lr > 0 else [])
 
     @torch.no_grad()
     def largest(self, task: int) -> float:
@@ -123,9 +123,9 @@ class PlainPrompts(nn.Module):
         prompt: Tensor = self.prompts[task]
         return prompt
 
-    def groups(self, prompt_rate: float, task_rate: float) -> list[dict[str, object]]:  # noqa: ARG002
+    def groups(self, prompt_lr: float, task_lr: float) -> list[dict[str, object]]:  # noqa: ARG002
         """Return all prompts with the prompt's rate; there are no vectors."""
-        return [{"params": list(self.prompts), "lr": prompt_rate}]
+        return [{"params": list(self.prompts), "lr": prompt_lr}]
 
     def largest(self, task: int) -> float:  # noqa: ARG002
         """Return 0: teachers stay in float32."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mpt_edge._files import replacing
 from mpt_edge.errors import InputError
-from mpt_edge.formats.figures import headline_text
+from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.runlog import LOG, read_log
@@ -74,8 +74,8 @@ def scaling_map(tasks: Sequence[TaskFile]) -> NDArray[np.float64]:
     """
     u, v = (np.stack([getattr(task, name).astype(np.float64) for task in tasks]) for name in ("u", "v"))
     gram = (u @ u.T) * (v @ v.T)
-    centre = np.eye(len(tasks)) - 1 / len(tasks)
-    values, vectors = np.linalg.eigh(centre @ gram @ centre)
+    center = np.eye(len(tasks)) - 1 / len(tasks)
+    values, vectors = np.linalg.eigh(center @ gram @ center)
     top = np.argsort(values)[::-1][:2]
     places: NDArray[np.float64] = vectors[:, top] * np.sqrt(np.maximum(values[top], 0))
     return places

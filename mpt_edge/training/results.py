@@ -39,14 +39,14 @@ def shared_prompt(
     name: str, prompts: MultitaskPrompt, objective: TaskObjective, training: Mapping[str, Any]
 ) -> SharedPrompt:
     """Return the file of a trained shared prompt, in float16."""
-    licences = {task.recipe.licence for task in objective.tasks if task.recipe.licence}
+    licenses = {task.recipe.license for task in objective.tasks if task.recipe.license}
     return SharedPrompt(
         name=name,
         values=_half(prompts.shared),
         layout=objective.layout,
         backbone=objective.backbone.fingerprint,
         training=dict(training),
-        licence="; ".join(sorted(licences)),
+        license="; ".join(sorted(licenses)),
         entry=objective.entry,
     )
 
@@ -110,12 +110,12 @@ def _task_file(
         max_length=objective.max_lengths[index],
         readout=found.readout,
         scale=found.scale,
-        golden=found.golden,
+        reference_example=found.reference_example,
         metrics=found.metrics,
         generation=dict(found.generation) | recipe.fitting(),
         training=dict(training),
         version=recipe.version,
-        licence=recipe.licence,
+        license=recipe.license,
     )
 
 

@@ -36,13 +36,13 @@ def multitask_schedule(
     *,
     epochs: int,
     batch_size: int,
-    rows_per_epoch: int,
+    examples_per_epoch: int,
     tasks_per_step: int,
     seed: int,
 ) -> list[list[TaskBatch]]:
     """Draw a run: per step a few batches, each of one task and of texts of similar length.
 
-    Tasks are mixed in proportion to their rows, capped at ``rows_per_epoch`` (paper section 4.1).
+    Tasks are mixed in proportion to their rows, capped at ``examples_per_epoch`` (paper section 4.1).
     A task with more rows than the cap goes on where the epoch before stopped, so that all rows are
     seen in turn.
 
@@ -50,17 +50,17 @@ def multitask_schedule(
         lengths: for each task the token counts of its training rows.
         epochs: passes over the capped mixture.
         batch_size: rows of one batch.
-        rows_per_epoch: most rows of a task in one epoch.
+        examples_per_epoch: most rows of a task in one epoch.
         tasks_per_step: batches whose gradients are averaged in one step.
         seed: fixes the draw.
     """
     rng = np.random.default_rng(seed)
-    queues = [_queue(len(tokens), min(len(tokens), rows_per_epoch) * epochs, rng) for tokens in lengths]
+    queues = [_queue(len(tokens), min(len(tokens), examples_per_epoch) * epochs, rng) for tokens in lengths]
     steps: list[list[TaskBatch]] = []
     for epoch in range(epochs):
         batches: list[TaskBatch] = []
         for task, tokens in enumerate(lengths):
-            count = min(len(tokens), rows_per_epoch)
+            count = min(len(tokens), examples_per_epoch)
             rows = queues[task][epoch * count : (epoch + 1) * count]
             batches += [TaskBatch(task, chosen) for chosen in _bucketed(rows, tokens, batch_size, rng)]
         order = rng.permutation(len(batches))
@@ -74,13 +74,13 @@ def stochastic_schedule(
     *,
     epochs: int,
     rows_per_step: int,
-    rows_per_epoch: int,
-    most_tasks: int,
+    examples_per_epoch: int,
+    max_tasks: int,
     seed: int,
 ) -> list[list[TaskBatch]]:
     """Draw a run by stochastic task sampling (paper section 3.2): a random number of tasks a step.
 
-    Each step draws K uniformly from [2, ``most_tasks``], then K different tasks with odds in
+    Each step draws K uniformly from [2, ``max_tasks``], then K different tasks with odds in
     proportion to their capped rows, and splits its rows evenly over them, the first few taking what
     is left over. An epoch has as many steps as the capped mixture fills.
 
@@ -88,17 +88,17 @@ def stochastic_schedule(
         lengths: for each task the token counts of its training rows.
         epochs: passes over the capped mixture.
         rows_per_step: rows of one step, over all its tasks.
-        rows_per_epoch: most rows of a task in one epoch.
-        most_tasks: κ; no more than there are tasks are drawn.
+        examples_per_epoch: most rows of a task in one epoch.
+        max_tasks: κ; no more than there are tasks are drawn.
         seed: fixes the draw.
     """
     rng = np.random.default_rng(seed)
-    capped = np.array([min(len(tokens), rows_per_epoch) for tokens in lengths])
+    capped = np.array([min(len(tokens), examples_per_epoch) for tokens in lengths])
     odds = capped / capped.sum()
     decks = [_Deck(tokens, rows_per_step, rng) for tokens in lengths]
     steps = []
     for _ in range(epochs * max(1, int(capped.sum()) // rows_per_step)):
-        most = min(most_tasks, len(lengths), rows_per_step)
+        most = min(max_tasks, len(lengths), rows_per_step)
         count = int(rng.integers(min(2, most), most + 1))
         tasks = rng.choice(len(lengths), count, replace=False, p=odds)
         shares = [rows_per_step // count + (i < rows_per_step % count) for i in range(count)]
@@ -116,7 +116,7 @@ class _Deck:
         self._sorted = np.empty(0, np.int64)
 
     def deal(self, count: int) -> NDArray[np.int64]:
-        """Take neighbours by length from a random place of the sorted chunk."""
+        """Take neighbors by length from a random place of the sorted chunk."""
         if not len(self._sorted):
             self._refill()
         count = min(count, len(self._sorted))

@@ -16,36 +16,36 @@ class Settings:
     Attributes:
         epochs: passes over the capped mixture.
         batch_size: rows of one task's batch.
-        micro_batch: most rows that are read at once; a larger batch is read in parts whose gradients
+        micro_batch_size: most rows that are read at once; a larger batch is read in parts whose gradients
             add up, which needs less memory. 0 reads a batch whole.
         tasks_per_step: batches, each of one task, whose gradients are averaged in a step.
-        most_tasks: κ of stochastic task sampling: the rows of a step are split over K tasks, K
+        max_tasks: κ of stochastic task sampling: the rows of a step are split over K tasks, K
             drawn uniformly from [2, κ]; 0 takes `tasks_per_step` batches instead.
-        rows_per_epoch: most rows of one task in an epoch.
-        prompt_rate: learning rate of the shared prompt; 0 freezes it.
-        task_rate: learning rate of u and v.
+        examples_per_epoch: most rows of one task in an epoch.
+        prompt_lr: learning rate of the shared prompt; 0 freezes it.
+        task_lr: learning rate of u and v.
         warmup: share of the steps over which the rates rise from zero; then they fall linearly.
         validation_rows: most validation rows a task, a fixed sample of each label, that are scored after each epoch.
         keep_last: keep the values of the last step and not of the best epoch: a handful of validation rows chooses
             by chance.
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``; empty for what `accelerate launch` was told.
-        recompute: compute activations again in the backward pass instead of keeping them.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
         seed: fixes start, schedule and sampling.
     """
 
     epochs: int = 5
     batch_size: int = 32
-    micro_batch: int = 0
+    micro_batch_size: int = 0
     tasks_per_step: int = 2
-    most_tasks: int = 4
-    rows_per_epoch: int = 5000
-    prompt_rate: float = 0.02
-    task_rate: float = 0.03
+    max_tasks: int = 4
+    examples_per_epoch: int = 5000
+    prompt_lr: float = 0.02
+    task_lr: float = 0.03
     warmup: float = 0.06
     validation_rows: int = 500
     keep_last: bool = False
     precision: str = ""
-    recompute: bool = False
+    gradient_checkpointing: bool = False
     seed: int = 0
 
 
@@ -82,7 +82,7 @@ class TeacherPlan:
 
 
 class Precision(StrEnum):
-    """What forward and backward compute in; prompts and their optimiser stay in float32."""
+    """What forward and backward compute in; prompts and their optimizer stay in float32."""
 
     NO = "no"
     BF16 = "bf16"

@@ -21,17 +21,16 @@ from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
-from mpt_edge.training.data.recipes import LEAST_LENGTH, Recipe
+from mpt_edge.training.data.recipes import MIN_LENGTH, Recipe
 from mpt_edge.training.data.rows import TaskData, few_shot, load_task
-from mpt_edge.training.initial import VOCABULARY, initial_prompt
+from mpt_edge.training.initialization import AVERAGE, VOCABULARY, initial_prompt, start_vectors
+from mpt_edge.training.linear_probe import probe
 from mpt_edge.training.multitask import MultitaskPrompt
+from mpt_edge.training.objectives.encoder_reading import typical_examples
 from mpt_edge.training.objectives.families import new_objective
 from mpt_edge.training.objectives.objective import TaskObjective
-from mpt_edge.training.objectives.similarity import typical_examples
-from mpt_edge.training.probe import probe
 from mpt_edge.training.results import check_size, shared_prompt, write_tasks
 from mpt_edge.training.settings import Settings, TeacherPlan, Trained
-from mpt_edge.training.starts import AVERAGE, start_vectors
 from mpt_edge.training.teachers import Teaching, taught_by, train_teachers
 from mpt_edge.training.trainer import Progress, Trainer
 
@@ -192,9 +191,9 @@ def train_target(backbone: AnyBackbone, plan: Plan, origin: Origin, observe: Obs
             "pass the backbone it was made for with --backbone."
         )
     if origin.trained is Trained.VECTORS:
-        plan = replace(plan, settings=replace(plan.settings, prompt_rate=0.0))
-    elif not plan.settings.prompt_rate:
-        raise InputError(f"--train {origin.trained.value} changes the prompt; pass a --prompt-rate above 0.")
+        plan = replace(plan, settings=replace(plan.settings, prompt_lr=0.0))
+    elif not plan.settings.prompt_lr:
+        raise InputError(f"--train {origin.trained.value} changes the prompt; pass a --prompt-lr above 0.")
     tasks = _load(plan)
     _check_room(backbone, tasks, len(shared.values), shared.entry)
     check_size(shared.values.nbytes)
@@ -322,14 +321,14 @@ def _check_room(backbone: AnyBackbone, tasks: Sequence[TaskData], length: int, e
     if not writes and entry != Entry.INPUTS_EMBEDS:
         return
     free, taken = context - length, f"{backbone.id} has {context} positions and the prompt takes {length} of them"
-    if free < LEAST_LENGTH:
+    if free < MIN_LENGTH:
         raise InputError(f"{taken}, which leaves no text any room; train a prompt of a lower --length.")
     for task in tasks:
         recipe = task.recipe
         behind = _rows_behind(backbone, task) if isinstance(backbone, GenerativeBackbone) else 0
         room = free - behind
         taken_too = f"{taken}, what {recipe.name!r} writes {behind}" if behind else taken
-        if room < LEAST_LENGTH:
+        if room < MIN_LENGTH:
             way = "lower its max_target_length" if recipe.kind == "generation" else "shorten its label texts"
             raise InputError(
                 f"{taken_too}, which leaves its text no room; {way}, or train a prompt of a lower --length."

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.formats.head_types import READOUTS
 from mpt_edge.formats.prompts import Entry, Layout, compose
-from mpt_edge.formats.readouts import READOUTS
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
-from mpt_edge.masking import PLACEHOLDER
+from mpt_edge.inference.masking import PLACEHOLDER
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.data.rows import TaskData
+from mpt_edge.training.initialization import task_prompt
 from mpt_edge.training.multitask import PlainPrompts
 from mpt_edge.training.objectives.families import new_objective
 from mpt_edge.training.objectives.objective import Distillation, Teacher
 from mpt_edge.training.settings import DistillationSettings, Settings, TeacherPlan
-from mpt_edge.training.starts import task_prompt
 from mpt_edge.training.trainer import Progress, Trainer
 
 #: Readouts of teachers that answer as the student of their family does, or by a head of their own.
@@ -89,9 +89,7 @@ def train_teachers(
         TrainingError: a loss became NaN.
     """
     # What only concerns the student must not make a finished teacher another one.
-    settings = replace(
-        settings, epochs=plan.epochs, prompt_rate=plan.rate, task_rate=0.0, tasks_per_step=1, most_tasks=0
-    )
+    settings = replace(settings, epochs=plan.epochs, prompt_lr=plan.rate, task_lr=0.0, tasks_per_step=1, max_tasks=0)
     found = []
     for number, (task, texts) in enumerate(zip(tasks, label_texts, strict=True), start=1):
         stage = f"teacher {task.recipe.name} ({number}/{len(tasks)})"

@@ -43,7 +43,7 @@ class Progress:
 
 
 class Trainer:
-    """One run: an objective, prompts, an optimiser, and the folder that holds its checkpoint and log."""
+    """One run: an objective, prompts, an optimizer, and the folder that holds its checkpoint and log."""
 
     def __init__(
         self, objective: TaskObjective, prompts: Prompts, settings: Settings, folder: Path, *, stage: str = "training"
@@ -64,11 +64,11 @@ class Trainer:
         self.stage = stage
         self.hardware = Hardware(settings.precision)
         objective.backbone.model.to(self.hardware.device)
-        if settings.recompute:
-            objective.backbone.model.recompute_activations()
+        if settings.gradient_checkpointing:
+            objective.backbone.model.enable_gradient_checkpointing()
         prompts.to(self.hardware.device)
         self.schedule = _schedule(objective, settings)
-        self.optimizer = self.hardware.optimizer(prompts.groups(settings.prompt_rate, settings.task_rate))
+        self.optimizer = self.hardware.optimizer(prompts.groups(settings.prompt_lr, settings.task_lr))
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step = 0
         self.best_score = -np.inf
@@ -90,10 +90,10 @@ class Trainer:
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            most = self.settings.micro_batch or self.settings.batch_size
+            most = self.settings.micro_batch_size or self.settings.batch_size
             raise TrainingError(
-                f"memory ran out at step {self.step + 1}; start again with a --micro-batch below {most}, "
-                "--recompute, a shorter prompt (--length), the prefix layout, or lower max_length in the recipes."
+                f"memory ran out at step {self.step + 1}; start again with a --micro-batch-size below {most}, "
+                "--gradient-checkpointing, a shorter prompt (--length), the prefix layout, or lower max_length in the recipes."
             ) from error
         finally:
             self.log.close()
@@ -157,14 +157,14 @@ class Trainer:
     def _diverged(self, what: str, task: int) -> TrainingError:
         return TrainingError(
             f"{what} at step {self.step + 1} on task {self.objective.tasks[task].recipe.name!r} with rates "
-            f"{self.settings.prompt_rate} (prompt) and {self.settings.task_rate} (u, v); start again with lower rates."
+            f"{self.settings.prompt_lr} (prompt) and {self.settings.task_lr} (u, v); start again with lower rates."
         )
 
     def _parts(self, batches: Sequence[TaskBatch]) -> Iterator[tuple[int, TaskBatch]]:
         """Cut this process's share of a step into what is read at once, each with its batch's number."""
         for number, batch in enumerate(batches):
             mine = self.hardware.share(batch.rows)
-            size = self.settings.micro_batch or len(batch.rows)
+            size = self.settings.micro_batch_size or len(batch.rows)
             for start in range(0, len(mine), size):
                 rows = mine[start : start + size]
                 yield number, batch if len(rows) == len(batch.rows) else TaskBatch(batch.task, rows, batch.rows)
@@ -197,7 +197,9 @@ class Trainer:
         # How much is read at once, and whether activations are kept, change memory and time alone: a run that ran out
         # of memory goes on, and finished teachers stay.
         settings = {
-            key: value for key, value in asdict(self.settings).items() if key not in ("micro_batch", "recompute")
+            key: value
+            for key, value in asdict(self.settings).items()
+            if key not in ("micro_batch_size", "gradient_checkpointing")
         }
         parts = json.dumps([settings, self.objective.identity(), shapes], sort_keys=True)
         digest = hashlib.sha256(parts.encode())
@@ -235,8 +237,8 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 def _schedule(objective: TaskObjective, settings: Settings) -> list[list[TaskBatch]]:
     lengths = [np.array([len(row.ids) for row in rows]) for rows in objective.train_rows]
-    sizes = {"epochs": settings.epochs, "rows_per_epoch": settings.rows_per_epoch, "seed": settings.seed}
-    if settings.most_tasks:
+    sizes = {"epochs": settings.epochs, "examples_per_epoch": settings.examples_per_epoch, "seed": settings.seed}
+    if settings.max_tasks:
         rows = settings.batch_size * settings.tasks_per_step
-        return stochastic_schedule(lengths, rows_per_step=rows, most_tasks=settings.most_tasks, **sizes)
+        return stochastic_schedule(lengths, rows_per_step=rows, max_tasks=settings.max_tasks, **sizes)
     return multitask_schedule(lengths, batch_size=settings.batch_size, tasks_per_step=settings.tasks_per_step, **sizes)

@@ -19,7 +19,7 @@ import pytest
 import mpt_edge
 from mpt_edge.cli.run import WINDOW, _window
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.text_model import TextModel
+from mpt_edge.inference.generative_model import GenerativeModel
 from tests.support import commands, outcomes
 from tests.support.outcomes import refused
 from tests.support.writers import CONTEXT, LABELS, LENGTH, TEXTS
@@ -255,17 +255,17 @@ def test_a_golden_text_is_told_by_its_likelihood(bundle: Path, tmp_path: Path) -
     """Another text may be written where rounding differs; a text that has become less likely is another model's."""
     copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     model = mpt_edge.load(copy, threads=1)
-    assert isinstance(model, TextModel)
+    assert isinstance(model, GenerativeModel)
     likely = model.log_likelihood(TEXTS[0], "story", "another text")
     for moved, passes in ((0.0, True), (0.01, True), (0.5, False)):
-        golden = {"text": TEXTS[0], "label": "another text", "score": 0.0, "log_likelihood": likely + moved}
-        replace(model.bundle.task("story"), golden=golden).save(tmp_path / "story.safetensors")
+        reference_example = {"text": TEXTS[0], "label": "another text", "score": 0.0, "log_likelihood": likely + moved}
+        replace(model.bundle.task("story"), reference_example=reference_example).save(tmp_path / "story.safetensors")
         model.bundle.install(tmp_path / "story.safetensors")
         done = commands.run("tasks", "verify", "story", "--bundle", copy)
         if passes:
             assert done.returncode == 0, done.stderr
         else:
-            assert "story answers its golden example with another text (-" in refused(done)
+            assert "story answers its reference example with another text (-" in refused(done)
 
 
 def test_an_encoder_writes_no_text(tiny_bundle: Path) -> None:

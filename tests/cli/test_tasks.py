@@ -237,13 +237,13 @@ def test_remove(tasks: Command, bundle: Path) -> None:
     assert not (bundle / ".lock").exists()
 
 
-def golden(bundle: Path, text: str) -> dict:
+def reference_example(bundle: Path, text: str) -> dict:
     found = mpt_edge.load(bundle).task("sentiment")(text)
     return {"text": text, "label": found.label, "score": found.score}
 
 
 def test_verify(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
-    done(tasks("install", make(golden=golden(bundle, "a witty film"))))
+    done(tasks("install", make(reference_example=reference_example(bundle, "a witty film"))))
     count = len(json.loads((bundle / "bundle.json").read_text())["files"])
     assert done(tasks("verify")) == f"{count} files and 3 tasks are as they were made.\n"
     assert done(tasks("verify", "sentiment")) == f"{count} files and 1 task are as they were made.\n"
@@ -260,11 +260,11 @@ def test_verify_finds_a_tampered_file(tasks: Command, bundle: Path, name: str) -
 
 @pytest.mark.parametrize("change", ["label", "score"])
 def test_verify_finds_a_changed_golden(tasks: Command, bundle: Path, make: Callable[..., Path], change: str) -> None:
-    right = golden(bundle, "a witty film")
+    right = reference_example(bundle, "a witty film")
     other = {"label": {"good": "bad", "bad": "good"}[right["label"]], "score": right["score"] - 0.05}
-    done(tasks("install", make(golden=right | {change: other[change]})))
+    done(tasks("install", make(reference_example=right | {change: other[change]})))
     message = refused(tasks("verify"))
-    assert f"sentiment answers its golden example with {right['label']} ({right['score']:.3f}) instead of" in message
+    assert f"sentiment answers its reference example with {right['label']} ({right['score']:.3f}) instead of" in message
     assert "install the task again or export the bundle again." in message
     assert done(tasks("verify", "topic"))
 
@@ -279,5 +279,5 @@ def test_verify_finds_a_changed_golden(tasks: Command, bundle: Path, make: Calla
     ],
 )
 def test_verify_of_an_unusable_golden(tasks: Command, make: Callable[..., Path], bad: dict) -> None:
-    result = tasks("install", make(golden=bad))
+    result = tasks("install", make(reference_example=bad))
     assert "sentiment" in refused(tasks("verify") if result.returncode == 0 else result)

@@ -143,7 +143,7 @@ def test_a_test_split_that_no_recipe_names(
 
 def test_a_task_that_was_not_learned_is_named(train: Command, source: tuple[Path, Result], tmp_path: Path) -> None:
     """Rates that blow the vectors up leave one answer to every text; the command says so and what to do."""
-    result = train("target", ["pairs"], tmp_path, "--from", source[0], "--task-rate", 100)
+    result = train("target", ["pairs"], tmp_path, "--from", source[0], "--task-lr", 100)
     assert result.returncode == 0, result.stderr
     matthews = TaskFile.load(tmp_path / "tasks/pairs.safetensors").metrics["validation"]["matthews"]
     said = "mpt-edge: pairs: the answers have nothing to do with the text" in result.stderr
@@ -190,8 +190,8 @@ def test_from_training_to_an_installed_task(
     assert made.returncode == 0, made.stderr
     task = target / "tasks" / "pairs.safetensors"
     assert commands.run("tasks", "install", task, "--bundle", bundle).returncode == 0
-    # Each golden example was answered by PyTorch; here ONNX Runtime answers it.
-    assert all(TaskFile.load(path).golden for path in (bundle / "tasks").iterdir())
+    # Each reference example was answered by PyTorch; here ONNX Runtime answers it.
+    assert all(TaskFile.load(path).reference_example for path in (bundle / "tasks").iterdir())
     verified = commands.run("tasks", "verify", "--bundle", bundle)
     assert verified.returncode == 0, verified.stderr
     assert "3 tasks are as they were made." in verified.stdout

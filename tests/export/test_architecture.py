@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Confi
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.opening import open_backbone
-from mpt_edge_export.architecture import Dimensions, dimensions
+from mpt_edge_export.dimensions import Dimensions, dimensions
 from tests.support.encoders import save_tokenizer
 
 

@@ -99,8 +99,8 @@ def test_card_lists_every_task(tiny: EncoderBackbone, tiny_vectors: Path, tmp_pa
     vectors = Path(shutil.copytree(tiny_vectors, tmp_path / "vectors"))
     path = vectors / "tasks/topic.safetensors"
     metrics = {"test": {"accuracy": 0.912, "macro_f1": 0.9, "rows": 500}, "probe": {"test": {"accuracy": 0.9}}}
-    licence, source = "CC-BY-4.0", {"source": "a made-up set"}
-    replace(TaskFile.load(path), metrics=metrics, licence=licence, training=source).save(path)
+    license, source = "CC-BY-4.0", {"source": "a made-up set"}
+    replace(TaskFile.load(path), metrics=metrics, license=license, training=source).save(path)
     other = vectors / "tasks/sentiment.safetensors"
     replace(TaskFile.load(other), metrics={"test": {"accuracy": 0.5}}).save(other)
     export_bundle(ExportPlan(tiny, [vectors], tmp_path / "b"))
@@ -108,7 +108,7 @@ def test_card_lists_every_task(tiny: EncoderBackbone, tiny_vectors: Path, tmp_pa
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("| ")]
     by_name = {row[0]: row for row in rows}
     assert {"sentiment", "topic", "same"} <= set(by_name)
-    assert by_name["topic"][1:] == ["3", "91.2", "90.0", "+1.2", "500", f"{path.stat().st_size:,}", licence]
+    assert by_name["topic"][1:] == ["3", "91.2", "90.0", "+1.2", "500", f"{path.stat().st_size:,}", license]
     assert by_name["same"][1:6] == ["2", "-", "-", "-", "-"]
     assert by_name["sentiment"][2:6] == ["50.0", "-", "-", "-"]
     assert "- topic: a made-up set" in card

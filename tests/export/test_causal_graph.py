@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.formats.manifest import Manifest
 from mpt_edge.formats.prompts import Entry
-from mpt_edge.runtime.causal import OnnxCausal
-from mpt_edge.runtime.graph_names import PAST_LENGTH
-from mpt_edge.runtime.kv_cache import BLOCK
-from mpt_edge.text import Batch
+from mpt_edge.inference.runtime.causal import OnnxCausal
+from mpt_edge.inference.runtime.graph_names import PAST_LENGTH
+from mpt_edge.inference.runtime.kv_cache import BLOCK
+from mpt_edge.inference.text import Batch
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge_export.causal_graph import export_causal_graph
 from tests.support.causal import CONFIGS, build, inputs, reference

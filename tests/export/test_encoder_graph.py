@@ -19,7 +19,7 @@ from transformers import AutoModel, PreTrainedModel, RobertaConfig
 
 import mpt_edge
 from mpt_edge.formats.bundle import MODEL
-from mpt_edge.training.backbones.caches import KeyValue
+from mpt_edge.training.backbones.attention import KeyValue
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge_export import ExportPlan, export_bundle

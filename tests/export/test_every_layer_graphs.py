@@ -11,12 +11,12 @@ import torch
 import mpt_edge
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge.runtime.causal import OnnxCausal
-from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
-from mpt_edge.text import Batch
+from mpt_edge.inference.runtime.causal import OnnxCausal
+from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.inference.text import Batch
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
-from mpt_edge.training.objectives.reading import open_texts
+from mpt_edge.training.objectives.generative_reading import open_texts
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs

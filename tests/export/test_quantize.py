@@ -18,8 +18,8 @@ import mpt_edge
 from mpt_edge.errors import CorruptFileError, InputError, ParityError
 from mpt_edge.formats.bundle import Bundle, graph_names, weights_name
 from mpt_edge.formats.prompts import compose
-from mpt_edge.runtime.causal import OnnxCausal
-from mpt_edge.runtime.encoder import OnnxEncoder
+from mpt_edge.inference.runtime.causal import OnnxCausal
+from mpt_edge.inference.runtime.encoder import OnnxEncoder
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge_export import ExportPlan, export_bundle
@@ -87,7 +87,7 @@ def test_weights_are_rounded_to_a_scale_a_channel(both: Path, tiny: EncoderBackb
 def test_the_bundle_says_what_was_found(both: Path) -> None:
     manifest = json.loads((both / "bundle.json").read_text())
     assert set(manifest["files"]) >= set(GRAPHS.values())
-    assert 0.9 <= manifest["parity"]["int8"]["least_cosine"] < 1
+    assert 0.9 <= manifest["parity"]["int8"]["min_cosine"] < 1
     assert manifest["parity"]["int8"]["texts"] == 3 * 8
     assert manifest["parity"]["max_abs_difference"] < 1e-4
     sizes = [manifest["files"][weights_name(precision)]["size"] for precision in ("int8", "float32")]
@@ -151,7 +151,7 @@ def test_a_graph_that_computes_nothing_is_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_table_that_is_also_the_head_is_quantised_as_both(tmp_path: Path, tied: bool) -> None:
+def test_a_table_that_is_also_the_head_is_quantized_as_both(tmp_path: Path, tied: bool) -> None:
     """A model that writes: rows of the table have scales for lookups, columns of the head for products."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -169,11 +169,11 @@ def test_a_table_that_is_also_the_head_is_quantised_as_both(tmp_path: Path, tied
     graphs = [OnnxCausal(tmp_path / name, manifest, threads=1) for name in ("model.onnx", "small.onnx")]
     prompt = np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32)
     found = check_quantized(*graphs, [prompt], vocabulary=2000, pooling="none")
-    assert 0.9 <= found["least_cosine"] < 1
+    assert 0.9 <= found["min_cosine"] < 1
 
 
 def test_t5_in_int8(tmp_path: Path, tiny_folder: Path) -> None:
-    """Encoder and decoder are quantised and the float32 graphs and the weights they share are gone."""
+    """Encoder and decoder are quantized and the float32 graphs and the weights they share are gone."""
     torch.manual_seed(0)
     config = T5Config(vocab_size=100, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4, decoder_start_token_id=0)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
@@ -187,7 +187,7 @@ def test_t5_in_int8(tmp_path: Path, tiny_folder: Path) -> None:
     model = mpt_edge.load(tmp_path / "out", threads=1)
     assert [path.name for path in model.bundle.graphs()] == sorted(names, reverse=True)
     parity = Bundle.open(tmp_path / "out").manifest.parity
-    assert parity["int8"]["least_cosine"] >= 0.9
+    assert parity["int8"]["min_cosine"] >= 0.9
     assert parity["cases"] == 2 * 9  # in both layouts
 
 

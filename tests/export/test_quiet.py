@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mpt_edge_export.quiet import quiet
+from mpt_edge_export.graph import quiet
 
 
 @pytest.fixture(autouse=True)

@@ -16,13 +16,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.manifest import Manifest
-from mpt_edge.generation.beams import BeamRow, beam_search
-from mpt_edge.generation_options import GenerationOptions
-from mpt_edge.runtime.graph_names import PAST_LENGTH
-from mpt_edge.runtime.kv_cache import BLOCK
-from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
-from mpt_edge.text import Batch
+from mpt_edge.inference.generation.beams import BeamRow, beam_search
+from mpt_edge.inference.runtime.graph_names import PAST_LENGTH
+from mpt_edge.inference.runtime.kv_cache import BLOCK
+from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.inference.text import Batch
 from mpt_edge_export.seq2seq_graph import WEIGHTS, export_seq2seq_graphs
 from tests.support.manifests import described, facts
 from tests.support.seq2seq import KINDS, build, inputs, reference, states

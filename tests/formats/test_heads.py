@@ -8,7 +8,7 @@ import torch
 from transformers.activations import get_activation
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.formats.heads import ACTIVATIONS, Head, Layer
+from mpt_edge.formats.linear_head import ACTIVATIONS, Head, Layer
 
 
 def head(activation: str) -> Head:

@@ -12,7 +12,7 @@ from torch import nn
 
 from mpt_edge.errors import CorruptFileError, MismatchError
 from mpt_edge.formats import tensors
-from mpt_edge.formats.heads import Head, Layer
+from mpt_edge.formats.linear_head import Head, Layer
 from mpt_edge.formats.prompts import FORMAT, MAX_PROMPT_BYTES, SharedPrompt, compose
 
 

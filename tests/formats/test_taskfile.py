@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.formats.figures import headline_text
+from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.taskfile import FORMAT, MAX_TASK_BYTES, TaskFile
 
 LABELS = {
@@ -34,7 +34,7 @@ def figures(rows: int) -> dict[str, float]:
 def task() -> TaskFile:
     """A task of the default bundle's size, described as training describes it."""
     rng = np.random.default_rng(0)
-    probe = {"validation": figures(545), "test": figures(500), "C": 0.333333, "standardised": True, "train_rows": 4907}
+    probe = {"validation": figures(545), "test": figures(500), "C": 0.333333, "standardized": True, "train_rows": 4907}
     return TaskFile(
         name="trec",
         kind="classification",
@@ -50,7 +50,11 @@ def task() -> TaskFile:
         max_length=64,
         scale=27.183,
         version=3,
-        golden={"text": "What is the capital of the country with most lakes ?", "label": "location", "score": 0.91234},
+        reference_example={
+            "text": "What is the capital of the country with most lakes ?",
+            "label": "location",
+            "score": 0.91234,
+        },
         metrics={"validation": figures(545), "test": figures(500), "probe": probe},
         training={
             "stage": "target",
@@ -58,7 +62,7 @@ def task() -> TaskFile:
             "seed": 0,
             "source": "harvardnlp/sent-conv-torch data/raw/TREC.{train,test}",
         },
-        licence="unstated",
+        license="unstated",
     )
 
 
@@ -151,7 +155,7 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"labels": '{"a":1}'}, "'labels' is not a JSON list"),
         ({"label_texts": "[["}, "'label_texts' is not JSON"),
         ({"metrics": "[]"}, "'metrics' is not a JSON dict"),
-        ({"golden": "nonsense"}, "'golden' is not JSON"),
+        ({"reference_example": "nonsense"}, "'reference_example' is not JSON"),
         ({"max_length": "2"}, "max_length is below 3"),
         ({"max_length": "many"}, "'max_length' is missing or no number"),
         ({"max_length": None}, "'max_length' is missing or no number"),

@@ -16,12 +16,12 @@ from transformers import (
 )
 
 from mpt_edge.errors import CorruptFileError, InputError
-from mpt_edge.generation.beams import BeamRow, beam_search
-from mpt_edge.generation.choice import likelihoods
-from mpt_edge.generation.search import Row, generate
-from mpt_edge.generation.streaming import TextStream
-from mpt_edge.generation.tokens import penalised, pick, probabilities
-from mpt_edge.generation_options import GenerationOptions
+from mpt_edge.formats.generation_options import GenerationOptions
+from mpt_edge.inference.generation.beams import BeamRow, beam_search
+from mpt_edge.inference.generation.choice import likelihoods
+from mpt_edge.inference.generation.search import Row, generate
+from mpt_edge.inference.generation.streaming import TextStream
+from mpt_edge.inference.generation.tokens import penalized, pick, probabilities
 from mpt_edge.training.backbones.causal import PromptedCausal
 from tests.support import causal
 from tests.support.causal import build
@@ -132,7 +132,7 @@ def test_beams_that_all_come_to_a_stop_text_end() -> None:
     assert row.best == ([5], "stop")
 
 
-def test_beams_that_favour_short_texts_never_stop_too_early() -> None:
+def test_beams_that_favor_short_texts_never_stop_too_early() -> None:
     """Complete texts have -4 and -5; one under way has -1, and would have -14 if it ran to the limit."""
     options = GenerationOptions(num_beams=2, max_new_tokens=14, early_stopping="never", length_penalty=-1.0)
     row = BeamRow(options, complete=[(-4.0, [2], "eos"), (-5.0, [2], "eos")])
@@ -220,7 +220,7 @@ def test_likelihoods_are_those_of_each_choice_alone(models_: tuple[PreTrainedMod
 
 def test_scores_that_are_no_numbers() -> None:
     with pytest.raises(CorruptFileError, match="not a number"):
-        penalised(np.array([0.0, np.nan], np.float32), [], GenerationOptions(), EOS, 0)
+        penalized(np.array([0.0, np.nan], np.float32), [], GenerationOptions(), EOS, 0)
 
 
 @pytest.mark.parametrize(

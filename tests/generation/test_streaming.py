@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 
-from mpt_edge.generation.streaming import TextStream, stop_check
+from mpt_edge.inference.generation.streaming import TextStream, stop_check
 from tests.support.places import SHARED
 from tests.support.writers import byte_level
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
-from mpt_edge.runtime.graph_names import PAST_LENGTH
-from mpt_edge.runtime.kv_cache import KeyValueCache
-from mpt_edge.runtime.session import open_session
+from mpt_edge.inference.runtime.graph_names import PAST_LENGTH
+from mpt_edge.inference.runtime.kv_cache import KeyValueCache
+from mpt_edge.inference.runtime.session import open_session
 
 PAST, PRESENT = "past_key_values.0.key", "present.0.key"
 

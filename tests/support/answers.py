@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpt_edge.answers import Prediction
+from mpt_edge.inference.answers import Prediction
 from tests.support.encoders import WORDS
 
 TEXTS = ["a witty film", "dull", "the ball game was great sport", "vote law party", "atom cell star text a the film"]

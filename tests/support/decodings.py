@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpt_edge.arrays import Floats
+from mpt_edge._arrays import Floats
 from mpt_edge.training.backbones.causal import PromptedCausal
-from mpt_edge.training.objectives.decoding import TorchDecoding
+from mpt_edge.training.objectives.generative_reading import TorchDecoding
 
 
 def opened(model: PromptedCausal, texts: list[list[int]]) -> tuple[TorchDecoding, Floats]:

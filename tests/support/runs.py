@@ -10,9 +10,9 @@ import torch
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.data.rows import Rows, TaskData
-from mpt_edge.training.initial import sampled_vocabulary
+from mpt_edge.training.initialization import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
+from mpt_edge.training.objectives.similarity import SimilarityObjective
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.trainer import Progress, Trainer
 
@@ -20,10 +20,10 @@ SETTINGS = Settings(
     epochs=3,
     batch_size=4,
     tasks_per_step=2,
-    most_tasks=0,
-    rows_per_epoch=40,
-    prompt_rate=0.01,
-    task_rate=0.03,
+    max_tasks=0,
+    examples_per_epoch=40,
+    prompt_lr=0.01,
+    task_lr=0.03,
     validation_rows=8,
 )
 

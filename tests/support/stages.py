@@ -9,7 +9,7 @@ from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.settings import Settings
 from mpt_edge.training.trainer import Progress
 
-SETTINGS = Settings(epochs=2, batch_size=8, tasks_per_step=2, most_tasks=0, prompt_rate=0.02, task_rate=0.05, seed=3)
+SETTINGS = Settings(epochs=2, batch_size=8, tasks_per_step=2, max_tasks=0, prompt_lr=0.02, task_lr=0.05, seed=3)
 LENGTH = 5
 THINGS = ("film", "movie", "ball", "game", "vote", "law")
 
@@ -33,7 +33,7 @@ def write_task(folder: Path, name: str, words: dict[str, str], *, pair: bool = F
         **paths,
         kind="pair" if pair else "classification",
         max_length=16,
-        licence="CC0-1.0",
+        license="CC0-1.0",
         source="x",
         version=3,
     )

@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModel
 
 import mpt_edge
-from mpt_edge.encoder_model import EncoderModel
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnsupportedModelError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.inference.encoder_model import EncoderModel
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.settings import Settings, TeacherPlan, Trained
@@ -26,7 +26,7 @@ from tests.support.prompted import overwritten
 from tests.support.stages import silent
 
 LENGTH = 3
-SETTINGS = Settings(epochs=2, batch_size=8, most_tasks=0, rows_per_epoch=24, prompt_rate=0.02, task_rate=0.05, seed=3)
+SETTINGS = Settings(epochs=2, batch_size=8, max_tasks=0, examples_per_epoch=24, prompt_lr=0.02, task_lr=0.05, seed=3)
 NEW = NewPrompt(name="deep", length=LENGTH, entry="every_layer")
 
 
@@ -71,10 +71,13 @@ def test_a_new_prompt_enters_every_layer_where_its_layout_lets_it() -> None:
 
 @pytest.mark.parametrize("name", ["mood", "match", "field"])
 def test_the_device_answers_as_training_did(folder: Path, name: str) -> None:
-    golden = TaskFile.load(folder / f"run/tasks/{name}.safetensors").golden
-    text = golden["text"]
+    reference_example = TaskFile.load(folder / f"run/tasks/{name}.safetensors").reference_example
+    text = reference_example["text"]
     found = mpt_edge.load(folder / "bundle", threads=1).task(name)(tuple(text) if isinstance(text, list) else text)
-    assert (found.label, found.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-4))
+    assert (found.label, found.score) == (
+        reference_example["label"],
+        pytest.approx(reference_example["score"], abs=1e-4),
+    )
 
 
 def test_the_device_computes_what_an_unchanged_model_does(folder: Path, tiny: EncoderBackbone) -> None:

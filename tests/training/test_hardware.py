@@ -32,7 +32,7 @@ def write_task(folder: Path, name: str, words: tuple[str, str]) -> Path:
 
 def launch(prefix: list[str], recipes: list[Path], backbone: Path, output: Path) -> str:
     # Five rows a step and task, which two processes cannot share evenly.
-    options = ["--epochs", "2", "--batch-size", "5", "--most-tasks", "0", "--length", "4", "--teacher-epochs", "1"]
+    options = ["--epochs", "2", "--batch-size", "5", "--max-tasks", "0", "--length", "4", "--teacher-epochs", "1"]
     command = [*prefix, "-m", "mpt_edge", "train", "source", *recipes, "--data", recipes[0].parent]
     return subprocess.run(
         [*map(str, command), *options, "--backbone", str(backbone), "--output", str(output), "--threads", "1"],

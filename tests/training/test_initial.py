@@ -1,4 +1,4 @@
-"""Where prompts start, against the model's own embeddings and PEFT's initialisations."""
+"""Where prompts start, against the model's own embeddings and PEFT's initializations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from transformers import AutoModel
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
-from mpt_edge.training.initial import initial_prompt
-from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
-from mpt_edge.training.starts import source_tasks, start_vectors
+from mpt_edge.training.initialization import initial_prompt, source_tasks, start_vectors
+from mpt_edge.training.objectives.similarity import SimilarityObjective
 from mpt_edge_export.peft import import_adapter, read_adapter
 from tests.support import adapters
 

@@ -10,7 +10,7 @@ import torch
 
 from mpt_edge.errors import InputError
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
-from mpt_edge.training.initial import sampled_vocabulary
+from mpt_edge.training.initialization import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objectives.objective import Distillation, Teacher
 from mpt_edge.training.trainer import Progress
@@ -66,7 +66,7 @@ def test_finished_run_is_not_trained_again(tiny: EncoderBackbone, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"task_rate": 0.01}, {"epochs": 4}, {"batch_size": 5}, {"prompt_rate": 0.0}]
+    "change", [{"seed": 1}, {"task_lr": 0.01}, {"epochs": 4}, {"batch_size": 5}, {"prompt_lr": 0.0}]
 )
 def test_other_settings_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path, change: dict[str, float]) -> None:
     trainer(tiny, tmp_path).save()
@@ -128,9 +128,9 @@ def test_teachers_are_part_of_what_a_checkpoint_depends_on(tiny: EncoderBackbone
             trainer(tiny, tmp_path, distillation=other)
 
 
-@pytest.mark.parametrize("most_tasks", [0, 2])
-def test_a_distilled_run_resumes_like_any_other(tiny: EncoderBackbone, tmp_path: Path, most_tasks: int) -> None:
-    settings = replace(SETTINGS, most_tasks=most_tasks)
+@pytest.mark.parametrize("max_tasks", [0, 2])
+def test_a_distilled_run_resumes_like_any_other(tiny: EncoderBackbone, tmp_path: Path, max_tasks: int) -> None:
+    settings = replace(SETTINGS, max_tasks=max_tasks)
     values = [torch.randn(5, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)]
     teachers = Distillation([Teacher(prompt) for prompt in values])
     whole = trainer(tiny, tmp_path / "whole", settings, distillation=teachers)
@@ -148,7 +148,7 @@ def test_a_run_goes_on_with_less_at_once(tiny: EncoderBackbone, tmp_path: Path) 
     run = trainer(tiny, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run.train(killed(run, 3, 5))
-    run = trainer(tiny, tmp_path, replace(SETTINGS, micro_batch=2, recompute=True))
+    run = trainer(tiny, tmp_path, replace(SETTINGS, micro_batch_size=2, gradient_checkpointing=True))
     assert run.step == 3
     with pytest.raises(InputError, match="holds a run with"):
         trainer(tiny, tmp_path, replace(SETTINGS, batch_size=SETTINGS.batch_size + 1))

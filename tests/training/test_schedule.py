@@ -18,7 +18,7 @@ def lengths(sizes: tuple[int, ...] = SIZES) -> list[np.ndarray]:
 
 
 def draw(**changes: object) -> list[list[TaskBatch]]:
-    options = {"epochs": 4, "batch_size": 4, "rows_per_epoch": 20, "tasks_per_step": 2, "seed": 5}
+    options = {"epochs": 4, "batch_size": 4, "examples_per_epoch": 20, "tasks_per_step": 2, "seed": 5}
     return multitask_schedule(lengths(), **(options | changes))
 
 
@@ -90,7 +90,7 @@ def test_steps_hold_as_many_batches_as_asked() -> None:
 
 def test_texts_of_a_batch_are_of_similar_length() -> None:
     tokens = np.random.default_rng(0).permutation(np.arange(64))
-    options = {"epochs": 1, "rows_per_epoch": 64, "tasks_per_step": 1, "seed": 0}
+    options = {"epochs": 1, "examples_per_epoch": 64, "tasks_per_step": 1, "seed": 0}
     schedule = multitask_schedule([tokens], batch_size=8, **options)
     spread = [np.ptp(tokens[batch.rows]) for (batch,) in schedule]
     assert spread == [7] * 8
@@ -98,7 +98,7 @@ def test_texts_of_a_batch_are_of_similar_length() -> None:
 
 @pytest.mark.parametrize("sizes", [(1,), (1, 1), (3, 200)])
 def test_odd_sizes(sizes: tuple[int, ...]) -> None:
-    options = {"epochs": 3, "batch_size": 32, "rows_per_epoch": 1000, "tasks_per_step": 2, "seed": 0}
+    options = {"epochs": 3, "batch_size": 32, "examples_per_epoch": 1000, "tasks_per_step": 2, "seed": 0}
     seen = Counter()
     for task, rows in flat(multitask_schedule(lengths(sizes), **options)):
         seen.update((task, row) for row in rows)
@@ -106,7 +106,7 @@ def test_odd_sizes(sizes: tuple[int, ...]) -> None:
 
 
 def sample(sizes: tuple[int, ...] = (300, 100, 200, 40), **changes: object) -> list[list[TaskBatch]]:
-    options = {"epochs": 60, "rows_per_step": 32, "rows_per_epoch": 150, "most_tasks": 3, "seed": 5}
+    options = {"epochs": 60, "rows_per_step": 32, "examples_per_epoch": 150, "max_tasks": 3, "seed": 5}
     return stochastic_schedule(lengths(sizes), **(options | changes))
 
 
@@ -123,7 +123,7 @@ def test_sampled_steps_hold_two_to_most_different_tasks_and_all_rows() -> None:
 
 
 def test_sampled_tasks_come_in_proportion_to_their_capped_rows() -> None:
-    drawn = Counter(batch.task for step in sample(most_tasks=2, epochs=200) for batch in step)
+    drawn = Counter(batch.task for step in sample(max_tasks=2, epochs=200) for batch in step)
     capped = np.array([150, 100, 150, 40])
     # Two of four without replacement: the odds of each pair are those of drawing one after the other.
     odds = capped / capped.sum()
@@ -133,7 +133,7 @@ def test_sampled_tasks_come_in_proportion_to_their_capped_rows() -> None:
 
 
 def test_sampled_rows_come_in_turn_and_of_similar_length() -> None:
-    schedule = sample((64, 64), epochs=40, most_tasks=2, rows_per_epoch=64)
+    schedule = sample((64, 64), epochs=40, max_tasks=2, examples_per_epoch=64)
     tokens = lengths((64, 64))
     seen = Counter((batch.task, int(row)) for step in schedule for batch in step for row in batch.rows)
     assert set(seen) == {(task, row) for task in range(2) for row in range(64)}
@@ -153,7 +153,7 @@ def test_sampling_is_fixed_by_the_seed_alone() -> None:
 
 @pytest.mark.parametrize(("sizes", "most"), [((1,), 4), ((3, 2), 5), ((500, 1, 1), 3)])
 def test_sampling_with_few_tasks_or_rows(sizes: tuple[int, ...], most: int) -> None:
-    schedule = sample(sizes, most_tasks=most, epochs=2)
+    schedule = sample(sizes, max_tasks=most, epochs=2)
     assert schedule
     for step in schedule:
         assert 1 <= len(step) <= min(most, len(sizes))

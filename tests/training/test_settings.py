@@ -13,17 +13,17 @@ from mpt_edge.training.settings import DistillationSettings, Settings, TeacherPl
 def test_train_source_has_the_defaults_of_settings() -> None:
     given = {name: parameter.default for name, parameter in inspect.signature(train.source).parameters.items()}
     shared = [field.name for field in fields(Settings) if field.name in given]
-    assert {"epochs", "batch_size", "most_tasks", "rows_per_epoch", "prompt_rate", "task_rate"} <= set(shared)
+    assert {"epochs", "batch_size", "max_tasks", "examples_per_epoch", "prompt_lr", "task_lr"} <= set(shared)
     for name in shared:
         assert (given[name] or "") == (getattr(Settings(), name) or ""), name
     plan = TeacherPlan(folder=Path())
-    assert (given["teacher_epochs"], given["teacher_rate"]) == (plan.epochs, plan.rate)
+    assert (given["teacher_epochs"], given["teacher_lr"]) == (plan.epochs, plan.rate)
 
 
 def test_both_stages_listen_to_teachers_alike() -> None:
     for stage in (train.source, train.target):
         given = inspect.signature(stage).parameters
         found = DistillationSettings(
-            **{name: given[name].default for name in ("temperature", "hidden")}, weight=given["distil"].default
+            **{name: given[name].default for name in ("temperature", "hidden")}, weight=given["distill"].default
         )
         assert found == DistillationSettings()

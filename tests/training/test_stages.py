@@ -1,4 +1,4 @@
-"""Source and target stage from small files to vectors, and their golden examples on the device side."""
+"""Source and target stage from small files to vectors, and their reference examples on the device side."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.data.rows import Rows, load_task
-from mpt_edge.training.objectives.similarity import typical_examples
+from mpt_edge.training.initialization import source_tasks
+from mpt_edge.training.objectives.encoder_reading import typical_examples
 from mpt_edge.training.settings import TeacherPlan, Trained
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, add_probe, label_texts, train_source, train_target
-from mpt_edge.training.starts import source_tasks
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support.stages import LENGTH, SETTINGS, silent
@@ -44,7 +44,7 @@ def test_source_stage_writes_prompt_and_tasks(
         assert np.array_equal(file.u, task.u)
         assert (file.metrics["validation"]["rows"], file.metrics["test"]["rows"]) == (8, 6)
         assert file.training == {"stage": "source", "rows": 24, "seed": 3, "source": "x"}
-        assert (file.licence, file.version) == ("CC0-1.0", 3)
+        assert (file.license, file.version) == ("CC0-1.0", 3)
     assert tasks[0].labels == ("negative", "positive")
     assert tasks[0].label_texts == (("a bad one",), ("a good one", "great"))
     assert tasks[1].labels == ("nature", "sky", "state")
@@ -97,8 +97,11 @@ def test_own_prompt_and_group(
     export_bundle(ExportPlan(tiny, [source, tmp_path / "own"], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle", threads=1)
     for task, read in zip(own, (tuple, str), strict=True):  # pairs, and single texts
-        found = model.task(task.name)(read(task.golden["text"]))
-        assert (found.label, found.score) == (task.golden["label"], pytest.approx(task.golden["score"], abs=1e-4))
+        found = model.task(task.name)(read(task.reference_example["text"]))
+        assert (found.label, found.score) == (
+            task.reference_example["label"],
+            pytest.approx(task.reference_example["score"], abs=1e-4),
+        )
 
 
 def test_training_the_prompt_needs_a_rate_for_it(
@@ -108,8 +111,8 @@ def test_training_the_prompt_needs_a_rate_for_it(
     tmp_path: Path,
 ) -> None:
     shared = SharedPrompt.load(stages[0] / "prompts/shared.safetensors")
-    plan = Plan([data[1]["match"]], data[0], tmp_path, replace(SETTINGS, prompt_rate=0.0))
-    with pytest.raises(InputError, match=r"--train group changes the prompt; pass a --prompt-rate above 0"):
+    plan = Plan([data[1]["match"]], data[0], tmp_path, replace(SETTINGS, prompt_lr=0.0))
+    with pytest.raises(InputError, match=r"--train group changes the prompt; pass a --prompt-lr above 0"):
         train_target(tiny, plan, Origin(folder=stages[0], shared=shared, trained=Trained.GROUP), silent)
 
 
@@ -151,7 +154,7 @@ def test_teachers_are_trained_once_and_recorded(
     assert (facts["weight"], facts["temperature"], facts["hidden"]) == (0.9, 2.0, True)
     assert set(facts["teachers"]) == {"mood", "field"}
     again: list[Progress] = []
-    other = replace(plan, output=tmp_path / "two", settings=replace(SETTINGS, task_rate=0.01))
+    other = replace(plan, output=tmp_path / "two", settings=replace(SETTINGS, task_lr=0.01))
     train_source(tiny, other, NewPrompt(name="shared", length=LENGTH, entry="first_layer"), again.append, teachers)
     assert {p.stage for p in again} == {"student"}
 
@@ -168,8 +171,8 @@ def test_a_template_travels_to_the_device(
     )
     assert task.template == recipe.template
     export_bundle(ExportPlan(tiny, [tmp_path / "run"], tmp_path / "bundle"))
-    found = mpt_edge.load(tmp_path / "bundle", threads=1).task("match")(tuple(task.golden["text"]))
-    assert found.score == pytest.approx(task.golden["score"], abs=1e-4)
+    found = mpt_edge.load(tmp_path / "bundle", threads=1).task("match")(tuple(task.reference_example["text"]))
+    assert found.score == pytest.approx(task.reference_example["score"], abs=1e-4)
 
 
 def test_golden_and_metrics_hold_in_an_exported_bundle(
@@ -184,10 +187,10 @@ def test_golden_and_metrics_hold_in_an_exported_bundle(
     assert model.tasks == sorted(task.name for task in (*first, *second)) == ["field", "match", "mood"]
     for written in [*first, *second]:
         task = model.task(written.name)
-        text = written.golden["text"]
+        text = written.reference_example["text"]
         found = task(tuple(text) if isinstance(text, list) else text)
-        assert found.label == written.golden["label"]
-        assert found.score == pytest.approx(written.golden["score"], abs=1e-4)
+        assert found.label == written.reference_example["label"]
+        assert found.score == pytest.approx(written.reference_example["score"], abs=1e-4)
         rows = load_task(data[1][written.name], data[0]).validation
         right = [task.labels[gold] == p.label for gold, p in zip(rows.labels, task(rows.texts), strict=True)]
         assert np.mean(right) == pytest.approx(written.metrics["validation"]["accuracy"], abs=1e-4)
@@ -276,9 +279,12 @@ def test_joint_layout_is_trained_exported_and_run_alike(
     model = mpt_edge.load(tmp_path / "bundle")
     assert model.tasks == ["field", "mood"]
     for name in model.tasks:
-        golden = TaskFile.load(tmp_path / f"source/tasks/{name}.safetensors").golden
-        answer = model.task(name)(golden["text"])
-        assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-4))
+        reference_example = TaskFile.load(tmp_path / f"source/tasks/{name}.safetensors").reference_example
+        answer = model.task(name)(reference_example["text"])
+        assert (answer.label, answer.score) == (
+            reference_example["label"],
+            pytest.approx(reference_example["score"], abs=1e-4),
+        )
 
 
 def test_text_without_room_behind_the_prompt(

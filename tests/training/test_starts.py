@@ -33,7 +33,7 @@ def test_starts(
 ) -> None:
     source, (mood, field), _, _ = stages
     shared = SharedPrompt.load(source / "prompts/shared.safetensors")
-    frozen = replace(SETTINGS, epochs=1, task_rate=0.0)
+    frozen = replace(SETTINGS, epochs=1, task_lr=0.0)
 
     def start(how: str, task: str = "match") -> TaskFile:
         plan = Plan([data[1][task]], data[0], tmp_path / f"{how}-{task}", frozen)
@@ -159,8 +159,8 @@ def test_tasks_on_a_prompt_from_peft(
     assert np.array_equal(kept.values, read.shared())
     export_bundle(ExportPlan(tiny, [tmp_path / "target"], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle")
-    answer = model.task("mood")(task.golden["text"])
-    assert answer.score == pytest.approx(task.golden["score"], abs=1e-4)
+    answer = model.task("mood")(task.reference_example["text"])
+    assert answer.score == pytest.approx(task.reference_example["score"], abs=1e-4)
     export_adapter(model.bundle, ["mood"], tmp_path / "back", fold=True)
     peft = PeftModel.from_pretrained(AutoModel.from_pretrained(tiny.folder), tmp_path / "back").eval()
     ids = torch.tensor([tiny.texts.encode(["a witty film"], 16)[0].ids])

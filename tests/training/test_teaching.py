@@ -23,13 +23,13 @@ from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.data.rows import load_task
-from mpt_edge.training.objectives.similarity import TRAINING_SCALE
-from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
-from mpt_edge.training.objectives.text import TextObjective
+from mpt_edge.training.initialization import find_prompt
+from mpt_edge.training.objectives.encoder_reading import TRAINING_SCALE
+from mpt_edge.training.objectives.generative import TextObjective
+from mpt_edge.training.objectives.similarity import SimilarityObjective
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import DistillationSettings, Settings, Trained
 from mpt_edge.training.stages import Origin, Plan, train_target
-from mpt_edge.training.starts import find_prompt
 from mpt_edge.training.teachers import Teaching
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
@@ -101,7 +101,7 @@ def test_an_imported_task_becomes_one_of_the_prefix_layout(
 ) -> None:
     """From PEFT's prompt in the other layout; the loss is the teacher's alone, and falls."""
     folder, recipe = data
-    settings = Settings(epochs=12, batch_size=6, tasks_per_step=1, most_tasks=0, prompt_rate=0.05, task_rate=0.05)
+    settings = Settings(epochs=12, batch_size=6, tasks_per_step=1, max_tasks=0, prompt_lr=0.05, task_lr=0.05)
     plan = Plan([recipe], folder, tmp_path / "run", settings)
     teaching = Teaching(folder=peft[1], distillation=DistillationSettings(hidden=False))
     origin = Origin(
@@ -113,8 +113,11 @@ def test_an_imported_task_becomes_one_of_the_prefix_layout(
     assert (task.readout, task.layout, task.entry, task.head) == ("similarity", "prefix", "inputs_embeds", None)
     assert task.training["distillation"] == {"weight": 0.9, "temperature": 2.0, "hidden": False}
     export_bundle(ExportPlan(tiny, [tmp_path / "run"], tmp_path / "bundle"))
-    answer = mpt_edge.load(tmp_path / "bundle").task("x")(task.golden["text"])
-    assert (answer.label, answer.score) == (task.golden["label"], pytest.approx(task.golden["score"], abs=1e-4))
+    answer = mpt_edge.load(tmp_path / "bundle").task("x")(task.reference_example["text"])
+    assert (answer.label, answer.score) == (
+        task.reference_example["label"],
+        pytest.approx(task.reference_example["score"], abs=1e-4),
+    )
 
 
 def test_several_targets_start_from_the_average_of_an_imported_adapter(
@@ -122,7 +125,7 @@ def test_several_targets_start_from_the_average_of_an_imported_adapter(
 ) -> None:
     """PEFT fails here: it reads one prefix for all target tasks and then expects one for each."""
     folder, recipe = data
-    settings = Settings(epochs=1, most_tasks=0, prompt_rate=0.0, task_rate=0.0)
+    settings = Settings(epochs=1, max_tasks=0, prompt_lr=0.0, task_lr=0.0)
     plan = Plan([replace(recipe, name=name) for name in ("a", "b")], folder, tmp_path / "run", settings)
     shared = find_prompt(peft[1])
     files = [TaskFile.load(peft[1] / f"tasks/{name}.safetensors") for name in "xy"]
@@ -146,7 +149,7 @@ def test_whole_prompts_are_origins(tiny: EncoderBackbone, data: tuple[Path, Reci
     found = find_prompt(tmp_path / "vectors")
     assert (found.name, found.layout, found.entry) == ("plain", "joint", "inputs_embeds")
     assert np.array_equal(found.values, read.shared())
-    plan = Plan([data[1]], data[0], tmp_path / "run", Settings(epochs=1, most_tasks=0))
+    plan = Plan([data[1]], data[0], tmp_path / "run", Settings(epochs=1, max_tasks=0))
     with pytest.raises(InputError, match="holds no task on 'plain' to start 'x' from; pass --start ones"):
         train_target(tiny, plan, Origin(folder=tmp_path / "vectors", shared=found), silent)
     (task,) = train_target(tiny, plan, Origin(folder=tmp_path / "vectors", shared=found, start="ones"), silent)

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from mpt_edge.errors import InputError, TrainingError
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.data.rows import Rows
-from mpt_edge.training.initial import sampled_vocabulary
+from mpt_edge.training.initialization import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objectives.objective import Loss
 from mpt_edge.training.schedule import TaskBatch
@@ -25,7 +25,7 @@ from tests.support.stages import silent
 
 def test_the_last_step_is_kept_where_validation_has_too_few_rows(tiny: EncoderBackbone, tmp_path: Path) -> None:
     """A rate that overshoots: the best epoch is an earlier one, and validation is read once."""
-    wild = replace(SETTINGS, epochs=6, task_rate=3.0, prompt_rate=3.0)
+    wild = replace(SETTINGS, epochs=6, task_lr=3.0, prompt_lr=3.0)
     last: dict[str, dict[str, torch.Tensor]] = {}
     for keep in (False, True):
         run = trainer(tiny, tmp_path / str(keep), replace(wild, keep_last=keep))
@@ -68,7 +68,7 @@ def test_an_epoch_is_scored_on_rows_of_every_label(
 
 
 def test_nan_names_step_task_and_rates_and_keeps_the_checkpoint(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, replace(SETTINGS, tasks_per_step=1, prompt_rate=0.0125, task_rate=0.0375))
+    run = trainer(tiny, tmp_path, replace(SETTINGS, tasks_per_step=1, prompt_lr=0.0125, task_lr=0.0375))
     saved: list[bytes] = []
 
     def poison(progress: Progress) -> None:
@@ -87,7 +87,7 @@ def test_nan_names_step_task_and_rates_and_keeps_the_checkpoint(tiny: EncoderBac
 
 
 def test_a_huge_rate_ends_in_the_same_error(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_rate=1e30, task_rate=1e30))
+    run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_lr=1e30, task_lr=1e30))
     with pytest.raises(TrainingError, match=r"1e\+30 \(prompt\) and 1e\+30 \(u, v\)"):
         run.train(silent)
 
@@ -109,7 +109,7 @@ def test_a_value_that_float16_does_not_hold_ends_the_run(
 
 
 def test_vectors_that_balance_are_not_too_large(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, replace(SETTINGS, epochs=1, task_rate=0.0, prompt_rate=0.0))
+    run = trainer(tiny, tmp_path, replace(SETTINGS, epochs=1, task_lr=0.0, prompt_lr=0.0))
     run.prompts.start(1, torch.full((5,), 1e6), torch.full((32,), 1e-6))
     run.train(silent)
     run.prompts.balance()
@@ -118,7 +118,7 @@ def test_vectors_that_balance_are_not_too_large(tiny: EncoderBackbone, tmp_path:
 
 
 def test_prompt_rate_zero_leaves_the_shared_prompt_alone(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_rate=0.0))
+    run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_lr=0.0))
     start = state(run)
     weights = {key: value.clone() for key, value in tiny.model.state_dict().items()}
     run.train(silent)
@@ -151,7 +151,7 @@ def test_progress_counts_to_the_end_and_scores_each_epoch(tiny: EncoderBackbone,
 def test_training_raises_the_accuracy_of_a_separable_task(tiny: EncoderBackbone, tmp_path: Path) -> None:
     task = toy("mood", ("dull", "bad"), ("witty", "gorgeous"), rows=48)
     settings = Settings(
-        epochs=10, batch_size=8, tasks_per_step=1, most_tasks=0, prompt_rate=0.05, task_rate=0.1, validation_rows=48
+        epochs=10, batch_size=8, tasks_per_step=1, max_tasks=0, prompt_lr=0.05, task_lr=0.1, validation_rows=48
     )
     prompts = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 1)
     run = trainer(tiny, tmp_path, settings, tasks=[task], label_texts=[[["sport"], ["vote"]]], prompts=prompts)
@@ -174,7 +174,7 @@ def test_too_little_memory_says_what_to_lower(
         torch.empty(1 << 60)  # what PyTorch itself raises when an allocation fails
 
     monkeypatch.setattr(run.objective, "loss", huge)
-    with pytest.raises(TrainingError, match=r"memory ran out at step 1; .* --micro-batch below 4, .*--length"):
+    with pytest.raises(TrainingError, match=r"memory ran out at step 1; .* --micro-batch-size below 4, .*--length"):
         run.train(silent)
 
 
@@ -195,7 +195,7 @@ def test_rates_rise_to_the_full_rate_and_fall_to_nothing(tiny: EncoderBackbone, 
     total, warm = len(run.schedule), len(run.schedule) // 4
     assert warm > 2
     wanted = np.interp(np.arange(total + 1), [-1, warm - 1, warm, total], [0, 1, 1, 0])
-    np.testing.assert_allclose(rates, SETTINGS.task_rate * wanted, atol=1e-9)
+    np.testing.assert_allclose(rates, SETTINGS.task_lr * wanted, atol=1e-9)
 
 
 def test_a_step_follows_the_mean_of_its_batches(tiny: EncoderBackbone, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_step_follows_the_mean_of_its_batches(tiny: EncoderBackbone, tmp_path:
 def test_parts_of_a_batch_draw_the_same_and_other_batches_do_not(
     tiny: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = trainer(tiny, tmp_path, replace(SETTINGS, micro_batch=2))
+    run = trainer(tiny, tmp_path, replace(SETTINGS, micro_batch_size=2))
     own, drawn = run.objective.loss, []
 
     def loss(prompt: torch.Tensor, batch: TaskBatch, rng: np.random.Generator) -> Loss:
@@ -224,7 +224,9 @@ def test_parts_of_a_batch_draw_the_same_and_other_batches_do_not(
 
 @pytest.mark.parametrize("micro", [1, 3])
 def test_parts_of_a_batch_add_up_to_its_gradient(tiny: EncoderBackbone, tmp_path: Path, micro: int) -> None:
-    whole, cut = (trainer(tiny, tmp_path / f"g{m}", replace(SETTINGS, micro_batch=m, epochs=1)) for m in (0, micro))
+    whole, cut = (
+        trainer(tiny, tmp_path / f"g{m}", replace(SETTINGS, micro_batch_size=m, epochs=1)) for m in (0, micro)
+    )
     gradients = []
     for run in (whole, cut):
         run._train_step(run.schedule[0])
@@ -237,12 +239,16 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny: EncoderBackbone, tmp_path
 def test_recomputed_activations_give_the_same_gradients(tiny_folder: Path, tmp_path: Path) -> None:
     """Each layer runs twice a step instead of once, and nothing else changes."""
     found, calls = [], []
-    for recompute in (False, True):
+    for gradient_checkpointing in (False, True):
         backbone = load_encoder(str(tiny_folder))
         counted: list[int] = []
         layer = backbone.model.get_submodule("model.encoder.layer.0.attention")
         layer.register_forward_hook(lambda *_, counted=counted: counted.append(1))
-        run = trainer(backbone, tmp_path / str(recompute), replace(SETTINGS, recompute=recompute))
+        run = trainer(
+            backbone,
+            tmp_path / str(gradient_checkpointing),
+            replace(SETTINGS, gradient_checkpointing=gradient_checkpointing),
+        )
         run._train_step(run.schedule[0])
         calls.append(len(counted))
         found.append([p.grad for p in run.prompts.parameters() if p.grad is not None])
@@ -253,7 +259,7 @@ def test_recomputed_activations_give_the_same_gradients(tiny_folder: Path, tmp_p
 
 
 def test_bfloat16_stays_near_float32(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    """Products are computed in bfloat16, prompts and optimiser stay in float32."""
+    """Products are computed in bfloat16, prompts and optimizer stay in float32."""
     first = trainer(tiny, tmp_path / "float32", replace(SETTINGS, precision="no"))
     exact = first._train_step(first.schedule[0])["total"]
     AcceleratorState._reset_state()

@@ -22,8 +22,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from mpt_edge._arrays import Floats
 from mpt_edge._files import read_small
-from mpt_edge.arrays import Floats
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
 
 CONFIG, SAFETENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from mpt_edge.arrays import Floats
+from mpt_edge._arrays import Floats
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.formats.heads import Head
+from mpt_edge.formats.head_types import READOUTS
+from mpt_edge.formats.linear_head import Head
 from mpt_edge.formats.manifest import Manifest
 from mpt_edge.formats.prompts import Entry, Layout, SharedPrompt, compose
-from mpt_edge.formats.readouts import READOUTS
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge_export.peft.adapter import CONFIG, MULTITASK, PLAIN, SAFETENSORS
 from mpt_edge_export.peft.heads import READOUT_OF
@@ -35,7 +35,7 @@ _AUTO = {
 _CARD = """---
 base_model: {base}
 library_name: peft
-{licence}tags: [multitask-prompt-tuning]
+{license}tags: [multitask-prompt-tuning]
 ---
 
 # {name}
@@ -226,16 +226,16 @@ def _config(bundle: Bundle, source: Source, *, fold: bool) -> dict[str, Any]:
 
 def _card(source: Source, folder: Path, *, fold: bool) -> str:
     tasks = source.tasks
-    licences = sorted({task.licence for task in tasks if task.licence})
-    labelled = source.shared.head is not None and tasks[0].labels
+    licenses = sorted({task.license for task in tasks if task.license})
+    labeled = source.shared.head is not None and tasks[0].labels
     facts: Mapping[str, Any] = {
         "base": source.base_model,
-        "licence": f"license: {licences[0]}\n" if len(licences) == 1 else "",
+        "license": f"license: {licenses[0]}\n" if len(licenses) == 1 else "",
         "name": folder.resolve().name,
         "method": PLAIN if fold else MULTITASK,
         "rows": "\n".join(f"| {i} | {task.name} | {', '.join(task.labels) or '-'} |" for i, task in enumerate(tasks)),
         "auto": _AUTO[source.task_type],
-        "labels": f", num_labels={len(tasks[0].labels)}" if labelled else "",
+        "labels": f", num_labels={len(tasks[0].labels)}" if labeled else "",
         "folder": folder.resolve().name,
         "call": "" if fold else f"\ntask_ids = torch.tensor([0])  # {tasks[0].name}, for one row",
     }

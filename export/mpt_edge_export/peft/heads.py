@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel
 
 from mpt_edge.errors import CorruptFileError, UnsupportedModelError
-from mpt_edge.formats.heads import Head, Layer
+from mpt_edge.formats.linear_head import Head, Layer
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge_export.peft.adapter import PeftAdapter

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import AutoConfig
 
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
-from mpt_edge.formats.heads import Head
+from mpt_edge.formats.linear_head import Head
 from mpt_edge.formats.prompts import Entry, Layout, SharedPrompt
 from mpt_edge.formats.taskfile import NAME, TaskFile
 from mpt_edge.formats.vectors import VectorFolder
@@ -46,7 +46,7 @@ class ImportOptions:
         kind: ``"classification"`` for single texts, ``"pair"`` for pairs.
         max_length: longest text in tokens.
         max_new_tokens: longest text to write, in tokens; 0 for the default.
-        licence: licence of the data the adapter was trained on.
+        license: license of the data the adapter was trained on.
     """
 
     tasks: Mapping[str, int] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class ImportOptions:
     kind: str = "classification"
     max_length: int = 128
     max_new_tokens: int = 0
-    licence: str = ""
+    license: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def import_adapter(adapter: PeftAdapter, backbone: AnyBackbone, options: ImportO
         layout=layout,
         backbone=backbone.fingerprint,
         training=_facts(adapter),
-        licence=options.licence,
+        license=options.license,
         entry=entry,
         head=head,
     )
@@ -206,7 +206,7 @@ def _task_file(
         scale=1.0,
         own_prompt=shared.values if own else None,
         training=_facts(adapter) | {"task_id": index} | ({"head": names} if names else {}),
-        licence=options.licence,
+        license=options.license,
         layout=shared.layout if own else "",
         entry=shared.entry if own else "",
         head=head if own else None,

@@ -18,7 +18,7 @@ def model_type(source: Source) -> str:
     """Return what a model's configuration calls it.
 
     Raises:
-        UnsupportedModelError: there is no configuration that transformers understands, or the model is quantised, or
+        UnsupportedModelError: there is no configuration that transformers understands, or the model is quantized, or
             turns its rotary positions by the length of a text, or attends otherwise than its family does.
         CorruptFileError: an entry of the configuration has a value that it cannot have.
     """
@@ -35,7 +35,7 @@ def model_type(source: Source) -> str:
         ) from error
     if getattr(config, "quantization_config", None):
         raise UnsupportedModelError(
-            f"{source.asked} is quantised, and training and export need whole weights; use the model that it was made "
+            f"{source.asked} is quantized, and training and export need whole weights; use the model that it was made "
             "from."
         )
     for kind in _rope_types(config):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.text import TextEncoder
+from mpt_edge.inference.text import TextEncoder
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
@@ -30,7 +30,7 @@ class Backbone(ABC):
         name: short name or last part of the id.
         id: hub id, or the folder's name.
         revision: hub commit, or empty.
-        licence: as the model card states it, or empty.
+        license: as the model card states it, or empty.
         folder: where its files lie on this machine.
         model: the prompted model, frozen.
         texts: its tokenizer.
@@ -44,7 +44,7 @@ class Backbone(ABC):
     name: str
     id: str
     revision: str
-    licence: str
+    license: str
     folder: Path
     model: Prompted
     texts: TextEncoder
@@ -74,7 +74,7 @@ def common_facts(source: Source, model: Prompted) -> dict[str, Any]:
         "name": source.name,
         "id": source.id,
         "revision": source.revision,
-        "licence": source.licence,
+        "license": source.license,
         "folder": source.folder,
         "texts": texts,
         "tokenizer_json": tokenizer_json,

@@ -19,9 +19,8 @@ from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.formats.prompts import Entry
-from mpt_edge.training.backbones.caches import Cache, KeyValue
+from mpt_edge.training.backbones.attention import Cache, KeyValue, visibility_bias
 from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs
-from mpt_edge.training.backbones.visibility import visibility_bias
 
 #: Decoder-only models, by ``model_type``: where they keep learned positions; empty where positions are rotary.
 #: SmolLM is a ``llama``.
@@ -164,9 +163,11 @@ class PromptedCausal(nn.Module):
         present: list[KeyValue] = self(ones[:, :0], ones, positions, prompt=prompt, entry=entry, alone=True)[1]
         return present
 
-    def recompute_activations(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Refuse gradient checkpointing, which transformers has no room for beside a cache. Raises InputError."""
-        raise InputError("--recompute is for encoders; with this model pass a smaller --micro-batch instead.")
+        raise InputError(
+            "--gradient-checkpointing is for encoders; with this model pass a smaller --micro-batch-size instead."
+        )
 
     def text_positions(self, text_mask: Tensor, prompt_rows: int, entry: Entry) -> Tensor:
         """Return the positions of tokens ``(batch, tokens)`` behind a prompt; only visible tokens count."""

@@ -1,7 +1,7 @@
 """A frozen Hugging Face encoder that carries a prompt: one definition for training and export.
 
 The prompt enters as the first layer's input, behind the embeddings' LayerNorm, so what ``u``
-scales is not normalised away (docs/design.md). Prompts from PEFT enter where PEFT feeds them, as
+scales is not normalized away (docs/design.md). Prompts from PEFT enter where PEFT feeds them, as
 ``inputs_embeds``: position and type embeddings are added to them, the LayerNorm follows, and the text
 is counted from behind them. A third kind has rows of its own for every layer. One forward serves three calls:
 
@@ -23,10 +23,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.formats.prompts import Entry
-from mpt_edge.training.backbones.caches import KeyValue
+from mpt_edge.training.backbones.attention import MASKED, KeyValue
 from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs
 from mpt_edge.training.backbones.masked_lm import MaskedLMHead
-from mpt_edge.training.backbones.visibility import MASKED
 
 #: Name under which our attention is registered with transformers.
 ATTENTION = "mpt_edge"
@@ -181,7 +180,7 @@ class PromptedEncoder(nn.Module):
             hidden = torch.cat([prompt.to(hidden.dtype), hidden], dim=1)
         return self._run(hidden, attention_mask, past, entering)
 
-    def recompute_activations(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Keep only each layer's input for the backward pass, and compute the rest again (gradient checkpointing)."""
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):

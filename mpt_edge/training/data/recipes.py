@@ -6,7 +6,7 @@
     train = "sst2/train.jsonl"          # JSONL, CSV or Parquet, below the data folder
     validation = "sst2/validation.jsonl"
     test = "sst2/test.jsonl"
-    licence = "unstated"
+    license = "unstated"
 
     [labels]                            # optional: label -> the text (or texts) that stand for it
     negative = "a negative review"
@@ -27,7 +27,7 @@ from typing import Any
 
 from mpt_edge.errors import InputError
 from mpt_edge.formats.taskfile import NAME
-from mpt_edge.masking import PLACEHOLDER
+from mpt_edge.inference.masking import PLACEHOLDER
 
 #: What a recipe may be scored by; a task file states all that its kind has.
 METRICS = ("accuracy", "macro_f1", "matthews")
@@ -42,7 +42,7 @@ DEFAULT_TEXT_METRIC = "exact_match"
 NUMBER_METRICS = ("pearson", "spearman")
 
 #: Fewest tokens that ``max_length`` may be.
-LEAST_LENGTH = 3
+MIN_LENGTH = 3
 
 KINDS = ("classification", "pair", "generation")
 
@@ -78,7 +78,7 @@ class Recipe:
             `load_recipe` takes `DEFAULT_TEXT_METRIC` there where none is stated.
         labels: label -> its texts; empty to take the labels from the training split.
         version: number that grows with each release of the task; a bundle does not go back to a lower one.
-        licence: licence of the data.
+        license: license of the data.
         source: where the data comes from.
     """
 
@@ -103,7 +103,7 @@ class Recipe:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     where: Mapping[str, str] = field(default_factory=dict)
     version: int = 1
-    licence: str = ""
+    license: str = ""
     source: str = ""
     # Shown where they are set alone (`fitting`), so that checkpoints from before there were such entries still fit.
     cut: str = field(default="right", repr=False)
@@ -188,8 +188,8 @@ def _problems(recipe: Recipe) -> list[str]:
         f"cut {recipe.cut!r} is unknown; use right or left, or leave it out": recipe.cut not in ("right", "left"),
         "stop ends a text that is generated, and this task writes none; leave it out": recipe.kind != "generation"
         and bool(recipe.stop),
-        f"max_length must be at least {LEAST_LENGTH}, max_target_length and version 1, label_examples 0; correct it": (
-            recipe.max_length < LEAST_LENGTH
+        f"max_length must be at least {MIN_LENGTH}, max_target_length and version 1, label_examples 0; correct it": (
+            recipe.max_length < MIN_LENGTH
             or min(recipe.max_target_length, recipe.version) < 1
             or recipe.label_examples < 0
         ),

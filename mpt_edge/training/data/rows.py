@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mpt_edge.errors import InputError
-from mpt_edge.text import Encoded, Text, TextEncoder, checked, render
+from mpt_edge.inference.text import Encoded, Text, TextEncoder, render, validate_text
 from mpt_edge.training.data.columns import as_name, as_text, column, roots
 from mpt_edge.training.data.recipes import NUMBER_METRICS, Recipe
 
@@ -82,7 +82,7 @@ _NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
 
 
 def encode(encoder: TextEncoder, recipe: Recipe, texts: Sequence[Text], max_length: int) -> list[Encoded]:
-    """Fill the recipe's template and tokenise, as the device does."""
+    """Fill the recipe's template and tokenize, as the device does."""
     return encoder.encode([render(recipe.template, text) for text in texts], max_length)
 
 
@@ -202,7 +202,7 @@ def _texts(recipe: Recipe, table: datasets.Dataset, split: str) -> list[Text]:
     texts: list[Text] = []
     for i, first in enumerate(firsts):
         try:
-            texts.append(checked(first if seconds is None else (first, seconds[i]), recipe.kind))
+            texts.append(validate_text(first if seconds is None else (first, seconds[i]), recipe.kind))
         except InputError as error:
             raise InputError(f"{recipe.name}: row {i + 1} of the {split} split: {error}") from error
     return texts

@@ -1,1 +1,1 @@
-"""What a step minimises and what validation measures, for each way to answer."""
+"""What a step minimizes and what validation measures, for each way to answer."""

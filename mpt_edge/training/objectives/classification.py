@@ -1,4 +1,4 @@
-"""What objectives share that score every label of a task: figures, calibration and the golden example."""
+"""What objectives share that score every label of a task: figures, calibration and the reference example."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpt_edge.softmax import softmax
-from mpt_edge.text import Text
+from mpt_edge.inference.numerics import softmax
+from mpt_edge.inference.text import Text
 from mpt_edge.training.data.rows import Rows
 from mpt_edge.training.objectives.metrics import calibrated_scale, classification_metrics
 from mpt_edge.training.objectives.objective import Evaluation, TaskObjective
@@ -44,9 +44,9 @@ class ClassificationObjective(TaskObjective):
             answers = self.label_scores(index, prompt, data.test.texts).argmax(1)
             metrics["test"] = classification_metrics(answers, data.test)
         scores = softmax(found[:1] * scale)[0]
-        golden = {
+        reference_example = {
             "text": data.validation.texts[0],
             "label": data.labels[int(scores.argmax())],
             "score": round(float(scores.max()), 5),
         }
-        return Evaluation(self.readout, golden, metrics, scale)
+        return Evaluation(self.readout, reference_example, metrics, scale)

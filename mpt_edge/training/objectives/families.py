@@ -9,10 +9,10 @@ from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.data.rows import TaskData
+from mpt_edge.training.objectives.generative import TextObjective
 from mpt_edge.training.objectives.mask import MaskObjective
 from mpt_edge.training.objectives.objective import Distillation, TaskObjective
-from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
-from mpt_edge.training.objectives.text import TextObjective
+from mpt_edge.training.objectives.similarity import SimilarityObjective
 
 
 def new_objective(

@@ -1,4 +1,4 @@
-"""What a step minimises for an encoder that answers at a mask: which label's words are likeliest there."""
+"""What a step minimizes for an encoder that answers at a mask: which label's words are likeliest there."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.nn import functional
 
 from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.formats.manifest import Mask
-from mpt_edge.masking import PLACEHOLDER, Verbalizer, mask_place
-from mpt_edge.text import Encoded, Text
+from mpt_edge.inference.masking import PLACEHOLDER, Verbalizer, mask_place
+from mpt_edge.inference.text import Encoded, Text
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.masked_lm import MaskedLMHead
 from mpt_edge.training.objectives.classification import ClassificationObjective
+from mpt_edge.training.objectives.encoder_reading import Context, EncoderOutput, read
 from mpt_edge.training.objectives.objective import Loss, Teacher, in_batches
-from mpt_edge.training.objectives.similarity import Context, EncoderOutput, read
 from mpt_edge.training.schedule import TaskBatch
 
 
@@ -37,7 +37,7 @@ class MaskObjective(ClassificationObjective):
     backbone: EncoderBackbone
     readout = "mask"
 
-    def _tokenise(self) -> None:
+    def _tokenize(self) -> None:
         backbone = self.backbone
         if backbone.mask is None or backbone.model.masked is None:
             raise UnsupportedModelError(

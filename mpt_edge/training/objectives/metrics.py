@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpt_edge.softmax import log_softmax
+from mpt_edge.inference.numerics import log_softmax
 from mpt_edge.training.data.rows import Rows
 
 

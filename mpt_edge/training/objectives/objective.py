@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mpt_edge.formats.heads import Head
+from mpt_edge.formats.linear_head import Head
 from mpt_edge.formats.prompts import Entry, Layout
-from mpt_edge.text import Encoded, Text
+from mpt_edge.inference.text import Encoded, Text
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.data.rows import Rows, TaskData
 from mpt_edge.training.schedule import TaskBatch
@@ -72,7 +72,7 @@ class Loss:
         task: cross entropy (equation 1).
         logits: divergence from the teacher's answers (equation 3).
         hidden: squared distance from the teacher's hidden states (equation 4).
-        total: what is minimised (equation 5).
+        total: what is minimized (equation 5).
     """
 
     task: Tensor
@@ -91,21 +91,21 @@ class Evaluation:
 
     Attributes:
         readout: how the answer is read.
-        golden: an example with its answer.
+        reference_example: an example with its answer.
         metrics: figures on validation rows and, where there are some, on test rows.
         scale: what logits are multiplied by before the softmax.
         generation: how text is written, where it is.
     """
 
     readout: str
-    golden: Mapping[str, Any]
+    reference_example: Mapping[str, Any]
     metrics: Mapping[str, Any]
     scale: float = 1.0
     generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TaskObjective(ABC):
-    """Tasks, tokenised once, with a loss and figures.
+    """Tasks, tokenized once, with a loss and figures.
 
     Attributes:
         backbone: the frozen model.
@@ -114,7 +114,7 @@ class TaskObjective(ABC):
         distillation: teachers of the tasks, or None for the task's loss alone.
         layout: attention layout that prompts are read in.
         entry: where prompts enter.
-        train_rows: for each task its tokenised training texts.
+        train_rows: for each task its tokenized training texts.
         max_lengths: for each task the longest input in tokens.
     """
 
@@ -130,7 +130,7 @@ class TaskObjective(ABC):
         layout: Layout = Layout.PREFIX,
         entry: Entry = Entry.FIRST_LAYER,
     ) -> None:
-        """Keep what an objective is made of, and tokenise what is read at every step.
+        """Keep what an objective is made of, and tokenize what is read at every step.
 
         Args:
             backbone: the frozen model.
@@ -148,10 +148,10 @@ class TaskObjective(ABC):
         self.backbone, self.tasks, self.label_texts, self.distillation = backbone, tasks, label_texts, distillation
         self.layout, self.entry = layout, entry
         self.max_lengths = [min(task.recipe.max_length, backbone.max_length) for task in tasks]
-        self._tokenise()
+        self._tokenize()
 
     @abstractmethod
-    def _tokenise(self) -> None:
+    def _tokenize(self) -> None:
         """Set `train_rows`, and what else the kind of objective reads at every step."""
 
     def template(self, index: int) -> str:
@@ -194,7 +194,7 @@ class TaskObjective(ABC):
         return found
 
     def _encode(self, index: int, texts: Sequence[Text]) -> list[Encoded]:
-        """Tokenise texts of a task, each cut so that the template stays whole."""
+        """Tokenize texts of a task, each cut so that the template stays whole."""
         template, length, cut = self.template(index), self.max_lengths[index], self.tasks[index].recipe.cut
         return [self.backbone.texts.fit(template, text, length, cut) for text in texts]
 

@@ -16,15 +16,15 @@ References = Sequence[Sequence[str]]
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """Return an answer as SQuAD compares it: lower case, without punctuation, articles and extra spaces."""
     bare = "".join(character for character in text.lower() if character not in string.punctuation)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 def exact_match(predicted: Sequence[str], references: References) -> float:
-    """Return the share of rows whose normalised answer is one of the references."""
-    return _best(lambda answer, gold: float(normalised(answer) == normalised(gold)), predicted, references)
+    """Return the share of rows whose normalized answer is one of the references."""
+    return _best(lambda answer, gold: float(normalized(answer) == normalized(gold)), predicted, references)
 
 
 def token_f1(predicted: Sequence[str], references: References) -> float:
@@ -33,7 +33,7 @@ def token_f1(predicted: Sequence[str], references: References) -> float:
 
 
 def bleu(predicted: Sequence[str], references: References) -> float:
-    """Return corpus BLEU, 0 to 1, with sacrebleu's standard tokenisation."""
+    """Return corpus BLEU, 0 to 1, with sacrebleu's standard tokenization."""
     import sacrebleu  # each metric brings its own library, and most commands measure none
 
     most = max(len(row) for row in references)
@@ -82,7 +82,7 @@ def _best(score: Callable[[str, str], float], predicted: Sequence[str], referenc
 
 
 def _overlap(answer: str, gold: str) -> float:
-    found, wanted = normalised(answer).split(), normalised(gold).split()
+    found, wanted = normalized(answer).split(), normalized(gold).split()
     if not found or not wanted:
         return float(found == wanted)
     common = sum((Counter(found) & Counter(wanted)).values())

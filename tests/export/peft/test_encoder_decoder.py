@@ -16,7 +16,7 @@ import mpt_edge
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.prompts import compose
-from mpt_edge.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle

@@ -45,7 +45,7 @@ def root(backbone: EncoderBackbone, tmp_path_factory: pytest.TempPathFactory) ->
         adapters.make_adapter(backbone.folder, task_type, root / task_type, **ranks)
         names = {f"{task_type}-{i}": i for i in range(3)}
         read = read_adapter(str(root / task_type))
-        import_adapter(read, backbone, ImportOptions(tasks=names, max_length=40, licence="mit")).save(root / "vectors")
+        import_adapter(read, backbone, ImportOptions(tasks=names, max_length=40, license="mit")).save(root / "vectors")
     export_bundle(ExportPlan(backbone, [root / "vectors"], root / "bundle"))
     return root
 

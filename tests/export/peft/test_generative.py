@@ -16,8 +16,8 @@ import mpt_edge
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.formats.bundle import MODEL, Bundle
 from mpt_edge.formats.prompts import SharedPrompt, compose
-from mpt_edge.runtime.causal import OnnxCausal
-from mpt_edge.text import Batch
+from mpt_edge.inference.runtime.causal import OnnxCausal
+from mpt_edge.inference.text import Batch
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle

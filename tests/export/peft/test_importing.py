@@ -16,7 +16,7 @@ from transformers import AutoModel, BertForMaskedLM, ElectraConfig
 import mpt_edge
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnsupportedModelError
 from mpt_edge.formats.prompts import SharedPrompt, compose
-from mpt_edge.text import Text
+from mpt_edge.inference.text import Text
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter

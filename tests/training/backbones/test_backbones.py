@@ -64,7 +64,7 @@ def one_sentence(error: Exception, *parts: str) -> None:
 
 
 def test_facts_of_a_local_folder(tiny: EncoderBackbone, tiny_folder: Path) -> None:
-    assert (tiny.name, tiny.id, tiny.revision, tiny.licence) == ("tiny-bert", "tiny-bert", "", "")
+    assert (tiny.name, tiny.id, tiny.revision, tiny.license) == ("tiny-bert", "tiny-bert", "", "")
     assert (tiny.folder, tiny.pad_id, tiny.pooling, tiny.max_length) == (tiny_folder, 0, "mean", 48)
     assert tiny.tokenizer_json == (tiny_folder / "tokenizer.json").read_bytes()
     assert not any(p.requires_grad for p in tiny.model.parameters())
@@ -102,12 +102,12 @@ def test_hub_is_asked_once_and_gives_id_and_revision(
     found = load("someone/tiny", "main")
     assert asked == [("someone/tiny", "main")]
     assert (type(found), found.family) == (EncoderBackbone, "encoder")
-    assert (found.name, found.id, found.revision, found.licence) == ("tiny", "someone/tiny", "c0ffee", "mit")
+    assert (found.name, found.id, found.revision, found.license) == ("tiny", "someone/tiny", "c0ffee", "mit")
 
 
-def test_licence_only_from_front_matter(folder: Path) -> None:
+def test_license_only_from_front_matter(folder: Path) -> None:
     (folder / "README.md").write_text("# Model\n---\nlicense: mit\n---\n")
-    assert load_encoder(str(folder)).licence == ""
+    assert load_encoder(str(folder)).license == ""
 
 
 def test_folder_without_config(folder: Path) -> None:
@@ -136,7 +136,7 @@ def test_broken_config(folder: Path) -> None:
         ({"num_attention_heads": 0}, CorruptFileError, "describes no model .ZeroDivisionError"),
         ({"num_hidden_layers": "x"}, CorruptFileError, "describes no model .*expected int"),
         ({"num_hidden_layers": 0}, CorruptFileError, "describes no layers; download the model again"),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, UnsupportedModelError, "is quantised, and"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, UnsupportedModelError, "is quantized, and"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, UnsupportedModelError, "of type 'dynamic', which"),
         (
             {"rope_scaling": {"rope_type": "bogus", "factor": 2.0}},

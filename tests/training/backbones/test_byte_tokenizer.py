@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
-from mpt_edge.generation.streaming import TextStream, stop_check
+from mpt_edge.inference.generation.streaming import TextStream, stop_check
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
-from mpt_edge.training.objectives.reading import open_texts
+from mpt_edge.training.objectives.generative_reading import open_texts
 from tests.support.adapters import shake
 
 TEXTS = [

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
-from mpt_edge.training.initial import _at_every_layer, initial_prompt
+from mpt_edge.training.initialization import _at_every_layer, initial_prompt
 from tests.support import causal, seq2seq
 from tests.support.prompted import batch, overwritten, reference, segments
 
@@ -106,8 +106,8 @@ def test_causal_start() -> None:
         torch.testing.assert_close(one[0], other[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_gradient_reaches_every_row(tiny_folder: Any, recompute: bool) -> None:
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_gradient_reaches_every_row(tiny_folder: Any, gradient_checkpointing: bool) -> None:
     """Each layer's rows get the gradient that they have where nothing is cut short."""
     backbone = load_encoder(str(tiny_folder))
     encoder = backbone.model
@@ -115,8 +115,8 @@ def test_gradient_reaches_every_row(tiny_folder: Any, recompute: bool) -> None:
     keys = functional.pad(mask, (LENGTH, 0), value=1)
     start = torch.randn(LENGTH, 2, 32, generator=torch.Generator().manual_seed(1))
     gradients = []
-    if recompute:
-        encoder.recompute_activations()
+    if gradient_checkpointing:
+        encoder.enable_gradient_checkpointing()
     for alone in (True, False):
         prompt = start.clone().requires_grad_()
         if alone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mpt_edge.training.backbones.visibility import visibility_bias
+from mpt_edge.training.backbones.attention import visibility_bias
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

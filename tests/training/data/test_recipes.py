@@ -104,7 +104,7 @@ def test_every_entry_arrives(tmp_path: Path) -> None:
         "text_pair": "hypothesis",
         "label": "gold",
         "template": "{text} so {text_pair}",
-        "licence": "CC0-1.0",
+        "license": "CC0-1.0",
         "source": "made up",
     }
     lines = "".join(f'{key} = "{value}"\n' for key, value in entries.items())
@@ -136,5 +136,5 @@ def test_entries_of_a_task_that_writes(tmp_path: Path) -> None:
 def test_shipped_recipes_load_under_their_own_name(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem
-    assert recipe.licence
+    assert recipe.license
     assert recipe.source

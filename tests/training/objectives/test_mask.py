@@ -11,9 +11,9 @@ import torch
 from transformers import BertForMaskedLM
 
 import mpt_edge
-from mpt_edge.encoder_model import EncoderModel
-from mpt_edge.formats.heads import Head, Layer
+from mpt_edge.formats.linear_head import Head, Layer
 from mpt_edge.formats.prompts import Entry, Layout
+from mpt_edge.inference.encoder_model import EncoderModel
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.data.rows import Rows, TaskData, load_task
@@ -48,7 +48,7 @@ def test_long_texts_are_cut_as_on_the_device(masked: EncoderBackbone, tmp_path: 
     recipe = Recipe(
         "mood", "rows.jsonl", "rows.jsonl", template=template, readout="mask", labels=LABELS, max_length=12, cut=cut
     )
-    plan = Plan([recipe], tmp_path, tmp_path / "run", Settings(epochs=1, most_tasks=0))
+    plan = Plan([recipe], tmp_path, tmp_path / "run", Settings(epochs=1, max_tasks=0))
     (file,) = train_source(masked, plan, NewPrompt(name="mpt", length=4), silent)
     assert file.cut == cut
     export_bundle(ExportPlan(masked, [tmp_path / "run"], tmp_path / "bundle"))
@@ -59,7 +59,7 @@ def test_long_texts_are_cut_as_on_the_device(masked: EncoderBackbone, tmp_path: 
     assert read == wanted
     assert callable(kept)
     assert kept(wanted.text)
-    assert model.task("mood")(LONG).score == pytest.approx(file.golden["score"], abs=1e-4)
+    assert model.task("mood")(LONG).score == pytest.approx(file.reference_example["score"], abs=1e-4)
 
 
 def taught(backbone: EncoderBackbone, teacher: Teacher) -> dict[str, float]:

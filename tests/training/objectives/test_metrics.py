@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from mpt_edge.softmax import softmax
+from mpt_edge.inference.numerics import softmax
 from mpt_edge.training.data.rows import Rows
 from mpt_edge.training.objectives.metrics import calibrated_scale, classification_metrics
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from mpt_edge.inference.batching import length_buckets
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
-from mpt_edge.training.initial import initial_prompt
-from mpt_edge.training.objectives.padding import length_buckets
-from mpt_edge.training.objectives.similarity import Context, read
+from mpt_edge.training.initialization import initial_prompt
+from mpt_edge.training.objectives.encoder_reading import Context, read
 
 
 def cost(reads: list[list[int]], read_cost: int) -> int:
@@ -49,7 +49,7 @@ def test_texts_read_apart_are_as_if_each_was_read_alone(
     tiny: EncoderBackbone, layout: str, entry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "mpt_edge.training.objectives.similarity.length_buckets", lambda lengths: length_buckets(lengths, 0)
+        "mpt_edge.training.objectives.encoder_reading.length_buckets", lambda lengths: length_buckets(lengths, 0)
     )
     rows = tiny.texts.encode(
         ["a good film", "bad", "the witty and gorgeous sport movie is dull", "great game", "law"], 40

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import open_backbone
-from mpt_edge.training.objectives.reading import read_texts
+from mpt_edge.training.objectives.generative_reading import read_texts
 from tests.support import adapters
 
 TARGETS = [[7, 9, 11], [8]]

@@ -15,9 +15,9 @@ from mpt_edge.errors import InputError
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.data.rows import Rows, TaskData
+from mpt_edge.training.objectives.encoder_reading import TRAINING_SCALE
 from mpt_edge.training.objectives.objective import Distillation, Teacher
-from mpt_edge.training.objectives.similarity import TRAINING_SCALE
-from mpt_edge.training.objectives.similarity_objective import SimilarityObjective
+from mpt_edge.training.objectives.similarity import SimilarityObjective
 from mpt_edge.training.schedule import TaskBatch
 from tests.support.parts import assert_parts_add_up
 

@@ -17,14 +17,14 @@ import mpt_edge
 from mpt_edge.errors import InputError
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge.text_model import TextModel
+from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.data.rows import Rows, TaskData, load_task
+from mpt_edge.training.objectives.generative import TextObjective
 from mpt_edge.training.objectives.objective import Distillation, Teacher
-from mpt_edge.training.objectives.text import TextObjective
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
@@ -146,7 +146,7 @@ def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(tmp_path: Path) -
     backbone = open_backbone(str(LLAMA))
     assert isinstance(backbone, GenerativeBackbone)
     happy, who = write_data(tmp_path)
-    settings = Settings(epochs=30, batch_size=6, tasks_per_step=2, most_tasks=0, prompt_rate=0.05, task_rate=0.05)
+    settings = Settings(epochs=30, batch_size=6, tasks_per_step=2, max_tasks=0, prompt_lr=0.05, task_lr=0.05)
     plan = Plan([happy, who], tmp_path, tmp_path / "run", settings, test=True)
     teachers = TeacherPlan(folder=tmp_path / "teachers", epochs=2, rate=0.05)
     tasks = {
@@ -169,9 +169,12 @@ def test_stages_learn_and_the_bundle_writes_what_pytorch_wrote(tmp_path: Path) -
     model = mpt_edge.load(tmp_path / "bundle", threads=1)
     assert model.tasks == ["again", "happy", "who"]
     for name in model.tasks:
-        golden = TaskFile.load(tmp_path / f"run/tasks/{name}.safetensors").golden
-        answer = model.task(name)(golden["text"])
-        assert (answer.label, answer.score) == (golden["label"], pytest.approx(golden["score"], abs=1e-3))
+        reference_example = TaskFile.load(tmp_path / f"run/tasks/{name}.safetensors").reference_example
+        answer = model.task(name)(reference_example["text"])
+        assert (answer.label, answer.score) == (
+            reference_example["label"],
+            pytest.approx(reference_example["score"], abs=1e-3),
+        )
 
 
 def test_cut_and_stop_are_the_devices_too(backbone: GenerativeBackbone, tmp_path: Path) -> None:
@@ -182,13 +185,13 @@ def test_cut_and_stop_are_the_devices_too(backbone: GenerativeBackbone, tmp_path
     for name in ("happy", "who"):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     recipes = [replace(happy, cut="left", stop=("a", "t")), replace(who, cut="left")]
-    plan = Plan(recipes, tmp_path, tmp_path / "run", Settings(epochs=1, most_tasks=0))
+    plan = Plan(recipes, tmp_path, tmp_path / "run", Settings(epochs=1, max_tasks=0))
     files = train_source(backbone, plan, NewPrompt(name="shared", length=7), silent)
     assert [file.cut for file in files] == ["left", "left"]
     assert files[0].written == {"max_new_tokens": 8, "stop": ["a", "t"]}
     export_bundle(ExportPlan(backbone, [tmp_path / "run"], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle", threads=1)
-    assert isinstance(model, TextModel)
+    assert isinstance(model, GenerativeModel)
     objective = TextObjective(backbone, [load_task(recipe, tmp_path) for recipe in recipes], [[], [["a"], ["b"]]])
     right = TextObjective(backbone, [load_task(replace(happy, metric="f1"), tmp_path)], [[]]).train_rows[0][0]
     for index, name in enumerate(("happy", "who")):
@@ -223,7 +226,7 @@ def test_a_label_without_tokens(backbone: GenerativeBackbone, tmp_path: Path) ->
 
 
 def test_an_encoder_does_not_write(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    plan = Plan([write_data(tmp_path)[0]], tmp_path, tmp_path / "run", Settings(epochs=1, most_tasks=0))
+    plan = Plan([write_data(tmp_path)[0]], tmp_path, tmp_path / "run", Settings(epochs=1, max_tasks=0))
     with pytest.raises(InputError, match="'happy' generates text and tiny-bert is an encoder"):
         train_source(tiny, plan, NewPrompt(name="shared", length=8), silent)
 
@@ -276,8 +279,11 @@ def test_lengths_that_the_model_just_holds(tmp_path: Path, entry: str) -> None:
     recipe = Recipe(
         "long", "long.jsonl", "long.jsonl", kind="generation", metric="f1", max_length=23, max_target_length=20
     )
-    plan = Plan([recipe], tmp_path, tmp_path / "run", Settings(epochs=1, most_tasks=0))
+    plan = Plan([recipe], tmp_path, tmp_path / "run", Settings(epochs=1, max_tasks=0))
     (task,) = train_source(backbone, plan, NewPrompt(length=20, entry=entry), silent)
     manifest = export_bundle(ExportPlan(backbone, [tmp_path / "run"], tmp_path / "bundle"))
     assert (manifest.max_length, task.max_length) == (44, 23)
-    assert mpt_edge.load(tmp_path / "bundle", threads=1).task("long")(task.golden["text"]).label == task.golden["label"]
+    assert (
+        mpt_edge.load(tmp_path / "bundle", threads=1).task("long")(task.reference_example["text"]).label
+        == task.reference_example["label"]
+    )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mpt_edge.training.objectives.text_metrics import TEXT_METRICS, normalised
+from mpt_edge.training.objectives.text_metrics import TEXT_METRICS, normalized
 
 
-def test_squad_normalisation() -> None:
-    assert normalised("  The quick,  brown (fox)! An apple-pie") == "quick brown fox applepie"
+def test_squad_normalization() -> None:
+    assert normalized("  The quick,  brown (fox)! An apple-pie") == "quick brown fox applepie"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""`mpt-edge import`: what others trained becomes prompts and tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mpt_edge._extras import require
+from mpt_edge.cli.options import BundleFolder
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.inference.loading import default_bundle
+
+EPILOG = """
+Examples:
+
+mpt-edge import peft reviews --backbone my-bert --task film=0 --task book=2 --label bad --label good --output vectors
+
+mpt-edge import peft owner/adapter --backbone owner/base-model --output vectors   (all task ids, from the hub)
+"""
+
+app = typer.Typer(help="Turn what was trained with other libraries into prompts and tasks.", no_args_is_help=True)
+
+
+@app.callback()
+def _imports() -> None:
+    """Turn what was trained with other libraries into prompts and tasks."""
+
+
+@app.command(epilog=EPILOG)
+def peft(
+    adapter: Annotated[str, typer.Argument(help="Folder or hub id of a PEFT adapter.", show_default=False)],
+    backbone: Annotated[str, typer.Option(help="Its base model: minilm-l6, a local folder, or a hub id.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for prompts/ and tasks/, or a bundle to install into.")
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option(help="NAME=ID of a task id to import; repeatable.", show_default="all ids")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the shared prompt.", show_default="the adapter's")] = "",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Names of the head's labels, in order; or the texts a model that generates chooses from."),
+    ] = None,
+    pair: Annotated[bool, typer.Option("--pair", help="The tasks read pairs of texts.")] = False,
+    max_length: Annotated[
+        int, typer.Option(min=3, help="Longest text in tokens; longer ones are cut, and the answer says so.")
+    ] = 128,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=0, help="Longest text to write, in tokens; 0 for the default, 64.")
+    ] = 0,
+    license: Annotated[str, typer.Option(help="License of the data it was trained on.")] = "",
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub adapter.")] = None,
+) -> None:
+    """Import multitask prompt tuning or plain prompt tuning from PEFT, bit for bit."""
+    require("export", "torch", "transformers")
+    from mpt_edge_export.peft.command import import_command, task_names
+    from mpt_edge_export.peft.importing import ImportOptions
+
+    options = ImportOptions(
+        tasks=task_names(task or []),
+        name=name,
+        labels=tuple(label or ()),
+        kind="pair" if pair else "classification",
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+        license=license,
+    )
+    imported = import_command(adapter, backbone, output, options, revision=revision)
+    for warning in imported.warnings:
+        typer.echo(f"mpt-edge: {warning}", err=True)
+    table = Table("task", "id", "readout", "labels", "made of", box=None, pad_edge=False)
+    for file in imported.tasks:
+        table.add_row(file.name, str(file.training["task_id"]), file.readout, str(len(file.labels)), file.carries)
+    Console().print(table)
+    typer.echo(f"written to {output}")
+
+
+def export_peft(
+    task: Annotated[
+        list[str],
+        typer.Option(help="A task to export; repeatable, their order gives the task ids.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The adapter's folder.")],
+    bundle: BundleFolder = None,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="Write each task's composed prompt as plain prompt tuning.")
+    ] = False,
+    base_model: Annotated[str, typer.Option(help="What PEFT loads the base model by.")] = "",
+) -> None:
+    """Write tasks as a PEFT adapter, multitask or folded into plain prompt tuning."""
+    require("export", "torch", "transformers")
+    from mpt_edge_export.peft.exporting import export_adapter
+
+    opened = Bundle.open(bundle or default_bundle())
+    for warning in export_adapter(opened, task, output, fold=fold, base_model=base_model):
+        typer.echo(f"mpt-edge: {warning}", err=True)
+    typer.echo(f"written to {output}")

@@ -1,0 +1,142 @@
+"""A decoder-only backbone in ONNX Runtime: prompts are read once, texts go on from their cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mpt_edge._arrays import Floats, Ids
+from mpt_edge.formats.manifest import Manifest
+from mpt_edge.formats.prompts import Layout
+from mpt_edge.inference.runtime.decoding import Decoding
+from mpt_edge.inference.runtime.graph_names import PAST, PAST_LENGTH, PRESENT, layer_names
+from mpt_edge.inference.runtime.kv_cache import KeyValueCache
+from mpt_edge.inference.runtime.prompt_cache import PromptCache, stack
+from mpt_edge.inference.runtime.session import check_graph, open_session
+from mpt_edge.inference.text import Batch
+
+
+class OnnxCausal:
+    """A frozen decoder-only model, shared by all tasks; see `mpt_edge.inference.runtime.decoding.OnnxGenerator`."""
+
+    is_encoder_decoder = False
+
+    def __init__(self, path: Path, manifest: Manifest, *, threads: int = 0) -> None:
+        """Load the graph once.
+
+        Args:
+            path: the ``model.onnx`` file.
+            manifest: the bundle's manifest.
+            threads: threads of one request; 0 leaves it to ONNX Runtime.
+
+        Raises:
+            CorruptFileError: ONNX Runtime cannot load the file, or it is another model's.
+            InputError: ``threads`` is negative.
+        """
+        self.session = open_session(path, threads)
+        self.prompt_shape = manifest.prompt_shape
+        assert manifest.generation is not None  # as in every manifest of the family
+        self.positions_from_zero = manifest.generation.positions_from_zero
+        self.past, self.present = layer_names(manifest.layers, PAST), layer_names(manifest.layers, PRESENT)
+        inputs = ["input_ids", "attention_mask", "position_ids", "prompt", "logits_index", PAST_LENGTH]
+        check_graph(self.session, path, manifest, self.past, inputs)
+        empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
+        self.no_past: PromptCache = dict.fromkeys(self.past, empty)
+
+    def encode_prompt(self, prompt: Floats, layout: Layout = Layout.PREFIX) -> PromptCache:  # noqa: ARG002
+        """Return the keys and values of a prompt ``(l, d)`` or ``(l, layers, d)``; batch one, shared by its texts.
+
+        A prompt never sees its text here, so both layouts are the same.
+        """
+        length = len(prompt)
+        _, heads, _, size = self.no_past[self.past[0]].shape
+        room = np.zeros((1, heads, length, size), np.float32)
+        feeds = {
+            "input_ids": np.zeros((1, 0), np.int64),
+            "attention_mask": np.ones((1, length), np.int64),
+            "position_ids": np.arange(length)[None],
+            "prompt": prompt[None],
+            "logits_index": np.zeros((1, 0), np.int64),
+            PAST_LENGTH: np.array([0]),
+            **dict.fromkeys(self.past, room),
+        }
+        return dict(zip(self.past, self.session.run(self.present, feeds), strict=True))
+
+    def open(self, batch: Batch, caches: Sequence[PromptCache]) -> tuple[CausalDecoding, Floats]:
+        """Read texts, each under its own prompt.
+
+        Args:
+            batch: the tokens.
+            caches: a prompt for each row, or one for all.
+
+        Returns:
+            The state from which each row goes on, and the logits of its first new token, ``(rows, vocabulary)``.
+        """
+        rows = len(batch.input_ids)
+        cache, seen = caches[0], np.ones((rows, caches[0][self.past[0]].shape[2]), np.int64)
+        if any(other is not cache for other in caches):
+            cache, seen = stack(list(caches))
+        state = CausalDecoding(self, cache, seen)
+        return state, state.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
+
+    def front(self, ids: list[int]) -> list[int]:
+        """Return the input, which the new text continues."""
+        return list(ids)
+
+
+class CausalDecoding(Decoding):
+    """Rows that are being continued; see `mpt_edge.inference.runtime.decoding.Decoding`."""
+
+    def __init__(self, backbone: OnnxCausal, cache: PromptCache, seen: Ids) -> None:
+        """Start behind prompts.
+
+        Args:
+            backbone: the graph.
+            cache: keys and values of the prompts, batch one or a row each.
+            seen: which cached rows each row sees, ``(rows, l)``.
+        """
+        no_prompt = np.zeros((len(seen), *backbone.prompt_shape(0)), np.float32)
+        self._cache = KeyValueCache(backbone.session, cache, seen, {"prompt": no_prompt})
+        first = np.zeros(len(seen), np.int64) if backbone.positions_from_zero else seen.sum(1)
+        self._next = first[:, None]
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are now."""
+        return self._cache.rows
+
+    def extend(self, tokens: Ids, mask: Ids) -> Floats:
+        """Append tokens to every row; see `mpt_edge.inference.runtime.decoding.Decoding.extend`."""
+        return self.read(tokens, mask)
+
+    def step(self, tokens: Ids) -> Floats:
+        """Append one token to every row; see `mpt_edge.inference.runtime.decoding.Decoding.step`."""
+        index = np.zeros((self.rows, 1), np.int64)
+        found = self._cache.step({"input_ids": tokens[:, None], "position_ids": self._next, "logits_index": index})
+        self._next = self._next + 1
+        return found
+
+    def read(self, tokens: Ids, mask: Ids, *, last_only: bool = False) -> Floats:
+        """Append tokens, and return logits behind each, or behind each row's last one.
+
+        Args:
+            tokens: ``(rows, n)``, filled up on the right.
+            mask: 1 for tokens, ``(rows, n)``.
+            last_only: whether to return ``(rows, 1, vocabulary)`` only.
+        """
+        steps = mask.cumsum(1)
+        last = np.maximum(steps[:, -1:] - 1, 0)
+        feeds = {
+            "input_ids": tokens,
+            "position_ids": self._next + np.maximum(steps - 1, 0),
+            "logits_index": last if last_only else np.tile(np.arange(tokens.shape[1]), (self.rows, 1)),
+        }
+        self._next = self._next + steps[:, -1:]
+        return self._cache.read(feeds, mask)
+
+    def select(self, rows: Ids) -> None:
+        """Keep, repeat or reorder rows; see `mpt_edge.inference.runtime.decoding.Decoding.select`."""
+        self._cache.select(rows)
+        self._next = self._next[rows]
