@@ -1,4 +1,4 @@
-"""Optional dependencies, imported where they are used."""
+"""Import optional dependencies where they are used."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import importlib.util
 from mpt_edge.errors import MissingExtraError
 
 
-def look_for(extra: str, *modules: str) -> None:
-    """Look for modules that an extra brings, without importing them: what a run needs at its end only.
+def check_installed(extra: str, *modules: str) -> None:
+    """Check that an extra's modules are installed, without importing them.
 
     Raises:
         MissingExtraError: one is not installed; the message is the `pip install` line.
@@ -20,12 +20,12 @@ def look_for(extra: str, *modules: str) -> None:
 
 
 def require(extra: str, *modules: str) -> None:
-    """Import modules that an extra brings.
+    """Import the modules of an extra.
 
     Raises:
-        MissingExtraError: one is not installed, or one that it needs.
+        MissingExtraError: a module, or one that it needs, is not installed.
     """
-    look_for(extra, *modules)  # all of them before the first is imported, which may take seconds
+    check_installed(extra, *modules)  # all of them before the first import, which may take seconds
     for name in modules:
         try:
             importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Reading and writing files so that nothing is half there and nothing is trusted."""
+"""Atomic writes and size-limited reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sha256(path: Path) -> str:
 
 
 def read_small(path: Path, limit: int) -> bytes:
-    """Return a file's bytes, refusing one larger than ``limit`` bytes before reading it.
+    """Return a file's bytes; refuse one larger than ``limit`` bytes before reading it.
 
     Raises:
         CorruptFileError: the file is missing, unreadable or too large.
@@ -42,14 +42,14 @@ def read_small(path: Path, limit: int) -> bytes:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it when the block succeeds.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces ``path`` when the block succeeds.
 
-    The bytes are on disk before the rename, so a crash leaves either the old file or the new one.
+    The bytes are on disk before the rename. A crash leaves either the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))  # the process's umask says who may read it
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))  # the umask decides who may read it
     try:
         yield temporary
         with temporary.open("rb+") as file:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from mpt_edge._extras import look_for, require
+from mpt_edge._extras import check_installed, require
 from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.prompts import Entry, Layout
 from mpt_edge.formats.taskfile import TaskFile
@@ -280,7 +280,7 @@ def _ready(recipes: list[Path], threads: int) -> list[Recipe]:
     from mpt_edge.training.data.recipes import load_recipe
 
     loaded = [load_recipe(path) for path in recipes]  # before PyTorch, whose import takes seconds
-    look_for("train", "torch", "sklearn", "scipy", "sacrebleu", "rouge_score", "tensorboardX")
+    check_installed("train", "torch", "sklearn", "scipy", "sacrebleu", "rouge_score", "tensorboardX")
     require("train", "torch", "transformers", "accelerate", "datasets")
     import torch
 

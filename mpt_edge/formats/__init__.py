@@ -1,1 +1,1 @@
-"""What lies on disk: bundles, their manifest, shared prompts and tasks; and the prompt algebra."""
+"""Files on disk: bundles, manifests, shared prompts and tasks; and the prompt algebra."""

@@ -1,4 +1,4 @@
-"""What a request may say about the text it wants."""
+"""Options for text generation, in task files and requests."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, TypedDict
 
 from mpt_edge.errors import InputError
 
-#: Most beams. Each is a row of the model's cache, and a task file may ask for any number.
+#: Largest beam width. Each beam is a row of the model's cache, and a task file may ask for any number.
 MAX_BEAMS = 256
 
-#: Largest repetition penalty, and the least one's reciprocal; beyond, likelihoods leave the range of float32.
+#: Largest repetition penalty, and the reciprocal of the smallest; beyond, likelihoods leave the range of float32.
 MAX_REPETITION_PENALTY = 100
 
-#: Largest exponent of a length, either way; far beyond it powers of a length leave the range of floats.
+#: Largest exponent of a length; far beyond it, powers of a length leave the range of floats.
 MAX_LENGTH_PENALTY = 10
 
 
 class GenerationKwargs(TypedDict, total=False):
-    """What a request may pass by name; `GenerationOptions` says what each means. None leaves it to the task."""
+    """Keyword arguments of a request; see `GenerationOptions`. None leaves an option to the task."""
 
     max_new_tokens: int | None
     min_new_tokens: int | None
@@ -38,49 +38,47 @@ class GenerationKwargs(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How text is written; names and meanings are those of transformers' ``generate``.
-
-    Attributes:
-        max_new_tokens: longest text, in tokens.
-        min_new_tokens: shortest text; before that no token that ends it is taken.
-        temperature: 0 takes the likeliest token, above that tokens are drawn.
-        top_k: draw from this many likeliest tokens; 0 draws from all.
-        top_p: draw from the likeliest tokens that together have this probability.
-        repetition_penalty: divides the likelihood of tokens that were there before; 1 does nothing.
-        num_beams: texts that are followed side by side, at most `MAX_BEAMS`; 1 follows one.
-        length_penalty: exponent of the length that beams' scores are divided by.
-        early_stopping: whether beams end as soon as ``num_beams`` texts are complete; ``"never"`` follows them
-            until no longer text can win either.
-        seed: fixes what is drawn. Every row begins with it, so the same text with the same seed gets the same
-            answer, alone or in a batch.
-        stop: texts that end the text; they are not part of it.
-    """
+    """Options for text generation, with the names and meanings of transformers' ``generate``."""
 
     max_new_tokens: int = 64
+    """Maximum length of the new text, in tokens."""
     min_new_tokens: int = 0
+    """Minimum length; no end token is taken before it."""
     temperature: float = 0.0
+    """0 takes the likeliest token; above 0, tokens are sampled."""
     top_k: int = 0
+    """Sample from this many likeliest tokens; 0 samples from all."""
     top_p: float = 1.0
+    """Sample from the likeliest tokens that together have this probability."""
     repetition_penalty: float = 1.0
+    """Divides the likelihood of tokens that came before; 1 does nothing."""
     num_beams: int = 1
+    """Beam width, up to `MAX_BEAMS`; 1 is greedy search or sampling."""
     length_penalty: float = 1.0
+    """Beam scores are divided by the length to this power."""
     early_stopping: bool | str = False
+    """Whether beam search ends once ``num_beams`` texts are complete. ``"never"`` goes on until no longer text can win
+    either."""
     seed: int = 0
+    """Random seed of every row, so a text gets the same answer alone or in a batch."""
     stop: tuple[str, ...] = ()
+    """Texts that end generation; they are not part of the result."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done. Raises InputError."""
+        """Refuse impossible options. Raises InputError."""
         for name, allowed in _TYPES.items():
             value = getattr(self, name)
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise InputError(f"{name} must be {_WORDS[allowed]}, not {value!r}; correct it.")
         if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
             raise InputError(f"stop must be a text or a list of texts, not {self.stop!r}; correct it.")
-        for problem in self._problems():
+        problem = next(self._problems(), None)
+        if problem is not None:
             raise InputError(f"{problem}.")
 
     def _problems(self) -> Iterator[str]:  # noqa: C901 - a list of checks
-        """Yield what is wrong with entries that have the right types, each with its fix."""
+        """Yield impossible values of options that have the right types, each with its fix."""
+        low, high = 1 / MAX_REPETITION_PENALTY, MAX_REPETITION_PENALTY
         if self.max_new_tokens < 1:
             yield f"a limit of {self.max_new_tokens} new tokens leaves nothing to write; pass 1 or more"
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
@@ -88,15 +86,15 @@ class GenerationOptions:
         if not 0 <= self.temperature <= sys.float_info.max:
             yield f"a temperature of {self.temperature} is not possible; pass 0 for the likeliest token, or more"
         if self.top_k < 0:
-            yield f"top_k must be 0 or more, not {self.top_k}; pass 0 to draw from all tokens"
+            yield f"top_k must be 0 or more, not {self.top_k}; pass 0 to sample from all tokens"
         if not 0 < self.top_p <= 1:
-            yield f"top_p must be above 0 and at most 1, not {self.top_p}; pass 1 to draw from all tokens"
-        if not 1 / MAX_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY:
-            yield f"the repetition penalty must lie between {1 / MAX_REPETITION_PENALTY} and {MAX_REPETITION_PENALTY}; pass 1 for none"
+            yield f"top_p must be above 0 and at most 1, not {self.top_p}; pass 1 to sample from all tokens"
+        if not low <= self.repetition_penalty <= high:
+            yield f"the repetition penalty must lie between {low} and {high}; pass 1 for none"
         if not 1 <= self.num_beams <= MAX_BEAMS:
             yield f"{self.num_beams} beams are not possible; pass 1 to {MAX_BEAMS}"
         if self.num_beams > 1 and self.temperature > 0:
-            yield "beams follow the likeliest tokens and none are drawn; pass a temperature of 0"
+            yield "beam search samples nothing; pass a temperature of 0"
         if not abs(self.length_penalty) <= MAX_LENGTH_PENALTY:
             limits = f"between -{MAX_LENGTH_PENALTY} and {MAX_LENGTH_PENALTY}"
             yield f"the length penalty must lie {limits}; pass 1 for the mean"
@@ -108,8 +106,8 @@ class GenerationOptions:
             yield "a stop text is empty; leave it out"
 
     @classmethod
-    def of(cls, entries: Mapping[str, Any]) -> GenerationOptions:
-        """Make options of entries by name, such as a request's or a task file's; ``stop`` may be one text.
+    def parse(cls, entries: Mapping[str, Any]) -> GenerationOptions:
+        """Make options of a request's or a task file's entries; ``stop`` may be one text.
 
         Raises:
             InputError: an entry is unknown, or cannot be used.
@@ -122,7 +120,7 @@ class GenerationOptions:
         return cls(**{**entries, "stop": texts})
 
 
-#: What options are called.
+#: Names of all options.
 NAMES = frozenset(field.name for field in fields(GenerationOptions))
 
 _WORDS: dict[type, str] = {Integral: "a whole number", Real: "a number"}

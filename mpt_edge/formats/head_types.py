@@ -1,35 +1,73 @@
-"""The ways to answer, and what each needs of a task file."""
+"""Head types: the ways in which tasks answer, and what each needs of a task file.
+
+This module has their common base and the registry. `mpt_edge.inference.heads` has the types.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+if TYPE_CHECKING:
+    from mpt_edge.formats.manifest import Manifest
+    from mpt_edge.formats.taskfile import TaskFile
+
+_Type = TypeVar("_Type", bound="type[HeadType]")
 
 
-@dataclass(frozen=True)
-class Readout:
-    """A way to answer.
+class HeadType(ABC):
+    """Base of all head types: requirements on task files and bundles."""
 
-    Attributes:
-        writes: whether it is one of models that write; the others are of encoders.
-        head: whether a head that was saved answers, the task's own or its shared prompt's.
-        label_texts: whether each label needs texts.
-        least_labels: fewest labels.
-    """
+    name: ClassVar[str]
+    """Name in task files and recipes."""
+    is_generative: ClassVar[bool] = False
+    """Whether it belongs to generative models; the others belong to encoders."""
+    has_label_texts: ClassVar[bool] = False
+    """Whether each label needs texts."""
+    min_labels: ClassVar[int] = 2
 
-    writes: bool = False
-    head: bool = False
-    label_texts: bool = False
-    least_labels: int = 2
+    @classmethod
+    def outputs(cls, labels: int) -> int | None:  # noqa: ARG003
+        """Return the number of outputs that a saved linear head must have; None for types without one."""
+        return None
+
+    @classmethod
+    def problems(cls, task: TaskFile) -> Iterator[str]:
+        """Yield what a task file lacks for this type, each as the end of a sentence."""
+        # Label texts are read whatever the type, so those that are there must pair up with the labels.
+        paired = len(task.labels) == len(task.label_texts) and all(task.label_texts)
+        if (cls.has_label_texts or task.label_texts) and not paired:
+            yield "labels and label texts do not pair up"
+        if len(task.labels) < cls.min_labels or len(set(task.labels)) < len(task.labels):
+            yield f"it needs at least {cls.min_labels} labels, all different"
+        outputs = cls.outputs(len(task.labels))
+        # A shared prompt may carry the head of all its tasks, which the task file cannot know.
+        head = task.own_prompt.head if task.own_prompt else None
+        if (head is not None and head.outputs != outputs) or (head is None and outputs and task.own_prompt):
+            yield "its linear head does not fit the head type"
+
+    @classmethod
+    def misfits(cls, manifest: Manifest) -> Iterator[str]:
+        """Yield what a bundle lacks for tasks of this type, as the rest of "made for another ..."."""
+        if cls.is_generative != manifest.is_generative:
+            yield f"kind of model than this {manifest.family} one"
 
 
-#: By the names in task files.
-READOUTS: dict[str, Readout] = {
-    "similarity": Readout(label_texts=True),  # likeness of the pooled text to label texts
-    "mask": Readout(label_texts=True),  # label words at a mask
-    "embedding": Readout(least_labels=0),  # the pooled vector itself
-    "classifier": Readout(head=True),  # a head on the first row
-    "tokens": Readout(head=True),  # a head on each token
-    "span": Readout(head=True, least_labels=0),  # a head for the start and the end of an answer
-    "generation": Readout(writes=True, least_labels=0),  # text
-    "choice": Readout(writes=True, label_texts=True),  # the likeliest label text
-}
+_REGISTRY: dict[str, type[HeadType]] = {}
+
+
+def register(head_type: _Type) -> _Type:
+    """Make a head type known by its name; usable as a decorator."""
+    _REGISTRY[head_type.name] = head_type
+    return head_type
+
+
+def find_head_type(name: str | None) -> type[HeadType] | None:
+    """Return the head type of that name, or None."""
+    return _REGISTRY.get(name or "")
+
+
+def head_type_names() -> list[str]:
+    """Return the names of all registered head types, sorted."""
+    return sorted(_REGISTRY)

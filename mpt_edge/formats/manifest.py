@@ -1,145 +1,158 @@
-"""``bundle.json``: what a bundle says about itself, read fail-closed."""
+"""``bundle.json``: a bundle's description of itself, read fail-closed."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypedDict
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.formats.head_types import READOUTS
-from mpt_edge.formats.prompts import Entry, Layout
+from mpt_edge.formats.head_types import find_head_type
+from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 
-#: Version of bundle.json that this code writes, and the newest it reads.
+#: Version of bundle.json that this code writes, and the newest that it reads.
 SCHEMA = 1
 
-_ALLOWED: dict[str, tuple[str | bool, ...]] = {
-    "family": ("encoder", "causal", "seq2seq"),
-    "readout": tuple(READOUTS),
-    "layout": tuple(Layout),
-    "entry": tuple(Entry),
-    "pooling": ("mean", "cls", "max", "none"),
-    "token_types": (True, False),
-}
-
-#: Largest size or id of a token; arrays take none that is far above.
-_MOST = (1 << 31) - 1
+#: Largest size or token id; arrays take none far above.
+_MAX_COUNT = (1 << 31) - 1
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
+class Family(StrEnum):
+    """Kind of backbone: an encoder, a decoder-only or an encoder-decoder model."""
+
+    ENCODER = "encoder"
+    CAUSAL = "causal"
+    SEQ2SEQ = "seq2seq"
+
+
+class Pooling(StrEnum):
+    """How an encoder's hidden states become one vector: their mean, the first or the maximum."""
+
+    MEAN = "mean"
+    CLS = "cls"
+    MAX = "max"
+
+
+class Precision(StrEnum):
+    """Weights of an exported graph."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+
+    @property
+    def suffix(self) -> str:
+        """End of the graph's file name, as in transformers.js and Optimum."""
+        return "_quantized" if self is Precision.INT8 else ""
+
+
 class FileEntry(TypedDict):
-    """A file of the bundle: what it must be."""
+    """Expected content of a file."""
 
     sha256: str
     size: int
 
 
 class PromptEntry(TypedDict):
-    """A shared prompt: what its tasks must have been made for."""
+    """Identity of a shared prompt, for the tasks made for it."""
 
     fingerprint: str
-    layout: Layout
+    layout: str
     length: int
 
 
 @dataclass(frozen=True)
-class Mask:
-    """The token that stands where a masked-LM head guesses a word.
-
-    Attributes:
-        id: its id.
-        token: how texts write it.
-    """
+class MaskToken:
+    """The token at which a masked-LM head predicts a word."""
 
     id: int
     token: str
+    """Its spelling in texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationFacts:
-    """What there is to know of a model that writes.
-
-    Attributes:
-        eos_ids: tokens that end a text.
-        vocabulary: its size.
-        context: most rows of prompt and text.
-        positions_from_zero: whether text is counted without its prompt.
-        start_id: the token that every text begins behind, of an encoder-decoder model.
-    """
+    """Properties of a generative backbone."""
 
     eos_ids: tuple[int, ...]
+    """Tokens that end a text."""
     vocabulary: int
+    """Number of tokens."""
     context: int
+    """Maximum number of positions, prompt and text together."""
     positions_from_zero: bool
+    """Whether text positions start at zero in spite of the prompt before it."""
     start_id: int | None = None
+    """First token of the decoder of an encoder-decoder model."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What ``bundle.json`` says.
-
-    Attributes:
-        name: the bundle's name.
-        family: ``"encoder"``, ``"causal"`` for decoder-only models, or ``"seq2seq"``.
-        readout: that of its tasks, one of `READOUTS`; each task file states its own.
-        layout: attention layout of the tasks.
-        entry: where prompts enter; the first layer is behind the embeddings' norm, and embeddings are in front of it,
-            where text positions count from behind the prompt.
-        prompt_length: rows l of the shared prompt.
-        hidden_size: channels d.
-        layers: layers of the backbone.
-        heads: attention heads of a layer whose keys and values are cached.
-        head_size: channels of a head.
-        pooling: ``"mean"``, ``"cls"`` or ``"max"`` over text tokens; ``"none"`` where text is generated.
-        token_types: whether the graph reads ``token_type_ids``.
-        max_length: longest text in tokens.
-        pad_id: id of the padding token.
-        backbone: id, revision, license and fingerprint of the frozen model.
-        tokenizer: fingerprint of tokenizer.json.
-        prompts: shared prompts by name, with fingerprint, layout and length.
-        parity: largest difference between ONNX Runtime and PyTorch when the bundle was made.
-        files: path -> sha256 and size of every file.
-        made_by: version of mpt-edge that wrote it.
-        generation: of a model that writes, else None.
-        mask: of an encoder with a masked-LM head, else None.
-    """
+    """Content of ``bundle.json``."""
 
     name: str
-    family: str
-    readout: str
-    layout: Layout
-    entry: Entry
+    family: Family
+    head_type: str | None = None
+    """Head type of all tasks; None where they differ or there are none."""
+    placement: Placement
+    """Attention layout and prompt position of the tasks."""
     prompt_length: int
+    """Number of virtual tokens l of the shared prompt; of the longest prompt where it takes positions from the text."""
     hidden_size: int
+    """Channels d."""
     layers: int
+    """Layers of the backbone, of its encoder for encoder-decoder models."""
     heads: int
+    """Attention heads of a layer whose keys and values are cached."""
     head_size: int
-    pooling: str
+    """Channels of an attention head."""
+    pooling: Pooling | None = None
+    """Pooling of an encoder; None for generative models."""
     token_types: bool
+    """Whether the graph reads ``token_type_ids``."""
     max_length: int
+    """Maximum input length in tokens."""
     pad_id: int
+    """Id of the padding token."""
     backbone: Mapping[str, str]
+    """Id, revision, license and fingerprint of the frozen model."""
     tokenizer: str
+    """Fingerprint of tokenizer.json."""
     prompts: Mapping[str, PromptEntry]
-    parity: Mapping[str, Any]
-    files: Mapping[str, FileEntry]
+    """Shared prompts by name."""
+    parity: Mapping[str, Any] = field(repr=False)
+    """Largest difference between ONNX Runtime and PyTorch at export."""
+    files: Mapping[str, FileEntry] = field(repr=False)
+    """SHA-256 and size of every file, by path."""
     made_by: str
+    """Version of mpt-edge that wrote it."""
     generation: GenerationFacts | None = None
-    mask: Mask | None = None
+    """Properties of a generative backbone; None for encoders."""
+    mask: MaskToken | None = None
+    """Mask token of an encoder with a masked-LM head."""
+
+    @property
+    def is_generative(self) -> bool:
+        """Whether the backbone generates text."""
+        return self.generation is not None
 
     def prompt_shape(self, length: int) -> tuple[int, ...]:
-        """Return the shape of a prompt of ``length`` rows: ``(l, d)``, or ``(l, layers, d)`` for every layer."""
-        layers = (self.layers,) if self.entry == Entry.EVERY_LAYER else ()
+        """Return the shape of a prompt of ``length`` virtual tokens: ``(l, d)``, or ``(l, layers, d)``."""
+        layers = (self.layers,) if self.placement.ndim == 3 else ()
         return (length, *layers, self.hidden_size)
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON, the schema version first."""
-        parts = {"generation": _entries(self.generation), "mask": _entries(self.mask)}
-        return json.dumps({"schema": SCHEMA} | self.__dict__ | parts, indent=2, ensure_ascii=False) + "\n"
+        entries = {"schema": SCHEMA} | self.__dict__
+        placement = entries.pop("placement")
+        entries |= {"layout": placement.layout, "prompt_position": placement.position}
+        entries |= {name: part and asdict(part) for name in ("generation", "mask") for part in (entries[name],)}
+        return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def parse(cls, data: bytes, source: Path) -> Manifest:
@@ -154,94 +167,111 @@ class Manifest:
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptFileError(f"{source} is not a bundle manifest; export the bundle again.") from error
         if type(schema) is not int or schema < 1:
-            raise CorruptFileError(f"{source} states the schema {schema!r}, which never was; export the bundle again.")
+            raise CorruptFileError(
+                f"{source} states the schema {schema!r}, which does not exist; export the bundle again."
+            )
         if schema > SCHEMA:
             raise CorruptFileError(
                 f"{source} was written by a newer mpt-edge (schema {schema}; this one reads {SCHEMA}); upgrade it."
             )
-        known = cls.__dataclass_fields__
-        entries = {"generation": {}, "mask": {}} | {name: entries[name] for name in known if name in entries}
-        missing = [name for name in known if name not in entries]
-        if missing:
-            raise CorruptFileError(f"{source} lacks the entry {missing[0]!r}; export the bundle again.")
-        for name in _wrong(entries):
-            raise CorruptFileError(f"{source}: the entry {name!r} is not what it should be; export the bundle again.")
+        missing = next((name for name in _NAMES if name not in entries), None)
+        if missing is not None:
+            raise CorruptFileError(f"{source} lacks the entry {missing!r}; export the bundle again.")
+        wrong = next(_wrong(entries), None)
+        if wrong is not None:
+            raise CorruptFileError(f"{source}: the entry {wrong!r} cannot be used; export the bundle again.")
         for path in entries["files"]:
             if _PATH.fullmatch(path) is None:
                 raise CorruptFileError(f"{source} lists the path {path!r}, which is not allowed; export it again.")
-        parsed = {
-            "layout": Layout(entries["layout"]),
-            "entry": Entry(entries["entry"]),
-            "generation": _generation(entries["generation"]),
-            "mask": Mask(entries["mask"]["id"], entries["mask"]["token"]) if entries["mask"] else None,
-        }
-        return cls(**entries | parsed)
+        return cls(**_parsed(entries))
 
 
-def _entries(part: GenerationFacts | Mask | None) -> dict[str, Any]:
-    """Return what is written of an entry that some bundles have."""
-    return {} if part is None else {name: value for name, value in asdict(part).items() if value is not None}
+#: Entries of bundle.json besides the schema.
+_NAMES = [
+    *(name for name in Manifest.__dataclass_fields__ if name != "placement"),
+    "layout",
+    "prompt_position",
+]
 
 
-def _generation(entries: Mapping[str, Any]) -> GenerationFacts | None:
-    if not entries:
-        return None
-    return GenerationFacts(
-        eos_ids=tuple(entries["eos_ids"]),
-        vocabulary=entries["vocabulary"],
-        context=entries["context"],
-        positions_from_zero=entries["positions_from_zero"],
-        start_id=entries.get("start_id"),
-    )
+def _parsed(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest's fields, from entries that were checked."""
+    fields = {name: entries[name] for name in Manifest.__dataclass_fields__ if name in entries}
+    generation, mask, pooling = (entries[name] for name in ("generation", "mask", "pooling"))
+    return fields | {
+        "family": Family(entries["family"]),
+        "placement": Placement(Layout(entries["layout"]), PromptPosition(entries["prompt_position"])),
+        "pooling": None if pooling is None else Pooling(pooling),
+        "generation": generation
+        and GenerationFacts(
+            eos_ids=tuple(generation["eos_ids"]),
+            vocabulary=generation["vocabulary"],
+            context=generation["context"],
+            positions_from_zero=generation["positions_from_zero"],
+            start_id=generation.get("start_id"),
+        ),
+        "mask": mask and MaskToken(mask["id"], mask["token"]),
+    }
 
 
-def _wrong(entries: Mapping[str, Any]) -> list[str]:
-    """Return the names of entries that have the wrong type or an unknown value."""
+def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of entries that have the wrong type or an unknown value."""
+    is_encoder, generation = entries["family"] == Family.ENCODER, entries["generation"]
     good = {name: isinstance(entries[name], str) for name in ("name", "tokenizer", "made_by")}
     good |= {name: _is_count(entries[name]) for name in ("prompt_length", "pad_id")}
     sizes = ("hidden_size", "layers", "heads", "head_size", "max_length")
-    good |= {name: _is_count(entries[name], least=1) for name in sizes}
-    good |= {name: _is_one_of(entries[name], allowed) for name, allowed in _ALLOWED.items()}
+    good |= {name: _is_count(entries[name], minimum=1) for name in sizes}
+    good |= {
+        "family": _is_member(entries["family"], Family),
+        "head_type": entries["head_type"] is None or _is_head_type(entries["head_type"]),
+        "layout": _is_member(entries["layout"], Layout),
+        "prompt_position": Placement.parse(entries["layout"], entries["prompt_position"]) is not None,
+        "pooling": _is_member(entries["pooling"], Pooling) if is_encoder else entries["pooling"] is None,
+        "token_types": isinstance(entries["token_types"], bool),
+        "generation": generation is None
+        if is_encoder
+        else _is_generation(generation, has_start=entries["family"] == Family.SEQ2SEQ),
+        "mask": entries["mask"] is None or _is_mask(entries["mask"]),
+        "prompts": _all_are(entries["prompts"], {"length": int, "fingerprint": str}),
+        "files": _all_are(entries["files"], {"size": int, "sha256": str}),
+    }
     good |= {name: isinstance(entries[name], dict) for name in ("backbone", "parity")}
-    family, facts = entries["family"], entries["generation"]
-    good["generation"] = facts == {} if family == "encoder" else _generates(facts, seq2seq=family == "seq2seq")
-    good["mask"] = entries["mask"] == {} or _masks(entries["mask"])
-    good["prompts"] = _all_are(entries["prompts"], {"length": int, "fingerprint": str})
-    good["files"] = _all_are(entries["files"], {"size": int, "sha256": str})
-    return [name for name, is_good in good.items() if not is_good]
+    yield from (name for name, is_good in good.items() if not is_good)
 
 
-def _all_are(found: object, kinds: Mapping[str, type]) -> bool:
-    """Return whether a value maps names to objects with entries of these types."""
-    return isinstance(found, dict) and all(
-        isinstance(value, dict) and all(type(value.get(name)) is kind for name, kind in kinds.items())
-        for value in found.values()
+def _all_are(value: object, kinds: Mapping[str, type]) -> bool:
+    """Whether a value maps names to objects with entries of these types."""
+    return isinstance(value, dict) and all(
+        isinstance(item, dict) and all(type(item.get(name)) is kind for name, kind in kinds.items())
+        for item in value.values()
     )
 
 
-def _masks(entries: object) -> bool:
-    """Return whether the entries of a masked-LM head are there and of their types."""
+def _is_head_type(value: object) -> bool:
+    return isinstance(value, str) and find_head_type(value) is not None
+
+
+def _is_mask(entries: object) -> bool:
     return isinstance(entries, dict) and _is_count(entries.get("id")) and isinstance(entries.get("token"), str)
 
 
-def _generates(entries: object, *, seq2seq: bool) -> bool:
-    """Return whether the entries of a model that generates are there and of their types."""
+def _is_generation(entries: object, *, has_start: bool) -> bool:
     if not isinstance(entries, dict):
         return False
     ids = entries.get("eos_ids")
     return (
         isinstance(ids, list)
         and all(map(_is_count, ids))
-        and all(_is_count(entries.get(name), least=1) for name in ("vocabulary", "context"))
+        and all(_is_count(entries.get(name), minimum=1) for name in ("vocabulary", "context"))
         and type(entries.get("positions_from_zero")) is bool
-        and (not seq2seq or _is_count(entries.get("start_id")))
+        and (not has_start or _is_count(entries.get("start_id")))
     )
 
 
-def _is_count(value: object, least: int = 0) -> bool:
-    """Return whether a value is a whole number that sizes and ids of tokens can have."""
-    return type(value) is int and least <= value <= _MOST
+def _is_count(value: object, minimum: int = 0) -> bool:
+    """Whether a value is an integer that sizes and token ids can be."""
+    return type(value) is int and minimum <= value <= _MAX_COUNT
 
 
-def _is_one_of(value: object, allowed: tuple[str | bool, ...]) -> bool:
-    return isinstance(value, str | bool) and value in allowed  # a number can equal a truth value, and is none
+def _is_member(value: object, kind: type[StrEnum]) -> bool:
+    return isinstance(value, str) and value in list(kind)

@@ -1,4 +1,4 @@
-"""Measured figures of a task, as its file holds them and tables and cards show them."""
+"""Metrics in task files, and their short form in tables and cards."""
 
 from __future__ import annotations
 
@@ -6,42 +6,45 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+#: Entries of a split that are no metric of its answers.
+_OTHERS = ("examples", "loss")
 
-def headline(figures: Mapping[str, Any] | None) -> tuple[str, float] | None:
-    """Return the metric that sums a split up, and its value: accuracy, or what a text is scored by."""
-    for name in ("accuracy", *(figures or {})):
-        if figures and name in figures and name not in ("rows", "loss"):
-            return name, float(figures[name])
+
+def headline(metrics: Mapping[str, Any] | None) -> tuple[str, float] | None:
+    """Return name and value of the metric that sums up a split: accuracy, or a generated text's metric."""
+    for name in ("accuracy", *(metrics or {})):
+        if metrics and name in metrics and name not in _OTHERS:
+            return name, float(metrics[name])
     return None
 
 
-def headline_text(figures: Mapping[str, Any] | None, digits: int, *, percent: bool = False) -> str:
-    """Return the headline as tables show it: behind its metric's name, unless that is accuracy; ``-`` for none.
+def headline_text(metrics: Mapping[str, Any] | None, digits: int, *, percent: bool = False) -> str:
+    """Format the headline for a table: named, unless it is accuracy; ``-`` where there is none.
 
     Args:
-        figures: metrics of a split by name, or None.
-        digits: digits behind the point.
-        percent: write hundredths.
+        metrics: metrics of a split by name, or None.
+        digits: digits after the decimal point.
+        percent: print hundredths.
     """
-    found = headline(figures)
-    if found is None:
+    result = headline(metrics)
+    if result is None:
         return "-"
-    name, value = found
+    name, value = result
     text = f"{100 * value if percent else value:.{digits}f}"
     return text if name == "accuracy" else f"{name} {text}"
 
 
-def are_figures(metrics: Mapping[str, Any]) -> bool:
-    """Whether the figures that tables and cards show, a task's and its probe's, are numbers by printable names."""
-    parts = [metrics, metrics.get("probe", {})]
+def are_metrics(metrics: Mapping[str, Any]) -> bool:
+    """Whether the metrics that tables show, a task's and its linear probe's, are numbers with printable names."""
+    parts = [metrics, metrics.get("linear_probe", {})]
     if not isinstance(parts[1], dict):
         return False
     splits = [part.get(split, {}) for part in parts for split in ("validation", "test")]
-    return all(isinstance(split, dict) and all(map(_is_figure, split, split.values())) for split in splits)
+    return all(isinstance(split, dict) and all(map(_is_metric, split, split.values())) for split in splits)
 
 
-def _is_figure(name: str, value: object) -> bool:
+def _is_metric(name: str, value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    # A correlation may be NaN; a whole number may be too large for float().
+    # A correlation may be NaN, and an integer may be too large for float().
     return name.isprintable() and not abs(value) > sys.float_info.max

@@ -1,7 +1,6 @@
 """Small safetensors files with string metadata: the container of prompts and tasks.
 
-Nothing here is ever unpickled. Values are checked to be finite, because safetensors itself
-checks neither values nor content.
+Nothing is unpickled. safetensors checks neither values nor content, so both are checked here.
 """
 
 from __future__ import annotations
@@ -18,32 +17,34 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as _load
 from safetensors.numpy import save as _save
 
-from mpt_edge._files import replacing
+from mpt_edge._files import atomic_write
 from mpt_edge.errors import CorruptFileError
 
 Array = NDArray[Any]
 
-#: The metadata entry that has the hash of all others and of the tensors.
+#: Metadata key of the hash over all other metadata and the tensors.
 _HASH = "sha256"
 
-#: Tensor types a prompt or task file may hold.
+#: Tensor types that a prompt or task file may hold.
 DTYPES = ("float16", "float32")
 
 
 def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and metadata, the same ones as the same bytes; values that are not strings are stored as JSON.
+    """Write tensors and metadata; equal content gives equal bytes.
 
-    The file has the hash of what it says in its metadata, so that damage shows wherever it is read.
+    Values that are not strings are stored as JSON, and None is left out. The file carries a hash of
+    its content, so damage shows wherever it is read.
     """
-    text = {key: v if isinstance(v, str) else _compact(v) for key, v in metadata.items()}
+    given = {key: value for key, value in metadata.items() if value is not None}
+    text = {key: value if isinstance(value, str) else _to_json(value) for key, value in given.items()}
     text[_HASH] = _content_hash(tensors, text)
     data = _save({key: np.ascontiguousarray(value) for key, value in tensors.items()}, text)
-    with replacing(path) as temporary:
-        temporary.write_bytes(_ordered(data))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(_sort_metadata(data))
 
 
-def _ordered(data: bytes) -> bytes:
-    """Return a file whose metadata, which safetensors writes in an order of chance, is in order."""
+def _sort_metadata(data: bytes) -> bytes:
+    """Return a file with its metadata sorted; safetensors writes it in random order."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
@@ -53,15 +54,15 @@ def _ordered(data: bytes) -> bytes:
 
 
 def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return the tensors and the metadata of a safetensors file's bytes.
+    """Return the tensors and the metadata of a safetensors file.
 
     Args:
         data: the whole file.
-        source: what to call the file in messages.
+        source: the file's name in messages.
 
     Raises:
-        CorruptFileError: not safetensors, a type other than float16 or float32, a value that is not finite, or another
-            content than was written.
+        CorruptFileError: not safetensors, a type other than float16 or float32, a value that is not finite, no hash,
+            or a hash of other content.
     """
     try:
         tensors = _load(data)
@@ -76,15 +77,14 @@ def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
         if not np.isfinite(value).all():
             raise CorruptFileError(f"{source}: tensor {name!r} holds NaN or infinity; train or export it again.")
     metadata: dict[str, str] = header.get("__metadata__") or {}
-    stated = metadata.pop(_HASH, None)  # files were once written without
-    if stated is not None and stated != _content_hash(tensors, metadata):
+    if metadata.pop(_HASH, None) != _content_hash(tensors, metadata):
         raise CorruptFileError(f"{source} is damaged: it is not what was written; fetch it again.")
     return tensors, metadata
 
 
 def _content_hash(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
-    """Return the SHA-256 of the metadata as JSON, and of each tensor's name, type, shape and bytes, all by name."""
-    digest = hashlib.sha256(_compact(dict(sorted(metadata.items()))).encode())
+    """Return the SHA-256 of the metadata as JSON, and of each tensor's name, type, shape and bytes, sorted by name."""
+    digest = hashlib.sha256(_to_json(dict(sorted(metadata.items()))).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name}{fingerprint(value)}".encode())
     return digest.hexdigest()
@@ -99,23 +99,35 @@ def fingerprint(*values: Array) -> str:
     return digest.hexdigest()
 
 
-def _compact(value: Any) -> str:
+def _to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def structured(metadata: Mapping[str, str], key: str, kind: type, source: str) -> Any:
-    """Return a metadata entry parsed as JSON, or an empty ``kind`` where it is absent.
+    """Return a metadata value parsed as JSON, or an empty ``kind`` where the key is absent.
 
     Raises:
-        CorruptFileError: the entry is not JSON of that kind.
+        CorruptFileError: the value is not JSON of that kind.
     """
     if key not in metadata:
         return kind()
     try:
         value = json.loads(metadata[key])
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair could be neither printed nor tokenized
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate can be neither printed nor tokenized
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{source}: metadata {key!r} is not JSON; restore the file.") from error
     if not isinstance(value, kind):
         raise CorruptFileError(f"{source}: metadata {key!r} is not a JSON {kind.__name__}; restore it.")
     return value
+
+
+def number(metadata: Mapping[str, str], key: str, kind: type[int] | type[float], source: str) -> Any:
+    """Return a metadata value as a number.
+
+    Raises:
+        CorruptFileError: the key is missing, or its value is no such number.
+    """
+    try:
+        return kind(metadata[key])
+    except (KeyError, ValueError) as error:
+        raise CorruptFileError(f"{source}: metadata {key!r} is missing or no number; restore the file.") from error

@@ -1,25 +1,26 @@
-"""A folder of vectors: ``prompts/`` and ``tasks/``, as training leaves them and a bundle has them."""
+"""Folders with ``prompts/`` and ``tasks/``, as training leaves them and bundles have them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
 
-#: Folders within it, and how every file's name ends.
+#: Subfolders, and the suffix of every file in them.
 PROMPTS, TASKS, SUFFIX = "prompts", "tasks", ".safetensors"
 
 
 def prompt_key(name: str) -> str:
-    """Return where a shared prompt lies in a folder of vectors, as a bundle's manifest writes it."""
+    """Return the path of a shared prompt within its folder, as a manifest writes it."""
     return f"{PROMPTS}/{name}{SUFFIX}"
 
 
 def task_key(name: str) -> str:
-    """Return where a task lies in a folder of vectors, as a bundle's manifest writes it."""
+    """Return the path of a task within its folder, as a manifest writes it."""
     return f"{TASKS}/{name}{SUFFIX}"
 
 
@@ -30,53 +31,97 @@ def task_names(keys: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class VectorFolder:
-    """Shared prompts and tasks in one folder; a folder that is not there yet has none.
+    """Shared prompts and tasks in one folder; a missing folder has none.
 
-    A bundle is such a folder too, but what is read from here is not held against its manifest, which
-    `mpt_edge.formats.bundle.Bundle` does.
-
-    Attributes:
-        path: the folder that ``prompts/`` and ``tasks/`` lie in.
+    A bundle is such a folder too. Only `mpt_edge.Bundle` compares its files with the manifest.
     """
 
     path: Path
 
     def prompt_path(self, name: str) -> Path:
-        """Return where a shared prompt of that name lies, or would lie."""
+        """Return the path of a shared prompt, present or not."""
         return self.path / prompt_key(name)
 
     def task_path(self, name: str) -> Path:
-        """Return where a task of that name lies, or would lie."""
+        """Return the path of a task, present or not."""
         return self.path / task_key(name)
 
     @property
     def prompt_files(self) -> dict[str, Path]:
-        """The files of the shared prompts by name, in the order of their paths."""
+        """Files of the shared prompts by name, in the order of their paths."""
         return self._files(PROMPTS)
 
     @property
     def task_files(self) -> dict[str, Path]:
-        """The files of the tasks by name, in the order of their paths."""
+        """Files of the tasks by name, in the order of their paths."""
         return self._files(TASKS)
 
     @property
     def files(self) -> list[Path]:
-        """All files of vectors, prompts first."""
+        """All files, prompts first."""
         return [*self.prompt_files.values(), *self.task_files.values()]
 
     def prompts(self) -> dict[str, SharedPrompt]:
-        """Read all shared prompts. Raises CorruptFileError where a file is none."""
+        """Read all shared prompts. Raises CorruptFileError for a file that is none."""
         return {name: SharedPrompt.load(path) for name, path in self.prompt_files.items()}
 
     def tasks(self) -> dict[str, TaskFile]:
-        """Read all tasks. Raises CorruptFileError where a file is none."""
+        """Read all tasks. Raises CorruptFileError for a file that is none."""
         return {name: TaskFile.load(path) for name, path in self.task_files.items()}
 
     def save(self, item: SharedPrompt | TaskFile) -> Path:
-        """Write a shared prompt or a task under its name, atomically, and return where it lies."""
+        """Write a shared prompt or a task under its name, atomically, and return its path."""
         path = self.task_path(item.name) if isinstance(item, TaskFile) else self.prompt_path(item.name)
         item.save(path)
         return path
 
+    def find_prompt(self, name: str | None = None) -> SharedPrompt:
+        """Return a shared prompt, or the composed prompt of a task that carries its own.
+
+        Args:
+            name: name of the prompt or of the task; None where there is only one.
+
+        Raises:
+            InputError: there is none of that name, or there are several and none is named.
+        """
+        files = self.prompt_files
+        own: dict[str, SharedPrompt] = {}
+        if not files or (name and name not in files):
+            own = {task.name: prompt for task in self.tasks().values() if (prompt := _composed_prompt(task))}
+        known = [*files, *own]
+        chosen = name or (known[0] if len(known) == 1 else None)
+        if chosen in files:
+            return SharedPrompt.load(files[chosen])
+        if chosen in own:
+            return own[chosen]
+        if name or not known:
+            raise InputError(f"{self.path} holds no prompt {name or ''}".rstrip() + "; pass a bundle or a source run.")
+        raise InputError(f"{self.path} holds several prompts; name one with --prompt: {', '.join(known)}.")
+
+    def prompt_of(self, task: TaskFile) -> SharedPrompt:
+        """Return the prompt that a task scales: its own, or a shared one of this folder.
+
+        Raises:
+            InputError: the shared prompt is not in the folder.
+            MismatchError: another prompt has its name here.
+        """
+        if task.own_prompt is not None:
+            return task.own_prompt
+        path = self.prompt_path(task.prompt or "")
+        if not path.is_file():
+            raise InputError(
+                f"{self.path} lacks the prompt {task.prompt!r} of its task {task.name!r}; copy it to {path}."
+            )
+        shared = SharedPrompt.load(path)
+        if shared.fingerprint != task.prompt_sha256:
+            raise MismatchError(f"the task {task.name!r} scales another prompt than {path}; copy the right one there.")
+        return shared
+
     def _files(self, kind: str) -> dict[str, Path]:
         return {path.stem: path for path in sorted((self.path / kind).glob(f"*{SUFFIX}"))}
+
+
+def _composed_prompt(task: TaskFile) -> SharedPrompt | None:
+    """Return the composed prompt of a task that carries its own, for other tasks to scale."""
+    own = task.own_prompt
+    return own and replace(own, values=compose(own.values, task.u, task.v), head=None)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mpt_edge._files import replacing
+from mpt_edge._files import atomic_write
 from mpt_edge.errors import InputError
 from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.taskfile import TaskFile
@@ -57,7 +57,7 @@ def write_report(folder: Path, output: Path) -> None:
         if len(group) >= 3:
             parts += [f"<h2>Map of the tasks on {html.escape(group[0].prompt)}</h2>", _svg(_map(group)), _MAP_TEXT]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Run</title><style>{_STYLE}</style>'
-    with replacing(output) as temporary:
+    with atomic_write(output) as temporary:
         temporary.write_text(page + "\n".join(parts) + "</html>\n", encoding="utf-8")
 
 

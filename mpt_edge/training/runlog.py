@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mpt_edge._files import replacing
+from mpt_edge._files import atomic_write
 from mpt_edge.errors import InputError
 
 LOG = "log.jsonl"
@@ -59,7 +59,7 @@ class RunLog:
     def _keep_until(self, step: int) -> None:
         if self._path.is_file():
             kept = _entries(self._path, 0, step)
-            with replacing(self._path) as temporary:
+            with atomic_write(self._path) as temporary:
                 temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 

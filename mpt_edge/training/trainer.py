@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpt_edge._files import replacing
+from mpt_edge._files import atomic_write
 from mpt_edge.errors import InputError, TrainingError
 from mpt_edge.training.hardware import Hardware
 from mpt_edge.training.multitask import Prompts
@@ -113,7 +113,7 @@ class Trainer:
             "best_score": self.best_score,
             "best": self.best,
         }
-        with replacing(self.folder / "checkpoint.pt") as temporary:
+        with atomic_write(self.folder / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
 
     def _run(self, observe: Callable[[Progress], None], checkpoint_seconds: float) -> None:

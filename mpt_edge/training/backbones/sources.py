@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from mpt_edge._extras import look_for
+from mpt_edge._extras import check_installed
 from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError, UnsupportedModelError
 from mpt_edge.formats.manifest import Mask
 from mpt_edge.training.backbones.byte_tokenizer import BYTE_TOKENIZER, byte_tokenizer
@@ -207,7 +207,7 @@ def read_tokenizer(folder: Path) -> tuple[bytes, int]:
         )
     # Without the package transformers takes the file for one of another kind, or makes up an empty tokenizer.
     if not of_bytes and there <= set(_SENTENCEPIECE_FILES):
-        look_for("torch", "sentencepiece")
+        check_installed("torch", "sentencepiece")
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)

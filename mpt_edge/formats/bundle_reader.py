@@ -1,0 +1,247 @@
+"""Reading a bundle folder: a manifest with a hash of every file, read fail-closed.
+
+Nothing in a bundle is unpickled or executed. A file that the manifest does not list is not read, a
+listed file must have the listed hash, and no path may leave the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from mpt_edge._files import read_small, sha256
+from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
+from mpt_edge.formats.manifest import Family, Manifest, Precision
+from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt
+from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
+from mpt_edge.formats.vectors import TASKS, prompt_key, task_key, task_names
+
+MANIFEST, TOKENIZER, MODEL = "bundle.json", "tokenizer.json", "onnx/model.onnx"
+
+_MAX_MANIFEST = 8 << 20
+_MAX_TOKENIZER = 64 << 20
+
+
+def graph_names(family: Family, precision: Precision) -> list[str]:
+    """Return the paths of a bundle's graphs: one, or an encoder's and a decoder's."""
+    stems = ("encoder_model", "decoder_model") if family is Family.SEQ2SEQ else ("model",)
+    return [f"onnx/{stem}{precision.suffix}.onnx" for stem in stems]
+
+
+def weights_name(precision: Precision) -> str:
+    """Return the path of the weights of a bundle's graphs."""
+    return f"onnx/model{precision.suffix}.onnx_data"
+
+
+def hash_bytes(data: bytes) -> str:
+    """Return the hex SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass
+class BundleReader:
+    """An opened bundle folder."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Self:
+        """Open a bundle by its folder.
+
+        Raises:
+            BundleNotFoundError: there is no bundle.
+            CorruptFileError: its manifest cannot be used.
+        """
+        path = Path(folder)
+        file = path / MANIFEST
+        if not file.is_file():
+            hint = (
+                f"build it with `mpt-edge export minilm-l6 --output {path}`"
+                if (path / TASKS).is_dir() or not path.exists()
+                else "pass the folder that holds bundle.json"
+            )
+            raise BundleNotFoundError(f"no bundle in {path}; {hint}, or name another with --bundle.")
+        return cls(path, _read_manifest(file))
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the tasks in the manifest, sorted."""
+        return task_names(self.manifest.files)
+
+    def task_bytes(self, name: str) -> int:
+        """Return the size of a task's file in bytes, as the manifest has it."""
+        return self.manifest.files[task_key(name)]["size"]
+
+    def reload(self) -> None:
+        """Read the manifest again, to see tasks installed since.
+
+        Raises:
+            MismatchError: the folder was exported again, with other prompts or another backbone.
+        """
+        manifest = _read_manifest(self.folder / MANIFEST)
+        if replace(manifest, files={}) != replace(self.manifest, files={}):  # installing changes files alone
+            raise MismatchError(f"{self.folder} was exported anew since it was loaded; load it again.")
+        self.manifest = manifest
+
+    def path(self, name: str) -> Path:
+        """Return the path of a listed file, after checking that it is there with the listed size.
+
+        Raises:
+            CorruptFileError: it is not listed, missing, of another size, or leads out of the folder.
+        """
+        path = self.folder / name
+        if name not in self.manifest.files:
+            raise CorruptFileError(f"{self.folder / MANIFEST} does not list {name}; export the bundle again.")
+        if not path.is_file():
+            raise CorruptFileError(f"{path} is missing; export the bundle again or restore the file.")
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise CorruptFileError(f"{path} leads out of the bundle; replace the link by the file.")
+        expected = self.manifest.files[name]["size"]
+        if path.stat().st_size != expected:
+            raise CorruptFileError(
+                f"{path} has {path.stat().st_size:,} bytes instead of {expected:,}; restore it or export again."
+            )
+        return path
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a small file's bytes, after comparing them with the manifest. Raises CorruptFileError."""
+        data = read_small(self.path(name), limit)
+        self._check(name, hash_bytes(data))
+        return data
+
+    def verify(self, name: str) -> Path:
+        """Check a file's hash and return its path. Raises CorruptFileError."""
+        path = self.path(name)
+        self._check(name, sha256(path))
+        return path
+
+    @property
+    def precisions(self) -> list[Precision]:
+        """Precisions of the graphs in the bundle: float32, int8 or both."""
+        listed, family = set(self.manifest.files), self.manifest.family
+        return [each for each in Precision if listed.issuperset([*graph_names(family, each), weights_name(each)])]
+
+    def choose_precision(self, precision: str | None = None) -> Precision:
+        """Return the precision to use: the given one, else float32 where there is such a graph.
+
+        Raises:
+            CorruptFileError: the bundle has no graph at all.
+            InputError: it has none of that precision.
+        """
+        available = self.precisions
+        if not available:
+            raise CorruptFileError(f"{self.folder / MANIFEST} lists no graph; export the bundle again.")
+        if precision is None:
+            return available[0]
+        if precision not in available:
+            fix = "export it again with --precision both" if precision in list(Precision) else "choose one of these"
+            raise InputError(f"{self.folder} has no {precision} graph, only {' and '.join(available)}; {fix}.")
+        return Precision(precision)
+
+    def graph_files(self, precision: str | None = None) -> list[str]:
+        """Return the listed paths of the graphs, in order, and of their weights; raises as `choose_precision`."""
+        chosen = self.choose_precision(precision)
+        return [*graph_names(self.manifest.family, chosen), weights_name(chosen)]
+
+    def graphs(self, precision: str | None = None, *, verify: bool = True) -> list[Path]:
+        """Return the paths of the graphs, after checking them and their weights.
+
+        Args:
+            precision: one of `precisions`; None for the first.
+            verify: check each file's hash, not only its size.
+
+        Returns:
+            One path, or for encoder-decoder models the encoder's and the decoder's.
+
+        Raises:
+            InputError: the bundle has no graph of that precision.
+            CorruptFileError: a file is missing or damaged.
+        """
+        paths = [(self.verify if verify else self.path)(name) for name in self.graph_files(precision)]
+        return [path for path in paths if path.suffix == ".onnx"]
+
+    def tokenizer(self) -> bytes:
+        """Return the bytes of tokenizer.json."""
+        return self.read(TOKENIZER, _MAX_TOKENIZER)
+
+    def prompt(self, name: str | None) -> SharedPrompt:
+        """Return a shared prompt by name. Raises CorruptFileError."""
+        file = prompt_key(name or "")
+        return SharedPrompt.parse(self.read(file, MAX_PROMPT_BYTES), str(self.folder / file))
+
+    def task(self, name: str) -> TaskFile:
+        """Return a task of the bundle, after checking that it belongs to it.
+
+        Raises:
+            UnknownTaskError: there is none of that name.
+            CorruptFileError: its file is missing or damaged.
+            MismatchError: it was made for another backbone, tokenizer or prompt.
+        """
+        self._check_known(name)
+        file = task_key(name)
+        task = TaskFile.parse(self.read(file, MAX_TASK_BYTES), str(self.folder / file))
+        if task.name != name:
+            raise CorruptFileError(f"{self.folder / file} holds the task {task.name!r}; install both tasks again.")
+        self.check_fit(task)
+        return task
+
+    def check_fit(self, task: TaskFile) -> None:
+        """Check by fingerprint and shape that a task belongs to this bundle.
+
+        Raises:
+            MismatchError: it does not.
+        """
+        misfit = next(self._misfits(task), None)
+        if misfit is not None:
+            raise MismatchError(
+                f"the task {task.name!r} was made for another {misfit}; install the task file made for this bundle."
+            )
+
+    def _misfits(self, task: TaskFile) -> Iterator[str]:
+        """Yield differences between the task's origin and this bundle, as the rest of "made for another ..."."""
+        manifest, length = self.manifest, len(task.u)
+        if task.backbone != manifest.backbone.get("fingerprint"):
+            yield f"backbone than {manifest.backbone.get('id')}"
+        if task.tokenizer != manifest.tokenizer:
+            yield "tokenizer"
+        yield from task.head_class.misfits(manifest)
+        if task.v.shape[-1:] != (manifest.hidden_size,):
+            yield f"width than {manifest.hidden_size}"
+        if manifest.placement.takes_positions and length > manifest.prompt_length:
+            yield f"room than {manifest.prompt_length} virtual tokens"
+        if manifest.generation is not None and length >= manifest.generation.context:
+            yield f"room than {manifest.generation.context} positions of prompt and text"
+        yield from self._own_misfits(task.own_prompt) if task.own_prompt else self._shared_misfits(task)
+
+    def _shared_misfits(self, task: TaskFile) -> Iterator[str]:
+        prompts = self.manifest.prompts
+        prompt = prompts.get(task.prompt or "")
+        if prompt is None or task.prompt_sha256 != prompt["fingerprint"]:
+            yield f"shared prompt than this bundle's {', '.join(prompts)}"
+        elif len(task.u) != prompt["length"]:
+            yield f"prompt length than {prompt['length']}"
+
+    def _own_misfits(self, own: SharedPrompt) -> Iterator[str]:
+        if own.placement.position is not self.manifest.placement.position:
+            yield f"position of its own prompt than {self.manifest.placement.position.value!r}"
+        if own.values.shape[1:-1] not in ((), (self.manifest.layers,)):
+            yield f"number of layers than {self.manifest.layers}"
+
+    def _check_known(self, task: str) -> None:
+        if task not in self.task_names:
+            raise UnknownTaskError(task, self.task_names, str(self.folder))
+
+    def _check(self, name: str, digest: str) -> None:
+        if digest != self.manifest.files[name]["sha256"]:
+            raise CorruptFileError(
+                f"{self.folder / name} is damaged (its SHA-256 is not the manifest's); restore it or export again."
+            )
+
+
+def _read_manifest(file: Path) -> Manifest:
+    return Manifest.parse(read_small(file, _MAX_MANIFEST), file)
