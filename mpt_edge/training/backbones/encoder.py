@@ -126,7 +126,7 @@ class PromptedEncoder(PromptedModel):
         self.layers = list(model.get_submodule(self.architecture.layers).children())
         for index, layer in enumerate(self.layers):
             for module in layer.modules():
-                module.mpt_edge_layer = index
+                module.mpt_edge_layer = index  # type: ignore[assignment]
         replace_inputs(self.layers, lambda call: call["attending"].deep_prompt if "attending" in call else None)
         self.hidden_size = int(model.config.hidden_size)
         self.token_types = self.architecture.token_types and getattr(model.config, "type_vocab_size", 1) > 1
