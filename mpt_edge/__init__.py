@@ -19,21 +19,27 @@ from mpt_edge.errors import (
     UnsupportedModelError,
 )
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.inference.answers import Embedding, Generation, Prediction, Span, Stream, Tagging, TokenLabel
+from mpt_edge.formats.generation_options import GenerationOptions
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.inference.answers import Answer, Embedding, Generation, Prediction, Span, Stream, Tagging, TokenLabel
 from mpt_edge.inference.encoder_model import EncoderModel
 from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.loading import load
-from mpt_edge.inference.model import Model, Task
+from mpt_edge.inference.model import Model
+from mpt_edge.inference.task import Task
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
     "Bundle",
     "BundleNotFoundError",
     "CorruptFileError",
     "Embedding",
     "EncoderModel",
     "Generation",
+    "GenerationOptions",
     "GenerativeModel",
     "InputError",
     "MismatchError",
@@ -42,10 +48,12 @@ __all__ = [
     "MptEdgeError",
     "ParityError",
     "Prediction",
+    "SharedPrompt",
     "Span",
     "Stream",
     "Tagging",
     "Task",
+    "TaskFile",
     "TokenLabel",
     "TrainingError",
     "UnknownTaskError",

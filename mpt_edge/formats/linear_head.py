@@ -31,7 +31,7 @@ class Activation(StrEnum):
     RELU = "relu"
     GELU = "gelu"
 
-    def __call__(self, x: Floats) -> Floats:  # type: ignore[override]
+    def __call__(self, x: Floats) -> Floats:
         """Apply the function to each element."""
         return _FUNCTIONS[self](x)
 

@@ -71,7 +71,7 @@ class Placement:
     def parse(cls, layout: object, position: object) -> Placement | None:
         """Return the placement that a file states; None for values or pairs of values that do not exist."""
         try:
-            return cls(Layout(layout), PromptPosition(position))
+            return cls(Layout(str(layout)), PromptPosition(str(position)))
         except ValueError:  # InputError is one
             return None
 

@@ -49,11 +49,11 @@ def compose(shared: Stored, u: Stored, v: Stored) -> Floats:
             f"u {u.shape} and v {v.shape} do not fit a shared prompt of shape {shared.shape}; "
             "use the shared prompt the task was trained with."
         )
-    single = np.float32
-    u, v = u.astype(single), v.astype(single)
-    scales = u[:, None] * v[None, :] if u.ndim == 1 else u @ v
+    rows: Floats = u.astype(np.float32)
+    channels: Floats = v.astype(np.float32)
+    scales = rows[:, None] * channels[None, :] if u.ndim == 1 else rows @ channels
     scales = scales if shared.ndim == 2 else scales[:, None, :]
-    composed: Floats = shared.astype(single) * scales
+    composed: Floats = shared.astype(np.float32) * scales
     return composed
 
 

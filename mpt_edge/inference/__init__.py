@@ -1,1 +1,1 @@
-"""Tokens in, answers out: models, tasks, head types, generation, and ONNX Runtime underneath."""
+"""Tokens in, answers out: models, tasks, head types, generation and ONNX Runtime."""

@@ -1,7 +1,8 @@
-"""What tasks answer."""
+"""Answers of tasks: labels, texts, vectors, tags and spans."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,137 +12,183 @@ import numpy as np
 from mpt_edge._arrays import Floats
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The answer to one text.
-
-    Attributes:
-        task: the task that answered.
-        label: the likeliest label.
-        score: its probability.
-        scores: the probability of every label; they sum to one.
-        similarities: cosine similarity of the text to every label, -1 to 1; empty for tasks with a head.
-        truncated: whether the text was longer than the task reads.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Answer(ABC):
+    """Base of all answers to one text."""
 
     task: str
-    label: str
-    score: float
-    scores: Mapping[str, float] = field(default_factory=dict, repr=False)
-    similarities: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Name of the task that answered."""
     truncated: bool = False
+    """Whether the text was longer than the task reads."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """The answer as one text, for tables."""
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of the answer, 0 to 1; None for answers without."""
+        return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer as `mpt-edge run --json` prints it, ready for JSON; ``truncated`` only where it is true."""
+        """Return the answer ready for JSON, as `mpt-edge run --json` prints it; ``truncated`` only where true."""
+        return {"task": self.task} | self._content() | ({"truncated": True} if self.truncated else {})
+
+    @abstractmethod
+    def _content(self) -> dict[str, Any]:
+        """Return the entries that this kind of answer adds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(Answer):
+    """The likeliest label."""
+
+    label: str
+    score: float
+    """Probability of the label."""
+    scores: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Probability of every label; they sum to one."""
+    similarities: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Cosine similarity of the text to every label, -1 to 1; empty for head types that compare nothing."""
+
+    def top_k(self, k: int) -> list[tuple[str, float]]:
+        """Return the ``k`` likeliest labels with their probabilities, best first."""
+        return sorted(self.scores.items(), key=lambda item: -item[1])[:k]
+
+    @property
+    def summary(self) -> str:
+        """The label."""
+        return self.label
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of the label."""
+        return self.score
+
+    def _content(self) -> dict[str, Any]:
         scores = {label: round(score, 6) for label, score in self.scores.items()}
-        found = {"task": self.task, "label": self.label, "score": round(self.score, 6), "scores": scores}
-        return found | ({"truncated": True} if self.truncated else {})
+        return {"label": self.label, "score": round(self.score, 6), "scores": scores}
 
 
 @dataclass(frozen=True)
 class TokenLabel:
-    """One token's label.
-
-    Attributes:
-        text: the token, as it stands in the text.
-        start: its first character.
-        end: the character behind it.
-        label: its likeliest label.
-        score: the label's probability.
-    """
+    """Label of one token."""
 
     text: str
+    """The token, as the text spells it."""
     start: int
+    """Offset of its first character."""
     end: int
+    """Offset after its last character."""
     label: str
     score: float
+    """Probability of the label."""
 
 
-@dataclass(frozen=True)
-class Tagging(Prediction):
-    """A label for every token; `label` has them all, with spaces between, and `score` the least sure one's.
+@dataclass(frozen=True, kw_only=True)
+class Tagging(Answer):
+    """A label for every token."""
 
-    Attributes:
-        tokens: the tokens in order.
-    """
+    tokens: tuple[TokenLabel, ...]
 
-    tokens: tuple[TokenLabel, ...] = ()
+    @property
+    def summary(self) -> str:
+        """All labels, separated by spaces."""
+        return " ".join(token.label for token in self.tokens)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Add the tokens."""
-        return super().to_dict() | {"tokens": [asdict(token) for token in self.tokens]}
+    @property
+    def confidence(self) -> float | None:
+        """Lowest probability of a token's label."""
+        return min((token.score for token in self.tokens), default=0.0)
+
+    def _content(self) -> dict[str, Any]:
+        return {"tokens": [asdict(token) for token in self.tokens]}
 
 
-@dataclass(frozen=True)
-class Span(Prediction):
-    """An answer that stands in the second text; `label` is its wording.
+@dataclass(frozen=True, kw_only=True)
+class Span(Answer):
+    """A passage of the second text."""
 
-    Attributes:
-        start: its first character there.
-        end: the character behind it.
-    """
-
+    text: str
+    """The passage; empty where there is none."""
+    score: float
+    """Its probability."""
     start: int = 0
+    """Offset of its first character in the second text."""
     end: int = 0
+    """Offset after its last character."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Add the place."""
-        return super().to_dict() | {"start": self.start, "end": self.end}
+    @property
+    def summary(self) -> str:
+        """The passage."""
+        return self.text
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of the passage."""
+        return self.score
+
+    def _content(self) -> dict[str, Any]:
+        return {"output": self.text, "score": round(self.score, 6), "start": self.start, "end": self.end}
 
 
-@dataclass(frozen=True, eq=False)  # a vector has no single answer to ==
-class Embedding(Prediction):
-    """The text's vector; there is no label.
+@dataclass(frozen=True, kw_only=True, eq=False)  # == of arrays gives no single truth value
+class Embedding(Answer):
+    """The vector of a text."""
 
-    Attributes:
-        vector: the pooled hidden states, ``(d,)``, of length one.
-    """
-
-    vector: Floats = field(default_factory=lambda: np.empty(0, np.float32), repr=False)
+    vector: Floats = field(repr=False)
+    """Pooled hidden states ``(d,)``, float32, of length one."""
 
     def __eq__(self, other: object) -> bool:
-        """Compare the vectors too."""
-        same = super().__eq__(other) is True
-        return same and isinstance(other, Embedding) and np.array_equal(self.vector, other.vector)
+        """Compare task, truncation and vector."""
+        if not isinstance(other, Embedding):
+            return NotImplemented
+        same = (self.task, self.truncated) == (other.task, other.truncated)
+        return same and np.array_equal(self.vector, other.vector)
 
     __hash__ = None  # type: ignore[assignment]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Add the vector."""
-        return super().to_dict() | {"vector": [round(float(value), 6) for value in self.vector]}
+    @property
+    def summary(self) -> str:
+        """Number of channels, and the first few of them."""
+        first = ", ".join(f"{value:.3f}" for value in self.vector[:3])
+        return f"({len(self.vector)}) {first}, ..."
+
+    def _content(self) -> dict[str, Any]:
+        return {"vector": [round(float(value), 6) for value in self.vector]}
 
 
-@dataclass(frozen=True)
-class Generation(Prediction):
-    """A text that was written; `label` and `text` are the same.
+@dataclass(frozen=True, kw_only=True)
+class Generation(Answer):
+    """A generated text."""
 
-    Attributes:
-        text: the text.
-        tokens: how many tokens it has.
-        finish: why it ended: ``"eos"``, ``"stop"`` or ``"length"``.
-    """
+    text: str
+    tokens: int
+    """Number of generated tokens."""
+    finish: str
+    """Reason for the end: ``"eos"``, ``"stop"`` or ``"length"``."""
 
-    text: str = ""
-    tokens: int = 0
-    finish: str = ""
+    @property
+    def summary(self) -> str:
+        """The text."""
+        return self.text
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the text, its length and why it ended, in place of a label and scores."""
-        written = {"task": self.task, "output": self.text, "new_tokens": self.tokens, "finish": self.finish}
-        return written | ({"truncated": True} if self.truncated else {})
+    def _content(self) -> dict[str, Any]:
+        return {"output": self.text, "new_tokens": self.tokens, "finish": self.finish}
 
 
 class Stream(Iterator[str]):
-    """A text that comes piece by piece: iterate over it, and `close` it, or use ``with``, to leave before its end.
+    """A text that arrives in pieces. Iterate over it; use ``with``, or `close`, to stop early.
 
     Attributes:
         truncated: whether the input is longer than the task reads; known before the first piece.
-        answer: the whole text and why it ended, once the last piece has come; None before.
+        answer: the whole text, once the last piece has come; None before.
     """
 
-    def __init__(self, pieces: Generator[str], finished: Callable[[], Generation], *, truncated: bool) -> None:
-        """Hand out ``pieces``, then ask ``finished`` for the whole."""
-        self._pieces, self._finished, self.truncated = pieces, finished, truncated
+    def __init__(self, pieces: Generator[str], finish: Callable[[], Generation], *, truncated: bool) -> None:
+        """Yield ``pieces``, then ask ``finish`` for the whole text."""
+        self._pieces, self._finish, self.truncated = pieces, finish, truncated
         self.answer: Generation | None = None
 
     def __next__(self) -> str:
@@ -149,11 +196,11 @@ class Stream(Iterator[str]):
         try:
             return next(self._pieces)
         except StopIteration:
-            self.answer = self._finished()
+            self.answer = self._finish()
             raise
 
     def close(self) -> None:
-        """Write no more, and let go of the text's cache."""
+        """Stop generation and free its cache."""
         self._pieces.close()
 
     def __enter__(self) -> Stream:
@@ -161,5 +208,5 @@ class Stream(Iterator[str]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the stream."""
         self.close()

@@ -1,4 +1,4 @@
-"""From scores to probabilities, in float64: those of large vocabularies add up to one only there."""
+"""Softmax and pooling in numpy."""
 
 from __future__ import annotations
 
@@ -8,55 +8,60 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpt_edge._arrays import Floats
+from mpt_edge._arrays import Floats, Ids
+from mpt_edge.formats.manifest import Pooling
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Return probabilities over the last axis in float64."""
+    """Return probabilities over the last axis.
+
+    They are float64, since those of large vocabularies add up to one only there.
+    """
     shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    probabilities: NDArray[np.float64] = shifted / shifted.sum(-1, keepdims=True)
-    return probabilities
+    probs: NDArray[np.float64] = shifted / shifted.sum(-1, keepdims=True)
+    return probs
 
 
-def log_softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Return log-probabilities over the last axis, in float64."""
-    wide = scores.astype(np.float64)
+    wide = logits.astype(np.float64)
     shifted = wide - wide.max(-1, keepdims=True)
-    found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return found
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result
 
 
-def pool(hidden: Floats, mask: NDArray[np.int64], how: str) -> Floats:
-    """Pool hidden states ``(rows, tokens, d)`` over visible tokens into unit vectors ``(rows, d)``.
+def pool(hidden: Floats, mask: Ids, pooling: Pooling | None) -> Floats:
+    """Pool hidden states ``(rows, tokens, d)`` over visible tokens to ``(rows, d)``.
 
     Args:
         hidden: last hidden states of text tokens.
         mask: 1 for visible tokens, ``(rows, tokens)``.
-        how: ``"mean"``, ``"cls"`` (first visible token) or ``"max"``.
+        pooling: the backbone's pooling.
     """
-    if how == "mean":
+    if pooling is Pooling.MEAN:
         weights = mask.astype(np.float32)
-        pooled = np.einsum("rtd,rt->rd", hidden, weights) / weights.sum(1, keepdims=True)
-    elif how == "max":
-        pooled = np.where(mask[..., None] == 1, hidden, -np.inf).max(1)
-    else:
-        pooled = hidden[np.arange(len(hidden)), mask.argmax(1)]
-    return unit(pooled)
+        pooled: Floats = np.einsum("rtd,rt->rd", hidden, weights) / weights.sum(1, keepdims=True)
+        return pooled
+    if pooling is Pooling.MAX:
+        maxima: Floats = np.where(mask[..., None] == 1, hidden, np.float32(-np.inf)).max(1)
+        return maxima
+    first: Floats = hidden[np.arange(len(hidden)), mask.argmax(1)]
+    return first
 
 
 def unit(vectors: Floats) -> Floats:
-    """Scale vectors ``(rows, d)`` to length one; a zero vector stays zero."""
+    """Scale vectors ``(…, d)`` to length one; a zero vector stays zero."""
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     scaled: Floats = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
     return scaled
 
 
 def label_embeddings(texts: Floats, owners: Sequence[int], labels: int) -> Floats:
-    """Average the unit embeddings of each label's texts into one unit vector a label.
+    """Average the unit embeddings of each label's texts to one unit vector per label.
 
     Args:
-        texts: embeddings of all label texts, ``(texts, d)``.
-        owners: for each text the label it stands for.
+        texts: unit embeddings of all label texts, ``(texts, d)``.
+        owners: for each text, the index of its label.
         labels: number of labels.
     """
     sums = np.zeros((labels, texts.shape[1]), np.float32)

@@ -1,1 +1,1 @@
-"""Search on the device: which token comes next, when a text ends, and how it reaches the reader."""
+"""Search on the device: the next token, the end of a text, and its way to the reader."""

@@ -1,4 +1,4 @@
-"""The likeliest of a closed set of texts, all scored in one pass behind one reading of the input."""
+"""Scoring a closed set of texts in one decoder pass after a single prefill."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from mpt_edge.inference.runtime.decoding import Decoding
 def likelihoods(
     decoding: Decoding, logits: Floats, choices: Sequence[Sequence[Sequence[int]]]
 ) -> list[NDArray[np.float64]]:
-    """Return the mean log-likelihood a token of each row's choices.
+    """Return the mean log-likelihood per token of each row's choices.
 
-    The first token's comes from the reading of the input; the others' from one further pass, in
-    which each row is there once for each of its choices.
+    The prefill gives the first token's. One further pass gives the others', with a row for each choice.
 
     Args:
-        decoding: the model, behind the rows' inputs; used up.
-        logits: of each row's first token, ``(rows, vocabulary)``.
-        choices: for each row the tokens of its choices, at least one each.
+        decoding: the model after the rows' inputs; consumed.
+        logits: logits of each row's first token, ``(rows, vocabulary)``.
+        choices: for each row, the tokens of its choices, at least one each.
 
     Returns:
-        For each row an array ``(choices,)``.
+        For each row, an array ``(choices,)``.
     """
     first = log_softmax(logits)
     flat = [(row, tokens) for row, group in enumerate(choices) for tokens in group]
@@ -39,10 +38,10 @@ def likelihoods(
         for i, (_, tokens) in enumerate(flat):
             given[i, : len(tokens) - 1] = tokens[:-1]
             mask[i, : len(tokens) - 1] = 1
-        found = decoding.extend(given, mask)
+        result = decoding.extend(given, mask)
         for i, (_, tokens) in enumerate(flat):
             later = np.asarray(tokens[1:], np.int64)
-            sums[i] += log_softmax(found[i, : len(later)])[np.arange(len(later)), later].sum() if len(later) else 0.0
+            sums[i] += log_softmax(result[i, : len(later)])[np.arange(len(later)), later].sum() if len(later) else 0.0
     means = sums / np.array([len(tokens) for _, tokens in flat])
     ends = np.cumsum([len(group) for group in choices])[:-1]
     return [np.asarray(part) for part in np.split(means, ends)]

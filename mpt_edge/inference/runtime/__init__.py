@@ -1,1 +1,1 @@
-"""ONNX Runtime: the exported graphs of each family, and their caches of keys and values."""
+"""ONNX Runtime: the exported graphs of each family, and their key/value caches."""

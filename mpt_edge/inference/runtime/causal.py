@@ -1,4 +1,4 @@
-"""A decoder-only backbone in ONNX Runtime: prompts are read once, texts go on from their cache."""
+"""A decoder-only backbone in ONNX Runtime: prompts are read once, texts continue from their cache."""
 
 from __future__ import annotations
 
@@ -9,33 +9,36 @@ import numpy as np
 
 from mpt_edge._arrays import Floats, Ids
 from mpt_edge.formats.manifest import Manifest
-from mpt_edge.formats.prompts import Layout
+from mpt_edge.formats.placement import Layout
 from mpt_edge.inference.runtime.decoding import Decoding
 from mpt_edge.inference.runtime.graph_names import PAST, PAST_LENGTH, PRESENT, layer_names
-from mpt_edge.inference.runtime.kv_cache import KeyValueCache
-from mpt_edge.inference.runtime.prompt_cache import PromptCache, stack
-from mpt_edge.inference.runtime.session import check_graph, open_session
+from mpt_edge.inference.runtime.kv_cache import KeyValueCache, PromptCache, stack
+from mpt_edge.inference.runtime.session import SessionOptions, check_graph, open_session
 from mpt_edge.inference.text import Batch
 
 
 class OnnxCausal:
-    """A frozen decoder-only model, shared by all tasks; see `mpt_edge.inference.runtime.decoding.OnnxGenerator`."""
+    """A frozen decoder-only model, shared by all tasks; see `OnnxGenerator`.
+
+    Attributes:
+        providers: execution providers in use.
+    """
 
     is_encoder_decoder = False
 
-    def __init__(self, path: Path, manifest: Manifest, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, manifest: Manifest, options: SessionOptions | None = None) -> None:
         """Load the graph once.
 
         Args:
             path: the ``model.onnx`` file.
             manifest: the bundle's manifest.
-            threads: threads of one request; 0 leaves it to ONNX Runtime.
+            options: threads and execution providers.
 
         Raises:
-            CorruptFileError: ONNX Runtime cannot load the file, or it is another model's.
-            InputError: ``threads`` is negative.
+            CorruptFileError: ONNX Runtime cannot load the file, or it belongs to another model.
         """
-        self.session = open_session(path, threads)
+        self.session = open_session(path, options)
+        self.providers: list[str] = self.session.get_providers()
         self.prompt_shape = manifest.prompt_shape
         assert manifest.generation is not None  # as in every manifest of the family
         self.positions_from_zero = manifest.generation.positions_from_zero
@@ -48,11 +51,11 @@ class OnnxCausal:
     def encode_prompt(self, prompt: Floats, layout: Layout = Layout.PREFIX) -> PromptCache:  # noqa: ARG002
         """Return the keys and values of a prompt ``(l, d)`` or ``(l, layers, d)``; batch one, shared by its texts.
 
-        A prompt never sees its text here, so both layouts are the same.
+        A prompt never attends to its text here, so both layouts are the same.
         """
         length = len(prompt)
         _, heads, _, size = self.no_past[self.past[0]].shape
-        room = np.zeros((1, heads, length, size), np.float32)
+        capacity = np.zeros((1, heads, length, size), np.float32)
         feeds = {
             "input_ids": np.zeros((1, 0), np.int64),
             "attention_mask": np.ones((1, length), np.int64),
@@ -60,42 +63,39 @@ class OnnxCausal:
             "prompt": prompt[None],
             "logits_index": np.zeros((1, 0), np.int64),
             PAST_LENGTH: np.array([0]),
-            **dict.fromkeys(self.past, room),
+            **dict.fromkeys(self.past, capacity),
         }
         return dict(zip(self.past, self.session.run(self.present, feeds), strict=True))
 
     def open(self, batch: Batch, caches: Sequence[PromptCache]) -> tuple[CausalDecoding, Floats]:
-        """Read texts, each under its own prompt.
+        """Read texts, each under its own prompt; see `OnnxGenerator.open`.
 
         Args:
             batch: the tokens.
             caches: a prompt for each row, or one for all.
-
-        Returns:
-            The state from which each row goes on, and the logits of its first new token, ``(rows, vocabulary)``.
         """
         rows = len(batch.input_ids)
         cache, seen = caches[0], np.ones((rows, caches[0][self.past[0]].shape[2]), np.int64)
         if any(other is not cache for other in caches):
-            cache, seen = stack(list(caches))
+            cache, seen = stack(caches)
         state = CausalDecoding(self, cache, seen)
         return state, state.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
 
-    def front(self, ids: list[int]) -> list[int]:
+    def decoder_prefix(self, ids: list[int]) -> list[int]:
         """Return the input, which the new text continues."""
         return list(ids)
 
 
 class CausalDecoding(Decoding):
-    """Rows that are being continued; see `mpt_edge.inference.runtime.decoding.Decoding`."""
+    """Rows of a decoder-only model; see `Decoding`."""
 
     def __init__(self, backbone: OnnxCausal, cache: PromptCache, seen: Ids) -> None:
-        """Start behind prompts.
+        """Start after prompts.
 
         Args:
             backbone: the graph.
             cache: keys and values of the prompts, batch one or a row each.
-            seen: which cached rows each row sees, ``(rows, l)``.
+            seen: 1 for cached rows that a row attends to, ``(rows, l)``.
         """
         no_prompt = np.zeros((len(seen), *backbone.prompt_shape(0)), np.float32)
         self._cache = KeyValueCache(backbone.session, cache, seen, {"prompt": no_prompt})
@@ -104,25 +104,25 @@ class CausalDecoding(Decoding):
 
     @property
     def rows(self) -> int:
-        """How many rows there are now."""
+        """Current number of rows."""
         return self._cache.rows
 
     def extend(self, tokens: Ids, mask: Ids) -> Floats:
-        """Append tokens to every row; see `mpt_edge.inference.runtime.decoding.Decoding.extend`."""
+        """Append tokens to every row; see `Decoding.extend`."""
         return self.read(tokens, mask)
 
     def step(self, tokens: Ids) -> Floats:
-        """Append one token to every row; see `mpt_edge.inference.runtime.decoding.Decoding.step`."""
+        """Append one token to every row; see `Decoding.step`."""
         index = np.zeros((self.rows, 1), np.int64)
-        found = self._cache.step({"input_ids": tokens[:, None], "position_ids": self._next, "logits_index": index})
+        logits = self._cache.step({"input_ids": tokens[:, None], "position_ids": self._next, "logits_index": index})
         self._next = self._next + 1
-        return found
+        return logits
 
     def read(self, tokens: Ids, mask: Ids, *, last_only: bool = False) -> Floats:
-        """Append tokens, and return logits behind each, or behind each row's last one.
+        """Append tokens, and return the logits after each, or after each row's last one.
 
         Args:
-            tokens: ``(rows, n)``, filled up on the right.
+            tokens: ``(rows, n)``, padded on the right.
             mask: 1 for tokens, ``(rows, n)``.
             last_only: whether to return ``(rows, 1, vocabulary)`` only.
         """
@@ -137,6 +137,6 @@ class CausalDecoding(Decoding):
         return self._cache.read(feeds, mask)
 
     def select(self, rows: Ids) -> None:
-        """Keep, repeat or reorder rows; see `mpt_edge.inference.runtime.decoding.Decoding.select`."""
+        """Keep, repeat or reorder rows; see `Decoding.select`."""
         self._cache.select(rows)
         self._next = self._next[rows]

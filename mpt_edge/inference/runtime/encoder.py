@@ -10,39 +10,43 @@ import numpy as np
 from mpt_edge._arrays import Floats, Ids
 from mpt_edge.formats.manifest import Manifest
 from mpt_edge.inference.runtime.graph_names import PAST, PRESENT, layer_names
-from mpt_edge.inference.runtime.prompt_cache import PromptCache
-from mpt_edge.inference.runtime.session import check_graph, open_session
+from mpt_edge.inference.runtime.kv_cache import PromptCache
+from mpt_edge.inference.runtime.session import SessionOptions, check_graph, open_session
 from mpt_edge.inference.text import Batch
 
 
 class OnnxEncoder:
-    """A frozen encoder, shared by all tasks; safe under several threads."""
+    """A frozen encoder, shared by all tasks; safe under several threads.
 
-    def __init__(self, path: Path, manifest: Manifest, *, threads: int = 0) -> None:
+    Attributes:
+        providers: execution providers in use.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, options: SessionOptions | None = None) -> None:
         """Load the graph once.
 
         Args:
             path: the ``model.onnx`` file.
             manifest: the bundle's manifest.
-            threads: threads of one request; 0 leaves it to ONNX Runtime.
+            options: threads and execution providers.
 
         Raises:
-            CorruptFileError: ONNX Runtime cannot load the file, or it is another model's.
-            InputError: ``threads`` is negative.
+            CorruptFileError: ONNX Runtime cannot load the file, or it belongs to another model.
         """
-        self._session = open_session(path, threads)
+        self._session = open_session(path, options)
+        self.providers: list[str] = self._session.get_providers()
         self._token_types = manifest.token_types
         self.prompt_shape = manifest.prompt_shape
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self._past, self._present = layer_names(manifest.layers, PAST), layer_names(manifest.layers, PRESENT)
         self._no_past: PromptCache = dict.fromkeys(self._past, empty)
-        self._masked = bool(manifest.mask)
-        types, words = ["token_type_ids"] * self._token_types, ["logits_index", "word_ids"] * self._masked
+        self._has_words = manifest.mask is not None
+        types, words = ["token_type_ids"] * self._token_types, ["logits_index", "word_ids"] * self._has_words
         inputs = ["input_ids", "attention_mask", "prompt", *types, *words]
         check_graph(self._session, path, manifest, self._past, inputs)
 
     def encode_prompt(self, prompt: Floats) -> PromptCache:
-        """Return the keys and values of a prompt ``(l, d)``, or ``(l, layers, d)``, whose rows see only each other."""
+        """Return the keys and values of a prompt ``(l, d)`` or ``(l, layers, d)``, which attends to itself only."""
         no_text = np.zeros((1, 0), np.int64)
         mask = np.ones((1, len(prompt)), np.int64)
         feeds = self._feeds(Batch(no_text, no_text, no_text), mask, prompt[None], self._no_past)
@@ -54,42 +58,42 @@ class OnnxEncoder:
         Args:
             batch: the tokens.
             past: a cache of batch one for all rows, or of the batch's size; None for no prompt.
-            past_mask: which cached rows each text sees, ``(rows, l)``; None for all of them.
+            past_mask: 1 for cached rows that a text attends to, ``(rows, l)``; None for all of them.
 
         Returns:
-            The last hidden state of the text, ``(rows, tokens, d)``.
+            The last hidden states of the text, ``(rows, tokens, d)``.
         """
         return self._hidden(self._text(batch, past, past_mask))
 
     def joint_request(self, batch: Batch, prompt: Floats) -> Floats:
-        """Read text together with its prompt ``(l, d)``, each attending to the other.
+        """Read text together with its prompt ``(l, d)``; both attend to each other.
 
         Returns:
-            The last hidden state of the text, ``(rows, tokens, d)``.
+            The last hidden states of the text, ``(rows, tokens, d)``.
         """
         return self.joint_states(batch, prompt)[:, len(prompt) :]
 
     def joint_states(self, batch: Batch, prompt: Floats) -> Floats:
-        """Return what `joint_request` does with the prompt's rows in front, ``(rows, l + tokens, d)``."""
+        """Return the states of `joint_request` with the prompt's in front, ``(rows, l + tokens, d)``."""
         return self._hidden(self._joint(batch, prompt))
 
-    def words_at(self, batch: Batch, places: Ids, words: Ids, past: PromptCache | None = None) -> Floats:
+    def words_at(self, batch: Batch, positions: Ids, words: Ids, past: PromptCache | None = None) -> Floats:
         """Return the masked-LM logits of some words at one token of each text, under a cached prompt.
 
         Args:
             batch: the tokens.
-            places: which token, ``(rows,)``.
+            positions: position of the token, ``(rows,)``.
             words: token ids, ``(words,)``.
             past: as in `request`.
 
         Returns:
             Logits ``(rows, words)``.
         """
-        return self._words(self._text(batch, past, None), places, words)
+        return self._words(self._text(batch, past, None), positions, words)
 
-    def joint_words_at(self, batch: Batch, places: Ids, words: Ids, prompt: Floats) -> Floats:
-        """Return what `words_at` does, for text that is read together with its prompt ``(l, d)``."""
-        return self._words(self._joint(batch, prompt), places + len(prompt), words)
+    def joint_words_at(self, batch: Batch, positions: Ids, words: Ids, prompt: Floats) -> Floats:
+        """Return the logits of `words_at` for text that is read together with its prompt ``(l, d)``."""
+        return self._words(self._joint(batch, prompt), positions + len(prompt), words)
 
     def _text(self, batch: Batch, past: PromptCache | None, past_mask: Ids | None) -> dict[str, Any]:
         """Return the inputs of a request."""
@@ -111,12 +115,13 @@ class OnnxEncoder:
         feeds: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask, "prompt": prompt, **past}
         if self._token_types:
             feeds["token_type_ids"] = batch.token_type_ids
-        if self._masked:
+        if self._has_words:
             feeds |= {"logits_index": np.zeros((len(mask), 0), np.int64), "word_ids": np.zeros(0, np.int64)}
         return feeds
 
-    def _words(self, feeds: dict[str, Any], places: Ids, words: Ids) -> Floats:
-        logits: Floats = self._session.run(["logits"], feeds | {"logits_index": places[:, None], "word_ids": words})[0]
+    def _words(self, feeds: dict[str, Any], positions: Ids, words: Ids) -> Floats:
+        feeds |= {"logits_index": positions[:, None], "word_ids": words}
+        logits: Floats = self._session.run(["logits"], feeds)[0]
         return logits[:, 0]
 
     def _hidden(self, feeds: dict[str, Any]) -> Floats:

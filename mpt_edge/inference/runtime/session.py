@@ -1,9 +1,10 @@
-"""Opening a graph in ONNX Runtime, with a clear sentence where that fails."""
+"""Opening graphs in ONNX Runtime, with one clear sentence where that fails."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,65 +14,90 @@ import onnxruntime
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.manifest import Manifest
 
-#: Most threads of a request, for each core.
+#: Largest number of threads per core. Threads wait for each other busily, so far more of them never finish.
 _MAX_THREADS_PER_CORE = 8
 
+#: Execution provider unless others are asked for.
+_CPU = "CPUExecutionProvider"
 
-def open_session(path: Path, threads: int = 0) -> Any:
-    """Load a graph on the CPU.
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How ONNX Runtime executes a graph."""
+
+    threads: int | None = None
+    """Threads of one request; None leaves it to ONNX Runtime."""
+    providers: Sequence[str] | None = None
+    """Execution providers by ONNX Runtime's names, the preferred first; None for the CPU."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible options. Raises InputError."""
+        limit = _MAX_THREADS_PER_CORE * (os.cpu_count() or 1)
+        if self.threads is not None and (type(self.threads) is not int or not 0 < self.threads <= limit):
+            raise InputError(f"{self.threads!r} threads are not possible here; pass 1 to {limit}, or none.")
+        if isinstance(self.providers, str) or self.providers == []:
+            raise InputError("the providers are no list of names; pass a list such as ['CPUExecutionProvider'].")
+        available = onnxruntime.get_available_providers()
+        for name in self.providers or ():
+            if name not in available:
+                raise InputError(
+                    f"this ONNX Runtime has no provider {name!r}, only {', '.join(available)}; pass one of these, or "
+                    "install the onnxruntime package that has it."
+                )
+
+
+def open_session(path: Path, options: SessionOptions | None = None) -> Any:
+    """Load a graph.
 
     Args:
         path: the ``.onnx`` file.
-        threads: threads of one request; 0 leaves it to ONNX Runtime.
+        options: threads and execution providers.
 
     Raises:
         CorruptFileError: ONNX Runtime cannot load the file.
-        InputError: ``threads`` is negative, or far more than there are cores.
     """
-    most = _MAX_THREADS_PER_CORE * (os.cpu_count() or 1)
-    if not 0 <= threads <= most:  # threads wait for each other busily, so too many of them never come to an end
-        raise InputError(f"{threads} threads are not possible here; pass 0 (automatic) to {most}.")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options = options or SessionOptions()
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads or 0
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except MemoryError:  # says itself what is wrong
+        return onnxruntime.InferenceSession(os.fspath(path), settings, providers=list(options.providers or [_CPU]))
+    except MemoryError:  # has a sentence of its own
         raise
-    except Exception as error:  # ONNX Runtime raises its own types, which share only Exception
+    except Exception as error:  # ONNX Runtime's own exceptions share only this base
         raise CorruptFileError(f"ONNX Runtime cannot load {path}; export the bundle again.") from error
 
 
 def check_graph(session: Any, path: Path, manifest: Manifest, past: Sequence[str], others: Sequence[str]) -> None:
-    """Hold a graph's inputs against a manifest, so that a mix-up shows at load and not in ONNX Runtime.
+    """Compare a graph's inputs with a manifest, so that a mix-up fails at load and not in ONNX Runtime.
 
     Args:
         session: the graph.
         path: its file.
-        manifest: what it should be.
+        manifest: its description.
         past: all its inputs of keys and values.
-        others: all its other inputs; ``prompt`` is held against the shape of the manifest's prompts.
+        others: all its other inputs; ``prompt`` is compared with the shape of the manifest's prompts.
 
     Raises:
         CorruptFileError: the graph has other inputs, or inputs of other sizes.
     """
-    found = {value.name: list(value.shape) for value in session.get_inputs()}
-    sizes = [[shape[1], shape[3]] for name, shape in found.items() if name in past and len(shape) == 4]
+    shapes = {value.name: list(value.shape) for value in session.get_inputs()}
+    sizes = [[shape[1], shape[3]] for name, shape in shapes.items() if name in past and len(shape) == 4]
     fits = (
-        set(found) == {*past, *others}
+        set(shapes) == {*past, *others}
         and sizes == [[manifest.heads, manifest.head_size]] * len(past)
-        and ("prompt" not in others or found["prompt"][2:] == list(manifest.prompt_shape(0)[1:]))
+        and ("prompt" not in others or shapes["prompt"][2:] == list(manifest.prompt_shape(0)[1:]))
     )
     if not fits:
-        raise not_described(path)
+        raise graph_mismatch(path)
 
 
-def not_described(path: Path) -> CorruptFileError:
-    """Return what is raised where a graph and its manifest do not belong together."""
+def graph_mismatch(path: Path) -> CorruptFileError:
+    """Return the error for a graph that does not belong to its manifest."""
     return CorruptFileError(f"{path} is not the graph that the manifest describes; export the bundle again.")
 
 
 def ort_value(array: np.ndarray[Any, Any]) -> Any:
-    """Return an array as ONNX Runtime's own value, which a run takes and gives back without a copy to Python."""
+    """Return an array as ONNX Runtime's own value, which runs take and return without a copy."""
     return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))

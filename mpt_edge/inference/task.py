@@ -1,0 +1,116 @@
+"""One selected task, as apps call it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar, Unpack, cast, overload
+
+from mpt_edge._arrays import Floats
+from mpt_edge.formats.generation_options import GenerationKwargs
+from mpt_edge.inference.answers import Answer, Stream
+from mpt_edge.inference.heads.base import SelectedTask
+from mpt_edge.inference.text import Text
+
+if TYPE_CHECKING:
+    from mpt_edge.inference.model import Model
+
+A = TypeVar("A", bound=Answer)
+
+#: A list of texts, or of pairs of texts.
+Texts = list[Text] | list[str] | list[tuple[str, str]]
+
+
+class Task(Generic[A]):
+    """One selected task. Call it with a text, a pair of texts, or a list of either.
+
+    >>> model = mpt_edge.load("models/minilm-l6")
+    >>> sst2 = model.task("sst2")
+    >>> sst2("a gorgeous, witty film").label
+    'positive'
+    >>> [answer.label for answer in sst2(["a dull film", "a witty film"])]
+    ['negative', 'positive']
+    >>> sst2.embed(["a dull film"]).shape
+    (1, 384)
+    """
+
+    def __init__(self, model: Model, selected: SelectedTask) -> None:
+        """Use `Model.task` or `Model.add_task` instead."""
+        self._model = model
+        self._selected = selected
+        self.file = selected.file
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.file.name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Possible labels; empty for tasks without."""
+        return self.file.labels
+
+    @property
+    def max_length(self) -> int:
+        """Maximum input length in tokens. Longer inputs are truncated, and their answers say so."""
+        return self._model._max_length(self._selected)
+
+    @property
+    def prompt(self) -> Floats:
+        """The composed prompt, float32, ``(l, d)``, or ``(l, layers, d)`` where it enters all layers."""
+        return self._selected.prompt
+
+    @overload
+    def __call__(self, text: Text, **options: Unpack[GenerationKwargs]) -> A: ...
+    @overload
+    def __call__(self, text: Texts, **options: Unpack[GenerationKwargs]) -> list[A]: ...
+    def __call__(self, text: Text | Texts, **options: Unpack[GenerationKwargs]) -> A | list[A]:
+        """Answer one text, or each of a list of texts, in order.
+
+        Args:
+            text: the input.
+            options: options for text generation; see `mpt_edge.GenerationOptions`.
+
+        Raises:
+            InputError: a text is empty or not of the task's kind, or an option cannot be used.
+        """
+        texts = text if isinstance(text, list) else [text]
+        answers = cast("list[A]", self._model._run(texts, self._selected, options))
+        return answers if isinstance(text, list) else answers[0]
+
+    def stream(self, text: Text, **options: Unpack[GenerationKwargs]) -> Stream:
+        """Generate a text piece by piece; pieces are whole characters.
+
+        Raises:
+            InputError: the text or an option cannot be used, or the task generates no text.
+        """
+        return self._model._stream(text, self._selected, options)
+
+    def embed(self, texts: Text | Texts, *, normalize: bool = True) -> Floats:
+        """Return the embeddings of texts read under the task's prompt.
+
+        Args:
+            texts: a text, or a list of texts.
+            normalize: scale each vector to length one.
+
+        Returns:
+            Pooled hidden states ``(n, d)``, float32; ``(d,)`` for a single text.
+
+        Raises:
+            InputError: a text cannot be read, or the model is no encoder.
+        """
+        return self._model._embed(texts, self._selected, normalize=normalize)
+
+    def scores(self, texts: Texts) -> list[Floats]:
+        """Return the raw scores that answers are made of, before any softmax.
+
+        Returns:
+            For each text, cosine similarities or logits ``(labels,)``; logits ``(tokens, labels)`` or ``(tokens, 2)``
+            of a head on every token, special tokens included; or the embedding ``(d,)``.
+
+        Raises:
+            InputError: a text cannot be read, or the model is no encoder.
+        """
+        return self._model._scores(texts, self._selected)
+
+    def __repr__(self) -> str:
+        """Show name, head type and number of labels."""
+        return f"Task({self.name!r}, {self.file.head_type}, {len(self.labels)} labels)"
