@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, Unpack, cast, overload
 from mpt_edge._arrays import Floats
 from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.inference.answers import Answer, Stream
-from mpt_edge.inference.heads.base import SelectedTask
+from mpt_edge.inference.heads.base import Head, SelectedTask
 from mpt_edge.inference.text import Text
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ class Task(Generic[A]):
     def name(self) -> str:
         """Name of the task."""
         return self.file.name
+
+    @property
+    def head(self) -> Head:
+        """The prepared head; see `mpt_edge.inference.heads`."""
+        return self._selected.head
 
     @property
     def labels(self) -> tuple[str, ...]:
