@@ -93,9 +93,7 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum rows in one run of the model.")] = 32,
     threads: Threads = None,
     precision: PrecisionOption = None,
-    on_error: Annotated[
-        OnError, typer.Option(help="Stop at a row that cannot be answered, or skip it.")
-    ] = OnError.STOP,
+    on_error: Annotated[OnError, typer.Option(help="At a row without an answer, stop or skip it.")] = OnError.STOP,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
     max_new_tokens: generation.MaxNewTokens = None,
     temperature: generation.Temperature = None,

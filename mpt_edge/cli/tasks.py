@@ -152,7 +152,7 @@ def _self_test(model: Model, file: TaskFile, tolerance: float) -> None:
             score = float(example["log_likelihood"])
             answered, confidence = label, model.log_likelihood(given, file.name, label)
         else:
-            (answer,) = model.run([given], file.name, answers=Answer)
+            answer: Answer = model.run([given], file.name)[0]
             answered, confidence = answer.summary, answer.confidence or 0.0
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptFileError(

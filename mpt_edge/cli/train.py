@@ -68,9 +68,7 @@ PrecisionOption = Annotated[
 ]
 GradientCheckpointing = Annotated[
     bool,
-    typer.Option(
-        "--gradient-checkpointing", help="Recompute activations in the backward pass: less memory, more time."
-    ),
+    typer.Option("--gradient-checkpointing", help="Recompute activations when needed: less memory, more time."),
 ]
 Distill = Annotated[float, typer.Option(min=0.0, help="Distillation weight λ; 0 uses no teachers.")]
 DistillTemperature = Annotated[float, typer.Option(min=0.01, help="Temperature T of the distillation.")]
@@ -85,13 +83,11 @@ def source(
     data: Data = Path(),
     backbone: Backbone = "minilm-l6",
     name: Annotated[str, typer.Option(help="Name of the shared prompt.")] = "mpt",
-    length: Annotated[
-        int, typer.Option("--prompt-length", "-l", min=1, help="Virtual tokens of the shared prompt.")
-    ] = 100,
+    length: Annotated[int, typer.Option("--prompt-length", "-l", min=1, help="Virtual tokens of the prompt.")] = 100,
     layout: Annotated[
         Layout,
         typer.Option(
-            help="prefix: the prompt does not attend to the text and is cached; joint: both attend to each other."
+            help="prefix: the prompt is cached, since it attends to no text; joint: both attend to each other."
         ),
     ] = Layout.PREFIX,
     position: Annotated[
@@ -179,8 +175,8 @@ def target(
     init: Annotated[
         str,
         typer.Option(
-            help="Initialization of u and v: average of the source tasks; nearest, the source task with the lowest loss "
-            "on your examples; ones; or a task's name."
+            help="Initialization of u and v: average of the source tasks; nearest, the source task with the "
+            "lowest loss on your examples; ones; or a task's name."
         ),
     ] = "average",
     teacher: Annotated[
