@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, Unpack, cast, overload
 
 from mpt_edge._arrays import Floats
 from mpt_edge.formats.generation_options import GenerationKwargs
@@ -119,3 +119,7 @@ class Task(Generic[A]):
     def __repr__(self) -> str:
         """Show name, head type and number of labels."""
         return f"Task({self.name!r}, {self.file.head_type}, {len(self.labels)} labels)"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse pickling and copying: a process loads its own model. Raises TypeError."""
+        raise TypeError("a task of a loaded model cannot be pickled or copied; call mpt_edge.load in each process.")
