@@ -3,32 +3,33 @@
 ::
 
     MptEdgeError
-    ├── BundleNotFoundError   (FileNotFoundError)   no bundle where one was looked for
+    ├── BundleNotFoundError   (FileNotFoundError)   no bundle in a folder
     ├── CorruptFileError      (ValueError)          a file is missing, damaged or malformed
     ├── MismatchError         (ValueError)          made for another backbone, tokenizer or prompt
     ├── UnknownTaskError      (LookupError)         no such task in the bundle
     ├── InputError            (ValueError)          text, rows or options that cannot be used
     ├── UnsupportedModelError (ValueError)          an architecture that cannot carry a prompt
     ├── ParityError           (ValueError)          the exported graph disagrees with PyTorch
-    ├── TrainingError         (RuntimeError)        training went wrong and says where
+    ├── TrainingError         (RuntimeError)        training failed at a named step
     └── MissingExtraError     (ImportError)         an optional dependency is not installed
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class MptEdgeError(Exception):
-    """Base of all errors raised on purpose by mpt-edge."""
+    """Base of all errors raised on purpose by mpt-edge. All of them can be pickled."""
 
 
 class BundleNotFoundError(MptEdgeError, FileNotFoundError):
-    """No bundle lies where one was looked for."""
+    """No bundle in a folder."""
 
 
 class CorruptFileError(MptEdgeError, ValueError):
-    """A file is missing, damaged, or not in the format it should have."""
+    """A file is missing, damaged, or in another format."""
 
 
 class MismatchError(MptEdgeError, ValueError):
@@ -36,11 +37,11 @@ class MismatchError(MptEdgeError, ValueError):
 
 
 class UnknownTaskError(MptEdgeError, LookupError):
-    """The bundle holds no task of that name."""
+    """The bundle has no task of that name."""
 
     def __init__(self, name: str, known: Iterable[str], where: str) -> None:
-        """Name the nearest known task, or list what there is."""
-        import difflib  # here, since it takes longer to import than the whole rest of this module
+        """Suggest the nearest known task, or list all of them."""
+        import difflib  # imported here: it takes longer than the rest of this module
 
         names = sorted(known)
         near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
@@ -51,7 +52,11 @@ class UnknownTaskError(MptEdgeError, LookupError):
         else:
             hint = "it has no tasks; add one with `mpt-edge tasks install FILE`."
         super().__init__(f"no task {name!r} in {where}; {hint}")
-        self.name = name
+        self.name, self._known, self._where = name, names, where
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor, not the message."""
+        return type(self), (self.name, self._known, self._where)
 
 
 class InputError(MptEdgeError, ValueError):
@@ -59,7 +64,7 @@ class InputError(MptEdgeError, ValueError):
 
 
 class UnsupportedModelError(MptEdgeError, ValueError):
-    """The architecture cannot carry a prompt here."""
+    """The architecture cannot carry a prompt."""
 
 
 class ParityError(MptEdgeError, ValueError):
@@ -67,14 +72,19 @@ class ParityError(MptEdgeError, ValueError):
 
 
 class TrainingError(MptEdgeError, RuntimeError):
-    """Training went wrong; the message says at which step and task."""
+    """Training failed; the message names the step and the task."""
 
 
 class MissingExtraError(MptEdgeError, ImportError):
-    """An optional dependency is missing; the message is the command that brings it."""
+    """An optional dependency is missing; the message is the command that installs it."""
 
     def __init__(self, module: str, extra: str) -> None:
         """Build the `pip install` line from the extra's name."""
         super().__init__(
             f"{module} is not installed; run: pip install 'mpt-edge[{extra}]' (in a clone: pip install '.[{extra}]')"
         )
+        self._arguments = module, extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor, not the message."""
+        return type(self), self._arguments

@@ -1,4 +1,4 @@
-"""The `mpt-edge` command: one file a command, heavy imports inside the commands that need them."""
+"""The `mpt-edge` command: one file a command, with heavy imports inside the commands that need them."""
 
 from mpt_edge.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The command's frame: subcommands, and one clear sentence for every error a user can cause."""
+"""Entry point of the command: subcommands, and one clear sentence for every error a user can cause."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import mpt_edge
 from mpt_edge.cli import bench, export, peft, run, tasks, train
 from mpt_edge.errors import MptEdgeError
 
-# typer carries a click of its own in newer versions, so click's base error is reached through typer.
+# Newer versions of typer carry a click of their own, so click's base error is reached through typer.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-#: Exit status behind Ctrl-C.
+#: Exit status after Ctrl-C.
 _INTERRUPTED = 130
 
 app = typer.Typer(
@@ -35,8 +35,8 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(train.app, name="train")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(mpt_edge.__version__)
         raise typer.Exit
 
@@ -52,8 +52,8 @@ def _root(
 
 
 def main() -> None:
-    """Run the command; exit 1 on an error of ours, 2 on wrong usage, 130 on Ctrl-C."""
-    arguments, debug = _without_debug(sys.argv[1:])
+    """Run the command. Exit with 1 on an error of ours, 2 on wrong usage, 130 on Ctrl-C."""
+    arguments, debug = _extract_debug(sys.argv[1:])
     if sys.stdout is None:  # the caller has closed it
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
     stdout = sys.stdout
@@ -66,20 +66,20 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        _leave_quietly(stdout)
-    except SystemExit as error:  # no command of ours exits so: typer or rich has seen the broken pipe
+        _exit_quietly(stdout)
+    except SystemExit as error:  # typer or rich has seen the broken pipe; no command of ours exits so
         if error.code != 1:
             raise
-        _leave_quietly(stdout)
+        _exit_quietly(stdout)
     except (MptEdgeError, MemoryError, OSError) as error:
         _fail(_sentence(error), 1, debug)
-    if status == _INTERRUPTED:  # which typer returns for Ctrl-C
+    if status == _INTERRUPTED:  # typer's return value for Ctrl-C
         _fail("interrupted.", _INTERRUPTED, debug)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
-    """Take ``--debug``, which may stand behind a subcommand too, out of the arguments in front of a ``--``."""
+def _extract_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """Remove ``--debug`` from the arguments before a ``--``; it may follow a subcommand too."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     kept = [argument for argument in arguments[:end] if argument != "--debug"]
     return kept + arguments[end:], len(kept) < end
@@ -94,8 +94,8 @@ def _sentence(error: Exception) -> str:
     return "out of memory; lower the batch size or the prompt length."
 
 
-def _leave_quietly(stdout: TextIO) -> NoReturn:
-    """End where the reader went away (`| head`): that is no error, but Python must not flush into the pipe again."""
+def _exit_quietly(stdout: TextIO) -> NoReturn:
+    """Exit after the reader left (`| head`), which is no error. Python must not flush into the pipe again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
     sys.exit(0)
 

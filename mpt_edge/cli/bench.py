@@ -1,4 +1,4 @@
-"""`mpt-edge bench`: what this bundle weighs and costs on this machine."""
+"""`mpt-edge bench`: size, latency and memory of a bundle on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mpt_edge.cli.options import BundleFolder, Precision
+from mpt_edge.cli.options import BundleFolder, PrecisionOption
 from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.inference.encoder_model import EncoderModel
@@ -26,6 +26,7 @@ from mpt_edge.inference.loading import default_bundle, open_model
 from mpt_edge.inference.model import Model
 from mpt_edge.inference.runtime.decoding import OnnxGenerator
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
+from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.inference.text import Batch
 
 EPILOG = """
@@ -35,7 +36,7 @@ mpt-edge bench
 
 mpt-edge bench --bundle bundles/app --tokens 64 --threads 2 --json
 
-Let nothing else run meanwhile: on a busy machine times and ratios are unsteady.
+Run nothing else meanwhile: on a busy machine, times and ratios are unsteady.
 """
 
 
@@ -43,50 +44,50 @@ def bench(
     bundle: BundleFolder = None,
     tokens: Annotated[int, typer.Option(min=1, help="Length of the text, in tokens.")] = 16,
     length: Annotated[
-        int, typer.Option("--length", "-l", min=1, help="Rows of the random prompt that is timed.")
+        int, typer.Option("--prompt-length", "-l", min=1, help="Virtual tokens of the random prompt to time.")
     ] = 100,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of one request; 0 is automatic.")] = 1,
-    precision: Precision = "",
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write, where the model writes.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of one request.")] = 1,
+    precision: PrecisionOption = None,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate, for generative models.")] = 32,
     repeats: Annotated[int, typer.Option(min=3, help="Timed runs of each call; the median is reported.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure size, load, selection, request and memory; the calls are timed in turn, in one run."""
+    """Measure size, load, selection, request and memory; calls are timed in turn, in one run."""
     opened = Bundle.open(bundle or default_bundle())
     _check_room(opened, tokens, length, new_tokens)
     started = time.perf_counter()
-    model = open_model(opened, precision=precision, threads=threads)
-    figures: dict[str, Any] = {
+    model = open_model(opened, precision=precision, options=SessionOptions(threads=threads))
+    metrics: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, ONNX Runtime {onnxruntime.__version__}",
         "threads": threads,
-        "precision": precision or opened.precisions[0],
+        "precision": opened.choose_precision(precision),
         "tokens": tokens,
-        "prompt_rows": length,
+        "prompt_length": length,
         "load_ms": 1e3 * (time.perf_counter() - started),
         "model_bytes": sum(opened.manifest.files[name]["size"] for name in opened.graph_files(precision)),
         "largest_task_bytes": max(map(opened.task_bytes, opened.task_names), default=0),
     }
-    figures |= _selection(model, opened)
+    metrics |= _selection(model, opened)
     if isinstance(model, GenerativeModel):
-        figures |= {"new_tokens": new_tokens} | _writing(model.backbone, tokens, length, new_tokens, repeats)
+        metrics |= {"new_tokens": new_tokens} | _generation(model.backbone, tokens, length, new_tokens, repeats)
     elif isinstance(model, EncoderModel):
-        figures |= _requests(model.backbone, tokens, length, repeats)
-    figures |= _peak_memory()
+        metrics |= _requests(model.backbone, tokens, length, repeats)
+    metrics |= _peak_memory()
     if as_json:
-        typer.echo(json.dumps(figures))
+        typer.echo(json.dumps(metrics))
     else:
-        _print(figures)
+        _print(metrics)
 
 
 def _check_room(opened: Bundle, tokens: int, length: int, new_tokens: int) -> None:
-    """Refuse sizes that the backbone has no room for. Raises InputError."""
-    writes, most = opened.manifest.generation, opened.manifest.max_length
-    if writes is None and tokens > most:
-        raise InputError(f"{tokens} tokens are more than the {most} that this backbone reads; lower --tokens.")
-    if writes is not None and tokens + length + new_tokens > writes.context:
+    """Refuse sizes beyond the backbone's limits. Raises InputError."""
+    generation, limit = opened.manifest.generation, opened.manifest.max_length
+    if generation is None and tokens > limit:
+        raise InputError(f"{tokens} tokens are more than the {limit} that this backbone reads; lower --tokens.")
+    if generation is not None and tokens + length + new_tokens > generation.context:
         raise InputError(
-            f"{tokens} tokens, {length} prompt rows and {new_tokens} new tokens do not fit into the {writes.context} "
-            "that this backbone reads; lower --tokens, --length or --new-tokens."
+            f"{tokens} tokens, {length} virtual tokens and {new_tokens} new tokens do not fit into the "
+            f"{generation.context} that this backbone reads; lower --tokens, --prompt-length or --new-tokens."
         )
 
 
@@ -100,17 +101,17 @@ def _selection(model: Model, bundle: Bundle) -> dict[str, float]:
 
 
 def _requests(backbone: OnnxEncoder, tokens: int, length: int, repeats: int) -> dict[str, float]:
-    """Time one text with no prompt, under a cached prompt and with a joint prompt, in turn."""
+    """Time one text without a prompt, under a cached prompt and with a joint prompt, in turn."""
     rng = np.random.default_rng(0)
     prompt = rng.standard_normal(backbone.prompt_shape(length)).astype(np.float32)
-    ids = rng.integers(0, 100, (1, tokens))  # every vocabulary has these; the time is the same for all
+    ids = rng.integers(0, 100, (1, tokens))  # every vocabulary has these ids
     batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
     cache = backbone.encode_prompt(prompt)
     calls: dict[str, Callable[[], object]] = {
         "none": lambda: backbone.request(batch),
         "prefix": lambda: backbone.request(batch, cache),
     }
-    if prompt.ndim == 2:  # rows for every layer are never changed by a text, so there is one layout
+    if prompt.ndim == 2:  # a prompt for all layers has no joint layout
         calls["joint"] = lambda: backbone.joint_request(batch, prompt)
     for call in calls.values():
         for _ in range(3):
@@ -125,8 +126,8 @@ def _requests(backbone: OnnxEncoder, tokens: int, length: int, repeats: int) -> 
     }
 
 
-def _writing(backbone: OnnxGenerator, tokens: int, length: int, new_tokens: int, repeats: int) -> dict[str, float]:
-    """Time the first token and the ones behind it, with no prompt and under a cached one, in turn."""
+def _generation(backbone: OnnxGenerator, tokens: int, length: int, new_tokens: int, repeats: int) -> dict[str, float]:
+    """Time the first token and the following ones, without a prompt and under a cached one, in turn."""
     rng = np.random.default_rng(0)
     prompt = 0.1 * rng.standard_normal(backbone.prompt_shape(length)).astype(np.float32)
     ids = rng.integers(0, 100, (1, tokens))
@@ -153,7 +154,7 @@ def _writing(backbone: OnnxGenerator, tokens: int, length: int, new_tokens: int,
 
 
 def _peak_memory() -> dict[str, float]:
-    """Return what this process held at most; nothing where the system does not tell, as on Windows."""
+    """Return the peak memory of this process; nothing on systems that do not report it, such as Windows."""
     try:
         import resource
     except ImportError:
@@ -169,33 +170,33 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _print(figures: dict[str, Any]) -> None:
+def _print(metrics: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("model file", f"{figures['model_bytes'] / 1e6:.1f} MB")
-    table.add_row("largest task file", f"{figures['largest_task_bytes']:,} bytes")
-    table.add_row("load", f"{figures['load_ms']:.0f} ms")
-    if "select_ms" in figures:
-        table.add_row("select a task, first time", f"{figures['select_ms']:.1f} ms")
-        table.add_row("switch to a selected task", f"{figures['switch_us']:.1f} µs")
-    if "request_none_ms" in figures:
-        table.add_row("request, no prompt", f"{figures['request_none_ms']:.2f} ms")
-        table.add_row("request, prefix", f"{figures['request_prefix_ms']:.2f} ms  ({figures['prefix_ratio']:.2f} x)")
-    if "request_joint_ms" in figures:
-        table.add_row("request, joint", f"{figures['request_joint_ms']:.2f} ms  ({figures['joint_ratio']:.2f} x)")
+    table.add_row("model file", f"{metrics['model_bytes'] / 1e6:.1f} MB")
+    table.add_row("largest task file", f"{metrics['largest_task_bytes']:,} bytes")
+    table.add_row("load", f"{metrics['load_ms']:.0f} ms")
+    if "select_ms" in metrics:
+        table.add_row("select a task, first time", f"{metrics['select_ms']:.1f} ms")
+        table.add_row("switch to a selected task", f"{metrics['switch_us']:.1f} µs")
+    if "request_none_ms" in metrics:
+        table.add_row("request, no prompt", f"{metrics['request_none_ms']:.2f} ms")
+        table.add_row("request, prefix", f"{metrics['request_prefix_ms']:.2f} ms  ({metrics['prefix_ratio']:.2f} x)")
+    if "request_joint_ms" in metrics:
+        table.add_row("request, joint", f"{metrics['request_joint_ms']:.2f} ms  ({metrics['joint_ratio']:.2f} x)")
     for name, words in (("none", "no prompt"), ("prefix", "with its prompt")):
-        if f"first_token_{name}_ms" in figures:
-            table.add_row(f"first token, {words}", f"{figures[f'first_token_{name}_ms']:.2f} ms")
-        if f"tokens_per_second_{name}" in figures:
-            table.add_row(f"further tokens, {words}", f"{figures[f'tokens_per_second_{name}']:.0f} a second")
-    if "new_tokens" in figures:
-        table.add_row("the prompt's price", f"{figures['prefix_ratio']:.2f} x for {figures['new_tokens']} tokens")
-    if "peak_memory_mb" in figures:
-        table.add_row("peak memory", f"{figures['peak_memory_mb']:.0f} MB")
+        if f"first_token_{name}_ms" in metrics:
+            table.add_row(f"first token, {words}", f"{metrics[f'first_token_{name}_ms']:.2f} ms")
+        if f"tokens_per_second_{name}" in metrics:
+            table.add_row(f"further tokens, {words}", f"{metrics[f'tokens_per_second_{name}']:.0f} a second")
+    if "new_tokens" in metrics:
+        table.add_row("cost of the prompt", f"{metrics['prefix_ratio']:.2f} x for {metrics['new_tokens']} tokens")
+    if "peak_memory_mb" in metrics:
+        table.add_row("peak memory", f"{metrics['peak_memory_mb']:.0f} MB")
     console = Console()
     console.print(table)
     console.print(
-        f"one text of {figures['tokens']} tokens, {figures['prompt_rows']} prompt rows, "
-        f"{figures['precision']}, {figures['threads']} thread(s), medians; {figures['machine']}",
+        f"one text of {metrics['tokens']} tokens, {metrics['prompt_length']} virtual tokens, "
+        f"{metrics['precision']}, {metrics['threads']} thread(s), medians; {metrics['machine']}",
         highlight=False,
         soft_wrap=True,
     )

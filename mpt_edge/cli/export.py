@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mpt_edge._extras import require
+from mpt_edge.formats.manifest import Precision
 from mpt_edge.inference.loading import cache_bundle
 
 EPILOG = """
@@ -21,10 +22,10 @@ mpt-edge export minilm-l6 --vectors runs/source --vectors runs/target --output b
 
 
 class GraphPrecision(StrEnum):
-    """Which graphs a bundle gets."""
+    """Graphs of a bundle."""
 
-    FLOAT32 = "float32"
-    INT8 = "int8"
+    FLOAT32 = Precision.FLOAT32.value
+    INT8 = Precision.INT8.value
     BOTH = "both"
 
 
@@ -41,12 +42,17 @@ def export(
     precision: Annotated[
         GraphPrecision, typer.Option(help="Weights of the graph; int8 is a quarter of the size.")
     ] = GraphPrecision.FLOAT32,
-    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Export a frozen backbone to ONNX, with its shared prompts and tasks."""
     require("export", "torch", "transformers", "onnx", "onnxscript", "onnx_ir", "optimum.exporters.tasks")
     from mpt_edge_export.command import export_command
 
     export_command(
-        backbone, output or cache_bundle(), vectors or [], revision=revision, force=force, precision=precision.value
+        backbone,
+        output or cache_bundle(),
+        vectors or [],
+        revision=revision,
+        force=force,
+        precision=precision.value,
     )

@@ -1,4 +1,4 @@
-"""GenerationKwargs that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from mpt_edge.formats.manifest import Precision
+
 BundleFolder = Annotated[
     Path | None,
     typer.Option("--bundle", "-b", help="The bundle's folder.", show_default="$MPT_EDGE_BUNDLE, models/minilm-l6, ..."),
 ]
 
-Precision = Annotated[
-    str,
-    typer.Option(
-        metavar="float32|int8", help="Which graph to use, where the bundle has both.", show_default="float32 if there"
-    ),
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option("--precision", help="Graph to use, if the bundle has both.", show_default="float32, if there"),
 ]
+
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of one request.", show_default="automatic")]

@@ -1,4 +1,4 @@
-"""Where answers go: JSON lines on standard output or in a file."""
+"""JSON lines on standard output or in a file."""
 
 from __future__ import annotations
 
@@ -9,46 +9,45 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from mpt_edge.cli.rows import Row
-from mpt_edge.inference.answers import Prediction
+from mpt_edge.cli.rows import InputRow
+from mpt_edge.inference.answers import Answer
 
-#: What the name of a file ends in while answers are still to come.
+#: Suffix of a file while answers are still to come.
 PART = ".part"
 
 
 class JsonLines:
-    """Writes one JSON object a line for each answer.
+    """Writer of one JSON object per answer.
 
     Attributes:
-        rows: how many were written.
+        rows: number of rows written.
     """
 
     def __init__(self, file: TextIO, *, numbered: bool) -> None:
-        """Write to an open file; ``numbered`` names each row's line."""
+        """Write to an open file; ``numbered`` adds each row's line."""
         self.rows = 0
         self._file, self._numbered = file, numbered
         self._ascii = not (file.encoding or "").lower().replace("-", "").startswith("utf8")
 
-    def __call__(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> None:
-        """Write the answers to some rows, and hand them to the system at once."""
-        with _named(str(getattr(self._file, "name", ""))):
-            for row, found in zip(rows, predictions, strict=True):
+    def __call__(self, rows: Sequence[InputRow], answers: Sequence[Answer]) -> None:
+        """Write the answers to some rows, and flush them."""
+        with _error_names(str(getattr(self._file, "name", ""))):
+            for row, answer in zip(rows, answers, strict=True):
                 first, second = (row.text, None) if isinstance(row.text, str) else row.text
                 given = {"text": first, "text_pair": second, "line": row.number if self._numbered else None}
-                entries = found.to_dict() | given
-                kept = {key: value for key, value in entries.items() if value is not None}
-                self._file.write(json.dumps(kept, ensure_ascii=self._ascii) + "\n")
+                entries = {key: value for key, value in (answer.to_dict() | given).items() if value is not None}
+                self._file.write(json.dumps(entries, ensure_ascii=self._ascii) + "\n")
             self._file.flush()
         self.rows += len(rows)
 
 
 @contextmanager
 def answers_in(output: Path, *, numbered: bool) -> Iterator[JsonLines]:
-    """Write answers to a file, which takes the place of what is there once all are written.
+    """Write answers to a file, which replaces an older one once all are written.
 
-    Where the run ends before, what was there stays, and what was written lies beside it.
+    If the run ends before, the older file stays, and the answers so far lie beside it.
     """
-    if output.exists() and not output.is_file():  # a device or a pipe: nothing can take its place
+    if output.exists() and not output.is_file():  # a device or a pipe cannot be replaced
         with _opened(output) as file:
             yield JsonLines(file, numbered=numbered)
         return
@@ -64,18 +63,18 @@ def answers_in(output: Path, *, numbered: bool) -> Iterator[JsonLines]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
-    """Open a file to write, and name it too where what is left to write cannot be."""
+    """Open a file for writing; an error while closing it names it too."""
     file = path.open("w", encoding="utf-8", newline="\n")
     try:
         yield file
     finally:
-        with _named(str(path)):
+        with _error_names(str(path)):
             file.close()
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Name the file of an error that has none, as that of a full disk."""
+def _error_names(name: str) -> Iterator[None]:
+    """Name the file in an error that has no name, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -85,17 +84,17 @@ def _named(name: str) -> Iterator[None]:
 
 @contextmanager
 def _kept(part: Path) -> Iterator[None]:
-    """Say where answers are if the run ends before its time; leave no empty file."""
+    """Name the file with the answers so far if the run fails; leave no empty file."""
     try:
         yield
     except BaseException:  # Ctrl-C too
         if part.is_file() and part.stat().st_size:
-            note(f"what was answered before is in {part}.")
+            note(f"the answers so far are in {part}.")
         else:
             part.unlink(missing_ok=True)
         raise
 
 
 def note(message: str) -> None:
-    """Say something that is no answer."""
+    """Print a message that is no answer."""
     print(f"mpt-edge: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`mpt-edge import`: what others trained becomes prompts and tasks."""
+"""`mpt-edge import peft` and `mpt-edge export-peft`: adapters become tasks, and tasks become adapters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from mpt_edge._extras import require
 from mpt_edge.cli.options import BundleFolder
 from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference.loading import default_bundle
 
 EPILOG = """
@@ -22,16 +23,16 @@ mpt-edge import peft reviews --backbone my-bert --task film=0 --task book=2 --la
 mpt-edge import peft owner/adapter --backbone owner/base-model --output vectors   (all task ids, from the hub)
 """
 
-app = typer.Typer(help="Turn what was trained with other libraries into prompts and tasks.", no_args_is_help=True)
+app = typer.Typer(help="Import prompts and tasks that other libraries trained.", no_args_is_help=True)
 
 
 @app.callback()
 def _imports() -> None:
-    """Turn what was trained with other libraries into prompts and tasks."""
+    """Import prompts and tasks that other libraries trained."""
 
 
-@app.command(epilog=EPILOG)
-def peft(
+@app.command("peft", epilog=EPILOG)
+def import_peft(
     adapter: Annotated[str, typer.Argument(help="Folder or hub id of a PEFT adapter.", show_default=False)],
     backbone: Annotated[str, typer.Option(help="Its base model: minilm-l6, a local folder, or a hub id.")],
     output: Annotated[
@@ -40,19 +41,19 @@ def peft(
     task: Annotated[
         list[str] | None, typer.Option(help="NAME=ID of a task id to import; repeatable.", show_default="all ids")
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the shared prompt.", show_default="the adapter's")] = "",
+    name: Annotated[str | None, typer.Option(help="Name of the shared prompt.", show_default="the adapter's")] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Names of the head's labels, in order; or the texts a model that generates chooses from."),
+        typer.Option(help="Label of the head, in order; or a text that a generative model chooses from. Repeatable."),
     ] = None,
     pair: Annotated[bool, typer.Option("--pair", help="The tasks read pairs of texts.")] = False,
     max_length: Annotated[
-        int, typer.Option(min=3, help="Longest text in tokens; longer ones are cut, and the answer says so.")
+        int, typer.Option(min=3, help="Maximum input length in tokens; longer texts are truncated.")
     ] = 128,
     max_new_tokens: Annotated[
-        int, typer.Option(min=0, help="Longest text to write, in tokens; 0 for the default, 64.")
-    ] = 0,
-    license: Annotated[str, typer.Option(help="License of the data it was trained on.")] = "",
+        int | None, typer.Option(min=1, help="Maximum tokens of generated text.", show_default="64")
+    ] = None,
+    license: Annotated[str | None, typer.Option(help="License of the training data.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a hub adapter.")] = None,
 ) -> None:
     """Import multitask prompt tuning or plain prompt tuning from PEFT, bit for bit."""
@@ -64,7 +65,7 @@ def peft(
         tasks=task_names(task or []),
         name=name,
         labels=tuple(label or ()),
-        kind="pair" if pair else "classification",
+        inputs=Inputs.PAIR if pair else Inputs.TEXT,
         max_length=max_length,
         max_new_tokens=max_new_tokens,
         license=license,
@@ -72,9 +73,9 @@ def peft(
     imported = import_command(adapter, backbone, output, options, revision=revision)
     for warning in imported.warnings:
         typer.echo(f"mpt-edge: {warning}", err=True)
-    table = Table("task", "id", "readout", "labels", "made of", box=None, pad_edge=False)
+    table = Table("task", "id", "head type", "labels", "contents", box=None, pad_edge=False)
     for file in imported.tasks:
-        table.add_row(file.name, str(file.training["task_id"]), file.readout, str(len(file.labels)), file.carries)
+        table.add_row(file.name, str(file.training["task_id"]), file.head_type, str(len(file.labels)), file.contents)
     Console().print(table)
     typer.echo(f"written to {output}")
 
@@ -82,14 +83,16 @@ def peft(
 def export_peft(
     task: Annotated[
         list[str],
-        typer.Option(help="A task to export; repeatable, their order gives the task ids.", show_default=False),
+        typer.Option(help="A task to export; repeatable. Their order gives the task ids.", show_default=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The adapter's folder.")],
     bundle: BundleFolder = None,
     fold: Annotated[
         bool, typer.Option("--fold", help="Write each task's composed prompt as plain prompt tuning.")
     ] = False,
-    base_model: Annotated[str, typer.Option(help="What PEFT loads the base model by.")] = "",
+    base_model: Annotated[
+        str | None, typer.Option(help="Name by which PEFT loads the base model.", show_default="the backbone's id")
+    ] = None,
 ) -> None:
     """Write tasks as a PEFT adapter, multitask or folded into plain prompt tuning."""
     require("export", "torch", "transformers")

@@ -1,7 +1,7 @@
-"""Rows of input, one at a time: from arguments, text, JSON lines or CSV.
+"""Input rows, one at a time: from arguments, text, JSON lines or CSV.
 
 Files are read line by line, so a million lines need no more memory than one. A row that cannot be
-used comes out as a `BadRow` in its place, and reading goes on behind it.
+read becomes a `BadRow` in its place, and reading continues.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 from mpt_edge.errors import InputError
 from mpt_edge.inference.text import Text
 
-#: Longest line, in bytes, and longest CSV cell, in characters; no task reads a thousandth of it.
+#: Size limit of a line in bytes, and of a CSV cell in characters. No task reads a thousandth of it.
 MAX_LINE = 16 << 20
 
-#: The name of rows that come from there.
+#: Name of rows from standard input.
 STDIN = "standard input"
 
 _PAIR = "text_pair"
@@ -28,7 +28,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Format(StrEnum):
-    """How rows are written."""
+    """Format of rows."""
 
     JSONL = "jsonl"
     CSV = "csv"
@@ -39,70 +39,58 @@ _SUFFIXES = {".jsonl": Format.JSONL, ".ndjson": Format.JSONL, ".csv": Format.CSV
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row that can be handed to a task.
-
-    Attributes:
-        text: a text, or a pair of texts.
-        task: the task that the row names, if it names one.
-        number: line on which the row starts, or the argument's position, from 1.
-    """
+class InputRow:
+    """A row that was read; its text is not validated yet."""
 
     text: Text
+    """A text, or a pair of texts."""
     task: str | None
+    """Task that the row names; None for none."""
     number: int
+    """Line on which the row starts, or the argument's position, from 1."""
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used.
-
-    Attributes:
-        number: its line, from 1.
-        message: one sentence that names the line and the fix.
-    """
+    """A row that cannot be read."""
 
     number: int
+    """Its line, from 1."""
     message: str
+    """One sentence that names the line and the fix."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a row's texts are.
-
-    Attributes:
-        text: column of the text.
-        pair: column of the second text, which every row must have; None reads ``text_pair`` where there is one.
-    """
+    """Columns of a row's texts."""
 
     text: str = "text"
+    """Column of the text."""
     pair: str | None = None
+    """Column of the second text, required in every row; None reads ``text_pair`` from rows that have it."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Rows and where they come from.
+class InputRows:
+    """Rows and their origin."""
 
-    Attributes:
-        name: the file's name, ``"standard input"``, or ``""`` for arguments.
-        rows: the rows, read as they are asked for.
-        position: returns the number of bytes read so far.
-    """
-
-    name: str
-    rows: Iterator[Row | BadRow]
+    name: str | None
+    """Name of the file, or ``"standard input"``; None for arguments."""
+    rows: Iterator[InputRow | BadRow]
+    """The rows, read on demand."""
     position: Callable[[], int]
+    """Function that returns the number of bytes read so far."""
 
-    def place(self, number: int) -> str:
+    def locate(self, number: int) -> str:
         """Name a row in a message."""
-        return _place(self.name, number)
+        return _locate(self.name, number)
 
 
 def format_of(path: Path) -> Format:
-    """Tell the format of a file by its suffix.
+    """Return the format of a file, by its suffix.
 
     Raises:
-        InputError: the suffix says nothing.
+        InputError: the suffix is unknown.
     """
     try:
         return _SUFFIXES[path.suffix.lower()]
@@ -111,8 +99,8 @@ def format_of(path: Path) -> Format:
         raise InputError(f"{path} ends in none of {known}; pass --format jsonl, csv or text.") from None
 
 
-def from_arguments(texts: Sequence[str], pair: str | None = None) -> Source:
-    """Read texts given as arguments; ``pair`` is the second text of a single one.
+def from_arguments(texts: Sequence[str], pair: str | None = None) -> InputRows:
+    """Read texts from arguments; ``pair`` is the second text of a single one.
 
     Raises:
         InputError: there is a second text, but not one first text.
@@ -121,15 +109,15 @@ def from_arguments(texts: Sequence[str], pair: str | None = None) -> Source:
         raise InputError(
             f"--pair goes with one TEXT, but there are {len(texts)}; put pairs in a file and pass --input."
         )
-    rows = (_row("", text, pair, None, i) for i, text in enumerate(texts, 1))
-    return Source("", rows, lambda: 0)
+    rows = (_row(None, text, pair, None, i) for i, text in enumerate(texts, 1))
+    return InputRows(None, rows, lambda: 0)
 
 
-def from_stream(stream: BinaryIO, name: str, form: Format, columns: Columns) -> Source:
+def from_stream(stream: BinaryIO, name: str, form: Format, columns: Columns) -> InputRows:
     """Read rows from an open binary stream.
 
-    The rows raise InputError where the stream as a whole cannot be used: a CSV header without the
-    text's column, or no header at all.
+    The rows raise InputError if the stream as a whole cannot be used: its CSV header is missing, or
+    lacks the text's column.
     """
     lines = _Lines(stream, name)
     readers = {
@@ -137,11 +125,11 @@ def from_stream(stream: BinaryIO, name: str, form: Format, columns: Columns) -> 
         Format.CSV: lambda: _csv_rows(lines, columns),
         Format.TEXT: lambda: _text_rows(lines),
     }
-    return Source(name, readers[form](), lambda: lines.position)
+    return InputRows(name, readers[form](), lambda: lines.position)
 
 
 class _Lines:
-    """Decoded lines. A faulty one is handed on, and `fault` says what is wrong with it."""
+    """Decoded lines. `fault` describes a faulty one, which is yielded all the same."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self.name = name
@@ -173,13 +161,13 @@ class _Lines:
 
     def fault(self) -> BadRow | None:
         """Return the fault found since the last call, if any."""
-        found, self._fault = self._fault, None
-        return found
+        fault, self._fault = self._fault, None
+        return fault
 
-    def bad(self, problem: str, number: int = 0) -> BadRow:
-        """Describe what is wrong with a line, by default the latest."""
-        number = number or self.number
-        return BadRow(number, f"{_place(self.name, number)} {problem}")
+    def bad(self, problem: str, number: int | None = None) -> BadRow:
+        """Describe the problem of a line, by default the latest."""
+        number = self.number if number is None else number
+        return BadRow(number, f"{_locate(self.name, number)} {problem}")
 
     def _finish_line(self) -> None:
         while part := self._stream.readline(MAX_LINE):
@@ -188,12 +176,12 @@ class _Lines:
                 return
 
 
-def _text_rows(lines: _Lines) -> Iterator[Row | BadRow]:
+def _text_rows(lines: _Lines) -> Iterator[InputRow | BadRow]:
     for line in lines:
         yield lines.fault() or _row(lines.name, line.rstrip("\r\n"), None, None, lines.number)
 
 
-def _json_rows(lines: _Lines, columns: Columns) -> Iterator[Row | BadRow]:
+def _json_rows(lines: _Lines, columns: Columns) -> Iterator[InputRow | BadRow]:
     for line in lines:
         fault = lines.fault()
         if fault is not None:
@@ -202,7 +190,7 @@ def _json_rows(lines: _Lines, columns: Columns) -> Iterator[Row | BadRow]:
             yield _json_row(line, lines, columns)
 
 
-def _json_row(line: str, lines: _Lines, columns: Columns) -> Row | BadRow:
+def _json_row(line: str, lines: _Lines, columns: Columns) -> InputRow | BadRow:
     try:
         entries = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -218,7 +206,7 @@ def _json_row(line: str, lines: _Lines, columns: Columns) -> Row | BadRow:
     )
 
 
-def _csv_rows(lines: _Lines, columns: Columns) -> Iterator[Row | BadRow]:
+def _csv_rows(lines: _Lines, columns: Columns) -> Iterator[InputRow | BadRow]:
     csv.field_size_limit(MAX_LINE)
     reader = csv.reader(lines, strict=True)
     header = _csv_header(reader, lines, columns)
@@ -249,7 +237,7 @@ def _csv_header(reader: Iterator[list[str]], lines: _Lines, columns: Columns) ->
     try:
         header = [cell.strip() for cell in next(reader, [])]
     except csv.Error as error:
-        raise InputError(f"{_place(lines.name, 1)} is not CSV ({error}); write a header of column names.") from error
+        raise InputError(f"{_locate(lines.name, 1)} is not CSV ({error}); write a header of column names.") from error
     fault = lines.fault()
     if fault is not None:
         raise InputError(fault.message)
@@ -263,37 +251,21 @@ def _csv_header(reader: Iterator[list[str]], lines: _Lines, columns: Columns) ->
 
 
 def _missing(names: list[str], columns: Columns) -> str:
-    """Say which column is missing, as the end of a sentence; empty if none is."""
-    for wanted, option in ((columns.text, "--text-column"), (columns.pair, "--pair-column")):
-        if wanted is not None and wanted not in names:
-            found = ", ".join(map(repr, names[:20])) or "none"
-            return f"has no column {wanted!r}, it has {found}; name the right one with {option}."
+    """Return which column is missing, as the end of a sentence; empty if none is."""
+    for name, option in ((columns.text, "--text-column"), (columns.pair, "--pair-column")):
+        if name is not None and name not in names:
+            present = ", ".join(map(repr, names[:20])) or "none"
+            return f"has no column {name!r}, it has {present}; name the right one with {option}."
     return ""
 
 
-def _row(name: str, text: Any, pair: Any, task: Any, number: int) -> Row | BadRow:
-    problem = ""
+def _row(name: str | None, text: Any, pair: Any, task: Any, number: int) -> InputRow | BadRow:
     for value in (text, pair, task):
-        if value is None and value is not text:
-            continue
-        if not isinstance(value, str):
+        if not isinstance(value, str) and (value is not None or value is text):
             problem = f"has {json.dumps(value)[:40]} where a text belongs; write it as a string."
-        elif value is not task and not value.strip():
-            problem = "has an empty text; write at least one word."
-        elif not _is_unicode(value):
-            problem = "has a text that is not valid Unicode; write it in UTF-8, without lone surrogates."
-        if problem:
-            return BadRow(number, f"{_place(name, number)} {problem}")
-    return Row(text if pair is None else (text, pair), (task or "").strip() or None, number)
+            return BadRow(number, f"{_locate(name, number)} {problem}")
+    return InputRow(text if pair is None else (text, pair), (task or "").strip() or None, number)
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _place(name: str, number: int) -> str:
-    return f"{name} line {number:,}" if name else f"text {number}"
+def _locate(name: str | None, number: int) -> str:
+    return f"text {number}" if name is None else f"{name} line {number:,}"

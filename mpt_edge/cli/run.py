@@ -1,4 +1,4 @@
-"""`mpt-edge run`: texts in, labels out."""
+"""`mpt-edge run`: texts in, answers out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -18,14 +19,25 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 import mpt_edge
 from mpt_edge.cli import generation
-from mpt_edge.cli.options import BundleFolder, Precision
+from mpt_edge.cli.options import BundleFolder, PrecisionOption, Threads
 from mpt_edge.cli.output import JsonLines, answers_in, note
-from mpt_edge.cli.rows import STDIN, BadRow, Columns, Format, Row, Source, format_of, from_arguments, from_stream
-from mpt_edge.cli.table import Table
+from mpt_edge.cli.rows import (
+    STDIN,
+    BadRow,
+    Columns,
+    Format,
+    InputRow,
+    InputRows,
+    format_of,
+    from_arguments,
+    from_stream,
+)
+from mpt_edge.cli.table import AnswerTable
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
 from mpt_edge.formats.generation_options import GenerationKwargs
-from mpt_edge.inference.answers import Prediction
-from mpt_edge.inference.generative_model import GenerativeModel
+from mpt_edge.formats.taskfile import Inputs
+from mpt_edge.inference.answers import Answer
+from mpt_edge.inference.heads.base import Request
 from mpt_edge.inference.model import Model
 
 EPILOG = """
@@ -41,18 +53,18 @@ cat questions.txt | mpt-edge run --task trec --json
 
 Rows of a file may name their own task in a column "task". Standard input is answered each --batch-size rows.
 
-In JSON, "text" is the input and "output" is the text that a model wrote.
+In JSON, "text" is the input and "output" is the generated text.
 """
 
-#: Rows read, answered and written at once.
+#: Rows that are read, answered and written at once.
 WINDOW = 512
 
 _STDIN = Path("-")
-Write = Callable[[Sequence[Row], Sequence[Prediction]], None]
+Write = Callable[[Sequence[InputRow], Sequence[Answer]], None]
 
 
 class OnError(StrEnum):
-    """What to do about a row that cannot be used."""
+    """Reaction to a row that cannot be answered."""
 
     STOP = "stop"
     SKIP = "skip"
@@ -78,10 +90,10 @@ def run(
     form: Annotated[
         Format | None, typer.Option("--format", help="Format of the rows.", show_default="by suffix; stdin: text")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most rows in one run of the model.")] = 32,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to ONNX Runtime.")] = 0,
-    precision: Precision = "",
-    on_error: Annotated[OnError, typer.Option(help="Stop at a row that cannot be used, or skip it.")] = OnError.STOP,
+    batch_size: Annotated[int, typer.Option(min=1, help="Maximum rows in one run of the model.")] = 32,
+    threads: Threads = None,
+    precision: PrecisionOption = None,
+    on_error: Annotated[OnError, typer.Option(help="At a row without an answer, stop or skip it.")] = OnError.STOP,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
     max_new_tokens: generation.MaxNewTokens = None,
     temperature: generation.Temperature = None,
@@ -104,22 +116,22 @@ def run(
         "stop": stop,
     }
     columns = Columns(text_column, pair_column)
-    _check_usage(texts, source, pair, of_rows=columns != Columns() or form is not None)
+    _check_usage(texts, source, pair, has_row_options=columns != Columns() or form is not None)
     with ExitStack() as stack:
-        rows, stream = _open_source(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
+        rows, stream = _open_rows(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
         model = mpt_edge.load(bundle, precision=precision, threads=threads)
         options = generation.options_for(model, given, task)
         if task is not None:
             model.task(task)
         elif texts or _format(source, form) is Format.TEXT:
             raise InputError("no task is named; pass --task NAME, and see `mpt-edge tasks list` for the names.")
-        if output is None and not as_json and (watched := generation.watched(model, texts, task)):
-            (item,) = rows.rows
-            generation.write(watched, _ready(model, rows, item, task, options).text, options)
+        if output is None and not as_json and (streamed := generation.streamed_task(model, texts, task)):
+            (row,) = rows.rows
+            generation.print_stream(streamed, _single_text(row), options)
             return
         write = _writer(model, output, as_json, stream, stack)
-        shown = not no_progress and _may_show_bar(source, stream, output)
-        advance = stack.enter_context(_bar(stream if shown else None))
+        has_bar = not no_progress and _may_show_bar(source, stream, output)
+        advance = stack.enter_context(_bar(stream if has_bar else None))
         window = _window(model, stream, batch_size)
         _Runner(model, rows, task, batch_size, window, on_error, write, advance, options).run()
 
@@ -129,7 +141,7 @@ class _Runner:
     """Reads, answers and writes rows, a window at a time."""
 
     model: Model
-    source: Source
+    source: InputRows
     task: str | None
     batch_size: int
     window: int
@@ -139,38 +151,85 @@ class _Runner:
     options: GenerationKwargs
     rows: int = 0
     skipped: int = 0
+    inputs: dict[str, Inputs | None] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Answer all rows; what comes before a row that stops the run is written first."""
-        ready: list[Row] = []
-        for item in self.source.rows:
-            self.rows += 1
-            try:
-                ready.append(_ready(self.model, self.source, item, self.task, self.options))
-            except MptEdgeError as error:
-                if isinstance(error, InputError) and self.on_error is OnError.SKIP:
-                    self._skip(str(error))
-                    continue
-                self._flush(ready)
-                if isinstance(error, InputError) and self.source.name:
-                    raise InputError(str(error).removesuffix(".") + "; or pass --on-error skip.") from error
-                raise
-            if len(ready) == self.window:
-                self._flush(ready)
-                ready = []
-        self._flush(ready)
+        """Answer all rows. Those before a row that stops the run are written first."""
+        while items := list(islice(self.source.rows, self.window)):
+            self.rows += len(items)
+            self._run_window(items)
         if self.skipped:
             note(f"skipped {self.skipped:,} of {self.rows:,} rows.")
         if not self.rows:
-            if self.source.name != STDIN:  # a command in front of a pipe may well have nothing to say
-                raise InputError(f"{self.source.name} holds no rows; write one row a line, behind a header in CSV.")
+            if self.source.name != STDIN:  # a command before the pipe may well have no output
+                raise InputError(f"{self.source.name} holds no rows; write one row a line, after a header in CSV.")
             note(f"{STDIN} holds no rows.")
             self.write((), ())
 
-    def _flush(self, ready: Sequence[Row]) -> None:
-        if ready:
-            texts, tasks = [row.text for row in ready], [row.task or "" for row in ready]
-            self.write(ready, self.model.run(texts, tasks=tasks, batch_size=self.batch_size, **self.options))
+    def _run_window(self, items: Sequence[InputRow | BadRow]) -> None:
+        rows: list[InputRow] = []
+        requests: list[Request] = []
+        for item, result in zip(items, self._prepare(items), strict=True):
+            if isinstance(result, Request) and isinstance(item, InputRow):
+                rows.append(item)
+                requests.append(result)
+            elif isinstance(result, InputError) and self.on_error is OnError.SKIP:
+                self._skip(str(result))
+            elif isinstance(result, MptEdgeError):
+                self._flush(rows, requests)
+                raise self._with_hint(result)
+        self._flush(rows, requests)
+
+    def _prepare(self, items: Sequence[InputRow | BadRow]) -> list[Request | MptEdgeError]:
+        """Return a request for each row, or the error that keeps it from being answered."""
+        results: dict[int, Request | MptEdgeError] = {}
+        rows: dict[int, tuple[InputRow, str]] = {}
+        for i, item in enumerate(items):
+            checked = self._check(item)
+            if isinstance(checked, InputError):
+                results[i] = checked
+            elif isinstance(item, InputRow):
+                rows[i] = item, checked
+        texts, tasks = [row.text for row, _ in rows.values()], [task for _, task in rows.values()]
+        prepared = self.model.prepare(texts, tasks, **self.options)
+        for (i, (row, _)), result in zip(rows.items(), prepared, strict=True):
+            is_of_row = isinstance(result, InputError | UnknownTaskError)
+            results[i] = InputError(f"{self.source.locate(row.number)}: {result}") if is_of_row else result
+        return [results[i] for i in range(len(items))]
+
+    def _check(self, item: InputRow | BadRow) -> str | InputError:
+        """Return a row's task, its own or the command's, or an error for a row without one or with too many texts."""
+        if isinstance(item, BadRow):
+            return InputError(item.message)
+        place, name = self.source.locate(item.number), item.task or self.task
+        if name is None:
+            return InputError(f'{place} names no task; pass --task NAME, or give the row a "task" entry.')
+        inputs, is_pair = self._inputs(name), not isinstance(item.text, str)
+        if inputs is Inputs.PAIR and not is_pair:
+            fix = "pass it with --pair" if self.source.name is None else "name its column with --pair-column"
+            return InputError(f"{place}: {name!r} reads pairs, but there is no second text; {fix}.")
+        if inputs is Inputs.TEXT and is_pair:
+            return InputError(f"{place}: {name!r} reads single texts, but there is a second text; leave it out.")
+        return name
+
+    def _inputs(self, task: str) -> Inputs | None:
+        """Return the inputs of a task; None for one that cannot be selected, which `prepare` reports."""
+        if task not in self.inputs:
+            try:
+                self.inputs[task] = self.model.task(task).file.inputs
+            except MptEdgeError:
+                self.inputs[task] = None
+        return self.inputs[task]
+
+    def _with_hint(self, error: MptEdgeError) -> MptEdgeError:
+        """Return an error of a row that names the option to skip it."""
+        if isinstance(error, InputError) and self.source.name is not None:
+            return InputError(str(error).removesuffix(".") + "; or pass --on-error skip.")
+        return error
+
+    def _flush(self, rows: Sequence[InputRow], requests: Sequence[Request]) -> None:
+        if rows:
+            self.write(rows, self.model.answer(requests, batch_size=self.batch_size))
         self.advance(self.source.position())
 
     def _skip(self, message: str) -> None:
@@ -179,31 +238,16 @@ class _Runner:
             note(f"skipping a row: {message}")
 
 
-def _ready(model: Model, source: Source, item: Row | BadRow, task: str | None, options: GenerationKwargs) -> Row:
-    """Return a row with its task, its own or ``task``, checked. Raises InputError."""
-    if isinstance(item, BadRow):
-        raise InputError(item.message)
-    place = source.place(item.number)
-    name = item.task or task
-    if name is None:
-        raise InputError(f'{place} names no task; pass --task NAME, or give the row a "task" entry.')
-    try:
-        kind = model.task(name).kind
-        if kind == "pair" and isinstance(item.text, str):
-            where = "name its column with --pair-column" if source.name else "pass it with --pair"
-            raise InputError(f"{name!r} reads pairs, but there is no second text; {where}.")
-        if kind != "pair" and not isinstance(item.text, str):
-            raise InputError(f"{name!r} reads single texts, but there is a second text; leave it out.")
-        return Row(model.check(item.text, name, **options), name, item.number)
-    except (InputError, UnknownTaskError) as error:
-        raise InputError(f"{place}: {error}") from error
+def _single_text(row: InputRow | BadRow) -> str | tuple[str, str]:
+    assert isinstance(row, InputRow)  # arguments are always texts
+    return row.text
 
 
-def _check_usage(texts: list[str] | None, source: Path | None, pair: str | None, *, of_rows: bool) -> None:
-    """Refuse what does not go together; ``of_rows`` says that an option for rows of a file or a pipe is given."""
+def _check_usage(texts: list[str] | None, source: Path | None, pair: str | None, *, has_row_options: bool) -> None:
+    """Refuse arguments that exclude each other. Raises InputError."""
     if texts and source is not None:
         raise InputError("there are both TEXT and --input; pass one of them.")
-    if texts and of_rows:
+    if texts and has_row_options:
         raise InputError(
             "--text-column, --pair-column and --format are for rows of a file; leave them out beside TEXT."
         )
@@ -219,7 +263,7 @@ def _format(source: Path | None, form: Format | None) -> Format:
     return Format.TEXT if source in (None, _STDIN) else format_of(source or _STDIN)
 
 
-def _open_source(
+def _open_rows(
     texts: list[str] | None,
     *,
     pair: str | None,
@@ -227,18 +271,18 @@ def _open_source(
     form: Format | None,
     columns: Columns,
     stack: ExitStack,
-) -> tuple[Source, BinaryIO | None]:
+) -> tuple[InputRows, BinaryIO | None]:
     if texts:
         return from_arguments(texts, pair), None
-    found = _format(path, form)
+    chosen = _format(path, form)
     if path is None or path == _STDIN:
-        return from_stream(sys.stdin.buffer, STDIN, found, columns), sys.stdin.buffer
+        return from_stream(sys.stdin.buffer, STDIN, chosen, columns), sys.stdin.buffer
     stream = stack.enter_context(path.open("rb"))
-    return from_stream(stream, str(path), found, columns), stream
+    return from_stream(stream, str(path), chosen, columns), stream
 
 
 def _status(stream: BinaryIO | None) -> os.stat_result | None:
-    """Return the status of the file behind a stream; None if it is no regular file."""
+    """Return the status of a stream's file; None if it is no regular file."""
     try:
         status = os.fstat(stream.fileno()) if stream is not None else None
     except OSError:  # a stream in memory has no file number
@@ -247,18 +291,18 @@ def _status(stream: BinaryIO | None) -> os.stat_result | None:
 
 
 def _window(model: Model, stream: BinaryIO | None, batch_size: int) -> int:
-    """Return how many rows are read before the first is answered: few if someone waits, or if each takes long."""
+    """Return the rows to read before the first is answered: few if someone waits, or if each takes long."""
     if stream is not None and _status(stream) is None and stream.isatty():
         return 1
-    at_once = (stream is None or _status(stream) is not None) and not isinstance(model, GenerativeModel)
-    return max(WINDOW, batch_size) if at_once else batch_size
+    may_wait = (stream is None or _status(stream) is not None) and not model.manifest.is_generative
+    return max(WINDOW, batch_size) if may_wait else batch_size
 
 
 def _writer(model: Model, output: Path | None, as_json: bool, stream: BinaryIO | None, stack: ExitStack) -> Write:
     if output is None:
         if as_json:
             return JsonLines(sys.stdout, numbered=stream is not None)
-        return Table(model, sys.stdout).write
+        return AnswerTable(model, sys.stdout).write
     status = _status(stream)
     if status is not None and output.exists() and os.path.samestat(status, output.stat()):
         raise InputError(f"{output} is the file that is read; name another with --output.")
@@ -273,7 +317,7 @@ def _may_show_bar(path: Path | None, stream: BinaryIO | None, output: Path | Non
 
 @contextmanager
 def _bar(stream: BinaryIO | None) -> Iterator[Callable[[int], None]]:
-    """Show how much of a file has been read; show nothing where there is none."""
+    """Show how much of a file has been read; show nothing without a file."""
     status = _status(stream)
     if status is None:
         yield lambda _: None

@@ -1,4 +1,4 @@
-"""Answers for people to read: labels in aligned columns, written texts in full."""
+"""Answers for people: labels in aligned columns, generated texts in full."""
 
 from __future__ import annotations
 
@@ -9,87 +9,92 @@ from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 
-from mpt_edge.cli.rows import Row
-from mpt_edge.inference.answers import Generation, Prediction
+from mpt_edge.cli.rows import InputRow
+from mpt_edge.inference.answers import Answer
+from mpt_edge.inference.heads.base import Display
 from mpt_edge.inference.model import Model
 
-_WIDEST_NAME = 32
-_NARROWEST_TEXT = 20
+_MAX_NAME_WIDTH = 32
+_MIN_TEXT_WIDTH = 20
 
 
-class Table:
-    """Aligned columns of labels; the header comes again where wider or further columns are needed.
+class AnswerTable:
+    """Aligned columns of answers. The header is repeated when wider or further columns are needed.
 
-    A text that was written stands below its input, whole.
+    A generated text is printed below its input, in full.
     """
 
     def __init__(self, model: Model, file: TextIO) -> None:
-        """Write to ``file`` what tasks of ``model`` answer."""
+        """Write answers of a model's tasks to ``file``."""
         self._model = model
         self._file = file
         self._tasks: set[str] = set()
-        self._seen: set[str] = set()
+        self._columns: set[str] = set()
         self._widths: tuple[int, int] | None = None
 
-    def write(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> None:
-        """Print a window of rows."""
-        self._tasks |= {found.task for found in predictions}
-        self._lay_out({found.task for found in predictions if not isinstance(found, Generation)})
-        for row, found in zip(rows, predictions, strict=True):
-            parts = (row.text,) if isinstance(row.text, str) else row.text
-            if isinstance(found, Generation):
-                self._text(" | ".join(parts), found)
-                continue
-            limit = self._model.task(found.task).max_length
-            note = f" (truncated to {limit} tokens)" if found.truncated else ""
-            self._line(found.label, f"{found.score:.4f}", found.task, " | ".join(parts), note)
+    def write(self, rows: Sequence[InputRow], answers: Sequence[Answer]) -> None:
+        """Print the answers to some rows."""
+        self._tasks |= {answer.task for answer in answers}
+        blocks = {name for name in self._tasks if self._model.task(name).head.display is Display.BLOCK}
+        self._lay_out({answer.task for answer in answers} - blocks)
+        for row, answer in zip(rows, answers, strict=True):
+            text = row.text if isinstance(row.text, str) else " | ".join(row.text)
+            if answer.task in blocks:
+                self._block(text, answer)
+            else:
+                self._row(text, answer)
         self._file.flush()
 
     def _lay_out(self, tasks: set[str]) -> None:
-        several = len(self._tasks) > 1
-        if tasks <= self._seen and (not tasks or self._widths is None or bool(self._widths[1]) == several):
+        is_mixed = len(self._tasks) > 1
+        if tasks <= self._columns and (not tasks or self._widths is None or bool(self._widths[1]) == is_mixed):
             return
-        self._seen |= tasks
-        files = [self._model.task(task).file for task in self._seen]
-        labels = [label for file in files for label in file.labels]
-        longest = max(cell_len(name) for name in [*labels, "label"])
-        free = any(file.readout in ("tokens", "span") for file in files)  # their answers are no single labels
-        label = _WIDEST_NAME if free else min(_WIDEST_NAME, longest)
-        names = min(_WIDEST_NAME, max(cell_len(name) for name in [*self._seen, "task"]))
-        widths = (label, names if several else 0)
+        self._columns |= tasks
+        selected = [self._model.task(name) for name in self._columns]
+        longest = max(cell_len(name) for task in selected for name in (*task.labels, "label"))
+        has_phrases = any(task.head.display is Display.PHRASE for task in selected)
+        label = _MAX_NAME_WIDTH if has_phrases else min(_MAX_NAME_WIDTH, longest)
+        names = min(_MAX_NAME_WIDTH, max(cell_len(name) for name in (*self._columns, "task")))
+        widths = (label, names if is_mixed else 0)
         if widths != self._widths:
             if self._widths is not None:
                 self._file.write("\n")
             self._widths = widths
             self._line("label", "score", "task", "text", "")
 
+    def _row(self, text: str, answer: Answer) -> None:
+        limit = self._model.task(answer.task).max_length
+        note = f" (truncated to {limit} tokens)" if answer.truncated else ""
+        score = "-" if answer.confidence is None else f"{answer.confidence:.4f}"
+        self._line(answer.summary, score, answer.task, text, note)
+
     def _line(self, label: str, score: str, task: str, text: str, note: str) -> None:
         label_width, task_width = self._widths or (0, 0)
         cells = [_fit(label, label_width), f"{score:<6}"] + ([_fit(task, task_width)] if task_width else [])
         self._put("  ".join(cells) + "  ", text, note)
 
-    def _text(self, text: str, found: Generation) -> None:
-        task = f"{found.task}  " if len(self._tasks) > 1 else ""
-        self._put(f"> {task}", text, " (truncated)" if found.truncated else "")
-        self._file.write(f"{shown(found.text, self._file, people=True)}\n\n")
+    def _block(self, text: str, answer: Answer) -> None:
+        task = f"{answer.task}  " if len(self._tasks) > 1 else ""
+        self._put(f"> {task}", text, " (truncated)" if answer.truncated else "")
+        self._file.write(f"{printable(answer.summary, self._file, always=True)}\n\n")
 
     def _put(self, start: str, text: str, note: str) -> None:
         """Write a line, its text cut to the terminal's width."""
         room = shutil.get_terminal_size((100, 24)).columns - cell_len(start) - len(note)
-        line = start + _fit(text, max(room, _NARROWEST_TEXT)).rstrip() + note
-        self._file.write(shown(line, self._file) + "\n")
+        line = start + _fit(text, max(room, _MIN_TEXT_WIDTH)).rstrip() + note
+        self._file.write(printable(line, self._file) + "\n")
 
 
-def shown(text: str, file: TextIO, *, people: bool = False) -> str:
-    """Return a text as a file can take it.
+def printable(text: str, file: TextIO, *, always: bool = False) -> str:
+    """Return a text that a file can take; its encoding replaces unknown characters.
 
     Args:
         text: the text.
-        file: where it goes; what its encoding lacks is replaced.
-        people: whether to replace control characters even where ``file`` is no terminal. A terminal would
-            obey them, and what a model writes is nobody's command.
+        file: its destination.
+        always: replace control characters even if ``file`` is no terminal. A terminal would obey them, and
+            generated text is no command.
     """
-    if people or file.isatty():
+    if always or file.isatty():
         text = "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
     encoding = file.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)

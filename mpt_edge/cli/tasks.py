@@ -1,4 +1,4 @@
-"""`mpt-edge tasks`: look at, install, verify, remove and roll back the tasks of a bundle."""
+"""`mpt-edge tasks`: list, show, install, verify, remove and roll back the tasks of a bundle."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mpt_edge.cli.options import BundleFolder, Precision
-from mpt_edge.cli.table import shown
+from mpt_edge.cli.options import BundleFolder, PrecisionOption
+from mpt_edge.cli.table import printable
 from mpt_edge.errors import CorruptFileError, MismatchError
 from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.manifest import Precision
 from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.loading import default_bundle, open_model
 from mpt_edge.inference.model import Model
 
-app = typer.Typer(help="Look at, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
+app = typer.Typer(help="List, show, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
 
 INSTALL_EPILOG = """
 Example:
@@ -32,12 +34,12 @@ mpt-edge tasks install runs/mine/tasks/mine.safetensors --bundle bundles/app
 
 Name = Annotated[str, typer.Argument(help="A task's name, as `mpt-edge tasks list` shows it.", show_default=False)]
 
-#: Characters of an answer that a sentence about it shows.
+#: Maximum characters of an answer in a message.
 _MAX_SHOWN = 60
 
-#: How far a reference example's score may lie from the trained one. int8 moves scores without changing answers: the
-#: largest of the shipped tasks' differences is 0.04.
-_SELF_TEST_TOLERANCE = {"float32": 0.02, "int8": 0.1}
+#: Tolerance of a reference example's score. int8 moves scores without changing answers: the largest difference of
+#: the shipped tasks is 0.04.
+_SELF_TEST_TOLERANCE = {Precision.FLOAT32: 0.02, Precision.INT8: 0.1}
 
 
 def _open(folder: Path | None) -> Bundle:
@@ -49,7 +51,7 @@ def list_(
     bundle: BundleFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """List the tasks with their size and what they reached on test: accuracy, or the metric that is named."""
+    """List the tasks with their size and their result on test: accuracy, or the named metric."""
     opened = _open(bundle)
     rows, damaged = [], []
     for name in opened.task_names:
@@ -67,26 +69,27 @@ def list_(
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("task", "kind", "labels", "bytes", "vectors", "test", box=None, pad_edge=False)
+    table = Table("task", "head type", "inputs", "labels", "bytes", "contents", "test", box=None, pad_edge=False)
     for row in rows:
         texts = (
             row["task"],
-            row["kind"],
+            row["head_type"],
+            row["inputs"],
             row["labels"],
             f"{row['bytes']:,}",
-            row["vectors"],
+            row["contents"],
             headline_text(row["test"], 3),
         )
-        table.add_row(*(Text(str(text)) for text in texts))  # what a file says is no markup
+        table.add_row(*(Text(str(text)) for text in texts))  # text from a file is no markup
     return table
 
 
 @app.command()
 def show(task: Name, bundle: BundleFolder = None) -> None:
-    """Print everything a task file says, as JSON."""
+    """Print a task file's metadata as JSON."""
     opened = _open(bundle)
     file = opened.task(task)
-    facts = {key: value for key, value in file.__dict__.items() if key not in ("u", "v", "own_prompt", "head")}
+    facts = {key: value for key, value in vars(file).items() if key not in ("u", "v", "own_prompt")}
     facts |= {"u": list(file.u.shape), "v": list(file.v.shape), "dtype": file.u.dtype.name}
     typer.echo(json.dumps(_summary(opened, file) | facts, indent=2, ensure_ascii=False))
 
@@ -103,7 +106,7 @@ def install(
 
 @app.command()
 def remove(task: Name, bundle: BundleFolder = None) -> None:
-    """Take a task out of the bundle."""
+    """Remove a task from the bundle."""
     opened = _open(bundle)
     opened.remove(task)
     typer.echo(f"removed {task} from {opened.folder}")
@@ -111,24 +114,24 @@ def remove(task: Name, bundle: BundleFolder = None) -> None:
 
 @app.command()
 def rollback(task: Name, bundle: BundleFolder = None) -> None:
-    """Put back the version that the last install replaced."""
+    """Restore the version that the last install replaced."""
     opened = _open(bundle)
-    found = opened.rollback(task)
-    typer.echo(f"rolled {task} back to version {found.version} in {opened.folder}")
+    restored = opened.rollback(task)
+    typer.echo(f"rolled {task} back to version {restored.version} in {opened.folder}")
 
 
 @app.command()
 def verify(
-    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks to verify; all where none is named.")] = None,
+    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks to verify; all if none is named.")] = None,
     bundle: BundleFolder = None,
-    precision: Precision = "",
+    precision: PrecisionOption = None,
 ) -> None:
     """Check every file's hash, and every task's reference example: a recorded example with its answer."""
     opened = _open(bundle)
     for name in opened.manifest.files:
         opened.verify(name)
     model = open_model(opened, precision=precision, verify=False)
-    tolerance = _SELF_TEST_TOLERANCE[precision or opened.precisions[0]]
+    tolerance = _SELF_TEST_TOLERANCE[opened.choose_precision(precision)]
     names = tasks or opened.task_names
     for name in names:
         _self_test(model, model.task(name).file, tolerance)
@@ -137,47 +140,45 @@ def verify(
 
 
 def _self_test(model: Model, file: TaskFile, tolerance: float) -> None:
-    reference_example = file.reference_example
-    if not reference_example:
+    """Answer a task's reference example. Raises CorruptFileError for another answer."""
+    example = file.reference_example
+    if not example:
         return
     try:
-        text, wanted, score = (
-            reference_example["text"],
-            str(reference_example["label"]),
-            float(reference_example["score"]),
-        )
+        text, label, score = example["text"], str(example["label"]), float(example["score"])
         given = tuple(text) if isinstance(text, list) else text
-        if isinstance(model, GenerativeModel) and "log_likelihood" in reference_example:
-            # Where two tokens are as likely, rounding decides which is written, but hardly how likely a text is.
-            score = float(reference_example["log_likelihood"])
-            label, found = wanted, model.log_likelihood(given, file.name, wanted)
+        if isinstance(model, GenerativeModel) and "log_likelihood" in example:
+            # Of two tokens that are equally likely, rounding decides; it hardly moves the likelihood of a text.
+            score = float(example["log_likelihood"])
+            answered, confidence = label, model.log_likelihood(given, file.name, label)
         else:
-            answer = model.run([given], file.name)[0]
-            label, found = answer.label, answer.score
+            answer: Answer = model.run([given], file.name)[0]
+            answered, confidence = answer.summary, answer.confidence or 0.0
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptFileError(
             f"the reference example of {file.name} cannot be used; install the task again."
         ) from error
-    if label != wanted or not abs(found - score) <= tolerance:
+    if answered != label or not abs(confidence - score) <= tolerance:
         raise CorruptFileError(
-            f"{file.name} answers its reference example with {_short(label)} ({found:.3f}) instead of {_short(wanted)} "
-            f"({score:.3f}); install the task again or export the bundle again."
+            f"{file.name} answers its reference example with {_short(answered)} ({confidence:.3f}) instead of "
+            f"{_short(label)} ({score:.3f}); install the task again or export the bundle again."
         )
 
 
 def _short(text: str) -> str:
-    """Return an answer as it fits into a sentence."""
-    return " ".join(shown(text, sys.stderr, people=True).split())[:_MAX_SHOWN] or "nothing"
+    """Return an answer that fits into a sentence."""
+    return " ".join(printable(text, sys.stderr, always=True).split())[:_MAX_SHOWN] or "nothing"
 
 
 def _summary(bundle: Bundle, file: TaskFile) -> dict[str, Any]:
     test = file.metrics.get("test", {})
     return {
         "task": file.name,
-        "kind": file.kind,
+        "head_type": file.head_type,
+        "inputs": file.inputs,
         "labels": len(file.labels),
         "bytes": bundle.task_bytes(file.name),
-        "vectors": file.carries,
+        "contents": file.contents,
         "test_accuracy": test.get("accuracy"),
         "test": dict(test),
         "version": file.version,

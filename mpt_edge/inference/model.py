@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Unpack, cast, overload
+from typing import Any, NoReturn, Unpack, cast, overload
 
 import numpy as np
 
@@ -192,6 +192,10 @@ class Model(ABC):
         """Show class, bundle, backbone and number of tasks."""
         id_ = self.manifest.backbone.get("id")
         return f"{type(self).__name__}({str(self.bundle.folder)!r}, {id_}, {len(self.tasks)} tasks)"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse pickling and copying: a process loads its own model. Raises TypeError."""
+        raise TypeError("a loaded model cannot be pickled or copied; call mpt_edge.load in each process.")
 
     @abstractmethod
     def _compose(self, file: TaskFile) -> SelectedTask:

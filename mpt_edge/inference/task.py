@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, Unpack, cast, overload
 
 from mpt_edge._arrays import Floats
 from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.inference.answers import Answer, Stream
-from mpt_edge.inference.heads.base import SelectedTask
+from mpt_edge.inference.heads.base import Head, SelectedTask
 from mpt_edge.inference.text import Text
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ class Task(Generic[A]):
     def name(self) -> str:
         """Name of the task."""
         return self.file.name
+
+    @property
+    def head(self) -> Head:
+        """The prepared head; see `mpt_edge.inference.heads`."""
+        return self._selected.head
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -114,3 +119,7 @@ class Task(Generic[A]):
     def __repr__(self) -> str:
         """Show name, head type and number of labels."""
         return f"Task({self.name!r}, {self.file.head_type}, {len(self.labels)} labels)"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse pickling and copying: a process loads its own model. Raises TypeError."""
+        raise TypeError("a task of a loaded model cannot be pickled or copied; call mpt_edge.load in each process.")
