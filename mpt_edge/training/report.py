@@ -1,4 +1,4 @@
-"""A page about a run: learning curves, a table of its tasks, and a map of their vectors."""
+"""Reports of training runs: learning curves, a table of the tasks and a map of their vectors."""
 
 from __future__ import annotations
 
@@ -27,15 +27,22 @@ table { border-collapse: collapse; } th, td { padding: .25rem .75rem; text-align
 th:first-child, td:first-child { text-align: left; } tr:nth-child(even) { background: #f4f4f4; }
 svg { max-width: 100%; height: auto; }
 """
+#: Colors of the highlighted line and of the others.
 _FRONT, _BACK = "#1f5fa8", "#b9bec6"
 
 
+_MAP_TEXT = (
+    "<p>Distances are those of the scales u vᵀ, in the plane that keeps most of them; tasks close to each other scale "
+    "the shared prompt alike.</p>"
+)
+
+
 def write_report(folder: Path, output: Path) -> None:
-    """Write one HTML file, complete by itself.
+    """Write a report as one self-contained HTML file.
 
     Args:
-        folder: the folder of a source or target run.
-        output: the page.
+        folder: folder of a source or target run.
+        output: path of the report.
 
     Raises:
         InputError: the folder holds no run.
@@ -50,38 +57,46 @@ def write_report(folder: Path, output: Path) -> None:
         if entries:
             title = "Training" if run == folder else str(run.relative_to(folder))
             parts += [f"<h2>{html.escape(title)}</h2>", _svg(_curves(entries))]
-    if tasks:
-        parts += ["<h2>Tasks</h2>", _table(tasks)]
-    for prompt in sorted({task.prompt_sha256 for task in tasks if task.two_vectors}):
-        group = [task for task in tasks if task.prompt_sha256 == prompt and task.two_vectors]
-        if len(group) >= 3:
-            parts += [f"<h2>Map of the tasks on {html.escape(group[0].prompt)}</h2>", _svg(_map(group)), _MAP_TEXT]
+    parts += ["<h2>Tasks</h2>", _table(tasks)] if tasks else []
+    parts += _maps(tasks)
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Run</title><style>{_STYLE}</style>'
     with atomic_write(output) as temporary:
         temporary.write_text(page + "\n".join(parts) + "</html>\n", encoding="utf-8")
 
 
-_MAP_TEXT = (
-    "<p>Distance is that of the scalings u vᵀ, in the plane that keeps most of it; tasks that lie together scale the "
-    "shared prompt alike.</p>"
-)
-
-
 def scaling_map(tasks: Sequence[TaskFile]) -> NDArray[np.float64]:
-    """Return a place in the plane for each task, ``(tasks, 2)``: principal components of the ``u vᵀ``.
+    """Return coordinates of each task in the plane, ``(tasks, 2)``: principal components of the ``u vᵀ``.
 
-    The inner product of two scalings is ``(u_j·u_k)(v_j·v_k)``, so no l x d matrix is formed.
+    The inner product of two scales is ``(u_j·u_k)(v_j·v_k)``, so no l x d matrix is formed.
     """
     u, v = (np.stack([getattr(task, name).astype(np.float64) for task in tasks]) for name in ("u", "v"))
     gram = (u @ u.T) * (v @ v.T)
     center = np.eye(len(tasks)) - 1 / len(tasks)
     values, vectors = np.linalg.eigh(center @ gram @ center)
     top = np.argsort(values)[::-1][:2]
-    places: NDArray[np.float64] = vectors[:, top] * np.sqrt(np.maximum(values[top], 0))
-    return places
+    points: NDArray[np.float64] = vectors[:, top] * np.sqrt(np.maximum(values[top], 0))
+    return points
+
+
+def _maps(tasks: Sequence[TaskFile]) -> list[str]:
+    """Return a map for each shared prompt with at least three two-vector tasks."""
+    groups: dict[str | None, list[TaskFile]] = {}
+    for task in tasks:
+        if task.is_two_vectors:
+            groups.setdefault(task.prompt_sha256, []).append(task)
+    parts = []
+    for group in groups.values():
+        if len(group) >= 3:
+            parts += [
+                f"<h2>Map of the tasks on {html.escape(group[0].prompt or '')}</h2>",
+                _svg(_map(group)),
+                _MAP_TEXT,
+            ]
+    return parts
 
 
 def _curves(entries: Sequence[dict[str, Any]]) -> Figure:
+    """Plot loss and validation scores."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     losses = [entry for entry in entries if "loss" in entry]
@@ -96,15 +111,15 @@ def _curves(entries: Sequence[dict[str, Any]]) -> Figure:
         if len(lines) > 1:
             lines["mean"] = [entry["mean"] for entry in scored]
         _lines(right, [entry["step"] for entry in scored], lines, front="mean")
-    for axes, what in ((left, "loss, smoothed"), (right, "validation")):
-        axes.set_title(what, loc="left")
+    for axes, title in ((left, "loss, smoothed"), (right, "validation")):
+        axes.set_title(title, loc="left")
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _lines(axes: Axes, steps: Sequence[int], lines: Mapping[str, Sequence[float]], *, front: str) -> None:
-    """Draw lines with their names at the right end; one stands in front."""
+    """Plot lines with their names at the right end, the line ``front`` highlighted."""
     for name, values in lines.items():
         style: dict[str, Any] = {"color": _BACK, "linewidth": 1}
         if name == front:
@@ -116,31 +131,32 @@ def _lines(axes: Axes, steps: Sequence[int], lines: Mapping[str, Sequence[float]
 
 
 def _spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
-    """Move labels up where they would lie closer than ``gap`` to the one below."""
-    found: dict[str, float] = {}
+    """Move labels up that are closer than ``gap`` to the one below."""
+    result: dict[str, float] = {}
     last = -np.inf
     for name in sorted(heights, key=heights.__getitem__):
         last = max(heights[name], last + gap)
-        found[name] = last
-    return found
+        result[name] = last
+    return result
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Average each value with those before it, older ones less; the start is not biased."""
-    found, average = [], 0.0
+    """Return exponential moving averages, without bias at the start."""
+    averages, average = [], 0.0
     for i, value in enumerate(values, start=1):
         average = 0.8 * average + 0.2 * value
-        found.append(average / (1 - 0.8**i))
-    return found
+        averages.append(average / (1 - 0.8**i))
+    return averages
 
 
 def _map(tasks: Sequence[TaskFile]) -> Figure:
+    """Plot the scales of tasks on one prompt."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
-    places = scaling_map(tasks)
-    axes.scatter(places[:, 0], places[:, 1], color=_FRONT)
-    for task, place in zip(tasks, places, strict=True):
-        axes.annotate(task.name, (place[0], place[1]), (5, 3), textcoords="offset points", fontsize=9)
+    points = scaling_map(tasks)
+    axes.scatter(points[:, 0], points[:, 1], color=_FRONT)
+    for task, point in zip(tasks, points, strict=True):
+        axes.annotate(task.name, (point[0], point[1]), (5, 3), textcoords="offset points", fontsize=9)
     axes.set_aspect("equal", "datalim")
     axes.margins(0.2)
     axes.spines[["top", "right"]].set_visible(False)
@@ -154,13 +170,14 @@ def _svg(figure: Figure) -> str:
 
 
 def _table(tasks: Sequence[TaskFile]) -> str:
-    head = ["task", "labels", "rows", "validation", "test", "probe (test)", "vectors"]
+    """Return the table of the tasks as HTML."""
+    head = ["task", "labels", "examples", "validation", "test", "linear probe (test)", "vectors"]
     rows = []
     for task in tasks:
-        figures = [task.metrics.get("validation"), task.metrics.get("test"), task.metrics.get("probe", {}).get("test")]
-        cells = [task.name, len(task.labels), f"{task.training.get('rows', 0):,}"]
-        cells += [headline_text(part, 1, percent=True) for part in figures]
-        rows.append([*cells, "u, v" if task.two_vectors else "u, v and its own prompt"])
+        probe = task.metrics.get("linear_probe", {})
+        splits = [task.metrics.get("validation"), task.metrics.get("test"), probe.get("test")]
+        scores = [headline_text(split, 1, percent=True) for split in splits]
+        rows.append([task.name, len(task.labels), f"{task.training.get('examples', 0):,}", *scores, task.contents])
     lines = [_row("th", head), *(_row("td", row) for row in rows)]
     return "<table>" + "\n".join(lines) + "</table>"
 

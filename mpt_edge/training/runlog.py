@@ -1,4 +1,4 @@
-"""What a run writes while it trains: ``log.jsonl``, and the same figures for TensorBoard."""
+"""The log of a training run: ``log.jsonl``, and the same metrics for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LOG = "log.jsonl"
 
 
 class RunLog:
-    """The log of one run's folder; entries behind a checkpoint are dropped when the run resumes."""
+    """The log in one run's folder; entries after a checkpoint are dropped when the run resumes."""
 
     def __init__(self, folder: Path, step: int, *, writes: bool = True) -> None:
-        """Open the log of a run that continues behind ``step``; 0 for a new one.
+        """Open a log.
 
         Args:
             folder: the run's folder.
-            step: where the run stands.
-            writes: whether this process writes it; of several one does.
+            step: number of finished steps; 0 for a new run.
+            writes: whether this process writes the log; one of several does.
 
         Raises:
             InputError: the log is damaged.
@@ -33,30 +33,31 @@ class RunLog:
         self._step = step
         self._board: Any = None
         if writes:
-            self._keep_until(step)
+            self._truncate(step)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one entry; ``step`` is its place, numbers and mappings of numbers are its figures."""
+        """Append one entry; its numbers, and its mappings of numbers, are plotted at its ``step``."""
         if not self._writes:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
-        if self._board is None:  # made with the first entry: a finished run that is looked at again adds no file
+        if self._board is None:  # opened by the first entry, so that a finished run gets no further file
             from tensorboardX import SummaryWriter
 
             folder = self._path.parent / "tensorboard"
             purge = self._step + 1 if self._step else None
             self._board = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
-        for name, value in _figures(entry):
+        for name, value in _scalars(entry):
             self._board.add_scalar(name, value, entry["step"])
 
     def close(self) -> None:
-        """Write out what TensorBoard's file still lacks; the log itself is never behind."""
+        """Flush TensorBoard's file; the log itself is always complete."""
         if self._board is not None:
             self._board.close()
             self._board = None
 
-    def _keep_until(self, step: int) -> None:
+    def _truncate(self, step: int) -> None:
+        """Drop the entries after ``step``."""
         if self._path.is_file():
             kept = _entries(self._path, 0, step)
             with atomic_write(self._path) as temporary:
@@ -64,7 +65,7 @@ class RunLog:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return a run's entries, oldest first; half a line at the end, of a run under way, is left out.
+    """Return a run's entries, oldest first; an incomplete last line, of a run in progress, is ignored.
 
     Raises:
         InputError: there is no log, or it is damaged.
@@ -76,7 +77,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _entries(path: Path, first: int, last: float) -> list[dict[str, Any]]:
-    """Return the entries of some steps; half a line at the end, as a kill leaves it, is none."""
+    """Return the entries of a range of steps, without an incomplete last line. Raises InputError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         entries = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -85,9 +86,10 @@ def _entries(path: Path, first: int, last: float) -> list[dict[str, Any]]:
         raise InputError(f"{path} is damaged; delete it, and the log starts with the next step.") from error
 
 
-def _figures(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def _scalars(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the names and values that TensorBoard plots."""
     for name, value in entry.items():
         if isinstance(value, Mapping):
-            yield from ((f"{name}/{key}", float(figure)) for key, figure in value.items())
+            yield from ((f"{name}/{key}", float(scalar)) for key, scalar in value.items())
         elif isinstance(value, int | float) and name != "step":
             yield name, float(value)

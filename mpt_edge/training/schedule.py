@@ -1,7 +1,7 @@
-"""Which rows of which tasks each training step sees, fixed by the seed alone.
+"""Training schedules: the rows of each step, drawn from the seed alone.
 
-The whole schedule is drawn before the first step, so a resumed run continues with exactly the
-batches that an uninterrupted one would have seen.
+The whole schedule is drawn before the first step. A resumed run therefore continues with the same
+batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -12,23 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-#: Batches whose rows are sorted by length together: long enough to fill, short enough to stay random.
+#: Batches whose rows are sorted by length together: enough for little padding, few enough to stay random.
 _BUCKET = 16
 
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """Rows of one task, by index into its training split.
-
-    Attributes:
-        task: the task.
-        rows: the rows.
-        whole: all rows of the batch that these are a part of, where it is read in parts; None where they are all.
-    """
+    """Rows of one task."""
 
     task: int
+    """Index of the task."""
     rows: NDArray[np.int64]
+    """Indices of examples in the training split."""
     whole: NDArray[np.int64] | None = None
+    """All rows of the batch that these are a part of; None for a complete batch."""
 
 
 def multitask_schedule(
@@ -40,19 +37,18 @@ def multitask_schedule(
     tasks_per_step: int,
     seed: int,
 ) -> list[list[TaskBatch]]:
-    """Draw a run: per step a few batches, each of one task and of texts of similar length.
+    """Draw a schedule with a fixed number of batches per step, each of one task and of similar lengths.
 
-    Tasks are mixed in proportion to their rows, capped at ``examples_per_epoch`` (paper section 4.1).
-    A task with more rows than the cap goes on where the epoch before stopped, so that all rows are
-    seen in turn.
+    Tasks are mixed in proportion to their examples, capped at ``examples_per_epoch`` (paper section 4.1).
+    A task with more examples than the cap continues in the next epoch, so that all are seen in turn.
 
     Args:
-        lengths: for each task the token counts of its training rows.
+        lengths: for each task, the token counts of its training examples.
         epochs: passes over the capped mixture.
         batch_size: rows of one batch.
-        examples_per_epoch: most rows of a task in one epoch.
+        examples_per_epoch: maximum number of examples of a task in one epoch.
         tasks_per_step: batches whose gradients are averaged in one step.
-        seed: fixes the draw.
+        seed: random seed.
     """
     rng = np.random.default_rng(seed)
     queues = [_queue(len(tokens), min(len(tokens), examples_per_epoch) * epochs, rng) for tokens in lengths]
@@ -78,36 +74,36 @@ def stochastic_schedule(
     max_tasks: int,
     seed: int,
 ) -> list[list[TaskBatch]]:
-    """Draw a run by stochastic task sampling (paper section 3.2): a random number of tasks a step.
+    """Draw a schedule by stochastic task sampling (paper section 3.2): a random number of tasks per step.
 
-    Each step draws K uniformly from [2, ``max_tasks``], then K different tasks with odds in
-    proportion to their capped rows, and splits its rows evenly over them, the first few taking what
-    is left over. An epoch has as many steps as the capped mixture fills.
+    Each step draws K uniformly from [2, ``max_tasks``], then K different tasks in proportion to their
+    capped examples. Its rows are split evenly over them, and the first few tasks take the remainder.
+    An epoch has as many steps as the capped mixture fills.
 
     Args:
-        lengths: for each task the token counts of its training rows.
+        lengths: for each task, the token counts of its training examples.
         epochs: passes over the capped mixture.
         rows_per_step: rows of one step, over all its tasks.
-        examples_per_epoch: most rows of a task in one epoch.
-        max_tasks: κ; no more than there are tasks are drawn.
-        seed: fixes the draw.
+        examples_per_epoch: maximum number of examples of a task in one epoch.
+        max_tasks: κ; at most the number of tasks is drawn.
+        seed: random seed.
     """
     rng = np.random.default_rng(seed)
     capped = np.array([min(len(tokens), examples_per_epoch) for tokens in lengths])
-    odds = capped / capped.sum()
+    probs = capped / capped.sum()
     decks = [_Deck(tokens, rows_per_step, rng) for tokens in lengths]
+    largest = min(max_tasks, len(lengths), rows_per_step)
     steps = []
     for _ in range(epochs * max(1, int(capped.sum()) // rows_per_step)):
-        most = min(max_tasks, len(lengths), rows_per_step)
-        count = int(rng.integers(min(2, most), most + 1))
-        tasks = rng.choice(len(lengths), count, replace=False, p=odds)
+        count = int(rng.integers(min(2, largest), largest + 1))
+        tasks = rng.choice(len(lengths), count, replace=False, p=probs)
         shares = [rows_per_step // count + (i < rows_per_step % count) for i in range(count)]
         steps.append([TaskBatch(int(k), decks[k].deal(share)) for k, share in zip(tasks, shares, strict=True)])
     return steps
 
 
 class _Deck:
-    """A task's rows, dealt in random batches of similar length; shuffled anew when all were dealt."""
+    """A task's rows, dealt in random batches of similar length and reshuffled when all were dealt."""
 
     def __init__(self, tokens: NDArray[np.int64], largest: int, rng: np.random.Generator) -> None:
         self._tokens, self._rng = tokens, rng
@@ -116,7 +112,7 @@ class _Deck:
         self._sorted = np.empty(0, np.int64)
 
     def deal(self, count: int) -> NDArray[np.int64]:
-        """Take neighbors by length from a random place of the sorted chunk."""
+        """Take neighbors by length from a random index of the sorted chunk."""
         if not len(self._sorted):
             self._refill()
         count = min(count, len(self._sorted))
@@ -129,21 +125,26 @@ class _Deck:
         if not len(self._queue):
             self._queue = self._rng.permutation(len(self._tokens))
         chunk, self._queue = self._queue[: self._chunk], self._queue[self._chunk :]
-        self._sorted = chunk[np.lexsort((self._rng.random(len(chunk)), self._tokens[chunk]))]
+        self._sorted = _sort_by_length(chunk, self._tokens, self._rng)
 
 
-def _queue(rows: int, wanted: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    rounds = -(-wanted // rows)
-    return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:wanted]
+def _queue(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return ``count`` row numbers below ``size``, in as many permutations as needed."""
+    rounds = -(-count // size)
+    return np.concatenate([rng.permutation(size) for _ in range(rounds)])[:count]
 
 
 def _bucketed(
     rows: NDArray[np.int64], tokens: NDArray[np.int64], size: int, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
+    """Split rows into batches of similar length."""
     batches: list[NDArray[np.int64]] = []
     for start in range(0, len(rows), size * _BUCKET):
-        chunk = rows[start : start + size * _BUCKET]
-        # A random second key keeps rows of equal length in random order.
-        chunk = chunk[np.lexsort((rng.random(len(chunk)), tokens[chunk]))]
+        chunk = _sort_by_length(rows[start : start + size * _BUCKET], tokens, rng)
         batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
     return batches
+
+
+def _sort_by_length(rows: NDArray[np.int64], tokens: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Sort rows by their token counts; a random second key keeps equal lengths in random order."""
+    return rows[np.lexsort((rng.random(len(rows)), tokens[rows]))]

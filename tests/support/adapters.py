@@ -1,4 +1,4 @@
-"""Adapters that PEFT itself makes on tiny random models: what our import is held against."""
+"""Adapters that PEFT itself saves for tiny random models."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ MODELS = {
 
 
 class Code:
-    """What runs code when it is unpickled: it makes a folder."""
+    """An object that runs code when it is unpickled: it makes a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -97,13 +97,13 @@ class Code:
 
 
 def save_base(kind: str, folder: Path) -> Path:
-    """Write a small random model with a tokenizer, norms and biases included."""
+    """Write a small random model with a tokenizer, random norms and biases included."""
     torch.manual_seed(1)
     family = AutoModelForCausalLM if kind in CAUSAL else AutoModelForSeq2SeqLM if kind in SEQ2SEQ else AutoModel
     model = family.from_config((CONFIGS | CAUSAL | SEQ2SEQ)[kind])
     shake(model)
     if kind in ("flan-t5", "mt5"):
-        with torch.no_grad():  # logits of the size that trained models have
+        with torch.no_grad():  # for logits as large as those of trained models
             model.decoder.final_layer_norm.weight.mul_(0.2)
     model.save_pretrained(folder)
     save_tokenizer(folder)
@@ -111,7 +111,7 @@ def save_base(kind: str, folder: Path) -> Path:
 
 
 def shake(model: torch.nn.Module) -> None:
-    """Move biases and norms off their zeros and ones, which would hide mistakes."""
+    """Randomize biases and norms, whose zeros and ones would hide mistakes."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -119,7 +119,7 @@ def shake(model: torch.nn.Module) -> None:
 
 
 def make_adapter(base: Path, task_type: str, folder: Path, *, multitask: bool = True, **options: Any) -> PeftModel:
-    """Train nothing, but give every value of a PEFT adapter another one than its start, and save it."""
+    """Make a PEFT adapter without training, give it random values, and save it."""
     torch.manual_seed(2)
     labels = {"num_labels": LABELS} if task_type in ("SEQ_CLS", "TOKEN_CLS") else {}
     model: PreTrainedModel = MODELS[task_type].from_pretrained(base, **labels)

@@ -1,4 +1,4 @@
-"""Tiny decoder-only models, and what transformers makes of a prompt and a text."""
+"""Tiny decoder-only models, and transformers' own logits of a prompt and a text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mpt_edge.training.backbones.causal import PromptedCausal
 SIZES = {
     "vocab_size": 96,
     "hidden_size": 32,
-    "num_hidden_layers": 2,  # as few as layers of two kinds need: exporting one takes a second
+    "num_hidden_layers": 2,  # the minimum for layers of two types: exporting one takes a second
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 48,
@@ -69,7 +69,7 @@ LENGTH = 5
 
 
 def build(kind: str) -> tuple[PreTrainedModel, PromptedCausal]:
-    """Return an unchanged model and a prompted one with the same random weights."""
+    """Return an unchanged model and a prompted model with the same random weights."""
     models = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -78,6 +78,7 @@ def build(kind: str) -> tuple[PreTrainedModel, PromptedCausal]:
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return ids and mask of two texts, the second padded, and a prompt."""
     torch.manual_seed(1)
     ids = torch.randint(3, 61, (2, 12))
     mask = torch.ones_like(ids)
@@ -87,12 +88,12 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def reference(model: PreTrainedModel, ids: torch.Tensor, prompt: torch.Tensor, *, from_zero: bool) -> torch.Tensor:
-    """One text at a time, prompt and words as one sequence of embeddings, as PEFT feeds them."""
+    """Return the logits of one text after a prompt, fed as one sequence of embeddings, as PEFT does."""
     words = model.get_input_embeddings()(ids[None])
-    rows = prompt[None]
+    virtual = prompt[None]
     positions = torch.arange(len(prompt) + len(ids))[None]
-    if from_zero:  # learned positions are for the text alone
+    if from_zero:  # learned positions are for the text only
         positions = torch.cat([torch.zeros(len(prompt), dtype=torch.long), torch.arange(len(ids))])[None]
-        rows = rows - model.base_model.wpe.weight[0]
-    output = model(inputs_embeds=torch.cat([rows, words], 1), position_ids=positions)
+        virtual = virtual - model.base_model.wpe.weight[0]
+    output = model(inputs_embeds=torch.cat([virtual, words], 1), position_ids=positions)
     return output.logits[0, len(prompt) :]

@@ -1,4 +1,4 @@
-"""The small encoder's tokenizer, and tasks on it with random vectors."""
+"""The tiny encoder's tokenizer, and tasks with random vectors on it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_task(
     rng = np.random.default_rng(len(name))
     values = {
         "name": name,
-        "kind": "classification",
+        "head_type": "similarity",
         "labels": tuple(labels),
         "label_texts": tuple((text,) for text in labels.values()),
         "u": rng.normal(1, 0.3, shared.values.shape[0]).astype(np.float16),

@@ -57,6 +57,7 @@ def batch(kind: str, side: str = "right") -> tuple[torch.Tensor, torch.Tensor, t
 
 
 def segments(encoder: PromptedEncoder, types: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the segment ids as a keyword argument, for models that read them."""
     return {"token_type_ids": types} if encoder.token_types else {}
 
 
@@ -67,22 +68,24 @@ def reference(
     prompt: torch.Tensor,
     visible: torch.Tensor,
 ) -> torch.Tensor:
-    """Run transformers' own layers over prompt and text under a mask ``(batch, queries, keys)``."""
+    """Run transformers' own layers over prompt and text with a mask ``(batch, queries, keys)``."""
     embedded = model.embeddings(input_ids=ids, **types)
     if hasattr(model, "embeddings_project"):
         embedded = model.embeddings_project(embedded)
-    rows = torch.cat([prompt, embedded], dim=1)
+    hidden = torch.cat([prompt, embedded], dim=1)
     if model.config.model_type == "modernbert":
-        return windowed(model, rows, visible, len(prompt[0]))
+        return run_windowed(model, hidden, visible, len(prompt[0]))
     bias = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
     stack = model.transformer if model.config.model_type == "distilbert" else model.encoder
-    return stack(rows, attention_mask=bias).last_hidden_state
+    return stack(hidden, attention_mask=bias).last_hidden_state
 
 
-def windowed(model: PreTrainedModel, rows: torch.Tensor, visible: torch.Tensor, length: int) -> torch.Tensor:
-    """Run ModernBERT's own layers; where the prompt does not see the text, all of the text sees all of the prompt."""
-    places = torch.arange(rows.shape[1])
-    near = ((places[:, None] - places[None]).abs() <= model.config.local_attention // 2).expand_as(visible).clone()
+def run_windowed(model: PreTrainedModel, hidden: torch.Tensor, visible: torch.Tensor, length: int) -> torch.Tensor:
+    """Run ModernBERT's own layers; in the prefix layout, the whole text attends to the whole prompt."""
+    positions = torch.arange(hidden.shape[1])
+    near = (
+        ((positions[:, None] - positions[None]).abs() <= model.config.local_attention // 2).expand_as(visible).clone()
+    )
     if not visible[0, 0, length]:
         near[:, length:, :length] = True
     masks = {
@@ -91,14 +94,14 @@ def windowed(model: PreTrainedModel, rows: torch.Tensor, visible: torch.Tensor, 
     }
     for layer in model.layers:
         kind = layer.attention_type
-        turns = model.rotary_emb(rows, places[None], kind)
-        rows = layer(rows, attention_mask=masks[kind], position_embeddings=turns)
-    return model.final_norm(rows)
+        rotations = model.rotary_emb(hidden, positions[None], kind)
+        hidden = layer(hidden, attention_mask=masks[kind], position_embeddings=rotations)
+    return model.final_norm(hidden)
 
 
 @contextmanager
 def overwritten(layers: Sequence[nn.Module], prompt: torch.Tensor) -> Iterator[None]:
-    """Let each layer of an unchanged model read rows of ``prompt`` ``(l, layers, d)`` in front of its text."""
+    """Overwrite the first positions of each layer's input with ``prompt`` ``(l, layers, d)``."""
 
     def hook(number: int) -> Any:
         def change(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Tiny T5 models, and what transformers makes of a prompt and a text."""
+"""Tiny T5 models, and transformers' own logits of a prompt and a text."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ LENGTH = 5
 
 
 def build(kind: str) -> tuple[PreTrainedModel, PromptedSeq2Seq]:
-    """Return an unchanged model and a prompted one with the same random weights, in float64.
+    """Return an unchanged model and a prompted model with the same random weights, in float64.
 
-    Logits of these weights are in the tens, so float32 would hide a small mistake in its rounding.
+    Logits of these weights are in the tens, so rounding in float32 would hide a small mistake.
     """
     models = []
     for _ in range(2):
@@ -46,12 +46,13 @@ def build(kind: str) -> tuple[PreTrainedModel, PromptedSeq2Seq]:
         cls, config = KINDS[kind]
         models.append(cls(config).double().eval())
         for name, parameter in models[-1].named_parameters():
-            if "relative_attention_bias" in name:  # so that wrong positions cannot hide
+            if "relative_attention_bias" in name:  # large values make wrong positions visible
                 parameter.data.normal_(0, 1.5)
     return models[0], PromptedSeq2Seq(models[1])
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return ids and mask of two texts and of two outputs, the second ones padded, and a prompt."""
     torch.manual_seed(1)
     ids, out = torch.randint(3, 61, (2, 12)), torch.randint(3, 61, (2, 6))
     out[:, 0] = 0
@@ -62,13 +63,13 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, to
 
 @torch.no_grad()
 def states(model: PreTrainedModel, text: torch.Tensor, prompt: torch.Tensor, *, prefix: bool) -> torch.Tensor:
-    """Encoder states of prompt and one text from the unchanged stack."""
-    rows = torch.cat([prompt, model.get_input_embeddings()(text)])[None]
-    mask = torch.zeros(1, 1, rows.shape[1], rows.shape[1], dtype=rows.dtype)
+    """Return the unchanged encoder's states of a prompt and one text."""
+    hidden = torch.cat([prompt, model.get_input_embeddings()(text)])[None]
+    mask = torch.zeros(1, 1, hidden.shape[1], hidden.shape[1], dtype=hidden.dtype)
     if prefix:
         mask[..., : len(prompt), len(prompt) :] = -1e9
     stack = model.get_encoder()
-    hidden, bias = rows, None
+    bias = None
     for block in stack.block:
         hidden, bias, _ = block(hidden, attention_mask=mask, position_bias=bias)
     return stack.final_layer_norm(hidden)
@@ -78,8 +79,9 @@ def states(model: PreTrainedModel, text: torch.Tensor, prompt: torch.Tensor, *, 
 def reference(
     model: PreTrainedModel, text: torch.Tensor, out: torch.Tensor, prompt: torch.Tensor, *, prefix: bool
 ) -> torch.Tensor:
+    """Return the logits of an output, given a prompt and one text."""
     if not prefix:  # as PEFT feeds it
-        rows = torch.cat([prompt, model.get_input_embeddings()(text)])[None]
-        return model(inputs_embeds=rows, decoder_input_ids=out[None]).logits[0]
-    found = states(model, text, prompt, prefix=True)
-    return model(encoder_outputs=(found,), decoder_input_ids=out[None]).logits[0]
+        embedded = torch.cat([prompt, model.get_input_embeddings()(text)])[None]
+        return model(inputs_embeds=embedded, decoder_input_ids=out[None]).logits[0]
+    hidden = states(model, text, prompt, prefix=True)
+    return model(encoder_outputs=(hidden,), decoder_input_ids=out[None]).logits[0]

@@ -1,4 +1,4 @@
-"""A tiny Llama with a tokenizer of its own, and tasks on it that write and choose: made here, so in every clone."""
+"""A tiny Llama with a tokenizer of its own, both made here, and tasks on it that generate and choose."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.prompts import SharedPrompt
-from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.taskfile import Side, TaskFile
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge_export import ExportPlan, export_bundle
 
-#: Rows of the prompt, and of prompt and text together.
+#: Prompt length, and maximum number of positions.
 LENGTH, CONTEXT = 6, 160
-#: What the prompt begins as.
+#: Initialization of the prompt.
 WORDS = "Lily was happy and sang in the park with her friend Max."
 TEXTS = ["The cat", "Tom had a red ball. One day, he", "Once upon a time"]
-#: What the model has read. Characters beyond ASCII are several tokens each, so a stream must wait for them.
+#: Training data of the model. Other characters than ASCII are several tokens each, so a stream must wait for them.
 SENTENCES = [
     "The cat sat on the mat and ate süße Törtchen 🍰 with Max. It was happy.",
     "Tom had a red ball. One day, he saw 日本 and sang 🎉🎉 all the way home! Then he slept.",
@@ -30,7 +31,7 @@ LABELS = {"good": "He was very happy.", "bad": "He was sad."}
 
 
 def byte_level() -> Tokenizer:
-    """Return a tokenizer in GPT-2's manner, trained on the words alone, so that rare characters stay bytes."""
+    """Return a byte-level tokenizer, trained on ASCII only, so that other characters stay bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -46,7 +47,7 @@ def byte_level() -> Tokenizer:
 
 
 def save_writer(folder: Path) -> Path:
-    """Write a two-layer Llama that knows `SENTENCES` by heart, as far as seconds of training go."""
+    """Write a two-layer Llama that was trained on `SENTENCES` for some seconds."""
     tokenizer = byte_level()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -66,13 +67,13 @@ def save_writer(folder: Path) -> Path:
     rows = [encoded.ids for encoded in tokenizer.encode_batch([f"{sentence}</s>" for sentence in SENTENCES])]
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    wanted = torch.cat([torch.full((len(rows), LENGTH), -100), ids.where(ids > 0, -100)], 1)
+    targets = torch.cat([torch.full((len(rows), LENGTH), -100), ids.where(ids > 0, -100)], 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(200):
-        # Any words may stand in front, as a prompt will.
-        front = torch.randint(3, config.vocab_size, (len(rows), LENGTH))
+        # Random words take the place of a prompt.
+        words = torch.randint(3, config.vocab_size, (len(rows), LENGTH))
         optimizer.zero_grad()
-        model(torch.cat([front, ids], 1), labels=wanted).loss.backward()
+        model(torch.cat([words, ids], 1), labels=targets).loss.backward()
         optimizer.step()
     model.save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>").save_pretrained(folder)
@@ -80,15 +81,12 @@ def save_writer(folder: Path) -> Path:
 
 
 def text_task(backbone: GenerativeBackbone, shared: SharedPrompt, name: str, **changes: object) -> TaskFile:
-    """Return a task that writes, with random vectors."""
+    """Return a task that generates text, with random vectors."""
     rng = np.random.default_rng(len(name))
     length, size = shared.values.shape
     values = {
         "name": name,
-        "kind": "generation",
-        "readout": "generation",
-        "labels": (),
-        "label_texts": (),
+        "head_type": "generation",
         "u": rng.normal(1, 0.3, length).astype(np.float16),
         "v": rng.normal(1, 0.3, size).astype(np.float16),
         "prompt": shared.name,
@@ -102,21 +100,23 @@ def text_task(backbone: GenerativeBackbone, shared: SharedPrompt, name: str, **c
 
 
 def word_prompt(backbone: GenerativeBackbone, words: str, length: int) -> SharedPrompt:
-    """Return a shared prompt that begins as the model's own words, so that it writes sense under it."""
+    """Return a shared prompt of the model's own word embeddings, so that it generates words it knows."""
     table = backbone.model.model.get_input_embeddings().weight
-    rows = table[backbone.texts.continuations([words])[0][:length]].detach().numpy()
-    return SharedPrompt("mpt", rows.astype(np.float16), "prefix", backbone.fingerprint)
+    values = table[backbone.texts.continuations([words])[0][:length]].detach().numpy()
+    return SharedPrompt("mpt", values.astype(np.float16), Placement(), backbone.fingerprint)
 
 
 def export_writer(backbone: GenerativeBackbone, length: int, folder: Path) -> Path:
-    """Export tasks that write and one that chooses among label texts; return the bundle."""
+    """Export three tasks that generate text and one that chooses a label text; return the bundle."""
     shared = word_prompt(backbone, WORDS, length)
     shared.save(folder / "prompts/mpt.safetensors")
-    choice = {"kind": "classification", "readout": "choice", "scale": 1.0, "generation": {}}
+    choice: dict[str, object] = {"head_type": "choice", "scale": 1.0, "generation": {}}
     choice |= {"labels": tuple(LABELS), "label_texts": tuple((text,) for text in LABELS.values())}
     tasks = [
         text_task(backbone, shared, "story"),
-        text_task(backbone, shared, "other-story", generation={"max_new_tokens": 40, "stop": ["."], "cut": "left"}),
+        text_task(
+            backbone, shared, "other-story", truncation_side=Side.LEFT, generation={"max_new_tokens": 40, "stop": ["."]}
+        ),
         text_task(backbone, shared, "ask", template="Question: {text}\nAnswer:"),
         text_task(backbone, shared, "mood", **choice),
     ]

@@ -1,1 +1,1 @@
-"""Frozen models that carry a prompt: opening one, and one definition of each family for training and export."""
+"""Frozen models that carry a prompt, for training and export."""

@@ -1,75 +1,64 @@
-"""What every backbone carries: a frozen model, its tokenizer, and the facts that must travel with it."""
+"""The common base of backbones: a frozen model, its tokenizer and its properties."""
 
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.formats.manifest import Family
 from mpt_edge.inference.text import TextEncoder
-from mpt_edge.training.backbones.causal import PromptedCausal
-from mpt_edge.training.backbones.encoder import PromptedEncoder
-from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
-from mpt_edge.training.backbones.sources import Source, read_tokenizer
-from mpt_edge.training.backbones.vocabulary import fitted_tokenizer
-
-#: A frozen model that carries a prompt.
-Prompted = PromptedEncoder | PromptedCausal | PromptedSeq2Seq
+from mpt_edge.training.backbones.locating import ModelSource
+from mpt_edge.training.backbones.prompted import PromptedModel
+from mpt_edge.training.backbones.tokenizer_files import read_tokenizer
+from mpt_edge.training.backbones.vocabulary import fit_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbone(ABC):
-    """A frozen model with its tokenizer and the facts a bundle records.
+class Backbone:
+    """A frozen model with its tokenizer and the properties that a bundle records."""
 
-    Attributes:
-        name: short name or last part of the id.
-        id: hub id, or the folder's name.
-        revision: hub commit, or empty.
-        license: as the model card states it, or empty.
-        folder: where its files lie on this machine.
-        model: the prompted model, frozen.
-        texts: its tokenizer.
-        tokenizer_json: the bytes of ``tokenizer.json``, without special tokens that the model has no rows for.
-        pad_id: id of the padding token.
-        max_length: longest text in tokens that the bundle accepts.
-        fingerprint: SHA-256 over the names, shapes and float32 values of all weights in use, without a masked-LM
-            head's.
-    """
-
+    family: ClassVar[Family]
+    """Encoder, decoder-only or encoder-decoder."""
     name: str
+    """Short name, or the last part of the id."""
     id: str
-    revision: str
-    license: str
+    """Hub id, or the folder's name."""
+    revision: str | None
+    """Hub commit; None for other sources."""
+    license: str | None
+    """License that the model card states."""
     folder: Path
-    model: Prompted
+    """Folder of the model's files."""
+    model: PromptedModel
+    """The frozen model."""
     texts: TextEncoder
+    """Its tokenizer."""
     tokenizer_json: bytes
+    """Bytes of ``tokenizer.json``, without special tokens outside the embedding table."""
     pad_id: int
+    """Id of the padding token."""
     max_length: int
+    """Maximum text length in tokens; for generative models, maximum number of positions, prompt and text together."""
     fingerprint: str
-
-    @property
-    @abstractmethod
-    def family(self) -> str:
-        """``"encoder"``, ``"causal"`` or ``"seq2seq"``."""
+    """SHA-256 over names, shapes and float32 values of all weights in use, without a masked-LM head's."""
 
 
-def common_facts(source: Source, model: Prompted) -> dict[str, Any]:
-    """Return what backbones of every family carry, by field of `Backbone`, but for the model and its longest text.
+def common_fields(source: ModelSource, model: PromptedModel) -> dict[str, Any]:
+    """Return the fields of `Backbone`, except for the model and the maximum length.
 
     Raises:
-        CorruptFileError: there is no tokenizer that can be used, or the model has no layers.
-        UnsupportedModelError: the tokenizer has tokens that the model has no rows for.
+        CorruptFileError: there is no usable tokenizer, or the model has no layers.
+        UnsupportedModelError: the tokenizer has tokens outside the embedding table.
     """
     if not model.layers:
         raise CorruptFileError(f"{source.folder / 'config.json'} describes no layers; download the model again.")
-    tokenizer_json, pad_id = read_tokenizer(source.folder)
-    tokenizer_json, texts = fitted_tokenizer(tokenizer_json, pad_id, vocabulary_rows(model), source.folder)
+    tokenizer_json, pad_id = read_tokenizer(source)
+    tokenizer_json, texts = fit_tokenizer(tokenizer_json, pad_id, vocabulary_size(model), source.folder)
     return {
         "name": source.name,
         "id": source.id,
@@ -83,15 +72,15 @@ def common_facts(source: Source, model: Prompted) -> dict[str, Any]:
     }
 
 
-def vocabulary_rows(model: Prompted) -> int:
-    """Return how many tokens a model has an embedding for."""
+def vocabulary_size(model: PromptedModel) -> int:
+    """Return the number of tokens in the model's embedding table."""
     return int(model.model.get_input_embeddings().weight.shape[0])
 
 
-def weights_fingerprint(model: Prompted) -> str:
-    """Return the SHA-256 over the model's weights, whatever files they came from.
+def weights_fingerprint(model: PromptedModel) -> str:
+    """Return the SHA-256 over the model's weights, the same for every file format.
 
-    The pooler is left out: no readout uses it, and checkpoints without one get a random one.
+    The pooler is excluded: no head type uses it, and checkpoints without one get a random one.
     """
     digest = hashlib.sha256()
     for name, value in sorted(model.model.state_dict().items()):

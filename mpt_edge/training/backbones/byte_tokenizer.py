@@ -1,4 +1,4 @@
-"""ByT5's tokenizer, which is a few lines of Python in transformers, as the `tokenizer.json` that a bundle needs."""
+"""ByT5's tokenizer, a few lines of Python in transformers, as a ``tokenizer.json``."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-#: What ``tokenizer_config.json`` calls it.
+#: Its class in ``tokenizer_config.json``.
 BYTE_TOKENIZER = "ByT5Tokenizer"
 
-# Ids of bytes begin behind the padding, end and unknown token.
+# The ids of bytes follow those of the padding, end and unknown tokens.
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 
 
 def byte_tokenizer(original: PreTrainedTokenizerBase) -> bytes:
-    """Return a `tokenizer.json` that gives every text the ids that ByT5's tokenizer gives it.
+    """Convert ByT5's tokenizer to a ``tokenizer.json`` that gives the same ids.
 
-    The vocabulary is the 256 bytes, each by the character that stands for it in byte-level tokenizers; sentinels such
-    as ``<extra_id_0>`` are taken over with their ids. Bytes that make up no character are left out of a text, as in
-    transformers.
+    The vocabulary has the 256 bytes, each under its character in byte-level tokenizers. Sentinels such
+    as ``<extra_id_0>`` keep their ids. Decoding skips bytes that do not form a character, as
+    transformers does.
     """
     vocabulary = {token: i for i, token in enumerate(_SPECIAL)}
     vocabulary |= {character: byte + len(_SPECIAL) for byte, character in bytes_to_unicode().items()}

@@ -1,9 +1,9 @@
-"""A frozen decoder-only model that carries a prompt: one definition for training and export.
+"""A frozen decoder-only model that carries a prompt.
 
-Causal attention lets prompt rows see prompt rows alone, so the prefix layout is what these models
-do anyway: a prompt's keys and values are read once and shared by all texts. Attention is
-transformers' own, with what was read before in its cache, so grouped heads, soft caps and local
-layers are as the model has them.
+Causal attention lets virtual tokens attend to virtual tokens only, so the prefix layout is native
+here: a prompt's keys and values are computed once and shared by all texts. Attention is
+transformers' own, with earlier keys and values in its cache. Grouped heads, soft caps and local
+layers therefore are as the model has them.
 """
 
 from __future__ import annotations
@@ -13,80 +13,65 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
-from mpt_edge.errors import InputError, UnsupportedModelError
-from mpt_edge.formats.prompts import Entry
+from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.training.backbones.attention import Cache, KeyValue, visibility_bias
 from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs
+from mpt_edge.training.backbones.prompted import PromptedModel
 
-#: Decoder-only models, by ``model_type``: where they keep learned positions; empty where positions are rotary.
+#: Decoder-only models by ``model_type``: the path of their learned positions, or None for rotary ones.
 #: SmolLM is a ``llama``.
-CAUSAL_ARCHITECTURES = {
-    "gemma": "",
-    "gemma2": "",
-    "gemma3_text": "",
+CAUSAL_ARCHITECTURES: dict[str, str | None] = {
+    "gemma": None,
+    "gemma2": None,
+    "gemma3_text": None,
     "gpt2": "wpe",
     "gpt_neo": "wpe",
-    "llama": "",
-    "mistral": "",
-    "qwen2": "",
-    "qwen3": "",
-    "smollm3": "",
+    "llama": None,
+    "mistral": None,
+    "qwen2": None,
+    "qwen3": None,
+    "smollm3": None,
 }
 
-#: Those that take a mask for each kind of layer.
-_MASK_A_KIND = frozenset({"gemma2", "gemma3_text", "qwen2", "qwen3", "smollm3"})
+#: Models that take one mask for each type of layer.
+_MASK_PER_TYPE = frozenset({"gemma2", "gemma3_text", "qwen2", "qwen3", "smollm3"})
 
 
-class PromptedCausal(nn.Module):
+class PromptedCausal(PromptedModel):
     """A frozen decoder-only model that reads and continues text under a prompt.
 
-    Each call is told where its prompt enters, so one model serves them all: ``"first_layer"`` is behind
-    learned positions, and text counts from 0; with ``"inputs_embeds"`` the prompt takes positions 0 to
-    l - 1 and text goes on behind, as PEFT has it. Rotary positions are relative, so there both are the
-    same. ``"every_layer"`` counts as the first, and each layer has rows of its own.
-
-    Attributes:
-        model: the model with its head, without gradient, in evaluation mode.
-        layers: its layers.
-        layer_count: how many these are, and key/value pairs.
-        hidden_size: width d of prompt rows.
-        max_positions: most rows, prompt and text, that the model can tell apart.
+    Each call names the prompt's position, so one model serves all of them. With ``embeddings``, the
+    prompt takes positions 0 to l - 1 and the text counts on from there, as in PEFT. With
+    ``first_layer`` and ``all_layers``, the prompt enters after learned positions were added, and the
+    text counts from 0. Rotary positions are relative, so the two are equal there.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Freeze ``model``.
+        """Freeze ``model``, a model with its language-model head.
 
         Raises:
-            UnsupportedModelError: the architecture is none of `CAUSAL_ARCHITECTURES`.
+            UnsupportedModelError: the architecture is not in `CAUSAL_ARCHITECTURES`.
         """
-        super().__init__()
-        kind = model.config.model_type
-        if kind not in CAUSAL_ARCHITECTURES:
-            raise UnsupportedModelError(
-                f"{kind!r} models cannot carry a prompt yet; use one of {', '.join(sorted(CAUSAL_ARCHITECTURES))}."
-            )
-        self._position_table = CAUSAL_ARCHITECTURES[kind]
-        self.model = model.eval().requires_grad_(requires_grad=False)
-        self.model.set_attn_implementation("eager")
+        super().__init__(model, CAUSAL_ARCHITECTURES)
         config = model.config
-        self.layers: list[nn.Module] = list(getattr(model.base_model, "h", None) or model.base_model.layers)
-        self.layer_count = len(self.layers)
-        self._entering: DeepPrompt | None = None
-        replace_inputs(self.layers, lambda _: self._entering)
+        self._position_table = CAUSAL_ARCHITECTURES[config.model_type]
+        self.layers = list(getattr(model.base_model, "h", None) or model.base_model.layers)
+        self._deep_prompt: DeepPrompt | None = None
+        replace_inputs(self.layers, lambda _: self._deep_prompt)
         self.hidden_size = int(config.hidden_size)
         self.max_positions = int(config.max_position_embeddings)
-        self._local = _window(config)
+        self._window = _window(config)
         for module in model.modules():
             if isinstance(module, GPTNeoSelfAttention):
                 module._attn = partial(_neo_attention, int(module.attention_type == "local"))
 
-    def positions_from_zero(self, entry: Entry) -> bool:
-        """Return whether text counts its positions from 0 in spite of a prompt before it that enters there."""
-        return bool(self._position_table) and entry != Entry.INPUTS_EMBEDS
+    def positions_from_zero(self, position: PromptPosition) -> bool:
+        """Return whether text counts its positions from 0 with a prompt at ``position`` before it."""
+        return self._position_table is not None and position != PromptPosition.EMBEDDINGS
 
     def forward(
         self,
@@ -95,49 +80,31 @@ class PromptedCausal(nn.Module):
         position_ids: Tensor,
         prompt: Tensor | None = None,
         past: Sequence[KeyValue] | Cache | None = None,
-        entry: Entry = Entry.FIRST_LAYER,
+        position: PromptPosition = PromptPosition.FIRST_LAYER,
         *,
         alone: bool = False,
     ) -> tuple[Tensor, list[KeyValue]]:
-        """Run prompt rows and tokens through the layers.
+        """Run virtual tokens and text tokens through the layers.
 
         Args:
             input_ids: token ids, ``(batch, tokens)``.
-            attention_mask: 1 for rows that may be seen, ``(batch, past + prompt + tokens)``.
-            position_ids: positions of prompt rows and tokens, ``(batch, prompt + tokens)``.
-            prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
-            past: keys and values of what was read before, batch one or ``batch``, or a cache of them.
-            entry: where the prompt rows of this call enter, one of `mpt_edge.formats.prompts.Entry`.
-            alone: whether there are no tokens; see `DeepPrompt`.
+            attention_mask: 1 for visible positions, ``(batch, past + l + tokens)``.
+            position_ids: positions of virtual and text tokens, ``(batch, l + tokens)``.
+            prompt: the prompt to read in this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
+            past: keys and values of earlier positions, of batch one or ``batch``, or a cache of them.
+            position: where the prompt of this call enters.
+            alone: whether there is no text; see `DeepPrompt`.
 
         Returns:
-            The last hidden state, ``(batch, prompt + tokens, d)``, and each layer's keys and values
-            of all rows, the past ones first.
+            The last hidden state, ``(batch, l + tokens, d)``, and each layer's keys and values of
+            all positions, the earlier ones first.
         """
-        embedded = self.model.get_input_embeddings()(input_ids)
-        self._entering = None
-        if prompt is not None:
-            if prompt.ndim == 4:
-                self._entering, prompt = DeepPrompt(prompt, alone=alone), prompt[:, :, 0]
-            rows = prompt.to(embedded.dtype)
-            if self.positions_from_zero(entry):  # take away what the model is about to add
-                table = self.model.base_model.get_submodule(self._position_table)
-                rows = rows - table(position_ids[:, : prompt.shape[1]])
-            embedded = torch.cat([rows, embedded], dim=1)
-        batch, rows_read = embedded.shape[:2]
+        hidden = self._embed(input_ids, position_ids, prompt, position, alone=alone)
+        batch, count = hidden.shape[:2]
         cache = past if isinstance(past, Cache) else Cache(past, batch)
-        places = cache.places(attention_mask, rows_read)
-        full, local = _causal_masks(attention_mask, places, self._local, embedded.dtype)
-        masks: Any = full
-        if self.model.config.model_type in _MASK_A_KIND:
-            masks = {"full_attention": full, "sliding_attention": local}
-        elif self.model.config.model_type == "gpt_neo":
-            masks = torch.cat([full, local], dim=1)  # its layers take one mask; see `_neo_attention`
-        elif self._local:
-            masks = local
         output = self.model.base_model(
-            inputs_embeds=embedded,
-            attention_mask=masks,
+            inputs_embeds=hidden,
+            attention_mask=self._masks(attention_mask, cache.places(attention_mask, count), hidden.dtype),
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
@@ -146,46 +113,72 @@ class PromptedCausal(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits ``(…, vocabulary)`` of hidden states ``(…, d)``."""
-        found: Tensor = self.model.get_output_embeddings()(hidden)
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
         cap = getattr(self.model.config, "final_logit_softcapping", None)
-        return torch.tanh(found / cap) * cap if cap else found
+        return torch.tanh(logits / cap) * cap if cap else logits
 
-    def encode_prompt(self, prompt: Tensor, entry: Entry = Entry.FIRST_LAYER) -> list[KeyValue]:
-        """Return every layer's keys and values of prompts, which see only themselves.
+    def encode_prompt(self, prompt: Tensor, position: PromptPosition = PromptPosition.FIRST_LAYER) -> list[KeyValue]:
+        """Return each layer's keys and values of prompts, without any text.
 
         Args:
-            prompt: ``(batch, l, d)``, or ``(batch, l, layers, d)`` where they enter every layer.
-            entry: where they enter.
+            prompt: ``(batch, l, d)``, or ``(batch, l, layers, d)`` for all layers.
+            position: where the prompts enter.
         """
         batch, length = prompt.shape[:2]
         ones = torch.ones(batch, length, dtype=torch.long, device=prompt.device)
-        positions = torch.arange(length, device=prompt.device).expand(batch, -1)
-        present: list[KeyValue] = self(ones[:, :0], ones, positions, prompt=prompt, entry=entry, alone=True)[1]
+        position_ids = torch.arange(length, device=prompt.device).expand(batch, -1)
+        present: list[KeyValue] = self(ones[:, :0], ones, position_ids, prompt=prompt, position=position, alone=True)[1]
         return present
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Refuse gradient checkpointing, which transformers has no room for beside a cache. Raises InputError."""
-        raise InputError(
-            "--gradient-checkpointing is for encoders; with this model pass a smaller --micro-batch-size instead."
-        )
+    def text_positions(self, text_mask: Tensor, length: int, position: PromptPosition) -> Tensor:
+        """Return the position ids of text tokens; padding is not counted.
 
-    def text_positions(self, text_mask: Tensor, prompt_rows: int, entry: Entry) -> Tensor:
-        """Return the positions of tokens ``(batch, tokens)`` behind a prompt; only visible tokens count."""
-        first = 0 if self.positions_from_zero(entry) else prompt_rows
+        Args:
+            text_mask: 1 for visible tokens, ``(batch, tokens)``.
+            length: number of virtual tokens before them.
+            position: where the prompt enters.
+        """
+        first = 0 if self.positions_from_zero(position) else length
         return (text_mask.cumsum(1) - 1).clamp(min=0) + first
+
+    def _embed(
+        self, input_ids: Tensor, position_ids: Tensor, prompt: Tensor | None, position: PromptPosition, *, alone: bool
+    ) -> Tensor:
+        """Return the first layer's input without learned positions, ``(batch, l + tokens, d)``."""
+        embedded: Tensor = self.model.get_input_embeddings()(input_ids)
+        self._deep_prompt = None
+        if prompt is None:
+            return embedded
+        self._deep_prompt, prompt = DeepPrompt.split(prompt, alone=alone)
+        values = prompt.to(embedded.dtype)
+        if self._position_table is not None and self.positions_from_zero(position):
+            # The model is about to add learned positions, which such a prompt does not have.
+            values = values - self.model.base_model.get_submodule(self._position_table)(
+                position_ids[:, : prompt.shape[1]]
+            )
+        return torch.cat([values, embedded], dim=1)
+
+    def _masks(self, mask: Tensor, places: Tensor, dtype: torch.dtype) -> Any:
+        """Return the attention masks in the form that the model takes."""
+        full, local = _causal_masks(mask, places, self._window, dtype)
+        if self.model.config.model_type in _MASK_PER_TYPE:
+            return {"full_attention": full, "sliding_attention": local}
+        if self.model.config.model_type == "gpt_neo":
+            return torch.cat([full, local], dim=1)  # its layers take one mask; see `_neo_attention`
+        return local if self._window else full
 
 
 def _causal_masks(mask: Tensor, places: Tensor, window: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return what is added to scores, ``(batch, 1, rows, keys)``, by layers that see all and by local ones.
+    """Return the masks of full and of local layers, ``(batch, 1, queries, keys)``, to be added to scores.
 
-    Each row sees what is visible before its own place; in a local layer only the last ``window`` of those,
-    itself included. Filling does not count, so a row sees the same in a batch as alone.
+    A query attends to visible keys up to its own place, in a local layer to the last ``window`` of
+    these. Padding is not counted, so a text gets the same answer in a batch as alone.
 
     Args:
-        mask: 1 for keys that may be seen, ``(batch, keys)``.
-        places: where the rows stand among the keys, ``(rows,)``.
+        mask: 1 for visible keys, ``(batch, keys)``.
+        places: indices of the queries among the keys, ``(queries,)``.
         window: see `_window`.
-        dtype: of the scores.
+        dtype: dtype of the scores.
     """
     before = torch.arange(mask.shape[1], device=mask.device)[None, :] <= places[:, None]
     visible = before[None, None] & (mask[:, None, None, :] == 1)
@@ -200,10 +193,10 @@ def _causal_masks(mask: Tensor, places: Tensor, window: int, dtype: torch.dtype)
 def _neo_attention(
     kind: int, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Attend as GPT-Neo does, without scaling, by the mask of the layer's kind.
+    """Attend as GPT-Neo does, without scaling, with the mask of the layer's type.
 
-    Its own attention cuts the mask from a table by row numbers, which would count filling, and which
-    takes the exporter minutes.
+    Its own attention slices the mask from a table by index. That counts padding, and the exporter
+    needs minutes for it.
     """
     scores = query.float() @ key.float().transpose(-1, -2) + attention_mask[:, kind : kind + 1]
     weights = torch.softmax(scores, dim=-1).to(value.dtype)
@@ -211,9 +204,9 @@ def _neo_attention(
 
 
 def _window(config: PretrainedConfig) -> int:
-    """Return how many rows a local layer sees; 0 where no layer is local."""
+    """Return how many keys a query of a local layer attends to; 0 if no layer is local."""
     if config.model_type == "gpt_neo":
         return int(config.window_size)
     kinds = getattr(config, "layer_types", None) or ("sliding_attention",)
-    used = "sliding_attention" in kinds and getattr(config, "use_sliding_window", True)
-    return int(getattr(config, "sliding_window", None) or 0) if used else 0
+    is_used = "sliding_attention" in kinds and getattr(config, "use_sliding_window", True)
+    return int(getattr(config, "sliding_window", None) or 0) if is_used else 0

@@ -1,7 +1,7 @@
-"""Prompts that enter every layer: each layer reads rows of the prompt, not what the layer before made of them.
+"""Prompts that enter all layers: each layer reads virtual tokens of its own.
 
-This is how P-tuning v2 (arXiv 2110.07602) lets prompts reach small models. Here the rows of all layers are still scaled
-by one pair of vectors a task (docs/design.md).
+P-tuning v2 (arXiv 2110.07602) brings prompts to small models in this way. Here one pair of vectors
+a task scales the virtual tokens of all layers (docs/design.md).
 """
 
 from __future__ import annotations
@@ -18,34 +18,45 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class DeepPrompt:
-    """Prompt rows that stand at every layer's input.
+    """Virtual tokens for the input of every layer."""
 
-    Attributes:
-        rows: ``(batch, l, layers, d)``.
-        alone: whether no text is read with them. Then nothing of what a layer makes of them is read again, and no
-            gradient runs through it.
-    """
-
-    rows: Tensor
+    values: Tensor
+    """Shape ``(batch, l, layers, d)``."""
     alone: bool = False
+    """Whether no text is read with the prompt. Then a layer's output is unused, and gets no gradient."""
+
+    @classmethod
+    def split(cls, prompt: Tensor, *, alone: bool = False) -> tuple[DeepPrompt | None, Tensor]:
+        """Return the deep prompt, if it is one, and the first layer's virtual tokens ``(batch, l, d)``.
+
+        Args:
+            prompt: ``(batch, l, d)``, or ``(batch, l, layers, d)``.
+            alone: whether no text is read with it.
+        """
+        return (cls(prompt, alone), prompt[:, :, 0]) if prompt.ndim == 4 else (None, prompt)
 
     def at(self, layer: int, hidden: Tensor) -> Tensor:
-        """Return a layer's input ``(batch, l + tokens, d)`` with the prompt's rows for that layer in front."""
-        own = self.rows[:, :, layer].to(hidden.dtype)
+        """Return a layer's input, with the prompt's virtual tokens for that layer in front.
+
+        Args:
+            layer: number of the layer.
+            hidden: output of the previous layer, ``(batch, l + tokens, d)``.
+        """
+        own = self.values[:, :, layer].to(hidden.dtype)
         return own if self.alone else torch.cat([own, hidden[:, own.shape[1] :]], dim=1)
 
 
 def replace_inputs(layers: Sequence[nn.Module], find: Callable[[Mapping[str, Any]], DeepPrompt | None]) -> None:
-    """Let every layer but the first, whose input is made before, read what enters it.
+    """Put a prompt into the input of every layer but the first, which callers fill themselves.
 
     Args:
         layers: modules that take hidden states first.
-        find: given a call's keyword arguments, what enters, or None for the layer's own input.
+        find: maps a call's keyword arguments to its deep prompt, or None.
     """
 
     def enter(number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        entering = find(kwargs)
-        return None if entering is None else ((entering.at(number, args[0]), *args[1:]), kwargs)
+        prompt = find(kwargs)
+        return None if prompt is None else ((prompt.at(number, args[0]), *args[1:]), kwargs)
 
     for number, layer in enumerate(layers):
         if number:
@@ -54,15 +65,15 @@ def replace_inputs(layers: Sequence[nn.Module], find: Callable[[Mapping[str, Any
 
 @contextmanager
 def recorded_inputs(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect what enters each layer while the block runs, ``(batch, rows, d)`` each."""
-    found: list[Tensor] = []
+    """Record the input of each layer, ``(batch, positions, d)``, while the block runs."""
+    inputs: list[Tensor] = []
 
     def record(_: nn.Module, args: tuple[Any, ...]) -> None:
-        found.append(args[0])
+        inputs.append(args[0])
 
     handles = [layer.register_forward_pre_hook(record) for layer in layers]
     try:
-        yield found
+        yield inputs
     finally:
         for handle in handles:
             handle.remove()

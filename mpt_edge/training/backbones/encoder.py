@@ -1,12 +1,14 @@
-"""A frozen Hugging Face encoder that carries a prompt: one definition for training and export.
+"""A frozen encoder that carries a prompt.
 
-The prompt enters as the first layer's input, behind the embeddings' LayerNorm, so what ``u``
-scales is not normalized away (docs/design.md). Prompts from PEFT enter where PEFT feeds them, as
-``inputs_embeds``: position and type embeddings are added to them, the LayerNorm follows, and the text
-is counted from behind them. A third kind has rows of its own for every layer. One forward serves three calls:
+A prompt of ours enters as the first layer's input, after the embeddings' LayerNorm, which would
+cancel most of the scale ``u`` (docs/design.md). A prompt from PEFT enters in place of word
+embeddings: position and type embeddings are added to it, the LayerNorm follows, and the text takes
+the positions after it. A prompt for all layers has virtual tokens of its own at every layer.
 
-- *encode prompt*: prompt rows alone, giving each layer's keys and values;
-- *request*: text under those cached keys and values (prefix layout);
+One forward serves three calls:
+
+- *encode prompt*: virtual tokens alone, giving each layer's keys and values;
+- *request*: text with those cached keys and values (prefix layout);
 - *joint request*: prompt and text together, attending to each other.
 """
 
@@ -21,32 +23,29 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.formats.prompts import Entry
+from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.training.backbones.attention import MASKED, KeyValue
 from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs
 from mpt_edge.training.backbones.masked_lm import MaskedLMHead
+from mpt_edge.training.backbones.prompted import PromptedModel
 
-#: Name under which our attention is registered with transformers.
+#: Name of our attention in transformers' registry.
 ATTENTION = "mpt_edge"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where an encoder keeps its parts, by attribute path.
-
-    Attributes:
-        stack: the module that runs the layers.
-        layers: the list of layers.
-        token_types: whether the embeddings take segment ids.
-    """
+    """Attribute paths of an encoder's parts."""
 
     stack: str = "encoder"
+    """The module that runs the layers."""
     layers: str = "encoder.layer"
+    """The list of layers."""
     token_types: bool = True
+    """Whether the embeddings take segment ids."""
 
 
-#: Encoders that send attention through transformers' attention interface, by ``model_type``.
+#: Encoders that use transformers' attention interface, by ``model_type``.
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": Architecture(),
     "camembert": Architecture(),
@@ -60,11 +59,14 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 @dataclass
 class AttentionContext:
-    """What one forward hands to every attention layer, and collects from it."""
+    """State of one forward that all attention layers share."""
 
     past: Sequence[KeyValue] | None
-    entering: DeepPrompt | None = None
+    """Each layer's cached keys and values of a prompt."""
+    deep_prompt: DeepPrompt | None = None
+    """A prompt for the input of all layers."""
     present: dict[int, KeyValue] = field(default_factory=dict)
+    """Each layer's new keys and values, filled by the layers."""
 
 
 def _prompted_attention(
@@ -77,10 +79,10 @@ def _prompted_attention(
     attending: AttentionContext,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend to the cached prompt and to the rows at hand, without copying the cache per row.
+    """Attend to the cached prompt and to the new positions.
 
-    The cache has batch one or the batch's size; scores against it and against the rows are joined
-    before the softmax, so a cache of batch one is broadcast by the matrix product alone.
+    The scores of both are joined before the softmax. The matrix product alone broadcasts a cache of
+    batch one, so the cache is not copied for each text.
     """
     layer = int(module.mpt_edge_layer)  # type: ignore[arg-type]
     attending.present[layer] = (key, value)
@@ -90,60 +92,45 @@ def _prompted_attention(
         output = torch.softmax(scores + attention_mask, dim=-1) @ value
     else:
         past_key, past_value = attending.past[layer]
-        rows = past_key.shape[2]
+        length = past_key.shape[2]
         scores = torch.cat([query @ past_key.transpose(-1, -2), scores], dim=-1)
         weights = torch.softmax(scores + attention_mask, dim=-1)
-        output = weights[..., :rows] @ past_value + weights[..., rows:] @ value
+        output = weights[..., :length] @ past_value + weights[..., length:] @ value
     return output.transpose(1, 2), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _prompted_attention)
 
 
-class PromptedEncoder(nn.Module):
-    """A frozen encoder that reads text under a prompt.
+class PromptedEncoder(PromptedModel):
+    """A frozen encoder that reads text under a prompt."""
 
-    Attributes:
-        model: the base model, without gradient, in evaluation mode.
-        layers: its layers.
-        layer_count: how many these are, and key/value pairs.
-        hidden_size: width d of prompt rows and hidden states.
-        token_types: whether segment ids are read.
-        masked: the masked-LM head that came with it, or None.
-    """
+    token_types: bool
+    """Whether the model reads segment ids."""
+    masked: MaskedLMHead | None
+    """The checkpoint's masked-LM head."""
 
     def __init__(self, model: PreTrainedModel, masked: MaskedLMHead | None = None) -> None:
-        """Freeze ``model`` and route its attention through the prompt.
+        """Freeze ``model`` and replace its attention.
+
+        Args:
+            model: the base model, without a head.
+            masked: its masked-LM head, if it has one.
 
         Raises:
-            UnsupportedModelError: the architecture is none of `ARCHITECTURES`.
+            UnsupportedModelError: the architecture is not in `ARCHITECTURES`.
         """
-        super().__init__()
-        kind = model.config.model_type
-        if kind not in ARCHITECTURES:
-            raise UnsupportedModelError(
-                f"{kind!r} models cannot carry a prompt yet; use one of {', '.join(sorted(ARCHITECTURES))}."
-            )
-        self.architecture = ARCHITECTURES[kind]
-        self.model = model.eval().requires_grad_(requires_grad=False)
+        super().__init__(model, ARCHITECTURES, ATTENTION)
+        self.architecture = ARCHITECTURES[model.config.model_type]
         self.masked = masked
-        self.model.set_attn_implementation(ATTENTION)
         self.layers = list(model.get_submodule(self.architecture.layers).children())
         for index, layer in enumerate(self.layers):
             for module in layer.modules():
-                module.mpt_edge_layer = index
-        replace_inputs(self.layers, lambda call: call["attending"].entering if "attending" in call else None)
-        self.layer_count = len(self.layers)
+                module.mpt_edge_layer = index  # type: ignore[assignment]
+        replace_inputs(self.layers, lambda call: call["attending"].deep_prompt if "attending" in call else None)
         self.hidden_size = int(model.config.hidden_size)
         self.token_types = self.architecture.token_types and getattr(model.config, "type_vocab_size", 1) > 1
         self.first_position, self.max_positions = self._positions()
-
-    def _positions(self) -> tuple[int, int]:
-        """Return the first position of a text, and how many there are."""
-        # RoBERTa and its kin count positions from behind the padding index.
-        table = self.model.get_submodule("embeddings.position_embeddings")
-        first = 0 if table.padding_idx is None else int(table.padding_idx) + 1
-        return first, int(table.num_embeddings) - first
 
     def forward(
         self,
@@ -152,58 +139,55 @@ class PromptedEncoder(nn.Module):
         token_type_ids: Tensor | None = None,
         prompt: Tensor | None = None,
         past: Sequence[KeyValue] | None = None,
-        entry: Entry = Entry.FIRST_LAYER,
+        position: PromptPosition = PromptPosition.FIRST_LAYER,
     ) -> tuple[Tensor, list[KeyValue]]:
-        """Run prompt rows and text through the layers.
+        """Run virtual tokens and text through the layers.
 
         Args:
             input_ids: token ids, ``(batch, tokens)``.
-            attention_mask: 1 for keys that may be seen, ``(batch, cached + prompt + tokens)``.
-            token_type_ids: segment ids, ``(batch, tokens)``, where the model reads them.
-            prompt: prompt rows that are part of this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
-            past: keys and values of a prompt encoded before, batch one or ``batch``.
-            entry: where the prompt rows of this call enter, one of `mpt_edge.formats.prompts.Entry`.
+            attention_mask: 1 for visible keys, ``(batch, cached + l + tokens)``.
+            token_type_ids: segment ids, ``(batch, tokens)``, for models that read them.
+            prompt: the prompt to read in this call, ``(batch, l, d)``, or ``(batch, l, layers, d)``.
+            past: keys and values of a prompt that was encoded before, of batch one or ``batch``.
+            position: where the prompt enters, in this call or in an earlier one.
 
         Returns:
-            The last hidden state, ``(batch, prompt + tokens, d)``, and each layer's new keys and
-            values.
+            The last hidden state, ``(batch, l + tokens, d)``, and each layer's new keys and values.
         """
-        if prompt is not None and entry == Entry.INPUTS_EMBEDS:
-            hidden = self._embed_behind(prompt, input_ids, attention_mask, token_type_ids)
+        if prompt is not None and position == PromptPosition.EMBEDDINGS:
+            hidden = self._embed_with_prompt(prompt, input_ids, attention_mask, token_type_ids)
             return self._run(hidden, attention_mask, past)
         text_mask = attention_mask[:, attention_mask.shape[1] - input_ids.shape[1] :]
         hidden = self.embed(input_ids, text_mask, token_type_ids)
-        entering = None
-        if prompt is not None and prompt.ndim == 4:
-            entering, prompt = DeepPrompt(prompt), prompt[:, :, 0]
+        deep_prompt = None
         if prompt is not None:
+            deep_prompt, prompt = DeepPrompt.split(prompt)
             hidden = torch.cat([prompt.to(hidden.dtype), hidden], dim=1)
-        return self._run(hidden, attention_mask, past, entering)
+        return self._run(hidden, attention_mask, past, deep_prompt)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Keep only each layer's input for the backward pass, and compute the rest again (gradient checkpointing)."""
+        """Keep only each layer's input for the backward pass, and recompute the rest."""
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        # transformers checkpoints in training mode only; without dropout that mode changes nothing else.
+        # transformers checkpoints in training mode only; without dropout, that mode changes nothing else.
         self.model.train()
         # Newer transformers have renamed it.
         enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
 
-    def encode_prompt(self, prompt: Tensor, entry: Entry = Entry.FIRST_LAYER) -> list[KeyValue]:
-        """Return every layer's keys and values of prompts, which see only themselves.
+    def encode_prompt(self, prompt: Tensor, position: PromptPosition = PromptPosition.FIRST_LAYER) -> list[KeyValue]:
+        """Return each layer's keys and values of prompts, without any text.
 
         Args:
-            prompt: ``(batch, l, d)``, or ``(batch, l, layers, d)`` where they enter every layer.
-            entry: where they enter.
+            prompt: ``(batch, l, d)``, or ``(batch, l, layers, d)`` for all layers.
+            position: where the prompts enter.
         """
         mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-        if prompt.ndim == 4:
-            return self._run(prompt[:, :, 0], mask, None, DeepPrompt(prompt, alone=True))[1]
-        if entry == Entry.INPUTS_EMBEDS:
-            prompt = self._embed_behind(prompt, mask[:, :0], mask, None)
-        return self._run(prompt, mask, None)[1]
+        deep_prompt, hidden = DeepPrompt.split(prompt, alone=True)
+        if position == PromptPosition.EMBEDDINGS:
+            hidden = self._embed_with_prompt(hidden, mask[:, :0], mask, None)
+        return self._run(hidden, mask, None, deep_prompt)[1]
 
     def embed(self, input_ids: Tensor, text_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return the first layer's input for tokens, ``(batch, tokens, d)``.
@@ -213,19 +197,34 @@ class PromptedEncoder(nn.Module):
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         return self._embed({"input_ids": input_ids}, text_mask, types)
 
-    def _embed_behind(
+    def _positions(self) -> tuple[int, int]:
+        """Return the first position of a text and the number of positions."""
+        # RoBERTa and its relatives count positions from the padding index + 1.
+        table = self.model.get_submodule("embeddings.position_embeddings")
+        first = 0 if table.padding_idx is None else int(table.padding_idx) + 1
+        return first, int(table.num_embeddings) - first
+
+    def _embed_with_prompt(
         self, prompt: Tensor, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None
     ) -> Tensor:
-        """Return the first layer's input for prompt rows in place of word embeddings, and for tokens behind them."""
+        """Return the first layer's input for a prompt in place of word embeddings and the tokens after it."""
         words = self.model.get_input_embeddings()(input_ids)
-        rows = torch.cat([prompt.to(words.dtype), words], dim=1)
-        mask = attention_mask[:, attention_mask.shape[1] - rows.shape[1] :]
+        embedded = torch.cat([prompt.to(words.dtype), words], dim=1)
+        mask = attention_mask[:, attention_mask.shape[1] - embedded.shape[1] :]
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         types = torch.cat([torch.zeros_like(prompt[..., 0], dtype=torch.long), types], dim=1)
-        return self._embed({"inputs_embeds": rows}, mask, types)
+        return self._embed({"inputs_embeds": embedded}, mask, types)
 
-    def _embed(self, rows: dict[str, Tensor], mask: Tensor, types: Tensor) -> Tensor:
-        inputs = {"input_ids": None, "position_ids": (mask.cumsum(1) - 1).clamp(min=0) + self.first_position, **rows}
+    def _embed(self, tokens: dict[str, Tensor], mask: Tensor, types: Tensor) -> Tensor:
+        """Run the model's embeddings.
+
+        Args:
+            tokens: ``input_ids`` ``(batch, tokens)`` or ``inputs_embeds`` ``(batch, tokens, d)``.
+            mask: 1 for visible tokens, ``(batch, tokens)``.
+            types: segment ids, ``(batch, tokens)``.
+        """
+        positions = (mask.cumsum(1) - 1).clamp(min=0) + self.first_position
+        inputs = {"input_ids": None, "position_ids": positions, **tokens}
         if self.token_types:
             inputs["token_type_ids"] = types
         hidden = self.model.get_submodule("embeddings")(**inputs)
@@ -234,10 +233,11 @@ class PromptedEncoder(nn.Module):
         return hidden  # type: ignore[no-any-return]
 
     def _run(
-        self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None, entering: DeepPrompt | None = None
+        self, hidden: Tensor, mask: Tensor, past: Sequence[KeyValue] | None, deep_prompt: DeepPrompt | None = None
     ) -> tuple[Tensor, list[KeyValue]]:
+        """Run the layers; see `forward` for shapes."""
         bias = (1 - mask[:, None, None, :].to(hidden.dtype)) * MASKED
-        attending = AttentionContext(past, entering)
+        attending = AttentionContext(past, deep_prompt)
         stack = self.model.get_submodule(self.architecture.stack)
         output = stack(hidden, attention_mask=bias, attending=attending)
         present = [attending.present[layer] for layer in range(self.layer_count)]

@@ -1,109 +1,115 @@
-"""Encoders as backbones: how they pool, and the mask of those with a masked-LM head."""
+"""Encoders as backbones, with their pooling and mask token."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.formats.manifest import Mask
+from mpt_edge.formats.manifest import Family, MaskToken, Pooling
 from mpt_edge.training.backbones.architectures import model_type, supported
-from mpt_edge.training.backbones.backbone import Backbone, common_facts
+from mpt_edge.training.backbones.backbone import Backbone, common_fields
 from mpt_edge.training.backbones.causal import CAUSAL_ARCHITECTURES
 from mpt_edge.training.backbones.encoder import ARCHITECTURES, ATTENTION, PromptedEncoder
+from mpt_edge.training.backbones.locating import ModelSource, locate_model
 from mpt_edge.training.backbones.masked_lm import TRANSFORMS, MaskedLMHead
 from mpt_edge.training.backbones.modernbert import PromptedModernBert
 from mpt_edge.training.backbones.seq2seq import SEQ2SEQ_ARCHITECTURES
-from mpt_edge.training.backbones.sources import Source, locate_model, read_json, read_mask, read_model
+from mpt_edge.training.backbones.tokenizer_files import read_mask
+from mpt_edge.training.backbones.weights import read_model
+
+#: Entries ``pooling_mode_*`` of sentence-transformers.
+_POOLING_MODES = {"mean_tokens": Pooling.MEAN, "cls_token": Pooling.CLS, "max_tokens": Pooling.MAX}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderBackbone(Backbone):
-    """A frozen encoder; see `Backbone`.
+    """A frozen encoder; see `Backbone`."""
 
-    Attributes:
-        model: the prompted encoder, frozen.
-        pooling: ``"mean"``, ``"cls"`` or ``"max"``.
-        mask: the mask of a model that has a masked-LM head, or None.
-    """
-
+    family: ClassVar[Family] = Family.ENCODER
     model: PromptedEncoder
-    pooling: str
-    mask: Mask | None = None
-
-    @property
-    def family(self) -> str:
-        """``"encoder"``."""
-        return "encoder"
+    pooling: Pooling
+    """How hidden states become one vector."""
+    mask: MaskToken | None = None
+    """Mask token of a model with a masked-LM head."""
 
 
 def load_encoder(source: str, revision: str | None = None) -> EncoderBackbone:
-    """Load an encoder from a short name, a local folder or a hub id; `open_backbone` loads any family.
+    """Load an encoder; `mpt_edge.training.backbones.opening.open_backbone` loads any family.
+
+    Args:
+        source: short name, local folder or hub id.
+        revision: branch, tag or commit on the hub.
 
     Raises:
-        InputError: nothing is found under that name.
+        InputError: there is no model of that name.
         UnsupportedModelError: it is no encoder, or its architecture or pooling cannot be used.
         CorruptFileError: files are missing or damaged.
     """
     return read_encoder(locate_model(source, revision))
 
 
-def read_encoder(source: Source) -> EncoderBackbone:
-    """Load an encoder from where it was found. Raises UnsupportedModelError and CorruptFileError, as `load_encoder`."""
-    folder, kind = source.folder, model_type(source)
+def read_encoder(source: ModelSource) -> EncoderBackbone:
+    """Load an encoder from its files. Raises UnsupportedModelError and CorruptFileError, as `load_encoder`."""
+    kind = model_type(source)
     if kind in CAUSAL_ARCHITECTURES or kind in SEQ2SEQ_ARCHITECTURES:
         raise UnsupportedModelError(
-            f"{source.asked} writes text, and this needs an encoder; use one of {', '.join(sorted(ARCHITECTURES))}."
+            f"{source.asked} is a generative model, and this needs an encoder; use one of "
+            f"{', '.join(sorted(ARCHITECTURES))}."
         )
     if kind not in ARCHITECTURES:
         raise UnsupportedModelError(
             f"{source.asked} is a {kind!r} model, which cannot carry a prompt yet; use one of {supported()}."
         )
-    mask = _mask(folder)
-    family = AutoModel if mask is None else AutoModelForMaskedLM
-    model = read_model(family, folder, ATTENTION)
-    carrier = PromptedModernBert if kind == "modernbert" else PromptedEncoder
-    prompted = carrier(model) if mask is None else carrier(model.base_model, MaskedLMHead(model))
+    mask = _mask(source)
+    model = read_model(AutoModel if mask is None else AutoModelForMaskedLM, source.folder, ATTENTION)
+    prompted_class = PromptedModernBert if kind == "modernbert" else PromptedEncoder
+    prompted = prompted_class(model) if mask is None else prompted_class(model.base_model, MaskedLMHead(model))
     return EncoderBackbone(
-        **common_facts(source, prompted),
+        **common_fields(source, prompted),
         model=prompted,
-        pooling=_pooling(folder),
-        max_length=_max_length(folder, prompted.max_positions),
+        pooling=_pooling(source),
+        max_length=_max_length(source, prompted.max_positions),
         mask=mask,
     )
 
 
-def _mask(folder: Path) -> Mask | None:
-    """Return the mask of a checkpoint that was saved with a masked-LM head."""
-    config = AutoConfig.from_pretrained(folder)
-    named = [name.endswith("ForMaskedLM") for name in config.architectures or ()]
-    if config.model_type not in TRANSFORMS or not any(named):
-        return None
-    return read_mask(folder)
+def _mask(source: ModelSource) -> MaskToken | None:
+    """Return the mask token of a checkpoint with a masked-LM head."""
+    config = AutoConfig.from_pretrained(source.folder)
+    has_head = any(name.endswith("ForMaskedLM") for name in config.architectures or ())
+    return read_mask(source.folder) if config.model_type in TRANSFORMS and has_head else None
 
 
-def _pooling(folder: Path) -> str:
-    """Read how a sentence-transformers model pools; mean pooling for a plain encoder."""
-    modules = read_json(folder / "modules.json") or []
+def _pooling(source: ModelSource) -> Pooling:
+    """Return the pooling of a sentence-transformers model; mean pooling for a plain encoder.
+
+    Raises:
+        UnsupportedModelError: it pools in another way, or has modules after its pooling.
+    """
+    modules = source.read_json("modules.json") or []
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     extra = set(kinds) - {"Transformer", "Pooling", "Normalize"}
     if extra:
         raise UnsupportedModelError(
-            f"{folder} has a {extra.pop()} module behind its pooling, which is not supported; use a model without it."
+            f"{source.folder} has a {extra.pop()} module after its pooling, which is not supported; use a model "
+            "without it."
         )
     path = next((m.get("path", "") for m, kind in zip(modules, kinds, strict=True) if kind == "Pooling"), "")
-    config = read_json(folder / path / "config.json") if path else {}
-    modes = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max"}
-    found = [name for mode, name in modes.items() if config.get(f"pooling_mode_{mode}")]
-    others = [key for key, on in config.items() if key.startswith("pooling_mode") and on is True]
-    if len(found) == len(others) == 1 or (not found and not others):
-        return found[0] if found else "mean"
-    raise UnsupportedModelError(f"{folder} pools by {', '.join(others)}; only mean, cls or max alone is supported.")
+    config = source.read_json(f"{path}/config.json") if path else {}
+    modes = [key for key, is_on in config.items() if key.startswith("pooling_mode") and is_on is True]
+    known = [pooling for mode, pooling in _POOLING_MODES.items() if config.get(f"pooling_mode_{mode}")]
+    if not modes and not known:
+        return Pooling.MEAN
+    if len(known) == len(modes) == 1:
+        return known[0]
+    raise UnsupportedModelError(
+        f"{source.folder} pools by {', '.join(modes)}; only mean, cls or max alone is supported."
+    )
 
 
-def _max_length(folder: Path, positions: int) -> int:
-    settings: dict[str, Any] = read_json(folder / "sentence_bert_config.json") or {}
+def _max_length(source: ModelSource, positions: int) -> int:
+    settings: dict[str, Any] = source.read_json("sentence_bert_config.json") or {}
     return min(int(settings.get("max_seq_length") or positions), positions)

@@ -1,107 +1,85 @@
-"""Decoder-only and encoder-decoder models as backbones: which tokens end a text, and what it stands behind."""
+"""Decoder-only and encoder-decoder models as backbones."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PretrainedConfig
 
-from mpt_edge.training.backbones.backbone import Backbone, common_facts, vocabulary_rows
+from mpt_edge.formats.manifest import Family
+from mpt_edge.training.backbones.backbone import Backbone, common_fields, vocabulary_size
 from mpt_edge.training.backbones.causal import PromptedCausal
+from mpt_edge.training.backbones.locating import ModelSource
+from mpt_edge.training.backbones.prompted import PromptedModel
 from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
-from mpt_edge.training.backbones.sources import Source, read_model
 from mpt_edge.training.backbones.vocabulary import check_start, end_ids
+from mpt_edge.training.backbones.weights import read_model
 
 
 @dataclass(frozen=True, kw_only=True)
-class _GenerativeBackbone(Backbone):
-    """What both kinds of models that write carry; see `Backbone`.
+class CausalBackbone(Backbone):
+    """A frozen decoder-only model; see `Backbone`."""
 
-    Attributes:
-        model: the prompted model, frozen.
-        eos_ids: tokens that end a text.
-        max_length: most rows of prompt and text that the model can tell apart.
-    """
-
-    model: PromptedCausal | PromptedSeq2Seq
-    eos_ids: tuple[int, ...]
-
-    @abstractmethod
-    def front(self, ids: list[int]) -> list[int]:
-        """Return the tokens that a text written for the input ``ids`` stands behind."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CausalBackbone(_GenerativeBackbone):
-    """A frozen decoder-only model; ``eos_ids`` end a text, and ``max_length`` counts rows of prompt and text."""
-
+    family: ClassVar[Family] = Family.CAUSAL
     model: PromptedCausal
-
-    @property
-    def family(self) -> str:
-        """``"causal"``."""
-        return "causal"
+    eos_ids: tuple[int, ...]
+    """Tokens that end a text."""
 
     def front(self, ids: list[int]) -> list[int]:
-        """Return the input, which the new text continues."""
+        """Return the tokens that a generated text follows: the input."""
         return list(ids)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seq2SeqBackbone(_GenerativeBackbone):
-    """A frozen encoder-decoder model; ``eos_ids`` end a text, and ``max_length`` counts rows of prompt and text."""
+class Seq2SeqBackbone(Backbone):
+    """A frozen encoder-decoder model; see `Backbone`."""
 
+    family: ClassVar[Family] = Family.SEQ2SEQ
     model: PromptedSeq2Seq
-
-    @property
-    def family(self) -> str:
-        """``"seq2seq"``."""
-        return "seq2seq"
+    eos_ids: tuple[int, ...]
+    """Tokens that end a text."""
 
     def front(self, ids: list[int]) -> list[int]:  # noqa: ARG002
-        """Return the decoder's first token: the input is the encoder's."""
+        """Return the tokens that a generated text follows: the decoder's first token."""
         return [self.model.start_id]
 
 
-#: A backbone that writes, a union so that a check for one kind leaves the other.
+#: A generative backbone: a union, so that a type check for one family leaves the other.
 GenerativeBackbone = CausalBackbone | Seq2SeqBackbone
 
 
-def read_causal(source: Source) -> CausalBackbone:
-    """Load a decoder-only model from where it was found.
+def read_causal(source: ModelSource) -> CausalBackbone:
+    """Load a decoder-only model.
 
     Raises:
-        UnsupportedModelError: it lacks rows for tokens that it is to read or write.
+        UnsupportedModelError: its embedding table lacks tokens that it needs.
         CorruptFileError: files are missing or damaged.
     """
-    model = read_model(AutoModelForCausalLM, source.folder, "eager")
-    prompted = PromptedCausal(model)
-    return CausalBackbone(model=prompted, **_facts(source, prompted))
+    model = PromptedCausal(read_model(AutoModelForCausalLM, source.folder, "eager"))
+    return CausalBackbone(model=model, **_fields(source, model))
 
 
-def read_seq2seq(source: Source) -> Seq2SeqBackbone:
-    """Load an encoder-decoder model from where it was found; raises what `read_causal` does."""
-    model = read_model(AutoModelForSeq2SeqLM, source.folder, "eager")
-    prompted = PromptedSeq2Seq(model)
-    check_start(prompted.start_id, vocabulary_rows(prompted), source.folder)
-    return Seq2SeqBackbone(model=prompted, **_facts(source, prompted))
+def read_seq2seq(source: ModelSource) -> Seq2SeqBackbone:
+    """Load an encoder-decoder model; raises as `read_causal`."""
+    model = PromptedSeq2Seq(read_model(AutoModelForSeq2SeqLM, source.folder, "eager"))
+    check_start(model.start_id, vocabulary_size(model), source.folder)
+    return Seq2SeqBackbone(model=model, **_fields(source, model))
 
 
-def _facts(source: Source, prompted: PromptedCausal | PromptedSeq2Seq) -> dict[str, Any]:
-    """Return all fields of a backbone that writes, but for the model."""
-    eos_ids = _eos_ids(prompted.model.generation_config, prompted.model.config)
-    return common_facts(source, prompted) | {
-        "eos_ids": end_ids(eos_ids, vocabulary_rows(prompted), source.folder),
-        "max_length": prompted.max_positions,
+def _fields(source: ModelSource, model: PromptedModel) -> dict[str, Any]:
+    """Return all fields of a generative backbone except for the model."""
+    eos_ids = _eos_ids(model.model.generation_config, model.model.config)
+    return common_fields(source, model) | {
+        "eos_ids": end_ids(eos_ids, vocabulary_size(model), source.folder),
+        "max_length": model.max_positions,
     }
 
 
 def _eos_ids(generation: GenerationConfig | None, config: PretrainedConfig) -> Sequence[int]:
-    """Return the tokens that end a text, which models name once, several times or not at all."""
-    found: Any = getattr(generation, "eos_token_id", None)
-    if found is None:
-        found = getattr(config, "eos_token_id", None)
-    return tuple(found) if isinstance(found, list | tuple) else () if found is None else (int(found),)
+    """Return the end tokens; a configuration has an id, a list of ids or none."""
+    stated: Any = getattr(generation, "eos_token_id", None)
+    if stated is None:
+        stated = getattr(config, "eos_token_id", None)
+    return tuple(stated) if isinstance(stated, list | tuple) else () if stated is None else (int(stated),)

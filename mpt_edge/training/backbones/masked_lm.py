@@ -1,7 +1,7 @@
-"""The head of a masked language model, for a few words instead of the whole vocabulary.
+"""Masked-LM heads that score a few words instead of the whole vocabulary.
 
-Its output matrix is the embedding table that the encoder reads text with, so taking the rows of the words that are
-asked for adds nothing to a graph but the head's small transformation.
+The output matrix is the encoder's embedding table. Selecting its rows for the given words adds only
+the head's small transform to a graph.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _modernbert(model: PreTrainedModel) -> list[nn.Module]:
     return [model.get_submodule("head")]
 
 
-#: What stands between an encoder's last hidden state and its output matrix, by ``model_type``.
+#: Modules between the last hidden state and the output matrix, by ``model_type``.
 TRANSFORMS: dict[str, Callable[[PreTrainedModel], list[nn.Module]]] = {
     "bert": _bert,
     "camembert": _roberta,
@@ -43,10 +43,10 @@ TRANSFORMS: dict[str, Callable[[PreTrainedModel], list[nn.Module]]] = {
 
 
 class MaskedLMHead(nn.Module):
-    """Logits of given words at given rows."""
+    """A frozen masked-LM head: logits of given words at given positions."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Take the head off a masked language model of one of `TRANSFORMS`; weights are shared."""
+        """Take the head of a masked language model with an entry in `TRANSFORMS`; weights are shared."""
         super().__init__()
         self.transform = nn.Sequential(*TRANSFORMS[model.config.model_type](model))
         output = model.get_output_embeddings()
@@ -54,12 +54,23 @@ class MaskedLMHead(nn.Module):
         self.requires_grad_(requires_grad=False)
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
-        """Return logits ``(rows, places, words)`` of hidden states ``(rows, places, d)`` for token ids ``(words,)``."""
-        found: Tensor = self.transform(hidden) @ functional.embedding(words, self.weight).T
-        return found if self.bias is None else found + self.bias[words]
+        """Return logits ``(batch, positions, words)``.
 
-    def at(self, hidden: Tensor, places: Tensor, words: Tensor) -> Tensor:
-        """Return the logits at chosen rows: ``places`` ``(rows, places)`` of hidden states ``(rows, tokens, d)``."""
-        chosen = torch.gather(hidden, 1, places[..., None].expand(-1, -1, hidden.shape[-1]))
-        found: Tensor = self(chosen, words)
-        return found
+        Args:
+            hidden: hidden states, ``(batch, positions, d)``.
+            words: token ids, ``(words,)``.
+        """
+        logits: Tensor = self.transform(hidden) @ functional.embedding(words, self.weight).T
+        return logits if self.bias is None else logits + self.bias[words]
+
+    def at(self, hidden: Tensor, positions: Tensor, words: Tensor) -> Tensor:
+        """Return logits ``(batch, positions, words)`` at chosen positions.
+
+        Args:
+            hidden: hidden states, ``(batch, tokens, d)``.
+            positions: indices of tokens, ``(batch, positions)``.
+            words: token ids, ``(words,)``.
+        """
+        chosen = torch.gather(hidden, 1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+        logits: Tensor = self(chosen, words)
+        return logits

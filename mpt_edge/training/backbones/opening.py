@@ -1,4 +1,4 @@
-"""Opening a backbone of any family by short name, folder or hub id."""
+"""Opening a backbone of any family."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from mpt_edge.training.backbones.architectures import model_type
 from mpt_edge.training.backbones.causal import CAUSAL_ARCHITECTURES
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, read_encoder
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone, read_causal, read_seq2seq
+from mpt_edge.training.backbones.locating import locate_model
 from mpt_edge.training.backbones.seq2seq import SEQ2SEQ_ARCHITECTURES
-from mpt_edge.training.backbones.sources import locate_model
 
-#: A backbone of any family: a union, so that a check for some leaves the others.
+#: A backbone of any family: a union, so that a type check for some families leaves the others.
 AnyBackbone = EncoderBackbone | GenerativeBackbone
 
 
 def open_backbone(source: str, revision: str | None = None) -> AnyBackbone:
-    """Load a backbone of any family from a short name, a local folder or a hub id.
+    """Load a backbone of any family.
+
+    Args:
+        source: short name, local folder or hub id.
+        revision: branch, tag or commit on the hub.
 
     Raises:
-        InputError: nothing is found under that name.
-        UnsupportedModelError: its architecture cannot be used, or it lacks rows for tokens that it is to read or write.
+        InputError: there is no model of that name.
+        UnsupportedModelError: its architecture cannot be used, or its embedding table lacks tokens that it needs.
         CorruptFileError: files are missing or damaged.
     """
     found = locate_model(source, revision)

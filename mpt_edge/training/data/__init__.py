@@ -1,1 +1,1 @@
-"""What tasks are trained on: recipes, and the rows they read."""
+"""Training data: recipes, and the examples that they name."""

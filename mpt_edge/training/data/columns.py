@@ -1,4 +1,4 @@
-"""What a recipe calls a column: a name, a path into nested columns, or text with several of them."""
+"""Columns of a recipe: names, paths into nested columns, and text with columns in braces."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ _BRACES = re.compile(r"\{([\w.-]+)\}")
 
 
 def roots(entry: str) -> list[str]:
-    """Return the data's columns that an entry needs."""
+    """Return the data's columns that a recipe's entry needs."""
     paths = _BRACES.findall(entry) or [entry]
     return [path.partition(".")[0] for path in paths]
 
 
 def column(table: datasets.Dataset, entry: str) -> list[Any]:
-    """Return an entry's value in every row.
+    """Return an entry's value in each row.
 
-    ``answers.text`` looks into nested columns, ``"question: {question} passage: {passage}"`` puts
-    columns into a text. A column named like the entry itself comes first.
+    ``answers.text`` is a path into nested columns. ``"question: {question} passage: {passage}"``
+    puts columns into a text. A column with the entry itself as its name comes first.
     """
     if entry in table.column_names:
         return list(table[entry])
     if _BRACES.search(entry) is None:
         return [_inner(value, entry) for value in table[roots(entry)[0]]]
     columns = {path: column(table, path) for path in _BRACES.findall(entry)}
-    filled = []
+    texts = []
     for i in range(len(table)):
-        values = {path: as_text(found[i]) for path, found in columns.items()}
-        filled.append(_BRACES.sub(lambda match, values=values: values[match[1]], entry))  # type: ignore[misc]
-    return filled
+        values = {path: as_text(cells[i]) for path, cells in columns.items()}
+        texts.append(_BRACES.sub(lambda match, values=values: values[match[1]], entry))  # type: ignore[misc]
+    return texts
 
 
 def _inner(value: Any, path: str) -> Any:
@@ -41,12 +41,12 @@ def _inner(value: Any, path: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as it stands in a text: lists with commas, numbers with one decimal, nothing for None."""
+    """Format a value for a text: lists with commas, numbers with one decimal, None as nothing."""
     if isinstance(value, list):
         return ", ".join(map(as_text, value))
     return "" if value is None else f"{value:.1f}" if isinstance(value, float) else as_name(value)
 
 
 def as_name(value: Any) -> str:
-    """Return a value as a label: booleans as JSON writes them."""
+    """Format a value as a label: booleans as in JSON."""
     return str(value).lower() if isinstance(value, bool) else str(value)

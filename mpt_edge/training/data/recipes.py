@@ -1,4 +1,4 @@
-"""Task recipes: one small TOML file says what a task reads, from where, and what it answers.
+"""Task recipes: TOML files that describe a task and its data.
 
 .. code-block:: toml
 
@@ -13,114 +13,102 @@
     positive = "a positive review"
 
 With ``hub = "owner/name"`` the three entries name splits of a hub data set instead of files. A column
-may be a path into nested ones (``answers.text``), or text with several of them in braces
-(``"question: {question} passage: {passage}"``), which is put together when the data is read.
+may be a path into nested columns (``answers.text``), or a text with columns in braces
+(``"question: {question} passage: {passage}"``).
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mpt_edge.errors import InputError
-from mpt_edge.formats.taskfile import NAME
-from mpt_edge.inference.masking import PLACEHOLDER
+from mpt_edge.formats.head_types import find_head_type, head_type_names
+from mpt_edge.formats.taskfile import MIN_LENGTH, NAME, Inputs, Side
 
-#: What a recipe may be scored by; a task file states all that its kind has.
-METRICS = ("accuracy", "macro_f1", "matthews")
-
-#: The same for a recipe that generates text; see `mpt_edge.training.objectives.text_metrics`.
-TEXT_METRICS = ("exact_match", "f1", "bleu", "rouge_l", "pearson", "spearman")
-
-#: What a recipe that generates text is scored by where it states nothing.
+#: Default metric of recipes that generate text.
 DEFAULT_TEXT_METRIC = "exact_match"
 
-#: Those of them that need answers to be numbers.
+#: Metrics that compare numbers.
 NUMBER_METRICS = ("pearson", "spearman")
 
-#: Fewest tokens that ``max_length`` may be.
-MIN_LENGTH = 3
-
-KINDS = ("classification", "pair", "generation")
+_Member = TypeVar("_Member", bound=StrEnum)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A task as its TOML file states it.
-
-    Attributes:
-        name: the task's name.
-        train: file below the data folder, or split of ``hub``.
-        validation: likewise.
-        test: likewise; may be empty.
-        kind: ``"classification"``, ``"pair"`` or ``"generation"``.
-        hub: hub id of a data set, or empty.
-        config: configuration of the hub data set, or empty.
-        text: column of the text.
-        text_pair: column of the second text of a pair.
-        label: column of the label.
-        target: column of the text to generate; a list gives several right answers, the first to train on.
-        where: column -> the value that rows must have to be taken.
-        references: column of all right answers, where a split has one; else the target's.
-        template: text with ``{text}`` and ``{text_pair}``, or empty.
-        max_length: longest input in tokens.
-        max_target_length: longest text to generate, in tokens.
-        cut: side that a text which is too long loses, ``"right"`` or ``"left"``; not of tasks that answer by
-            similarity, which read a text from its beginning.
-        stop: texts that end a text to generate, and are no part of it.
-        label_examples: typical training texts of each label that join its label texts.
-        readout: for encoders ``"similarity"``, which empty stands for too, or ``"mask"``: the likeliest of the
-            labels' words, one token each, at ``{mask}`` in the template.
-        metric: what validation is scored by: one of `METRICS`, or of `TEXT_METRICS` where text is generated;
-            `load_recipe` takes `DEFAULT_TEXT_METRIC` there where none is stated.
-        labels: label -> its texts; empty to take the labels from the training split.
-        version: number that grows with each release of the task; a bundle does not go back to a lower one.
-        license: license of the data.
-        source: where the data comes from.
-    """
+    """A task as its TOML file describes it."""
 
     name: str
+    """The task's name."""
     train: str
+    """Training split: a file below the data folder, or a split of `hub`."""
     validation: str
-    test: str = ""
-    kind: str = "classification"
-    hub: str = ""
-    config: str = ""
+    """Validation split, in the same form."""
+    test: str | None = None
+    """Test split, in the same form."""
+    inputs: Inputs = Inputs.TEXT
+    """One text, or a pair."""
+    head_type: str | None = None
+    """Name of the head type; None for the default of the backbone's family."""
+    hub: str | None = None
+    """Hub id of a data set."""
+    config: str | None = None
+    """Configuration of the hub data set."""
     text: str = "text"
+    """Column of the text."""
     text_pair: str = "text_pair"
+    """Column of the second text of a pair."""
     label: str = "label"
+    """Column of the label."""
     target: str = "target"
+    """Column of the text to generate; of a list, the first text is trained on and all are right."""
     references: str = "references"
-    template: str = ""
+    """Column of all right answers; a split without it has the target's."""
+    template: str | None = None
+    """Text with ``{text}`` and ``{text_pair}``; None for the input as it is."""
     max_length: int = 64
+    """Maximum input length in tokens."""
     max_target_length: int = 64
+    """Maximum length of a generated text in tokens."""
     label_examples: int = 0
-    readout: str = ""
+    """Number of typical training texts that are added to each label's texts."""
     metric: str = "accuracy"
+    """Metric of the validation split; `load_recipe` has `DEFAULT_TEXT_METRIC` for tasks that generate text."""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Label -> its texts; empty to take the labels from the training split."""
     where: Mapping[str, str] = field(default_factory=dict)
+    """Column -> the value of the rows to use."""
     version: int = 1
-    license: str = ""
-    source: str = ""
-    # Shown where they are set alone (`fitting`), so that checkpoints from before there were such entries still fit.
-    cut: str = field(default="right", repr=False)
-    stop: tuple[str, ...] = field(default=(), repr=False)
+    """Release of the task; it rises with each, and a bundle refuses an older one."""
+    license: str | None = None
+    """License of the data."""
+    source: str | None = None
+    """Origin of the data."""
+    truncation_side: Side = Side.RIGHT
+    """Side on which a long text is cut."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a generated text and are not part of it."""
 
-    def fitting(self) -> dict[str, Any]:
-        """Return what is stated of `cut` and `stop`, as task files have it."""
-        found: dict[str, Any] = {} if self.cut == "right" else {"cut": self.cut}
-        return found | ({"stop": list(self.stop)} if self.stop else {})
+    @property
+    def is_generation(self) -> bool:
+        """Whether the task generates text instead of choosing among labels."""
+        head_type = find_head_type(self.head_type)
+        return head_type is not None and head_type.is_generative and not head_type.has_label_texts
 
 
 _NUMBERS = ("max_length", "max_target_length", "label_examples", "version")
 _TYPES = {"labels": dict, "where": dict, "stop": list, **dict.fromkeys(_NUMBERS, int)}
+_REQUIRED = tuple(f.name for f in fields(Recipe) if f.default is MISSING and f.default_factory is MISSING)
+_OPTIONAL = frozenset(f.name for f in fields(Recipe) if f.default is None)
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read one recipe.
+    """Read a recipe.
 
     Raises:
         InputError: the file is missing, no TOML, or has an unknown, missing or unusable entry.
@@ -132,73 +120,77 @@ def load_recipe(path: Path) -> Recipe:
         raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}; correct the file.") from error
-    return _checked(entries, path)
+    _check_entries(entries, path)
+    recipe = _parse(entries, path)
+    problem = next(_problems(recipe), None)
+    if problem is not None:
+        raise InputError(f"{path}: {problem}.")
+    return recipe
 
 
-def _checked(entries: dict[str, Any], path: Path) -> Recipe:
-    known = {f.name: f for f in fields(Recipe)}
+def _check_entries(entries: Mapping[str, Any], path: Path) -> None:
+    """Check the names and types of entries. Raises InputError."""
+    known = [f.name for f in fields(Recipe)]
     unknown = sorted(set(entries) - set(known))
     if unknown:
         raise InputError(f"{path}: unknown entry {unknown[0]!r}; known are {', '.join(known)}.")
-    missing = [name for name in ("name", "train", "validation") if not entries.get(name)]
+    missing = [name for name in _REQUIRED if not entries.get(name)]
     if missing:
         raise InputError(f"{path}: the entry {missing[0]!r} is missing; add it.")
     for name, value in entries.items():
         expected = _TYPES.get(name, str)
         if not isinstance(value, expected) or isinstance(value, bool):
             raise InputError(f"{path}: {name!r} must be a {expected.__name__}, not {value!r}; correct it.")
-    labels = entries.get("labels", {})
-    stop = tuple(entries.get("stop", ()))
-    if not all(isinstance(text, str) and text for text in stop):
-        raise InputError(f"{path}: 'stop' must be a list of texts that are not empty, not {list(stop)!r}; correct it.")
-    given = {"labels": {k: _texts(k, v, path) for k, v in labels.items()}, "stop": stop}
-    metric = {"metric": DEFAULT_TEXT_METRIC} if entries.get("kind") == "generation" else {}
-    recipe = Recipe(**(metric | entries | given))
-    if not all(isinstance(value, str) for value in recipe.where.values()):
-        raise InputError(f"{path}: the values under [where] must be texts; put them in quotes.")
-    for problem in _problems(recipe):
-        raise InputError(f"{path}: {problem}.")
-    return recipe
 
 
-def _problems(recipe: Recipe) -> list[str]:
-    """Return what is wrong with entries that have the right types, each with its fix."""
-    parts = ["{text}", "{text_pair}"] if recipe.kind == "pair" else ["{text}"]
-    metrics = TEXT_METRICS if recipe.kind == "generation" else METRICS
-    found = {
-        f"the name {recipe.name!r} is not allowed; use letters, digits, '.', '_' and '-'": NAME.fullmatch(recipe.name)
-        is None,
-        f"kind {recipe.kind!r} is unknown; use one of {', '.join(KINDS)}": recipe.kind not in KINDS,
-        f"metric {recipe.metric!r} is unknown; use one of {', '.join(metrics)}": recipe.metric not in metrics,
-        f"the template {recipe.template!r} lacks {' or '.join(parts)}; put it where the text goes": bool(
-            recipe.template
-        )
-        and not all(part in recipe.template for part in parts),
-        f"readout {recipe.readout!r} is unknown; use similarity or mask, or leave it out": recipe.readout
-        not in ("", "similarity", "mask"),
-        f"readout 'mask' needs the template to have {PLACEHOLDER} once, as in '{{text}} It was {PLACEHOLDER}.'": (
-            recipe.readout == "mask" and recipe.template.count(PLACEHOLDER) != 1
-        ),
-        "readout 'mask' reads words at a mask; leave label_examples out": recipe.readout == "mask"
-        and recipe.label_examples > 0,
-        "a task that generates text has no readout; leave it out": recipe.kind == "generation" and bool(recipe.readout),
-        "one label is no choice; list at least two, or none to take them from the data": len(recipe.labels) == 1,
-        "a task that generates text has no labels; leave [labels] out": recipe.kind == "generation"
-        and bool(recipe.labels),
-        f"cut {recipe.cut!r} is unknown; use right or left, or leave it out": recipe.cut not in ("right", "left"),
-        "stop ends a text that is generated, and this task writes none; leave it out": recipe.kind != "generation"
-        and bool(recipe.stop),
-        f"max_length must be at least {MIN_LENGTH}, max_target_length and version 1, label_examples 0; correct it": (
-            recipe.max_length < MIN_LENGTH
-            or min(recipe.max_target_length, recipe.version) < 1
-            or recipe.label_examples < 0
+def _parse(entries: Mapping[str, Any], path: Path) -> Recipe:
+    """Return the recipe of entries that have the right types. Raises InputError."""
+    # An empty text in an optional entry means that there is none.
+    values = {name: value for name, value in entries.items() if name not in _OPTIONAL or value}
+    values |= {
+        "labels": {label: _texts(label, texts, path) for label, texts in entries.get("labels", {}).items()},
+        "stop": tuple(entries.get("stop", ())),
+        "inputs": _member(Inputs, entries.get("inputs", Recipe.inputs), "inputs", path),
+        "truncation_side": _member(
+            Side, entries.get("truncation_side", Recipe.truncation_side), "truncation_side", path
         ),
     }
-    return [problem for problem, is_there in found.items() if is_there]
+    recipe = Recipe(**values)
+    has_default = recipe.is_generation and "metric" not in entries
+    return Recipe(**values, metric=DEFAULT_TEXT_METRIC) if has_default else recipe
+
+
+def _problems(recipe: Recipe) -> Iterator[str]:
+    """Yield problems of any recipe, each with its fix; objectives check those of their head type."""
+    if NAME.fullmatch(recipe.name) is None:
+        yield f"the name {recipe.name!r} is not allowed; use letters, digits, '.', '_' and '-'"
+    if recipe.head_type is not None and find_head_type(recipe.head_type) is None:
+        yield f"head_type {recipe.head_type!r} is unknown; use one of {', '.join(head_type_names())}, or leave it out"
+    parts = recipe.inputs.placeholders
+    if recipe.template is not None and not all(part in recipe.template for part in parts):
+        yield f"the template {recipe.template!r} lacks {' or '.join(parts)}; put it where the text goes"
+    if len(recipe.labels) == 1:
+        yield "one label is no choice; list at least two, or none to take them from the data"
+    if not all(isinstance(text, str) and text for text in recipe.stop):
+        yield f"'stop' must be a list of texts that are not empty, not {list(recipe.stop)!r}; correct it"
+    if not all(isinstance(value, str) for value in recipe.where.values()):
+        yield "the values under [where] must be texts; put them in quotes"
+    minima = {"max_length": MIN_LENGTH, "max_target_length": 1, "version": 1, "label_examples": 0}
+    for name, minimum in minima.items():
+        if getattr(recipe, name) < minimum:
+            yield f"{name} must be at least {minimum}, not {getattr(recipe, name)}; correct it"
 
 
 def _texts(label: str, value: object, path: Path) -> tuple[str, ...]:
+    """Return a label's texts. Raises InputError."""
     texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise InputError(f"{path}: label {label!r} needs a text or a list of texts; correct it.")
     return tuple(str(text) for text in texts)
+
+
+def _member(kind: type[_Member], value: str, name: str, path: Path) -> _Member:
+    """Return a value as a member of an enumeration. Raises InputError."""
+    if value not in list(kind):
+        raise InputError(f"{path}: {name} {value!r} is unknown; use one of {', '.join(kind)}, or leave it out.")
+    return kind(value)

@@ -1,0 +1,111 @@
+"""Loading a model's weights, and refusing incomplete ones."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from mpt_edge.errors import CorruptFileError, UnsupportedModelError
+
+#: Errors that damaged weights raise.
+_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError)
+
+#: Weights that no head type uses, and that many checkpoints lack.
+_POOLER = re.compile(r"(^|\.)pooler\.")
+
+
+def read_model(auto_class: Any, folder: Path, attention: str) -> Any:
+    """Load a model in float32.
+
+    Args:
+        auto_class: one of transformers' auto classes.
+        folder: folder of the model's files.
+        attention: transformers' name of the attention to use.
+
+    Raises:
+        CorruptFileError: the weights are missing, damaged or incomplete.
+        UnsupportedModelError: transformers cannot make the model that the configuration describes.
+    """
+    try:
+        with quiet_transformers():  # transformers would print a table of missing weights; ours is one sentence
+            model, report = auto_class.from_pretrained(
+                folder,
+                attn_implementation=attention,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+            )
+    except _UNREADABLE as error:
+        raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
+    except MemoryError:  # its own message is clear
+        raise
+    except Exception as error:  # transformers checks each entry of a configuration in its own way
+        raise UnsupportedModelError(
+            f"transformers cannot make the model that {folder / 'config.json'} describes ({reason(error)}); download "
+            "the model again, or use another."
+        ) from error
+    _check_complete(model, report, folder)
+    return model
+
+
+def reason(error: Exception) -> str:
+    """Return an error's type and the last line of its message, which names the innermost cause."""
+    lines = str(error).split("\n")
+    last = next((line.strip().rstrip(".") for line in reversed(lines) if line.strip()), "")
+    return f"{type(error).__name__}: {last}" if last else type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and warnings."""
+    has_bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
+
+
+def _check_complete(model: Any, report: Mapping[str, Any], folder: Path) -> None:
+    """Check that the files held all weights; transformers fills missing ones at random.
+
+    Tied weights are not parameters of their own, so transformers does not report them. Buffers are
+    computed, and no head type uses poolers.
+
+    Raises:
+        CorruptFileError: a weight is missing, or has another shape than the configuration states. For a
+            model that was saved as one of another class, the message names that class.
+    """
+    learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    missing = sorted(name for name in learned.intersection(report["missing_keys"]) if not _POOLER.search(name))
+    saved_as = getattr(model.config, "architectures", None) or [type(model).__name__]
+    if missing and model.get_output_embeddings() is not None and type(model).__name__ not in saved_as:
+        raise CorruptFileError(
+            f"{folder} was saved as {saved_as[0]}, without {missing[0]}{_more(missing)}, which the language "
+            f"model needs; use a checkpoint of the language model, saved as {type(model).__name__}."
+        )
+    if missing:
+        raise CorruptFileError(
+            f"the weights in {folder} lack {missing[0]}{_more(missing)}; download the model again, config.json too."
+        )
+    mismatched = sorted(name for name, *_ in report["mismatched_keys"])
+    if mismatched:
+        raise CorruptFileError(
+            f"the weights in {folder} have another shape than its config.json states, as {mismatched[0]}"
+            f"{_more(mismatched)}; download the model again."
+        )
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
