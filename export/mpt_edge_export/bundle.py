@@ -146,7 +146,7 @@ def _manifest(plan: ExportPlan, size: Dimensions, contents: Contents) -> Manifes
         layers=size.layers,
         heads=size.heads,
         head_size=size.head_size,
-        pooling=encoder and encoder.pooling,
+        pooling=encoder.pooling if encoder else None,
         token_types=encoder is not None and encoder.model.token_types,
         max_length=min(backbone.max_length, room),
         pad_id=backbone.pad_id,
@@ -160,7 +160,7 @@ def _manifest(plan: ExportPlan, size: Dimensions, contents: Contents) -> Manifes
         files={},
         made_by=f"mpt-edge {mpt_edge.__version__}",
         generation=None if isinstance(backbone, EncoderBackbone) else _generation(backbone, placement.position),
-        mask=encoder and encoder.mask,
+        mask=encoder.mask if encoder else None,
     )
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from mpt_edge.errors import InputError
 from mpt_edge.formats.manifest import Manifest, Precision
 from mpt_edge.formats.vectors import VectorFolder, task_names
+from mpt_edge.training.backbones.locating import PACKAGED
 from mpt_edge.training.backbones.opening import open_backbone
-from mpt_edge.training.backbones.sources import PACKAGED
 from mpt_edge_export.bundle import ExportPlan, export_bundle
 from mpt_edge_export.staging import check_output
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ TOLERANCE = 1e-4
 #: An exported graph in ONNX Runtime, of any family.
 Graph = OnnxEncoder | OnnxCausal | OnnxSeq2Seq
 
-_GRAPHS: dict[Family, type[Graph]] = {
+_GRAPHS: dict[Family, Callable[..., Graph]] = {
     Family.ENCODER: OnnxEncoder,
     Family.CAUSAL: OnnxCausal,
     Family.SEQ2SEQ: OnnxSeq2Seq,
@@ -51,8 +51,7 @@ _CONTINUED = 2
 def open_graph(folder: Path, manifest: Manifest, precision: Precision) -> Graph:
     """Open the graphs of a bundle's folder in ONNX Runtime; they need not be listed in the manifest yet."""
     paths = (folder / name for name in graph_names(manifest.family, precision))
-    graph: Graph = _GRAPHS[manifest.family](*paths, manifest)  # type: ignore[arg-type]
-    return graph
+    return _GRAPHS[manifest.family](*paths, manifest)
 
 
 def check_parity(

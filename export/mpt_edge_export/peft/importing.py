@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mpt_edge.inference.heads import Choice, Span
 from transformers import AutoConfig
 
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
@@ -18,6 +17,7 @@ from mpt_edge.formats.placement import PEFT_PLACEMENT, Layout, Placement, Prompt
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import MIN_LENGTH, NAME, Inputs, TaskFile
 from mpt_edge.formats.vectors import VectorFolder
+from mpt_edge.inference.heads import Choice, Span
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge_export.peft.adapter import PeftAdapter

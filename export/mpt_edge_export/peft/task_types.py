@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mpt_edge.inference.heads import Choice, Classifier, Embedding, Similarity, Span, TextGeneration, Tokens
-
 from mpt_edge.formats.head_types import HeadType
 from mpt_edge.formats.manifest import Family
+from mpt_edge.inference.heads import Choice, Classifier, Embedding, Similarity, Span, TextGeneration, Tokens
 
 
 class Method(StrEnum):
