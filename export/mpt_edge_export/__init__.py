@@ -1,4 +1,4 @@
-"""From PyTorch to a bundle: the exported graph, its proof against PyTorch, and the folder.
+"""From PyTorch to a bundle: the exported graph, its parity check against PyTorch, and the folder.
 
 Needs ``pip install 'mpt-edge[export]'``.
 """

@@ -1,8 +1,8 @@
-"""Attention as one node of the graph, for models that write.
+"""Attention as one node of the graph, for generative models.
 
-A step of such a model is many small products, and running a node costs as much as most of them. ONNX's
-``Attention`` (operator set 23) takes the place of six nodes a layer, and reads grouped heads where they
-lie, without a copy for each query head.
+A decoding step consists of many small products, and running a node costs as much as most of them.
+ONNX's ``Attention`` (operator set 23) replaces six nodes a layer. It reads grouped heads in place,
+without a copy for each query head.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
-#: The name under which transformers finds `_attention`.
+#: Name of `_attention` in transformers.
 _NAME = "mpt_edge_onnx"
 
 
 @contextlib.contextmanager
 def one_node_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model attend by one node while it is exported.
+    """Let a model compute attention by one node while it is exported.
 
-    Models that cap their scores keep their own attention: the operator was corrected in that, so what it
-    does to masked rows depends on the runtime's version.
+    Models that cap their attention scores keep their own code. ONNX corrected the operator in that
+    point, so its result for masked rows depends on the version of ONNX Runtime.
     """
     if getattr(model.config, "attn_logit_softcapping", None):
         yield
@@ -56,21 +56,21 @@ def _attention(
     position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as transformers' functions do: heads before rows in, rows before heads out.
+    """Compute attention as transformers' functions do: ``(batch, heads, rows, size)`` in, heads after rows out.
 
     A T5's mask is part of its position bias; see `mpt_edge.training.backbones.seq2seq`.
     """
     assert attention_mask is None or position_bias is None  # the node adds one of them
-    added = attention_mask if position_bias is None else position_bias
+    bias = attention_mask if position_bias is None else position_bias
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # ONNX Runtime reads the keys for a single query up to twice as fast where it need not scale their products.
+    # ONNX Runtime reads the keys of a single query up to twice as fast where it need not scale the products.
     scaled = query if factor == 1.0 else query * factor
-    found = torch.onnx.ops.attention(scaled, key, value, added, scale=1.0)[0]
-    return found.transpose(1, 2), None
+    result = torch.onnx.ops.attention(scaled, key, value, bias, scale=1.0)[0]
+    return result.transpose(1, 2), None
 
 
 def _neo_attention(kind: int, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor) -> tuple[Tensor, None]:
-    """Attend as GPT-Neo does, without scaling, by the mask of the layer's kind."""
+    """Compute attention as GPT-Neo does: without scaling, under the mask of the layer's kind."""
     return torch.onnx.ops.attention(query, key, value, attention_mask[:, kind : kind + 1], scale=1.0)[0], None
 
 

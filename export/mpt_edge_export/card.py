@@ -1,4 +1,4 @@
-"""The bundle's card: what each task was trained on, how good it is, and what it weighs."""
+"""The bundle's card: training data, accuracy and size of each task."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ tags: [multitask-prompt-tuning, onnx]
 
 # {name}
 
-Tasks for [{base}](https://huggingface.co/{base}) (license: {license}), each two vectors `u`, `v` that scale the shared
-prompt: `P_k = P* ∘ (u_k v_kᵀ)`. Layout {layout}, entry {entry}, l = {length}, d = {width}. `mpt-edge export` wrote
-this card from the task files.
+Tasks for [{base}](https://huggingface.co/{base}) (license: {license}). Each is two vectors `u`, `v` that scale the
+shared prompt: `P_k = P* ∘ (u_k v_kᵀ)`. Attention layout: {layout}. Prompt position: {position}. l = {length},
+d = {width}. `mpt-edge export` wrote this card from the task files.
 
-| task | labels | test accuracy | probe, same rows | difference | rows | bytes | data license |
+| task | labels | test accuracy | linear probe | difference | test examples | bytes | data license |
 | --- | --: | --: | --: | --: | --: | --: | --- |
 """
 
 _FOOT = """
-The probe is a logistic regression on the same frozen backbone's embeddings without a prompt; its strength and scaling
-were chosen on validation. Differences are of figures before they were rounded. Rows are those of the test split,
-measured when training had ended. Vectors carry the license of the data they were trained on.
+The linear probe is a logistic regression on the embeddings of the same frozen backbone without a prompt. It was
+trained on the same examples; its regularization and scaling were chosen on validation. Differences are computed before
+rounding. Test metrics were measured once, at the end of training. Vectors carry the license of their training data.
 
 Data:
 
@@ -43,9 +43,9 @@ def write_card(folder: Path, manifest: Manifest, tasks: Mapping[str, TaskFile]) 
     facts = {
         "name": manifest.name,
         "base": manifest.backbone["id"],
-        "license": manifest.backbone["license"] or "not stated",
-        "layout": manifest.layout,
-        "entry": manifest.entry,
+        "license": manifest.backbone.get("license", "not stated"),
+        "layout": manifest.placement.layout,
+        "position": manifest.placement.position,
         "length": manifest.prompt_length,
         "width": manifest.hidden_size,
     }
@@ -57,10 +57,11 @@ def write_card(folder: Path, manifest: Manifest, tasks: Mapping[str, TaskFile]) 
 
 
 def _row(task: TaskFile, size: int) -> str:
-    test, probe = task.metrics.get("test"), task.metrics.get("probe", {}).get("test")
-    found, known = headline(test), headline(probe)
-    difference = f"{100 * (found[1] - known[1]):+.1f}" if found and known else "-"
-    rows = (test or {}).get("rows", "-")
-    shown = [headline_text(figures, 1, percent=True) for figures in (test, probe)]
-    cells = [task.name, len(task.labels), *shown, difference, rows, f"{size:,}", task.license]
+    """Return the table row of one task."""
+    test, probe = task.metrics.get("test"), task.metrics.get("linear_probe", {}).get("test")
+    result, baseline = headline(test), headline(probe)
+    difference = f"{100 * (result[1] - baseline[1]):+.1f}" if result and baseline else "-"
+    examples = (test or {}).get("examples", "-")
+    metrics = [headline_text(each, 1, percent=True) for each in (test, probe)]
+    cells = [task.name, len(task.labels), *metrics, difference, examples, f"{size:,}", task.license or "-"]
     return "| " + " | ".join(map(str, cells)) + " |\n"

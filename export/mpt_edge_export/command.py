@@ -1,4 +1,4 @@
-"""What `mpt-edge export` and `optimum-cli export mpt-edge` both do."""
+"""The work of `mpt-edge export` and `optimum-cli export mpt-edge`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from pathlib import Path
 from rich.console import Console
 
 from mpt_edge.errors import InputError
-from mpt_edge.formats.manifest import Manifest
+from mpt_edge.formats.manifest import Manifest, Precision
 from mpt_edge.formats.vectors import VectorFolder, task_names
+from mpt_edge.training.backbones.locating import PACKAGED
 from mpt_edge.training.backbones.opening import open_backbone
-from mpt_edge.training.backbones.sources import PACKAGED
-from mpt_edge_export.bundle import ExportPlan, check_output, export_bundle
+from mpt_edge_export.bundle import ExportPlan, export_bundle
+from mpt_edge_export.staging import check_output
+
+#: Precisions by the value of ``--precision``.
+PRECISIONS = {**{precision.value: (precision,) for precision in Precision}, "both": tuple(Precision)}
 
 
 def export_command(
@@ -25,13 +29,21 @@ def export_command(
     force: bool = False,
     precision: str = "float32",
 ) -> None:
-    """Export a backbone with its vectors, telling each stage on the error stream.
+    """Export a backbone with its vectors, and report each stage on the error stream.
 
-    Without ``vectors``, those that already lie in ``output`` are kept; the packaged backbone
-    otherwise gets the vectors that this package ships.
+    Without ``vectors``, those that ``output`` already holds are kept. The packaged backbone otherwise
+    gets the vectors that this package ships.
+
+    Args:
+        source: short name, folder or hub id of the backbone.
+        output: the bundle's folder.
+        vectors: folders with ``prompts/`` and ``tasks/``.
+        revision: revision of a hub model.
+        force: whether to replace a bundle that is already there.
+        precision: a key of `PRECISIONS`.
 
     Raises:
-        InputError: a vectors folder holds nothing, or the output is in use.
+        InputError: a vectors folder is empty, or the output is in use.
     """
     check_output(output, force=force)  # before the backbone, which takes longer
     console = Console(stderr=True)
@@ -44,28 +56,29 @@ def export_command(
 
         backbone = open_backbone(source, revision)
         folders = _vectors(source, output, vectors)
-        plan = ExportPlan(backbone, folders, output, force=force, precision=precision)
+        plan = ExportPlan(backbone, folders, output, force=force, precisions=PRECISIONS[precision])
         manifest = export_bundle(plan, observe)
+    # A folder's name may hold brackets, which rich would read as markup.
+    Console().print(f"{output}: {_summary(manifest)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _summary(manifest: Manifest) -> str:
+    """Return model, size, tasks and parity of a bundle in one line."""
     size = sum(entry["size"] for name, entry in manifest.files.items() if name.startswith("onnx/"))
     count = len(task_names(manifest.files))
     tasks = "1 task" if count == 1 else f"{count} tasks"
-    Console().print(
-        f"{output}: {manifest.backbone['id']}, {size / 1e6:.1f} MB, {tasks}; ONNX Runtime agrees with PyTorch "
-        f"to {manifest.parity['max_abs_difference']:.1e} over {manifest.parity['cases']} cases.{_moved(manifest)}",
-        markup=False,  # a folder's name may hold brackets
-        highlight=False,
-        soft_wrap=True,
+    parity = manifest.parity
+    line = (
+        f"{manifest.backbone['id']}, {size / 1e6:.1f} MB, {tasks}; ONNX Runtime agrees with PyTorch "
+        f"to {parity['max_abs_difference']:.1e} over {parity['cases']} cases."
     )
-
-
-def _moved(manifest: Manifest) -> str:
-    """Say how far int8 moves what texts are read as."""
-    if "int8" not in manifest.parity:
-        return ""
-    return f" int8 against float32: cosine {manifest.parity['int8']['min_cosine']} or more on random texts."
+    if "int8" in parity:
+        line += f" int8 against float32: cosine {parity['int8']['min_cosine']} or more on random texts."
+    return line
 
 
 def _vectors(source: str, output: Path, given: Sequence[Path]) -> list[Path]:
+    """Return the folders whose vectors go into the bundle. Raises InputError."""
     for folder in given:
         if not VectorFolder(folder).files:
             raise InputError(f"{folder} holds neither prompts/ nor tasks/; pass the output folder of a training run.")
@@ -73,5 +86,5 @@ def _vectors(source: str, output: Path, given: Sequence[Path]) -> list[Path]:
     if kept or given:
         return [*kept, *given]
     package = Path(str(files("mpt_edge_export")))
-    places = (package / "vectors" / source, package.parents[1] / "models" / source)  # in a wheel, in a checkout
-    return [place for place in places if source in PACKAGED and place.is_dir()][:1]
+    shipped = (package / "vectors" / source, package.parents[1] / "models" / source)  # in a wheel, in a checkout
+    return [folder for folder in shipped if source in PACKAGED and folder.is_dir()][:1]

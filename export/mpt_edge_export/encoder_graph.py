@@ -1,11 +1,18 @@
 """The graph of an encoder: one copy of the weights that serves three calls (docs/design.md).
 
-Inputs: ``input_ids``, ``attention_mask`` over cached prompt, prompt and text, ``token_type_ids``
-where the model reads them, ``prompt`` rows (with an axis for layers where they enter every one), and
-``past_key_values.i.key`` / ``.value``. Outputs: ``last_hidden_state`` over prompt and text, and
-``present.i.key`` / ``.value`` of those rows. Models with a masked-LM head also take ``logits_index``
-(rows that need logits) and ``word_ids`` (for which words), and give ``logits``. An axis that
-a call does not use has length zero.
+Inputs:
+    input_ids, token_type_ids: tokens, and their segments where the model reads them.
+    attention_mask: 1 for visible rows, over cached prompt, prompt and text.
+    prompt: virtual tokens of this call, with an axis for layers where they enter all layers.
+    past_key_values.i.key, .value: keys and values of a cached prompt.
+    logits_index, word_ids: rows that need logits, and the words to score (masked-LM heads only).
+
+Outputs:
+    last_hidden_state: hidden states of prompt and text.
+    logits: logits of those rows and words (masked-LM heads only).
+    present.i.key, .value: keys and values of the rows of this call.
+
+An axis that a call does not use has length zero.
 """
 
 from __future__ import annotations
@@ -15,20 +22,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mpt_edge.formats.prompts import Entry
+from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.inference.runtime.graph_names import PAST, PRESENT, layer_names
 from mpt_edge.training.backbones.encoder import PromptedEncoder
-from mpt_edge_export.graph import make_graph, prompt_axes, prompt_shape
+from mpt_edge_export.dimensions import Dimensions
+from mpt_edge_export.graph import EXAMPLE_LENGTH, example_prompt, make_graph, prompt_axes
 from mpt_edge_export.weights import save_graph
 
 
 class EncoderGraph(nn.Module):
     """`PromptedEncoder` with the flat inputs and outputs of the ONNX graph."""
 
-    def __init__(self, encoder: PromptedEncoder, entry: Entry = Entry.FIRST_LAYER) -> None:
-        """Wrap an encoder; weights are shared."""
+    def __init__(self, encoder: PromptedEncoder, position: PromptPosition) -> None:
+        """Wrap an encoder whose prompts enter at ``position``; weights are shared."""
         super().__init__()
-        self.encoder, self.entry = encoder, entry
+        self.encoder, self.position = encoder, position
 
     def forward(
         self,
@@ -36,62 +44,59 @@ class EncoderGraph(nn.Module):
         attention_mask: Tensor,
         token_type_ids: Tensor | None,
         prompt: Tensor,
-        asked: tuple[Tensor, Tensor] | None,
+        cloze: tuple[Tensor, Tensor] | None,
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return the last hidden state, the logits of words where those are asked for, then new keys and values."""
+        """Return the last hidden state, the logits of ``cloze`` (rows and words), then new keys and values."""
         pairs = list(zip(past[::2], past[1::2], strict=True))
         hidden, present = self.encoder(
-            input_ids, attention_mask, token_type_ids, prompt=prompt, past=pairs, entry=self.entry
+            input_ids, attention_mask, token_type_ids, prompt=prompt, past=pairs, position=self.position
         )
-        logits = () if asked is None or self.encoder.masked is None else (self.encoder.masked.at(hidden, *asked),)
+        logits = () if cloze is None or self.encoder.masked is None else (self.encoder.masked.at(hidden, *cloze),)
         return (hidden, *logits, *(tensor for pair in present for tensor in pair))
 
 
-def export_encoder_graph(encoder: PromptedEncoder, heads: int, head_size: int, entry: Entry, path: Path) -> None:
-    """Export the frozen encoder to one ONNX file.
+def export_encoder_graph(encoder: PromptedEncoder, size: Dimensions, position: PromptPosition, path: Path) -> None:
+    """Export a frozen encoder to one ONNX file.
 
     Args:
         encoder: the model, frozen and in evaluation mode.
-        heads: attention heads of a layer.
-        head_size: channels of a head.
-        entry: where prompts enter, one of `mpt_edge.formats.prompts.Entry`.
+        size: its dimensions.
+        position: where prompts enter.
         path: the file to write.
     """
-    layers = encoder.layer_count
-    tokens, prompt_rows, cached = 5, 3, 4
+    tokens, cached = 5, 4
     ids = torch.ones(2, tokens, dtype=torch.long)
-    mask = torch.ones(2, cached + prompt_rows + tokens, dtype=torch.long)
+    mask = torch.ones(2, cached + EXAMPLE_LENGTH + tokens, dtype=torch.long)
     types = torch.zeros_like(ids) if encoder.token_types else None
-    prompt = torch.zeros(2, *prompt_shape(encoder, entry, prompt_rows))
-    past = tuple(torch.zeros(1, heads, cached, head_size) for _ in range(2 * layers))
-    wanted, words = torch.zeros(2, 3, dtype=torch.long), torch.ones(4, dtype=torch.long)
+    past = tuple(torch.zeros(1, size.heads, cached, size.head_size) for _ in range(2 * size.layers))
     masked = encoder.masked is not None
+    cloze = (torch.zeros(2, 3, dtype=torch.long), torch.ones(4, dtype=torch.long)) if masked else None
     auto = torch.export.Dim.AUTO
-    text_axes = {0: auto, 1: auto}
+    axes = {0: auto, 1: auto}
     model = make_graph(
-        EncoderGraph(encoder, entry),
-        (ids, mask, types, prompt, (wanted, words) if masked else None, *past),
+        EncoderGraph(encoder, position),
+        (ids, mask, types, example_prompt(size, position), cloze, *past),
         dynamic_shapes=(
-            text_axes,
-            text_axes,
-            text_axes if encoder.token_types else None,
-            text_axes,
-            (text_axes, {0: auto}) if masked else None,
+            axes,
+            axes,
+            axes if encoder.token_types else None,
+            axes,
+            (axes, {0: auto}) if masked else None,
             ({2: auto},) * len(past),
         ),
         inputs={
             "input_ids": ("batch", "tokens"),
             "attention_mask": ("batch", "keys"),
             **({"token_type_ids": ("batch", "tokens")} if encoder.token_types else {}),
-            "prompt": prompt_axes(entry),
-            **({"logits_index": ("batch", "wanted"), "word_ids": ("words",)} if masked else {}),
-            **dict.fromkeys(layer_names(layers, PAST), ("cache_batch", None, "cached", None)),
+            "prompt": prompt_axes(position),
+            **({"logits_index": ("batch", "logits_rows"), "word_ids": ("words",)} if masked else {}),
+            **dict.fromkeys(layer_names(size.layers, PAST), ("cache_batch", None, "cached", None)),
         },
         outputs={
             "last_hidden_state": ("batch", "rows", None),
-            **({"logits": ("batch", "wanted", "words")} if masked else {}),
-            **dict.fromkeys(layer_names(layers, PRESENT), ("batch", None, "rows", None)),
+            **({"logits": ("batch", "logits_rows", "words")} if masked else {}),
+            **dict.fromkeys(layer_names(size.layers, PRESENT), ("batch", None, "rows", None)),
         },
     )
     save_graph(model, path)

@@ -1,4 +1,4 @@
-"""What the graphs of all families share: how they are made, and their ``prompt`` input."""
+"""The export of one graph, and the ``prompt`` input that the graphs of all families share."""
 
 from __future__ import annotations
 
@@ -15,27 +15,31 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNod
 from torch import nn
 
 from mpt_edge.errors import UnsupportedModelError
-from mpt_edge.formats.prompts import Entry
-from mpt_edge.training.backbones.backbone import Prompted
+from mpt_edge.formats.placement import PromptPosition
+from mpt_edge_export.dimensions import Dimensions
 from mpt_edge_export.in_place import scatter_in_place
 
 #: ONNX operator set of the graphs: the first with nodes for attention, rotary positions and RMS norms, and the one
-#: for which torch's exporter makes them. Graphs with caches in place are raised to the next; see `in_place`.
+#: for which PyTorch's exporter makes them. Graphs with caches in place are raised to the next; see `in_place`.
 OPSET = 23
 
 #: Names of an input's or output's axes; None where the size is fixed.
 Axes = tuple[str | None, ...]
 
-
-def prompt_shape(model: Prompted, entry: Entry, length: int) -> tuple[int, ...]:
-    """Return the shape of a prompt of ``length`` rows, without a batch; see `Manifest.prompt_shape`."""
-    layers = (len(model.layers),) if entry == Entry.EVERY_LAYER else ()
-    return (length, *layers, model.hidden_size)
+#: Virtual tokens of the example prompt by which a graph is traced.
+EXAMPLE_LENGTH = 3
 
 
-def prompt_axes(entry: Entry) -> Axes:
+def example_prompt(size: Dimensions, position: PromptPosition) -> torch.Tensor:
+    """Return a prompt of `EXAMPLE_LENGTH` virtual tokens for a batch of two, to trace a graph by."""
+    layers = (size.layers,) if position is PromptPosition.ALL_LAYERS else ()
+    return torch.zeros(2, EXAMPLE_LENGTH, *layers, size.hidden_size)
+
+
+def prompt_axes(position: PromptPosition) -> Axes:
     """Return the axes of the graph's ``prompt`` input."""
-    return ("batch", "prompt_rows", *([None] if entry == Entry.EVERY_LAYER else []), None)
+    layers = (None,) if position is PromptPosition.ALL_LAYERS else ()
+    return ("batch", "prompt_rows", *layers, None)
 
 
 def make_graph(
@@ -48,15 +52,15 @@ def make_graph(
 ) -> onnx_ir.Model:
     """Export a module and name every axis.
 
-    A cache is exported with a batch of one. The products against it broadcast by themselves, so the
-    graph holds no trace of that batch; only the declared shape does, and here it gets its name.
+    A cache is exported with a batch of one. The products with it broadcast by themselves, so that
+    batch appears in no node. Only the declared shape has it, and there it gets its name.
 
     Args:
-        module: what to export.
+        module: the module to export.
         arguments: example inputs.
-        dynamic_shapes: which of their axes vary, as `torch.export` takes it.
-        inputs: name -> names of its axes, None for those of fixed size.
-        outputs: likewise.
+        dynamic_shapes: their dynamic axes, as `torch.export` takes them.
+        inputs: names of each input's axes, None for those of fixed size.
+        outputs: names of each output's axes.
 
     Raises:
         UnsupportedModelError: PyTorch cannot export the module.
@@ -73,9 +77,9 @@ def make_graph(
                 output_names=list(outputs),
                 verbose=False,
             )
-    except MemoryError:  # says itself what is wrong
+    except MemoryError:  # its own message is clear
         raise
-    except Exception as error:  # the exporter wraps whatever goes wrong in the model, in pages of traces
+    except Exception as error:  # the exporter wraps any failure of the model, in pages of traces
         raise UnsupportedModelError(
             "PyTorch cannot export the model as a graph, which an unusual entry of its config.json may cause; use "
             "another model, or other versions of torch and transformers."
@@ -95,7 +99,7 @@ def make_graph(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what is printed, warned of, or logged below an error; what goes wrong is raised.
+    """Silence exporter output, warnings and log messages below errors.
 
     Logging that the caller had disabled stays so, within the block and after it.
     """

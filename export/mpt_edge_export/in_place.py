@@ -1,7 +1,7 @@
-"""Caches with room: new keys and values are written behind the old ones, in place.
+"""Caches with spare capacity, to which new keys and values are written in place.
 
-A cache that grows by concatenation is copied at every step, as a whole. ONNX's ``TensorScatter``
-(operator set 24) writes into the array that it is given, where input and output are bound to the same.
+A cache that grows by concatenation is copied whole at every step. ONNX's ``TensorScatter``
+(operator set 24) writes into the array that it is given, where input and output share memory.
 """
 
 from __future__ import annotations
@@ -16,18 +16,23 @@ from torch import Tensor
 
 from mpt_edge.training.backbones.attention import Cache, KeyValue
 
-#: Where ``TensorScatter`` stands while the rest of a graph is of an earlier operator set.
+#: Domain of ``TensorScatter`` while the rest of a graph is of an earlier operator set.
 _DOMAIN = "mpt_edge"
 
-#: The first set with ``TensorScatter``.
+#: First operator set with ``TensorScatter``.
 _OPSET = 24
 
 
 class InPlaceCache(Cache):
-    """What was read before, with room behind it; made only to be exported, it computes nothing."""
+    """A cache of fixed capacity. It is made only to be exported and computes nothing."""
 
     def __init__(self, pairs: Sequence[KeyValue], past_length: Tensor) -> None:
-        """Take arrays ``(batch, heads, capacity, head size)`` of which ``past_length`` rows, ``(1,)``, are taken."""
+        """Wrap each layer's keys and values.
+
+        Args:
+            pairs: arrays ``(batch, heads, capacity, head size)`` of each layer.
+            past_length: number of rows in use, shape ``(1,)``.
+        """
         batch = pairs[0][0].shape[0]
         super().__init__(pairs, batch)
         self._past_length, self._indices = past_length, past_length.expand(batch)
@@ -40,17 +45,17 @@ class InPlaceCache(Cache):
         *_: Any,
         **__: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Write a layer's new keys and values behind the others, and return all with the room that is left."""
+        """Write a layer's new keys and values after the others, and return both arrays at full capacity."""
         layer = self.layers[layer_idx]
-        layer.keys = self._written(layer.keys, key_states)
-        layer.values = self._written(layer.values, value_states)
+        layer.keys = self._scatter(layer.keys, key_states)
+        layer.values = self._scatter(layer.values, value_states)
         return layer.keys, layer.values
 
     def places(self, mask: Tensor, rows: int) -> Tensor:
-        """Return where the next ``rows`` rows stand: behind those that are taken."""
+        """Return the positions of the next ``rows`` rows, after those in use."""
         return self._past_length + torch.arange(rows, device=mask.device)
 
-    def _written(self, past: Tensor, new: Tensor) -> Tensor:
+    def _scatter(self, past: Tensor, new: Tensor) -> Tensor:
         return torch.onnx.ops.symbolic(
             f"{_DOMAIN}::TensorScatter",
             (past, new, self._indices),
@@ -62,11 +67,11 @@ class InPlaceCache(Cache):
 
 
 def scatter_in_place(model: onnx_ir.Model) -> None:
-    """Make the exported writes of a `InPlaceCache` nodes of ONNX, and raise the graph to the set that has them."""
-    written = [node for node in model.graph if node.domain == _DOMAIN]
-    if not written:
+    """Turn the exported writes of an `InPlaceCache` into ONNX nodes, and raise the graph to their operator set."""
+    writes = [node for node in model.graph if node.domain == _DOMAIN]
+    if not writes:
         return
-    for node in written:
+    for node in writes:
         node.domain, node.version = "", _OPSET
     del model.opset_imports[_DOMAIN]
     convert_version(model, _OPSET)

@@ -1,209 +1,232 @@
-"""The proof: ONNX Runtime against PyTorch on the three calls, before a bundle is written."""
+"""Parity checks of exported float32 graphs: ONNX Runtime against PyTorch, before a bundle is written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from mpt_edge._arrays import Floats, Ids
 from mpt_edge.errors import ParityError
-from mpt_edge.formats.prompts import Entry, Layout
+from mpt_edge.formats.bundle_reader import graph_names
+from mpt_edge.formats.manifest import Family, Manifest, Precision
+from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.inference.runtime.causal import OnnxCausal
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
-from mpt_edge.inference.runtime.prompt_cache import stack
+from mpt_edge.inference.runtime.kv_cache import stack
 from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.inference.text import Batch, Encoded
+from mpt_edge.training.backbones.attention import KeyValue
+from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.objectives.generative_reading import open_texts
 
-#: Largest difference of any hidden state, key or value that a bundle may have.
+#: Largest difference of a hidden state, key, value or logit that a bundle may have.
 TOLERANCE = 1e-4
 
+#: An exported graph in ONNX Runtime, of any family.
+Graph = OnnxEncoder | OnnxCausal | OnnxSeq2Seq
+
+_GRAPHS: dict[Family, Callable[..., Graph]] = {
+    Family.ENCODER: OnnxEncoder,
+    Family.CAUSAL: OnnxCausal,
+    Family.SEQ2SEQ: OnnxSeq2Seq,
+}
+
 _BATCHES = (1, 3, 8)
-#: Lengths in tokens, besides that of the shortest text that the tokenizer makes.
+#: Lengths in tokens, besides the shortest text that the tokenizer makes.
 _LENGTHS = (7, 33)
+
+#: Tokens that follow a generative model's text in the comparison.
+_CONTINUED = 2
+
+
+def open_graph(folder: Path, manifest: Manifest, precision: Precision) -> Graph:
+    """Open the graphs of a bundle's folder in ONNX Runtime; they need not be listed in the manifest yet."""
+    paths = (folder / name for name in graph_names(manifest.family, precision))
+    return _GRAPHS[manifest.family](*paths, manifest)
 
 
 def check_parity(
-    backbone: EncoderBackbone,
-    session: OnnxEncoder,
-    prompts: Sequence[np.ndarray[Any, np.dtype[np.float32]]],
-    entry: Entry = Entry.FIRST_LAYER,
+    backbone: AnyBackbone, graph: Graph, prompts: Sequence[Floats], position: PromptPosition
 ) -> dict[str, Any]:
-    """Compare all calls over batch sizes, lengths and prompts.
+    """Compare a graph with PyTorch over batch sizes, lengths, calls and prompts.
+
+    Hidden states, keys and values are compared as they are. Logits are compared in units of their
+    standard deviation where that is above one, since their size is a matter of the model.
 
     Args:
-        backbone: the PyTorch side.
-        session: the exported graph in ONNX Runtime.
-        prompts: composed prompts ``(l, d)`` of the tasks, or a random one where there are none.
-        entry: where they enter.
+        backbone: the model in PyTorch.
+        graph: the exported graph.
+        prompts: composed prompts of the tasks, each ``(l, d)`` or ``(l, layers, d)``; at least one.
+        position: where they enter.
 
     Returns:
-        The largest difference and how many cases it was taken over.
+        The largest difference, the number of comparisons and the tolerance.
 
     Raises:
-        ParityError: the difference is above `TOLERANCE`.
+        ParityError: the largest difference is above `TOLERANCE`.
     """
-    rng = np.random.default_rng(0)
-    shortest = backbone.texts.encode(["a"], backbone.max_length)[0].ids
-    largest, cases = 0.0, 0
-    for number, prompt in enumerate(prompts):
-        cache = session.encode_prompt(prompt)
-        with torch.no_grad():
-            past = backbone.model.encode_prompt(torch.from_numpy(prompt)[None], entry)
-        expected = [tensor.numpy() for pair in past for tensor in pair]
-        largest = max(largest, *(_difference(*pair) for pair in zip(cache.values(), expected, strict=True)))
-        room = backbone.model.max_positions - (len(prompt) if entry == Entry.INPUTS_EMBEDS else 0)
-        for rows, tokens in _shapes(number, len(shortest)):
-            batch = _random_batch(backbone, rng, rows, max(len(shortest), min(tokens, room)), shortest)
-            text = batch.attention_mask == 1
-            pairs = [
-                (session.request(batch), _torch(backbone, batch)),
-                (session.request(batch, cache), _torch(backbone, batch, past=past, seen=len(prompt))),
-                (session.joint_request(batch, prompt), _torch(backbone, batch, prompt=prompt, entry=entry)),
-            ]
-            if backbone.mask is not None:
-                largest = max(largest, _word_difference(backbone, session, rng, batch, prompt, entry))
-                cases += 2
-            joined, mask = stack([cache] * rows)
-            pairs.append((session.request(batch, joined, mask), pairs[1][1]))
-            largest = max(largest, *(_difference(a[text], b[text]) for a, b in pairs))
-            cases += len(pairs)
-    return _verdict(largest, cases)
-
-
-def check_text_parity(
-    backbone: GenerativeBackbone,
-    session: OnnxCausal | OnnxSeq2Seq,
-    prompts: Sequence[np.ndarray[Any, np.dtype[np.float32]]],
-    entry: Entry = Entry.FIRST_LAYER,
-) -> dict[str, Any]:
-    """Compare the logits of texts under prompts, and of what follows them, in every layout that there is.
-
-    Args:
-        backbone: the PyTorch side.
-        session: the exported graph in ONNX Runtime.
-        prompts: composed prompts ``(l, d)`` or ``(l, layers, d)`` of the tasks, or a random one where there are none.
-        entry: where they enter.
-
-    Returns:
-        The largest difference and how many cases it was taken over. Logits are compared in units of
-        their own spread where that is above one, since their size is a matter of the model.
-
-    Raises:
-        ParityError: the difference is above `TOLERANCE`.
-    """
-    rng = np.random.default_rng(0)
-    largest, cases = 0.0, 0
-    vocabulary = int(backbone.model.model.config.vocab_size)
-    for number, prompt in enumerate(prompts):
-        # Text changes no prompt that enters every layer, so there is no joint layout of one (mpt_edge.formats.prompts).
-        layouts = (
-            (Layout.PREFIX, Layout.JOINT) if backbone.family == "seq2seq" and prompt.ndim == 2 else (Layout.PREFIX,)
-        )
-        room = backbone.max_length - len(prompt) - 2
-        for layout, (rows, tokens) in product(layouts, _shapes(number, 2)):
-            lengths = rng.integers(1, min(tokens, room) + 1, rows)
-            texts = [rng.integers(0, vocabulary, length).tolist() for length in lengths]
-            encoded = [Encoded(ids, [0] * len(ids), truncated=False) for ids in texts]
-            more = rng.integers(0, vocabulary, (rows, 2))
-            cache = session.encode_prompt(prompt, layout)
-            pairs = [
-                session.open(backbone.texts.pad(encoded), [cache] * rows),
-                open_texts(backbone, torch.from_numpy(prompt), layout, entry, encoded),
-            ]
-            found, wanted = (
-                np.concatenate([first[:, None], state.extend(more, np.ones_like(more))], axis=1)
-                for state, first in pairs
-            )
-            largest = max(largest, _difference(found, wanted) / max(1.0, float(wanted.std())))
-            cases += 1
-    return _verdict(largest, cases)
-
-
-def _verdict(largest: float, cases: int) -> dict[str, Any]:
+    if isinstance(backbone, EncoderBackbone):
+        assert isinstance(graph, OnnxEncoder)
+        differences = [*_encoder_differences(backbone, graph, prompts, position)]
+    else:
+        assert not isinstance(graph, OnnxEncoder)
+        differences = [*_generative_differences(backbone, graph, prompts, position)]
+    largest = max(differences)
     if not largest <= TOLERANCE:
         raise ParityError(
             f"ONNX Runtime differs from PyTorch by {largest:.2e}, more than {TOLERANCE:.0e}; no bundle was written. "
             "Try other versions of torch or onnxruntime."
         )
-    return {"max_abs_difference": float(f"{largest:.3e}"), "cases": cases, "tolerance": TOLERANCE}
+    return {"max_abs_difference": float(f"{largest:.3e}"), "cases": len(differences), "tolerance": TOLERANCE}
+
+
+def _encoder_differences(
+    backbone: EncoderBackbone, graph: OnnxEncoder, prompts: Sequence[Floats], position: PromptPosition
+) -> Iterator[float]:
+    """Yield the difference of each call: a prompt alone, texts without it, with its cache, and joint with it."""
+    rng = np.random.default_rng(0)
+    shortest = backbone.texts.encode(["a"], backbone.max_length)[0].ids
+    for number, prompt in enumerate(prompts):
+        reference = _TorchEncoder(backbone.model, prompt, position)
+        cache = graph.encode_prompt(prompt)
+        expected = [tensor.numpy() for pair in reference.past for tensor in pair]
+        yield max(_difference(*pair) for pair in zip(cache.values(), expected, strict=True))
+        room = backbone.model.max_positions - (len(prompt) if position is PromptPosition.EMBEDDINGS else 0)
+        for rows, tokens in _shapes(number, len(shortest)):
+            batch = _random_batch(backbone, rng, (rows, max(len(shortest), min(tokens, room))), shortest)
+            text = batch.attention_mask == 1
+            cached, joint = reference.cached(batch), reference.joint(batch)
+            stacked, mask = stack([cache] * rows)
+            pairs = [
+                (graph.request(batch), reference.plain(batch)),
+                (graph.request(batch, cache), cached),
+                (graph.request(batch, stacked, mask), cached),
+                (graph.joint_request(batch, prompt), joint),
+            ]
+            yield from (_difference(result[text], expected[text]) for result, expected in pairs)
+            if backbone.mask is not None:
+                words = rng.integers(0, _vocabulary(backbone), 5)
+                positions = rng.integers(0, batch.attention_mask.sum(1))
+                cloze = [
+                    (graph.words_at(batch, positions, words, cache), cached),
+                    (graph.joint_words_at(batch, positions, words, prompt), joint),
+                ]
+                for logits, hidden in cloze:
+                    yield _logit_difference(logits, reference.words(hidden, positions, words))
+
+
+class _TorchEncoder:
+    """An encoder in PyTorch under one prompt; each call returns the text's states, ``(rows, tokens, d)``."""
+
+    def __init__(self, model: PromptedEncoder, prompt: Floats, position: PromptPosition) -> None:
+        self._model, self._position = model, position
+        self._prompt = torch.from_numpy(prompt)
+        with torch.no_grad():
+            self.past: list[KeyValue] = model.encode_prompt(self._prompt[None], position)
+
+    def plain(self, batch: Batch) -> Floats:
+        """Read texts without the prompt."""
+        return self._read(batch, 0)
+
+    def cached(self, batch: Batch) -> Floats:
+        """Read texts with the prompt's keys and values."""
+        return self._read(batch, len(self._prompt), past=self.past)
+
+    def joint(self, batch: Batch) -> Floats:
+        """Read texts and prompt together."""
+        prompts = self._prompt.expand(len(batch.input_ids), *self._prompt.shape)
+        states: Floats = self._read(batch, len(self._prompt), prompt=prompts)
+        return states[:, len(self._prompt) :]
+
+    @torch.no_grad()
+    def words(self, hidden: Floats, positions: Ids, words: Ids) -> Floats:
+        """Return the masked-LM logits of words at one position of each text, ``(rows, words)``."""
+        assert self._model.masked is not None
+        index = torch.from_numpy(positions)[:, None]
+        logits: Floats = self._model.masked.at(torch.from_numpy(hidden), index, torch.from_numpy(words))[:, 0].numpy()
+        return logits
+
+    @torch.no_grad()
+    def _read(self, batch: Batch, length: int, **context: Any) -> Floats:
+        mask = torch.from_numpy(np.pad(batch.attention_mask, ((0, 0), (length, 0)), constant_values=1))
+        ids, types = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.token_type_ids)
+        states: Floats = self._model(ids, mask, types, position=self._position, **context)[0].numpy()
+        return states
+
+
+def _generative_differences(
+    backbone: GenerativeBackbone,
+    graph: OnnxCausal | OnnxSeq2Seq,
+    prompts: Sequence[Floats],
+    position: PromptPosition,
+) -> Iterator[float]:
+    """Yield the difference of the logits after texts and further tokens, in every layout that exists."""
+    rng = np.random.default_rng(0)
+    vocabulary = _vocabulary(backbone)
+    both = backbone.family is Family.SEQ2SEQ and position is not PromptPosition.ALL_LAYERS
+    layouts = (Layout.PREFIX, Layout.JOINT) if both else (Layout.PREFIX,)
+    for number, prompt in enumerate(prompts):
+        room = backbone.max_length - len(prompt) - _CONTINUED
+        for layout, (rows, tokens) in product(layouts, _shapes(number, 2)):
+            lengths = rng.integers(1, min(tokens, room) + 1, rows)
+            texts = [rng.integers(0, vocabulary, length).tolist() for length in lengths]
+            encoded = [Encoded(ids, [0] * len(ids), truncated=False) for ids in texts]
+            further = rng.integers(0, vocabulary, (rows, _CONTINUED))
+            cache = graph.encode_prompt(prompt, layout)
+            opened = [
+                graph.open(backbone.texts.pad(encoded), [cache] * rows),
+                open_texts(backbone, torch.from_numpy(prompt), Placement(layout, position), encoded),
+            ]
+            result, expected = (
+                np.concatenate([first[:, None], state.extend(further, np.ones_like(further))], axis=1)
+                for state, first in opened
+            )
+            yield _logit_difference(result, expected)
 
 
 def _shapes(number: int, shortest: int) -> list[tuple[int, int]]:
-    """Every batch size and length for the first prompt, one of each for the others."""
-    every = [(rows, tokens) for rows in _BATCHES for tokens in (shortest, *_LENGTHS)]
-    return every if number == 0 else [every[number % len(every)]]
+    """Return every batch size and length for the first prompt, one of each for the others."""
+    shapes = [(rows, tokens) for rows in _BATCHES for tokens in (shortest, *_LENGTHS)]
+    return shapes if number == 0 else [shapes[number % len(shapes)]]
 
 
 def _random_batch(
-    backbone: EncoderBackbone, rng: np.random.Generator, rows: int, tokens: int, shortest: Sequence[int]
+    backbone: EncoderBackbone, rng: np.random.Generator, shape: tuple[int, int], shortest: Sequence[int]
 ) -> Batch:
-    """Return random tokens between the ends of the shortest text, its special tokens where it has any, padded."""
-    vocabulary = int(backbone.model.model.config.vocab_size)
-    ids = rng.integers(0, vocabulary, (rows, tokens))
+    """Return random tokens, padded, between the first and last token of the shortest text.
+
+    These are its special tokens, where it has any.
+    """
+    rows, tokens = shape
+    ids = rng.integers(0, _vocabulary(backbone), shape)
     lengths = rng.integers(len(shortest), tokens + 1, rows)
     ids[:, 0] = shortest[0]
     ids[np.arange(rows), lengths - 1] = shortest[-1]
     mask = (np.arange(tokens)[None, :] < lengths[:, None]).astype(np.int64)
     ids = np.where(mask == 1, ids, backbone.pad_id)
-    types = (rng.random((rows, tokens)) < 0.3).astype(np.int64) if backbone.model.token_types else np.zeros_like(mask)
+    types = (rng.random(shape) < 0.3).astype(np.int64) if backbone.model.token_types else np.zeros_like(mask)
     return Batch(ids, mask, types)
 
 
-@torch.no_grad()
-def _word_difference(
-    backbone: EncoderBackbone,
-    session: OnnxEncoder,
-    rng: np.random.Generator,
-    batch: Batch,
-    prompt: np.ndarray[Any, np.dtype[np.float32]],
-    entry: Entry,
-) -> float:
-    """Return how far logits of random words at random tokens are apart, in units of their spread above one."""
-    assert backbone.model.masked is not None
-    words = rng.integers(0, int(backbone.model.model.config.vocab_size), 5)
-    places = rng.integers(0, batch.attention_mask.sum(1))
-    past = backbone.model.encode_prompt(torch.from_numpy(prompt)[None], entry)
-    pairs = [
-        (session.words_at(batch, places, words, session.encode_prompt(prompt)), {"past": past, "seen": len(prompt)}),
-        (session.joint_words_at(batch, places, words, prompt), {"prompt": prompt, "entry": entry}),
-    ]
-    largest = 0.0
-    for found, context in pairs:
-        hidden = torch.from_numpy(_torch(backbone, batch, **context))  # type: ignore[arg-type]
-        logits = backbone.model.masked.at(hidden, torch.from_numpy(places)[:, None], torch.from_numpy(words))
-        wanted = logits[:, 0].numpy()
-        largest = max(largest, _difference(found, wanted) / max(1.0, float(wanted.std())))
-    return largest
+def _vocabulary(backbone: AnyBackbone) -> int:
+    return int(backbone.model.model.config.vocab_size)
 
 
-@torch.no_grad()
-def _torch(
-    backbone: EncoderBackbone,
-    batch: Batch,
-    *,
-    past: list[tuple[Tensor, Tensor]] | None = None,
-    seen: int = 0,
-    prompt: np.ndarray[Any, np.dtype[np.float32]] | None = None,
-    entry: Entry = Entry.FIRST_LAYER,
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    rows = len(batch.input_ids)
-    length = seen if prompt is None else len(prompt)
-    mask = torch.from_numpy(np.pad(batch.attention_mask, ((0, 0), (length, 0)), constant_values=1))
-    prompts = None if prompt is None else torch.from_numpy(prompt).expand(rows, *prompt.shape)
-    ids, types = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.token_type_ids)
-    hidden, _ = backbone.model(ids, mask, types, prompt=prompts, past=past, entry=entry)
-    found: np.ndarray[Any, np.dtype[np.float32]] = hidden[:, 0 if prompt is None else length :].numpy()
-    return found
+def _logit_difference(result: Floats, expected: Floats) -> float:
+    """Return the largest difference in units of the standard deviation, where that is above one."""
+    return _difference(result, expected) / max(1.0, float(expected.std()))
 
 
-def _difference(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
-    # A NaN on either side must fail the comparison, so it is not allowed to vanish in a maximum.
+def _difference(a: NDArray[Any], b: NDArray[Any]) -> float:
+    # A NaN on either side must fail the comparison, and max() would drop it.
     difference = float(np.abs(a - b).max())
     return difference if np.isfinite(difference) else float("inf")

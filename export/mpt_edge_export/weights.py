@@ -1,7 +1,8 @@
-"""Where the weights of exported graphs lie: in a file beside them, once where two graphs share some.
+"""Weights of exported graphs, in one file beside them, where equal tensors are stored once.
 
-ONNX Runtime maps that file into memory. Weights inside a graph's own file it would read, copy and keep until all are
-prepared, which takes twice the memory and time, and one such file holds 2 GB at most.
+ONNX Runtime maps that file into memory. Weights inside a graph's own file would be read, copied and
+kept until all are prepared, which takes twice the memory and time. Such a file also holds at most
+2 GB.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import onnx_ir
 
-#: Tensors of fewer bytes stay in the graphs, which ONNX Runtime needs to see while it prepares them.
+#: Tensors of fewer bytes stay in the graphs: ONNX Runtime has to see them while it prepares the graph.
 _SMALL = 1024
 
-#: Weights begin where a page of memory does, so that they can be mapped.
+#: Weights begin on a memory page, so that they can be mapped.
 _PAGE = 4096
 
 
@@ -25,13 +26,13 @@ def save_graph(model: onnx_ir.Model, path: Path) -> None:
 
 
 def save_graphs(models: Mapping[Path, onnx_ir.Model], weights: Path) -> None:
-    """Write graphs of one folder whose large weights lie in one file, equal ones once.
+    """Write graphs of one folder whose large weights share one file.
 
     Args:
-        models: where each graph goes.
-        weights: the file beside them.
+        models: graphs by the path to write.
+        weights: the shared file, in the same folder.
     """
-    places: dict[tuple[str, str], int] = {}
+    offsets: dict[tuple[str, str], int] = {}
     with weights.open("wb") as file:
         for value in [value for model in models.values() for value in model.graph.initializers.values()]:
             tensor = value.const_value
@@ -39,13 +40,13 @@ def save_graphs(models: Mapping[Path, onnx_ir.Model], weights: Path) -> None:
                 continue
             data, shape = tensor.tobytes(), onnx_ir.Shape(tensor.numpy().shape)
             key = (f"{tensor.dtype}{shape}", hashlib.sha256(data).hexdigest())
-            if key not in places:
+            if key not in offsets:
                 file.write(b"\0" * (-file.tell() % _PAGE))
-                places[key] = file.tell()
+                offsets[key] = file.tell()
                 file.write(data)
             value.const_value = onnx_ir.ExternalTensor(
                 weights.name,
-                places[key],
+                offsets[key],
                 len(data),
                 tensor.dtype,
                 shape=shape,

@@ -1,4 +1,4 @@
-"""PyTorch side: prompted backbones and the stages that learn prompts and tasks.
+"""Training in PyTorch: frozen backbones with prompts, and the stages that train prompts and tasks.
 
-Nothing on the device side imports this package. It needs ``pip install 'mpt-edge[train]'``.
+The device side imports nothing of it. It needs ``pip install 'mpt-edge[train]'``.
 """

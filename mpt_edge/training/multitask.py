@@ -1,6 +1,6 @@
-"""What is trained: one shared prompt with two vectors a task, or a whole prompt a task.
+"""Trainable prompts: one shared prompt with two vectors a task, or a whole prompt a task.
 
-Both are modules that give a task's prompt by its index, so one trainer serves plain prompt tuning
+Both are modules that return a task's prompt by its index. So one trainer serves plain prompt tuning
 and multitask prompt tuning (paper section 3.1).
 """
 
@@ -16,22 +16,22 @@ from mpt_edge.errors import TrainingError
 
 
 class Prompts(Protocol):
-    """What the trainer needs of a set of prompts."""
+    """Interface of trainable prompts to the trainer."""
 
     def __call__(self, task: int) -> Tensor | None:
         """Return the prompt ``(l, d)`` of one task; None where something else than a prompt is trained."""
 
     def groups(self, prompt_lr: float, task_lr: float) -> list[dict[str, object]]:
-        """Return the optimizer's parameter groups; what has the rate zero is frozen."""
+        """Return the optimizer's parameter groups; values with a learning rate of zero are frozen."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all values by name."""
 
     def largest(self, task: int) -> float:
-        """Return the largest magnitude that will be rounded to float16 for one task; 0 where none is."""
+        """Return the largest magnitude of one task that will be rounded to float16; 0 where none will."""
 
     def load_state_dict(self, values: dict[str, Tensor]) -> object:
-        """Take up values by name."""
+        """Set all values by name."""
 
     def to(self, device: torch.device) -> object:
         """Move all values to a device."""
@@ -40,55 +40,64 @@ class Prompts(Protocol):
 class MultitaskPrompt(nn.Module):
     """``P_k = P* ∘ (u_k v_kᵀ)`` for every task k.
 
-    ``u`` and ``v`` start at one, so each composed prompt starts as ``P*``; products of small
-    random vectors would start it near zero instead.
+    ``u`` and ``v`` start at one, so each composed prompt starts as ``P*``. Products of small random
+    vectors would start it near zero instead.
 
     Attributes:
-        shared: ``P*``, ``(l, d)``, or ``(l, layers, d)`` where it enters every layer.
-        u: one ``(l,)`` a task.
-        v: one ``(d,)`` a task.
+        shared: ``P*``, ``(l, d)``, or ``(l, layers, d)`` where it enters all layers.
+        u: ``(l,)`` for each task.
+        v: ``(d,)`` for each task.
     """
 
     def __init__(self, shared: Tensor, tasks: int) -> None:
-        """Start from a shared prompt with ``tasks`` pairs of ones."""
+        """Start from a shared prompt and a pair of ones for each task."""
         super().__init__()
         length, width = shared.shape[0], shared.shape[-1]
         self.shared = nn.Parameter(shared.clone().float())
-        # One parameter a task: a task that is not in a step has no gradient and does not drift.
+        # One parameter a task: a task outside a step has no gradient, so momentum does not move it.
         self.u = nn.ParameterList([torch.ones(length) for _ in range(tasks)])
         self.v = nn.ParameterList([torch.ones(width) for _ in range(tasks)])
 
     def forward(self, task: int) -> Tensor:
-        """Return the composed prompt of one task, shaped like the shared one."""
-        return scaled(self.shared, self.u[task], self.v[task])
+        """Return the composed prompt of one task, in the shape of the shared one."""
+        return scale(self.shared, self.u[task], self.v[task])
 
     def groups(self, prompt_lr: float, task_lr: float) -> list[dict[str, object]]:
-        """Return u and v with their rate, and P* with its own unless that is zero."""
+        """Return u and v with their learning rate, and P* with its own unless that is zero."""
         self.shared.requires_grad_(prompt_lr > 0)
-        found: list[dict[str, object]] = [{"params": [*self.u, *self.v], "lr": task_lr}]
-        return found + ([{"params": [self.shared], "lr": prompt_lr}] if prompt_lr > 0 else [])
+        groups: list[dict[str, object]] = [{"params": [*self.u, *self.v], "lr": task_lr}]
+        return groups + ([{"params": [self.shared], "lr": prompt_lr}] if prompt_lr > 0 else [])
 
     @torch.no_grad()
     def largest(self, task: int) -> float:
-        """Return the largest magnitude of one task's balanced vectors and of a shared prompt that is trained."""
-        parts = [*balanced(self.u[task], self.v[task]), *([self.shared] if self.shared.requires_grad else [])]
+        """Return the largest magnitude of one task's balanced vectors, and of P* where it is trained."""
+        parts = [*balance(self.u[task], self.v[task]), *([self.shared] if self.shared.requires_grad else [])]
         return float(torch.stack([part.abs().max() for part in parts]).max())  # NaN where any is
 
     @torch.no_grad()
-    def start(self, task: int, u: Tensor, v: Tensor) -> None:
+    def set_vectors(self, task: int, u: Tensor, v: Tensor) -> None:
         """Set one task's vectors."""
         self.u[task].copy_(u)
         self.v[task].copy_(v)
 
+    def finish(self) -> None:
+        """Bring all values into the form that files have: balanced, and rounded to float16.
+
+        Raises:
+            TrainingError: a value is too large for float16.
+        """
+        self.balance_vectors()
+        self.round_to_half()
+
     @torch.no_grad()
-    def balance(self) -> None:
-        """Fix the sign and scale of every pair without changing a composed prompt; see `balanced`."""
+    def balance_vectors(self) -> None:
+        """Fix the sign and scale of every pair without changing a composed prompt; see `balance`."""
         for task, (u, v) in enumerate(zip(self.u, self.v, strict=True)):
-            self.start(task, *balanced(u, v))
+            self.set_vectors(task, *balance(u, v))
 
     @torch.no_grad()
     def round_to_half(self) -> None:
-        """Round what was trained to what float16 holds, so that measured figures are the shipped file's.
+        """Round all trained values to float16, so that metrics are those of the written files.
 
         A frozen shared prompt stays as it is, since its file does: imported ones are float32.
 
@@ -101,30 +110,30 @@ class MultitaskPrompt(nn.Module):
                 if not torch.isfinite(rounded).all():
                     raise TrainingError(
                         f"a trained value is {float(parameter.abs().max()):.3g}, more than float16 holds; start again "
-                        "with lower rates."
+                        "with lower learning rates."
                     )
                 parameter.copy_(rounded)
 
 
 class PlainPrompts(nn.Module):
-    """A prompt of its own for each task: plain prompt tuning, as teachers and as a baseline.
+    """A prompt of its own for each task: plain prompt tuning, for teachers and as a baseline.
 
     Attributes:
-        prompts: one ``(l, d)`` a task.
+        prompts: ``(l, d)`` or ``(l, layers, d)`` for each task.
     """
 
-    def __init__(self, starts: Sequence[Tensor]) -> None:
-        """Start each task's prompt from values ``(l, d)``."""
+    def __init__(self, values: Sequence[Tensor]) -> None:
+        """Start each task's prompt from values ``(l, d)`` or ``(l, layers, d)``."""
         super().__init__()
-        self.prompts = nn.ParameterList([start.clone().float() for start in starts])
+        self.prompts = nn.ParameterList([value.clone().float() for value in values])
 
     def forward(self, task: int) -> Tensor:
-        """Return the prompt of one task, ``(l, d)``."""
+        """Return the prompt of one task."""
         prompt: Tensor = self.prompts[task]
         return prompt
 
     def groups(self, prompt_lr: float, task_lr: float) -> list[dict[str, object]]:  # noqa: ARG002
-        """Return all prompts with the prompt's rate; there are no vectors."""
+        """Return all prompts with the prompt's learning rate; there are no vectors."""
         return [{"params": list(self.prompts), "lr": prompt_lr}]
 
     def largest(self, task: int) -> float:  # noqa: ARG002
@@ -132,18 +141,18 @@ class PlainPrompts(nn.Module):
         return 0.0
 
 
-def scaled(shared: Tensor, u: Tensor, v: Tensor) -> Tensor:
+def scale(shared: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Return ``P* ∘ (u vᵀ)``, for a shared prompt ``(l, d)`` or ``(l, layers, d)``."""
     rows = u[:, None] if shared.ndim == 2 else u[:, None, None]
     return shared * rows * v
 
 
-def balanced(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``u`` and ``v`` with their sign and scale fixed; ``u vᵀ`` stays the same.
+def balance(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``u`` and ``v`` with fixed sign and scale; ``u vᵀ`` stays the same.
 
     ``(u, v)`` and ``(c u, v / c)`` compose the same prompt for every c, also a negative one, so an
-    average over tasks would depend on accidents. Here both get the same root mean square, and the
-    entries of ``u`` sum to no less than zero.
+    average over tasks would depend on chance. Here both get the same root mean square, and the
+    entries of ``u`` sum to at least zero.
     """
     small = 1e-12
     ratio = v.square().mean().sqrt().clamp(min=small) / u.square().mean().sqrt().clamp(min=small)

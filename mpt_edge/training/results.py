@@ -1,4 +1,4 @@
-"""From trained vectors to files: rounding, measuring, and everything a task file says."""
+"""Files of finished prompts and tasks, with their metrics."""
 
 from __future__ import annotations
 
@@ -7,52 +7,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mpt_edge.errors import InputError
-from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt
+from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objectives.objective import TaskObjective
 
-#: Room for what a prompt's file says beside its values.
-_HEADER_BYTES = 64 << 10
 
-
-def check_size(values: int) -> None:
-    """Refuse a prompt of so many bytes whose file nobody would read, before it is trained.
-
-    Raises:
-        InputError: it is too large.
-    """
-    most = MAX_PROMPT_BYTES - _HEADER_BYTES
-    if values > most:
-        raise InputError(
-            f"the prompt takes {values:,} bytes, more than the {most:,} that its file has room for; train a shorter "
-            "one (--length), or one that enters the first layer alone (--entry first_layer)."
-        )
-
-
-def shared_prompt(
-    name: str, prompts: MultitaskPrompt, objective: TaskObjective, training: Mapping[str, Any]
+def save_shared_prompt(
+    folder: Path,
+    name: str,
+    prompts: MultitaskPrompt,
+    objectives: Sequence[TaskObjective],
+    training: Mapping[str, Any],
 ) -> SharedPrompt:
-    """Return the file of a trained shared prompt, in float16."""
-    licenses = {task.recipe.license for task in objective.tasks if task.recipe.license}
-    return SharedPrompt(
+    """Write a trained shared prompt to ``folder/prompts/<name>.safetensors``, in float16."""
+    licenses = {objective.recipe.license for objective in objectives if objective.recipe.license}
+    shared = SharedPrompt(
         name=name,
         values=_half(prompts.shared),
-        layout=objective.layout,
-        backbone=objective.backbone.fingerprint,
+        placement=objectives[0].placement,
+        backbone=objectives[0].backbone.fingerprint,
         training=dict(training),
-        license="; ".join(sorted(licenses)),
-        entry=objective.entry,
+        license="; ".join(sorted(licenses)) or None,
     )
+    VectorFolder(folder).save(shared)
+    return shared
 
 
 def write_tasks(
-    objective: TaskObjective,
+    objectives: Sequence[TaskObjective],
     prompts: MultitaskPrompt,
     shared: SharedPrompt,
     folder: Path,
@@ -63,62 +50,70 @@ def write_tasks(
     """Measure every task with its rounded values, and write ``folder/tasks/<name>.safetensors``.
 
     Args:
-        objective: the tasks.
+        objectives: the tasks.
         prompts: their values, already rounded to float16.
         shared: the shared prompt that the tasks scale, or come from.
-        folder: where ``tasks/`` goes.
-        training: for each task how it was made.
+        folder: the output folder.
+        training: provenance of each task.
         own_prompt: whether each task carries the prompt it was trained with.
     """
-    written = []
-    for index, data in enumerate(objective.tasks):
-        facts = dict(training[index]) | {"rows": len(data.train), "source": data.recipe.source}
-        task = _task_file(objective, prompts, shared, index, facts, own_prompt=own_prompt)
+    tasks = []
+    for index, (objective, stage) in enumerate(zip(objectives, training, strict=True)):
+        source = {"source": objective.recipe.source} if objective.recipe.source else {}
+        facts = {**stage, "examples": len(objective.data.train)} | source
+        own = _own_prompt(objective, prompts, facts) if own_prompt else None
+        task = _task_file(objective, prompts, index, shared, own, facts)
         VectorFolder(folder).save(task)
-        written.append(task)
-    return written
+        tasks.append(task)
+    return tasks
+
+
+def _own_prompt(objective: TaskObjective, prompts: MultitaskPrompt, training: Mapping[str, Any]) -> SharedPrompt:
+    return SharedPrompt(
+        name=objective.recipe.name,
+        values=_half(prompts.shared),
+        placement=objective.placement,
+        backbone=objective.backbone.fingerprint,
+        training=training,
+        license=objective.recipe.license,
+    )
 
 
 def _task_file(
     objective: TaskObjective,
     prompts: MultitaskPrompt,
-    shared: SharedPrompt,
     index: int,
+    shared: SharedPrompt,
+    own_prompt: SharedPrompt | None,
     training: Mapping[str, Any],
-    *,
-    own_prompt: bool,
 ) -> TaskFile:
-    data, backbone = objective.tasks[index], objective.backbone
-    recipe = data.recipe
-    composed = prompts(index).detach()
-    found = objective.measured(index, composed)
+    recipe, backbone = objective.recipe, objective.backbone
+    evaluation = objective.evaluate(prompts(index).detach())
     return TaskFile(
         name=recipe.name,
-        kind=recipe.kind,
-        labels=data.labels,
-        label_texts=tuple(map(tuple, objective.label_texts[index])),
+        head_type=objective.head_type.name,
+        inputs=recipe.inputs,
+        labels=objective.data.labels,
+        label_texts=tuple(map(tuple, objective.label_texts)),
         u=_half(prompts.u[index]),
         v=_half(prompts.v[index]),
-        own_prompt=_half(prompts.shared) if own_prompt else None,
-        layout=objective.layout if own_prompt else "",
-        entry=objective.entry if own_prompt else "",
         prompt=shared.name,
         prompt_sha256=shared.fingerprint,
+        own_prompt=own_prompt,
         backbone=backbone.fingerprint,
         tokenizer=backbone.texts.fingerprint,
-        template=objective.template(index),
-        max_length=objective.max_lengths[index],
-        readout=found.readout,
-        scale=found.scale,
-        reference_example=found.reference_example,
-        metrics=found.metrics,
-        generation=dict(found.generation) | recipe.fitting(),
-        training=dict(training),
+        template=objective.template,
+        truncation_side=recipe.truncation_side,
+        max_length=objective.max_length,
+        scale=evaluation.scale,
         version=recipe.version,
+        reference_example=evaluation.reference_example,
+        metrics=evaluation.metrics,
+        training=training,
         license=recipe.license,
+        generation=evaluation.generation,
     )
 
 
-def _half(values: Tensor) -> np.ndarray[Any, np.dtype[np.float16]]:
-    with torch.no_grad():
-        return values.cpu().numpy().astype(np.float16)
+def _half(values: Tensor) -> NDArray[np.float16]:
+    return values.detach().cpu().numpy().astype(np.float16)

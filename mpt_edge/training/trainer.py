@@ -1,7 +1,7 @@
-"""The loop that trains prompts: steps, validation, checkpoint, log.
+"""Training loop: steps, validation, checkpoint and log.
 
-A run can be killed at any moment and resumed with the same result: the schedule is fixed by the
-seed, randomness within a step by seed and step, and everything else is in the checkpoint.
+A run can be killed at any moment and resumed with the same result. The seed fixes the schedule, seed
+and step fix randomness within a step, and the checkpoint has everything else.
 """
 
 from __future__ import annotations
@@ -27,80 +27,95 @@ from mpt_edge.training.runlog import RunLog
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule, stochastic_schedule
 from mpt_edge.training.settings import Settings
 
-#: Vectors and trained prompts are written in float16.
+#: Largest value that files can hold, which are in float16.
 _LARGEST = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, handed to its observer after every step."""
+    """State of a run after a step."""
 
     step: int
     steps: int
+    """Number of steps of the whole run."""
     loss: dict[str, float]
+    """Loss of the step and its parts, by name."""
     score: float | None
+    """Mean validation score of the last epoch; None before the first ends."""
     stage: str = "training"
 
 
+#: Called after every step.
+Observer = Callable[[Progress], None]
+
+
 class Trainer:
-    """One run: an objective, prompts, an optimizer, and the folder that holds its checkpoint and log."""
+    """One run: tasks, prompts, an optimizer, and a folder with checkpoint and log."""
 
     def __init__(
-        self, objective: TaskObjective, prompts: Prompts, settings: Settings, folder: Path, *, stage: str = "training"
+        self,
+        objectives: Sequence[TaskObjective],
+        prompts: Prompts,
+        settings: Settings,
+        folder: Path,
+        *,
+        stage: str = "training",
     ) -> None:
-        """Draw the schedule, and take up a checkpoint where there is one.
+        """Draw the schedule, and load the checkpoint where there is one.
 
         Args:
-            objective: tasks and loss.
-            prompts: what is trained, in the order of the objective's tasks.
-            settings: rates, sizes and seed.
-            folder: where ``checkpoint.pt`` and ``log.jsonl`` go.
-            stage: what to call the run in its progress.
+            objectives: the tasks, all on one backbone.
+            prompts: the trained values, by the tasks' order.
+            settings: learning rates, sizes and seed.
+            folder: folder of ``checkpoint.pt`` and ``log.jsonl``.
+            stage: name of the run in its progress.
 
         Raises:
-            InputError: the folder holds a run with another start, other data or settings.
+            InputError: the folder holds a run with another initialization, other data or settings.
         """
-        self.objective, self.prompts, self.settings, self.folder = objective, prompts, settings, folder
+        self.objectives, self.prompts, self.settings, self.folder = objectives, prompts, settings, folder
         self.stage = stage
         self.hardware = Hardware(settings.precision)
-        objective.backbone.model.to(self.hardware.device)
+        model = objectives[0].backbone.model
+        model.to(self.hardware.device)
         if settings.gradient_checkpointing:
-            objective.backbone.model.enable_gradient_checkpointing()
+            model.enable_gradient_checkpointing()
         prompts.to(self.hardware.device)
-        self.schedule = _schedule(objective, settings)
+        self.schedule = _schedule(objectives, settings)
         self.optimizer = self.hardware.optimizer(prompts.groups(settings.prompt_lr, settings.task_lr))
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step = 0
         self.best_score = -np.inf
         self.best: dict[str, Tensor] = {}
-        self.identity = self._identity()  # before a checkpoint replaces the start values
+        self.identity = self._identity()  # before a checkpoint replaces the first values
         self._resume()
-        self.hardware.wait()  # until all have read the checkpoint that the first will replace
+        self.hardware.wait()  # until all processes have read the checkpoint, which the first one will replace
         self.log = RunLog(folder, self.step, writes=self.hardware.main)
 
-    def train(self, observe: Callable[[Progress], None], checkpoint_seconds: float = 120.0) -> None:
-        """Run to the end of the schedule, then put the values to keep into the prompts: of the best epoch, or the last.
+    def train(self, observe: Observer, checkpoint_seconds: float = 120.0) -> None:
+        """Run to the end of the schedule, then set the prompts to the values of the best epoch, or of the last.
 
         Raises:
-            TrainingError: the loss became NaN, a value too large for float16, or memory ran out; the last checkpoint
-                is kept.
+            TrainingError: the loss became NaN, a value became too large for float16, or memory ran out. The last
+                checkpoint is kept.
         """
         try:
             self._run(observe, checkpoint_seconds)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            most = self.settings.micro_batch_size or self.settings.batch_size
+            size = self.settings.micro_batch_size or self.settings.batch_size
             raise TrainingError(
-                f"memory ran out at step {self.step + 1}; start again with a --micro-batch-size below {most}, "
-                "--gradient-checkpointing, a shorter prompt (--length), the prefix layout, or lower max_length in the recipes."
+                f"memory ran out at step {self.step + 1}; start again with a --micro-batch-size below {size}, "
+                "--gradient-checkpointing, a shorter prompt (--prompt-length), the prefix layout, or lower max_length "
+                "in the recipes."
             ) from error
         finally:
             self.log.close()
         self.prompts.load_state_dict(self.best)
 
     def save(self) -> None:
-        """Write the checkpoint, atomically; of several processes the first one does."""
+        """Write the checkpoint atomically. Of several processes, only the first does."""
         if not self.hardware.main:
             return
         state = {
@@ -116,7 +131,7 @@ class Trainer:
         with atomic_write(self.folder / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
 
-    def _run(self, observe: Callable[[Progress], None], checkpoint_seconds: float) -> None:
+    def _run(self, observe: Observer, checkpoint_seconds: float) -> None:
         epoch_steps = -(-len(self.schedule) // self.settings.epochs)
         saved = time.monotonic()
         score: float | None = None
@@ -134,10 +149,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         parts: dict[str, float] = {}
         for number, batch in self._parts(batches):
-            # All parts of a batch, in whichever process, draw the same.
+            # All parts of a batch draw the same, in whichever process.
             rng = np.random.default_rng([self.settings.seed, self.step, number])
             with self.hardware.autocast():
-                loss = self.objective.loss(self.prompts(batch.task), batch, rng)
+                loss = self.objectives[batch.task].loss(self.prompts(batch.task), batch, rng)
             if not torch.isfinite(loss.total):
                 raise self._diverged(f"the loss became {loss.total.item()}", batch.task)
             self.hardware.backward(loss.total / len(batches))
@@ -154,14 +169,14 @@ class Trainer:
             self.log.write({"step": self.step + 1, "loss": rounded, "tasks": [b.task for b in batches]})
         return parts
 
-    def _diverged(self, what: str, task: int) -> TrainingError:
+    def _diverged(self, event: str, task: int) -> TrainingError:
         return TrainingError(
-            f"{what} at step {self.step + 1} on task {self.objective.tasks[task].recipe.name!r} with rates "
-            f"{self.settings.prompt_lr} (prompt) and {self.settings.task_lr} (u, v); start again with lower rates."
+            f"{event} at step {self.step + 1} on task {self.objectives[task].recipe.name!r} with learning rates "
+            f"{self.settings.prompt_lr} (prompt) and {self.settings.task_lr} (u, v); start again with lower ones."
         )
 
     def _parts(self, batches: Sequence[TaskBatch]) -> Iterator[tuple[int, TaskBatch]]:
-        """Cut this process's share of a step into what is read at once, each with its batch's number."""
+        """Split this process's share of a step into micro batches, each with its batch's number."""
         for number, batch in enumerate(batches):
             mine = self.hardware.share(batch.rows)
             size = self.settings.micro_batch_size or len(batch.rows)
@@ -170,14 +185,14 @@ class Trainer:
                 yield number, batch if len(rows) == len(batch.rows) else TaskBatch(batch.task, rows, batch.rows)
 
     def _validate(self) -> float:
-        found = [0.0] * len(self.objective.tasks)
+        own = [0.0] * len(self.objectives)
         with torch.no_grad():  # in float32, as the device computes
-            for index, task in enumerate(self.objective.tasks):
+            for index, objective in enumerate(self.objectives):
                 if self.hardware.mine(index):
-                    rows = task.validation.sample(self.settings.validation_rows)
-                    found[index] = self.objective.score(index, self.prompts(index), rows)
-        names = [task.recipe.name for task in self.objective.tasks]
-        scores = dict(zip(names, self.hardware.summed(found), strict=True))
+                    examples = objective.data.validation.sample(self.settings.validation_examples)
+                    own[index] = objective.score(self.prompts(index), examples)
+        names = [objective.recipe.name for objective in self.objectives]
+        scores = dict(zip(names, self.hardware.summed(own), strict=True))
         mean = float(np.mean(list(scores.values())))
         self.log.write({"step": self.step, "mean": round(mean, 4), "validation": scores})
         if mean > self.best_score:
@@ -191,19 +206,18 @@ class Trainer:
         return min((step + 1) / warm, (total - step) / max(1, total - warm))
 
     def _identity(self) -> str:
-        """Hash all that a checkpoint depends on, start values included, so that nothing else continues it."""
-        start = self.prompts.state_dict()
-        shapes = {key: list(value.shape) for key, value in start.items()}
-        # How much is read at once, and whether activations are kept, change memory and time alone: a run that ran out
-        # of memory goes on, and finished teachers stay.
+        """Hash all that a checkpoint depends on, first values included, so that no other run continues it."""
+        values = self.prompts.state_dict()
+        shapes = {key: list(value.shape) for key, value in values.items()}
+        # These two change memory and time alone: a run that ran out of memory continues, and finished teachers stay.
         settings = {
             key: value
             for key, value in asdict(self.settings).items()
             if key not in ("micro_batch_size", "gradient_checkpointing")
         }
-        parts = json.dumps([settings, self.objective.identity(), shapes], sort_keys=True)
+        parts = json.dumps([settings, [objective.identity() for objective in self.objectives], shapes], sort_keys=True)
         digest = hashlib.sha256(parts.encode())
-        for _, value in sorted(start.items()):
+        for _, value in sorted(values.items()):
             digest.update(value.detach().cpu().numpy().tobytes())
         return digest.hexdigest()
 
@@ -220,8 +234,8 @@ class Trainer:
             raise InputError(f"{path} is no checkpoint of a run; delete it to start the run again.")
         if state.get("identity") != self.identity:
             raise InputError(
-                f"{self.folder} holds a run with another start, other data, settings or backbone; choose another "
-                "folder, or delete its checkpoint.pt to start again."
+                f"{self.folder} holds a run with another initialization, other data, settings or backbone; choose "
+                "another folder, or delete its checkpoint.pt to start again."
             )
         self.prompts.load_state_dict(state["prompts"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -235,8 +249,8 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _schedule(objective: TaskObjective, settings: Settings) -> list[list[TaskBatch]]:
-    lengths = [np.array([len(row.ids) for row in rows]) for rows in objective.train_rows]
+def _schedule(objectives: Sequence[TaskObjective], settings: Settings) -> list[list[TaskBatch]]:
+    lengths = [np.array([len(row.ids) for row in objective.train_rows]) for objective in objectives]
     sizes = {"epochs": settings.epochs, "examples_per_epoch": settings.examples_per_epoch, "seed": settings.seed}
     if settings.max_tasks:
         rows = settings.batch_size * settings.tasks_per_step

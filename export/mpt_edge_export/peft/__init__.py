@@ -1,4 +1,4 @@
-"""Between PEFT and mpt-edge: adapters become prompts and tasks, and tasks become adapters.
+"""Import of PEFT adapters as prompts and tasks, and export of tasks as adapters.
 
 PEFT itself is not needed.
 """

@@ -1,8 +1,8 @@
-"""Reading a PEFT adapter, without PEFT: its configuration, its tensors, and what is wrong with them.
+"""PEFT adapters, read without PEFT: configuration, tensors and checks.
 
-Nothing is unpickled (``torch.load`` runs with ``weights_only``), and the file that
-``prompt_tuning_init_state_dict_path`` names is never read: PEFT reads it again on every load and
-fails where it is gone, but the trained values lie in the adapter itself.
+Nothing is unpickled (``torch.load`` runs with ``weights_only``). The file that
+``prompt_tuning_init_state_dict_path`` names is never read. PEFT reads it on every load and fails
+without it, but the trained values are in the adapter itself.
 """
 
 from __future__ import annotations
@@ -25,62 +25,57 @@ from safetensors.torch import load_file
 from mpt_edge._arrays import Floats
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
+from mpt_edge.formats.manifest import Family
+from mpt_edge_export.peft.task_types import TASK_TYPES, Method, TaskType
 
 CONFIG, SAFETENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
-MULTITASK, PLAIN = "MULTITASK_PROMPT_TUNING", "PROMPT_TUNING"
+#: Size limit of a configuration file, in bytes.
+MAX_CONFIG = 1 << 20
 
-#: PEFT's task types that have a place here.
-TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
-
-_MAX_CONFIG = 1 << 20
-
-# PEFT's wrapper around saved modules shows up in the names that some versions write.
+#: Parts of tensor names that some versions of PEFT add around saved modules.
 _WRAPPING = re.compile(r"^(base_model\.)?(model\.)?|\.(modules_to_save|original_module)(\.default)?(?=\.)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PeftAdapter:
-    """A prompt-tuning adapter as PEFT saves it, in float32; l is ``num_virtual_tokens``.
-
-    Attributes:
-        source: folder or hub id it was read from.
-        method: ``"MULTITASK_PROMPT_TUNING"`` or ``"PROMPT_TUNING"``.
-        task_type: one of `TASK_TYPES`.
-        base_model: what the adapter calls its base model.
-        length: rows l of one prompt.
-        prompt: ``prompt_embeddings``, shape ``(submodules · l, d)``.
-        cols: ``prefix_task_cols``, shape ``(tasks, submodules · l, ranks)``; None for plain prompt tuning.
-        rows: ``prefix_task_rows``, shape ``(tasks, ranks, d)``; None for plain prompt tuning.
-        modules: tensors of modules saved along, such as the classifier, by their name in the base model.
-        revision: hub commit, or empty.
-        template: text with ``{text}`` that it was trained with, or empty; PEFT saves none, caikit does.
-    """
+    """A prompt-tuning adapter as PEFT saves it, in float32; l is ``num_virtual_tokens``."""
 
     source: str
-    method: str
-    task_type: str
-    base_model: str
+    """Folder or hub id."""
+    method: Method
+    """PEFT's method."""
+    task_type: TaskType
+    """PEFT's task type."""
+    base_model: str | None = None
+    """The adapter's name for its base model."""
     length: int
+    """Virtual tokens l of one prompt."""
     prompt: Floats
-    cols: Floats | None
-    rows: Floats | None
+    """``prompt_embeddings``, shape ``(submodules · l, d)``."""
+    cols: Floats | None = None
+    """``prefix_task_cols``, shape ``(tasks, submodules · l, ranks)``; None for plain prompt tuning."""
+    rows: Floats | None = None
+    """``prefix_task_rows``, shape ``(tasks, ranks, d)``; None for plain prompt tuning."""
     modules: Mapping[str, Floats]
-    revision: str = ""
-    template: str = ""
+    """Tensors of other saved modules, such as the classifier, by their name in the base model."""
+    revision: str | None = None
+    """Hub commit."""
+    template: str | None = None
+    """Text with ``{text}`` that it was trained with. PEFT saves none, caikit does."""
 
     @property
     def tasks(self) -> int:
-        """How many tasks it holds."""
+        """Number of tasks."""
         return 1 if self.cols is None else len(self.cols)
 
     @property
     def has_decoder_half(self) -> bool:
-        """Whether a second half of the rows stands in front of the decoder's input."""
+        """Whether a second half of the virtual tokens belongs before the decoder's input."""
         return len(self.prompt) == 2 * self.length
 
     def shared(self) -> Floats:
-        """Return P*, ``(l, d)``: the rows that PEFT's `generate` reads."""
+        """Return P*, ``(l, d)``: the virtual tokens that PEFT's `generate` reads."""
         return self.prompt[: self.length]
 
     def vectors(self, task: int) -> tuple[Floats, Floats]:
@@ -104,37 +99,39 @@ def read_adapter(source: str, revision: str | None = None) -> PeftAdapter:
 
     Args:
         source: a folder with ``adapter_config.json``, or a hub id.
-        revision: of a hub repository.
+        revision: revision of a hub repository.
 
     Raises:
-        InputError: nothing is found under that name.
+        InputError: there is no adapter of that name.
         UnsupportedModelError: an adapter of another method or task type.
         CorruptFileError: a file is missing, damaged, or contradicts the configuration.
     """
     folder, commit = _locate(source, revision)
     config = _config(folder)
-    method, task_type = config.get("peft_type"), config.get("task_type")
-    if method not in (MULTITASK, PLAIN):
+    method, task_type = config.get("peft_type"), TASK_TYPES.get(str(config.get("task_type")))
+    if method not in list(Method):
         raise UnsupportedModelError(
-            f"{source} is a {method or 'nameless'} adapter; only {MULTITASK} and {PLAIN} adapters can be imported."
+            f"{source} is a {method or 'nameless'} adapter; only {' and '.join(Method)} adapters can be imported."
         )
-    if task_type not in TASK_TYPES:
+    if task_type is None:
         raise UnsupportedModelError(
-            f"{source} states the task type {task_type!r}; set task_type in {CONFIG} to one of {', '.join(TASK_TYPES)}."
+            f"{source} states the task type {config.get('task_type')!r}; set task_type in {CONFIG} to one of "
+            f"{', '.join(TASK_TYPES)}."
         )
     values = _tensors(folder)
     prompt, cols, rows = (
         values.pop(key, None) for key in ("prompt_embeddings", "prefix_task_cols", "prefix_task_rows")
     )
     length = config.get("num_virtual_tokens")
-    problem = _problem(length, task_type, prompt, (cols, rows) if method == MULTITASK else ())
+    scales = (cols, rows) if method == Method.MULTITASK else None
+    problem = _problem(length, task_type, prompt, scales)
     if problem or prompt is None or type(length) is not int:
         raise CorruptFileError(f"{source}: {problem}; save the adapter again with PEFT.")
     return PeftAdapter(
         source=source,
-        method=method,
+        method=Method(method),
         task_type=task_type,
-        base_model=str(config.get("base_model_name_or_path") or ""),
+        base_model=str(config.get("base_model_name_or_path") or "") or None,
         length=length,
         prompt=prompt,
         cols=cols,
@@ -144,10 +141,11 @@ def read_adapter(source: str, revision: str | None = None) -> PeftAdapter:
     )
 
 
-def _locate(source: str, revision: str | None) -> tuple[Path, str]:
+def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
+    """Return an adapter's folder, and its commit where it came from the hub."""
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return folder, ""
+        return folder, None
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=[CONFIG, SAFETENSORS, BIN]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -163,7 +161,7 @@ def _config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} holds no {CONFIG}; pass the folder that PEFT's save_pretrained wrote.")
     try:
-        config = json.loads(read_small(path, _MAX_CONFIG))
+        config = json.loads(read_small(path, MAX_CONFIG))
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{path} is not JSON; save the adapter again with PEFT.") from error
     if not isinstance(config, dict):
@@ -181,8 +179,10 @@ def _tensors(folder: Path) -> dict[str, Floats]:
 def read_tensors(path: Path) -> dict[str, Floats]:
     """Read named tensors from safetensors or from a file of ``torch.save``, as float32.
 
+    A file with a single tensor returns it under the empty name.
+
     Raises:
-        CorruptFileError: the file cannot be read, holds something else than tensors, or a value that is not finite.
+        CorruptFileError: the file cannot be read, or contains other objects than finite tensors.
     """
     try:
         values = (
@@ -196,32 +196,34 @@ def read_tensors(path: Path) -> dict[str, Floats]:
         ) from error
     if not isinstance(values, dict):
         values = {"": values}
-    found: dict[str, Floats] = {}
+    result: dict[str, Floats] = {}
     for name, value in values.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             raise CorruptFileError(f"{path}: {name!r} is no tensor of numbers; save it again with PEFT.")
-        found[str(name)] = value.detach().to(torch.float32).numpy()
-        if not np.isfinite(found[str(name)]).all():
+        result[str(name)] = value.detach().to(torch.float32).numpy()
+        if not np.isfinite(result[str(name)]).all():
             raise CorruptFileError(f"{path}: {name!r} holds NaN or infinity; train the adapter again.")
-    return found
+    return result
 
 
-def _problem(length: object, task_type: str, prompt: Floats | None, scales: tuple[Floats | None, ...]) -> str:
-    """Return what is wrong with the tensors, or an empty text; plain prompt tuning has no ``scales``."""
+def _problem(
+    length: object, task_type: TaskType, prompt: Floats | None, scales: tuple[Floats | None, Floats | None] | None
+) -> str | None:
+    """Return the first contradiction in the tensors; plain prompt tuning has no ``scales``."""
     if type(length) is not int or length < 1:
         return f"num_virtual_tokens is {length!r}"
     if prompt is None or prompt.ndim != 2 or 0 in prompt.shape:
         return "the tensor 'prompt_embeddings' is missing or no matrix"
-    allowed = (length, 2 * length) if task_type == "SEQ_2_SEQ_LM" else (length,)
+    allowed = (length, 2 * length) if task_type.family is Family.SEQ2SEQ else (length,)
     if len(prompt) not in allowed:
         return f"'prompt_embeddings' has {len(prompt)} rows where {length} virtual tokens are stated"
-    return _scale_problem(prompt, *scales) if scales else ""
+    return _scale_problem(prompt, *scales) if scales else None
 
 
-def _scale_problem(prompt: Floats, cols: Floats | None, rows: Floats | None) -> str:
+def _scale_problem(prompt: Floats, cols: Floats | None, rows: Floats | None) -> str | None:
     if cols is None or rows is None:
         return "'prefix_task_cols' or 'prefix_task_rows' is missing"
     fits = cols.ndim == rows.ndim == 3 and cols.shape == (len(rows), len(prompt), rows.shape[1])
     if not fits or rows.shape[2] != prompt.shape[1] or 0 in cols.shape:
         return f"cols {cols.shape} and rows {rows.shape} do not scale a prompt of shape {prompt.shape}"
-    return ""
+    return None

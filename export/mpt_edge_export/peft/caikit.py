@@ -1,7 +1,7 @@
-"""Reading prompts that caikit folded for TGIS: ``encoder.pt`` and ``decoder.pt``, one matrix each.
+"""Prompts that caikit folded for TGIS: ``encoder.pt`` and ``decoder.pt``, one matrix each.
 
-caikit-nlp composes the prompt of the only task before it saves, so a folder is one whole prompt. Its
-``config.yml`` is read for the template ("verbalizer") and the base model's name, and may be missing.
+caikit-nlp composes the prompt of the only task before it saves, so a folder holds one complete
+prompt. ``config.yml`` is optional. It states the template ("verbalizer") and the base model.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mpt_edge._arrays import Floats
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError
-from mpt_edge_export.peft.adapter import PLAIN, PeftAdapter, read_tensors
+from mpt_edge_export.peft.adapter import MAX_CONFIG, PeftAdapter, read_tensors
+from mpt_edge_export.peft.task_types import TASK_TYPES, Method
 
 ENCODER, DECODER, CONFIG = "encoder.pt", "decoder.pt", "config.yml"
-
-_MAX_CONFIG = 1 << 20
 
 
 def is_caikit(folder: Path) -> bool:
@@ -29,7 +29,7 @@ def is_caikit(folder: Path) -> bool:
 def read_caikit(folder: Path) -> PeftAdapter:
     """Read a folder of folded prompts as plain prompt tuning.
 
-    ``encoder.pt`` makes it a prompt of an encoder-decoder model; a ``decoder.pt`` beside it is the
+    With ``encoder.pt`` it belongs to an encoder-decoder model, and a ``decoder.pt`` beside it is the
     decoder's half. ``decoder.pt`` alone belongs to a decoder-only model.
 
     Raises:
@@ -39,21 +39,20 @@ def read_caikit(folder: Path) -> PeftAdapter:
     if len(parts) == 2 and parts[0].shape != parts[1].shape:
         raise CorruptFileError(f"{folder}: {ENCODER} and {DECODER} differ in shape; export the prompt again.")
     config = _config(folder / CONFIG)
+    template = str(config.get("verbalizer") or "").replace("{{input}}", "{text}")
     return PeftAdapter(
         source=str(folder),
-        method=PLAIN,
-        task_type="SEQ_2_SEQ_LM" if (folder / ENCODER).is_file() else "CAUSAL_LM",
-        base_model=str(config.get("base_model_name") or ""),
+        method=Method.PLAIN,
+        task_type=TASK_TYPES["SEQ_2_SEQ_LM" if (folder / ENCODER).is_file() else "CAUSAL_LM"],
+        base_model=str(config.get("base_model_name") or "") or None,
         length=len(parts[0]),
         prompt=np.concatenate(parts),
-        cols=None,
-        rows=None,
         modules={},
-        template=str(config.get("verbalizer") or "").replace("{{input}}", "{text}"),
+        template=template or None,
     )
 
 
-def _matrix(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _matrix(path: Path) -> Floats:
     values = read_tensors(path)
     matrix = values.get("")
     if len(values) != 1 or matrix is None or matrix.ndim != 2 or 0 in matrix.shape:
@@ -65,7 +64,7 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = yaml.safe_load(read_small(path, _MAX_CONFIG))
+        config = yaml.safe_load(read_small(path, MAX_CONFIG))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptFileError(f"{path} is not YAML; delete it, or export the prompt again.") from error
     return config if isinstance(config, dict) else {}

@@ -1,4 +1,4 @@
-"""What `mpt-edge import peft` and `mpt-edge export-peft` do."""
+"""The work of `mpt-edge import peft`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpt_edge.errors import InputError
-from mpt_edge.formats.bundle import MANIFEST, Bundle
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.bundle_reader import MANIFEST
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
@@ -18,21 +19,21 @@ from mpt_edge_export.peft.caikit import is_caikit, read_caikit
 from mpt_edge_export.peft.importing import Imported, ImportOptions, import_adapter
 
 
-def task_names(given: Sequence[str]) -> dict[str, int]:
-    """Return names and ids of ``name=id`` options.
+def task_ids(given: Sequence[str]) -> dict[str, int]:
+    """Return task ids by name from ``name=id`` options.
 
     Raises:
         InputError: one is not of that form, or a name comes twice.
     """
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     for text in given:
         name, equals, index = text.rpartition("=")
         if not equals or not index.isascii() or not index.isdigit():
             raise InputError(f"--task {text} is not understood; write --task NAME=ID, such as --task sst2=0.")
-        if name in found:
+        if name in result:
             raise InputError(f"--task {name} is given twice; give each task its own name.")
-        found[name] = int(index)
-    return found
+        result[name] = int(index)
+    return result
 
 
 def import_command(
@@ -41,16 +42,16 @@ def import_command(
     """Import an adapter into a folder of vectors, or into a bundle that is already there.
 
     Raises:
-        InputError: nothing is found, or an option cannot be used.
+        InputError: there is no such adapter or backbone, or an option cannot be used.
         CorruptFileError: the adapter is damaged.
         MismatchError: it does not belong to the backbone or the bundle.
-        UnsupportedModelError: it cannot be used here.
+        UnsupportedModelError: its method or architecture is not supported.
     """
     folder = Path(adapter).expanduser()
-    folded = is_caikit(folder) and not (folder / CONFIG).is_file()
-    # before the backbone, which takes longer
-    read = read_caikit(folder) if folded else read_adapter(adapter, revision)
-    imported = import_adapter(read, open_backbone(backbone), options)
+    is_folded = is_caikit(folder) and not (folder / CONFIG).is_file()
+    # Before the backbone, which takes longer to read.
+    peft_adapter = read_caikit(folder) if is_folded else read_adapter(adapter, revision)
+    imported = import_adapter(peft_adapter, open_backbone(backbone), options)
     if (output / MANIFEST).is_file():
         _install(imported, Bundle.open(output))
     else:
@@ -59,24 +60,16 @@ def import_command(
 
 
 def _install(imported: Imported, bundle: Bundle) -> None:
-    """Add tasks to a bundle whose graph reads prompts as PEFT does."""
+    """Add tasks to a bundle whose graph has PEFT's prompt position."""
     shared = imported.prompt
-    known = bundle.manifest.prompts.get(shared.name) if shared else None
+    listed = bundle.manifest.prompts.get(shared.name) if shared else None
+    is_new = shared is not None and (listed is None or shared.fingerprint != listed["fingerprint"])
     with tempfile.TemporaryDirectory() as folder:
         vectors = VectorFolder(Path(folder))
         for task in imported.tasks:
-            alone = shared is not None and (known is None or shared.fingerprint != known["fingerprint"])
-            bundle.install(vectors.save(_with_own_prompt(task, shared) if shared and alone else task))
+            bundle.install(vectors.save(_with_own_prompt(task, shared) if shared and is_new else task))
 
 
 def _with_own_prompt(task: TaskFile, shared: SharedPrompt) -> TaskFile:
     """Let a task carry its prompt, since a bundle's shared prompts are fixed when it is exported."""
-    return replace(
-        task,
-        prompt="",
-        prompt_sha256="",
-        own_prompt=shared.values,
-        layout=shared.layout,
-        entry=shared.entry,
-        head=shared.head,
-    )
+    return replace(task, prompt=None, prompt_sha256=None, own_prompt=replace(shared, name=task.name))

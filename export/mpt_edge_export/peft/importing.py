@@ -4,73 +4,64 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import AutoConfig
 
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
-from mpt_edge.formats.linear_head import Head
-from mpt_edge.formats.prompts import Entry, Layout, SharedPrompt
-from mpt_edge.formats.taskfile import NAME, TaskFile
+from mpt_edge.formats.head_types import HeadType
+from mpt_edge.formats.manifest import Family
+from mpt_edge.formats.placement import PEFT_PLACEMENT, Layout, Placement, PromptPosition
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import MIN_LENGTH, NAME, Inputs, TaskFile
 from mpt_edge.formats.vectors import VectorFolder
-from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.inference.heads import Choice, Span
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
-from mpt_edge_export.peft.adapter import MULTITASK, PeftAdapter
-from mpt_edge_export.peft.heads import READOUT_OF, head_names, head_of
+from mpt_edge_export.peft.adapter import PeftAdapter
+from mpt_edge_export.peft.heads import head_names, head_of
+from mpt_edge_export.peft.task_types import Method
 
-#: PEFT's layout and entry: prompt and text attend to each other, and the prompt enters in place of word embeddings.
-LAYOUT, ENTRY = Layout.JOINT, Entry.INPUTS_EMBEDS
-
-#: Families of base models by task type; all others are of encoders.
-_FAMILIES = {"CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq"}
-
-_CALLED = {"causal": "a decoder-only model", "seq2seq": "an encoder-decoder model", "encoder": "an encoder"}
-
-#: Task types whose forward in PEFT takes segment ids and task ids and drops both, so that adapters were trained
-#: without segments and are run one task at a time.
-DROPPING = ("QUESTION_ANS", "FEATURE_EXTRACTION")
+_NOUNS = {
+    Family.ENCODER: "an encoder",
+    Family.CAUSAL: "a decoder-only model",
+    Family.SEQ2SEQ: "an encoder-decoder model",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """What an adapter does not say.
-
-    Attributes:
-        tasks: names of the task ids to import; empty for all of them, named after the adapter.
-        name: name of the shared prompt; empty for the adapter's.
-        labels: names of the labels, in the head's order; empty for those of the base model's configuration.
-            For a model that generates, the texts of which it chooses one; empty to write freely.
-        kind: ``"classification"`` for single texts, ``"pair"`` for pairs.
-        max_length: longest text in tokens.
-        max_new_tokens: longest text to write, in tokens; 0 for the default.
-        license: license of the data the adapter was trained on.
-    """
+    """Facts that an adapter does not state."""
 
     tasks: Mapping[str, int] = field(default_factory=dict)
-    name: str = ""
+    """Names of the task ids to import; empty for all of them, named after the adapter."""
+    name: str | None = None
+    """Name of the shared prompt; None for the adapter's."""
     labels: Sequence[str] = ()
-    kind: str = "classification"
+    """Names of the labels, in the head's order; empty for those of the base model's configuration. For a generative
+    model, the texts of which it chooses one; empty to generate freely."""
+    inputs: Inputs = Inputs.TEXT
+    """Whether the tasks of an encoder read single texts or pairs."""
     max_length: int = 128
-    max_new_tokens: int = 0
-    license: str = ""
+    """Maximum input length in tokens."""
+    max_new_tokens: int | None = None
+    """Maximum length of generated text in tokens; None for the default."""
+    license: str | None = None
+    """License of the data that the adapter was trained on."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an adapter became.
-
-    Attributes:
-        prompt: the shared prompt, or None where each task carries its own.
-        tasks: the task files.
-        warnings: what was left out, or looks wrong, one sentence each.
-    """
+    """Prompt and tasks of an imported adapter."""
 
     prompt: SharedPrompt | None
+    """The shared prompt; None where each task carries its own."""
     tasks: list[TaskFile]
+    """The task files."""
     warnings: list[str] = field(default_factory=list)
+    """Omitted parts and doubts, one sentence each."""
 
     def save(self, folder: Path) -> None:
         """Write ``prompts/`` and ``tasks/``, as training leaves them."""
@@ -84,61 +75,59 @@ class Imported:
 def import_adapter(adapter: PeftAdapter, backbone: AnyBackbone, options: ImportOptions | None = None) -> Imported:
     """Turn an adapter into tasks of a backbone.
 
-    A multitask adapter becomes a shared prompt that its tasks scale; plain prompt tuning becomes a
+    A multitask adapter becomes a shared prompt that its tasks scale. Plain prompt tuning becomes a
     task that carries its own prompt, with ``u`` and ``v`` of ones. Values stay in float32.
 
     Args:
-        adapter: what PEFT saved.
+        adapter: the adapter that PEFT saved.
         backbone: the adapter's base model.
-        options: names and what else the adapter does not say.
+        options: names and other facts that the adapter does not state.
 
     Raises:
         InputError: a task id or a name cannot be used.
         MismatchError: the adapter belongs to a model of another width.
-        CorruptFileError: its head is not whole.
-        UnsupportedModelError: the architecture cannot take it.
+        CorruptFileError: its head is incomplete.
+        UnsupportedModelError: the architecture cannot use it.
     """
     options = options or ImportOptions()
-    warnings = _check(adapter, backbone)
+    _check_base(adapter, backbone)
     name = options.name or _file_name(adapter.source)
     if NAME.fullmatch(name) is None:
         raise InputError(f"{name!r} cannot name a prompt; use letters, digits, dots, dashes and underscores.")
-    head = head_of(adapter, backbone)
-    layout, entry = _placement(backbone)
     shared = SharedPrompt(
         name=name,
         values=adapter.shared(),
-        layout=layout,
+        placement=_placement(backbone),
         backbone=backbone.fingerprint,
         training=_facts(adapter),
         license=options.license,
-        entry=entry,
-        head=head,
+        head=head_of(adapter, backbone),
     )
-    chosen = options.tasks or _default_names(adapter, name)
-    files = [_task_file(adapter, backbone, shared, head, options, task, index) for task, index in chosen.items()]
-    return Imported(shared if adapter.method == MULTITASK else None, files, warnings)
+    tasks = options.tasks or _default_names(adapter, name)
+    files = [_task_file(adapter, backbone, shared, options, item) for item in tasks.items()]
+    return Imported(shared if adapter.method is Method.MULTITASK else None, files, _warnings(adapter, backbone))
 
 
-def _placement(backbone: AnyBackbone) -> tuple[Layout, Entry]:
-    """Return the layout and the entry in which a backbone reads prompts as it does in PEFT.
+def _placement(backbone: AnyBackbone) -> Placement:
+    """Return the placement in which a backbone computes what PEFT computes.
 
-    In decoder-only models prompt rows see prompt rows alone anyway, so they can be cached, which is the
-    prefix layout; and where positions are relative, it does not matter from where the text is counted.
-    T5's encoder reads both ways, and its word embeddings are the first layer's input.
+    In decoder-only models a prompt attends only to itself anyway, so it can be cached: that is the
+    prefix layout. T5's encoder can be read both ways, so it takes PEFT's layout. Where positions are
+    relative, the prompt may enter at the first layer, whose input the embeddings are.
     """
-    if not isinstance(backbone, GenerativeBackbone):
-        return LAYOUT, ENTRY
-    layout = Layout.PREFIX if backbone.family == "causal" else LAYOUT
-    return layout, ENTRY if backbone.model.positions_from_zero(Entry.FIRST_LAYER) else Entry.FIRST_LAYER
+    if isinstance(backbone, EncoderBackbone):
+        return PEFT_PLACEMENT
+    layout = Layout.PREFIX if backbone.family is Family.CAUSAL else PEFT_PLACEMENT.layout
+    absolute = backbone.model.positions_from_zero(PromptPosition.FIRST_LAYER)
+    return Placement(layout, PEFT_PLACEMENT.position if absolute else PromptPosition.FIRST_LAYER)
 
 
-def _check(adapter: PeftAdapter, backbone: AnyBackbone) -> list[str]:
-    """Return warnings about an adapter that can be imported."""
+def _check_base(adapter: PeftAdapter, backbone: AnyBackbone) -> None:
+    """Check that an adapter can be used on a backbone. Raises UnsupportedModelError and MismatchError."""
     model = backbone.model
-    if _FAMILIES.get(adapter.task_type, "encoder") != backbone.family:
+    if adapter.task_type.family is not backbone.family:
         raise UnsupportedModelError(
-            f"{adapter.source} is a {adapter.task_type} adapter, which {backbone.id}, {_CALLED[backbone.family]}, "
+            f"{adapter.source} is a {adapter.task_type.name} adapter, which {backbone.id}, {_NOUNS[backbone.family]}, "
             "cannot run; pass its base model."
         )
     if adapter.prompt.shape[1] != model.hidden_size:
@@ -148,80 +137,95 @@ def _check(adapter: PeftAdapter, backbone: AnyBackbone) -> list[str]:
         )
     if hasattr(model.model, "embeddings_project"):
         raise UnsupportedModelError(
-            f"{backbone.id} has narrower embeddings than layers, which PEFT's prompts do not fit."
+            f"{backbone.id} has narrower embeddings than layers, which PEFT's prompts do not fit; use another base "
+            "model."
         )
-    if adapter.length + 3 > model.max_positions:
-        raise MismatchError(f"{adapter.source} has {adapter.length} virtual tokens, too many for {backbone.id}.")
-    warnings = _left_out(adapter)
-    named = adapter.base_model.rstrip("/").rsplit("/", 1)[-1]
-    if named and named != backbone.id.rsplit("/", 1)[-1]:
+    if adapter.length + MIN_LENGTH > model.max_positions:
+        raise MismatchError(
+            f"{adapter.source} has {adapter.length} virtual tokens, too many for {backbone.id}; pass its base model."
+        )
+
+
+def _warnings(adapter: PeftAdapter, backbone: AnyBackbone) -> list[str]:
+    warnings = []
+    if adapter.has_decoder_half:
+        warnings.append(
+            f"{adapter.source} has {adapter.length} further virtual tokens for the decoder's input, which PEFT's own "
+            "generate ignores; they are left out."
+        )
+    name = (adapter.base_model or "").rstrip("/").rsplit("/", 1)[-1]
+    if name and name != backbone.id.rsplit("/", 1)[-1]:
         warnings.append(f"{adapter.source} names {adapter.base_model} as its base model; {backbone.id} was passed.")
     return warnings
 
 
-def _left_out(adapter: PeftAdapter) -> list[str]:
-    if not adapter.has_decoder_half:
-        return []
-    warning = (
-        f"{adapter.source} has {adapter.length} further virtual tokens for the decoder's input, which PEFT's own "
-        "generate ignores; they are left out."
-    )
-    return [warning]
-
-
 def _task_file(
-    adapter: PeftAdapter,
-    backbone: AnyBackbone,
-    shared: SharedPrompt,
-    head: Head | None,
-    options: ImportOptions,
-    name: str,
-    index: int,
+    adapter: PeftAdapter, backbone: AnyBackbone, shared: SharedPrompt, options: ImportOptions, item: tuple[str, int]
 ) -> TaskFile:
+    """Return the task of a name and id."""
+    name, index = item
     if NAME.fullmatch(name) is None:
         raise InputError(f"{name!r} cannot name a task; use letters, digits, dots, dashes and underscores.")
     u, v = adapter.vectors(index)
-    writes = adapter.task_type in _FAMILIES
-    readout = "choice" if writes and options.labels else READOUT_OF[adapter.task_type]
-    if writes:
-        labels = tuple(options.labels)
-    else:
-        labels = _labels(backbone, head, options.labels, adapter) if readout in ("classifier", "tokens") else ()
-    own = adapter.method != MULTITASK
+    head_type = adapter.task_type.head_types[0]
+    if head_type.is_generative and options.labels:
+        head_type = Choice
+    own = None if adapter.method is Method.MULTITASK else replace(shared, name=name)
+    labels = _labels(adapter, backbone, shared, options, head_type)
     names = head_names(adapter.task_type, backbone)
     return TaskFile(
         name=name,
-        kind="pair" if readout == "span" else "generation" if writes else options.kind,
+        head_type=head_type.name,
+        inputs=_inputs(head_type, options),
         labels=labels,
-        label_texts=tuple((label,) for label in labels) if writes else (),
+        label_texts=tuple((label,) for label in labels) if head_type.has_label_texts else (),
         u=u,
         v=v,
-        prompt="" if own else shared.name,
-        prompt_sha256="" if own else shared.fingerprint,
+        prompt=None if own else shared.name,
+        prompt_sha256=None if own else shared.fingerprint,
+        own_prompt=own,
         backbone=backbone.fingerprint,
         tokenizer=backbone.texts.fingerprint,
-        readout=readout,
         template=adapter.template,
         max_length=min(options.max_length, backbone.max_length, backbone.model.max_positions - adapter.length),
         scale=1.0,
-        own_prompt=shared.values if own else None,
         training=_facts(adapter) | {"task_id": index} | ({"head": names} if names else {}),
         license=options.license,
-        layout=shared.layout if own else "",
-        entry=shared.entry if own else "",
-        head=head if own else None,
-        generation={"max_new_tokens": options.max_new_tokens} if writes and options.max_new_tokens else {},
-        token_types=adapter.task_type not in DROPPING,
+        generation=_generation(head_type, options),
+        token_types=not adapter.task_type.loses_task_ids,
     )
 
 
-def _labels(backbone: AnyBackbone, head: Head | None, given: Sequence[str], adapter: PeftAdapter) -> tuple[str, ...]:
-    count = 0 if head is None else head.outputs
-    if count < 2:
+def _inputs(head_type: type[HeadType], options: ImportOptions) -> Inputs:
+    if head_type is Span:
+        return Inputs.PAIR
+    return Inputs.TEXT if head_type.is_generative else options.inputs
+
+
+def _generation(head_type: type[HeadType], options: ImportOptions) -> dict[str, Any]:
+    limited = head_type.is_generative and options.max_new_tokens is not None
+    return {"max_new_tokens": options.max_new_tokens} if limited else {}
+
+
+def _labels(
+    adapter: PeftAdapter,
+    backbone: AnyBackbone,
+    shared: SharedPrompt,
+    options: ImportOptions,
+    head_type: type[HeadType],
+) -> tuple[str, ...]:
+    """Return the names of a task's labels: the given ones, else those of the base model's configuration."""
+    if head_type.is_generative:
+        return tuple(options.labels)
+    if not head_type.min_labels:
+        return ()
+    count = shared.head.outputs if shared.head else 0
+    if count < head_type.min_labels:
         raise UnsupportedModelError(
             f"{adapter.source} has a head of {count} output, a regression; only heads with two or more labels can "
             "be imported."
         )
+    given = options.labels
     if given:
         if len(given) != count or len(set(given)) != count:
             raise InputError(f"{len(given)} labels were given and the head has {count}; name each of them once.")
@@ -236,19 +240,20 @@ def _default_names(adapter: PeftAdapter, name: str) -> dict[str, int]:
 
 
 def _file_name(source: str) -> str:
-    """Return the last part of a path or hub id, with what no file name may hold replaced."""
+    """Return the last part of a path or hub id, as a name that leaves room for a task id."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).resolve().name)[:56].strip("._-")
     return name or "peft"
 
 
 def _facts(adapter: PeftAdapter) -> dict[str, Any]:
+    """Return an adapter's provenance, for task and prompt files."""
     facts = {
         "stage": "peft",
         "method": adapter.method,
-        "task_type": adapter.task_type,
+        "task_type": adapter.task_type.name,
         "adapter": adapter.source,
         "revision": adapter.revision,
         "base_model": adapter.base_model,
-        "ranks": 1 if adapter.rows is None else int(np.shape(adapter.rows)[1]),
+        "ranks": 1 if adapter.rows is None else adapter.rows.shape[1],
     }
-    return {key: value for key, value in facts.items() if value}
+    return {key: value for key, value in facts.items() if value is not None}

@@ -1,1 +1,1 @@
-"""What a step minimizes and what validation measures, for each way to answer."""
+"""Training objectives: one class for each head type, with its loss and its metrics."""

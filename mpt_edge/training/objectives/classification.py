@@ -1,9 +1,10 @@
-"""What objectives share that score every label of a task: figures, calibration and the reference example."""
+"""Base of objectives that score every label of a task."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,42 +12,49 @@ from torch import Tensor
 
 from mpt_edge.inference.numerics import softmax
 from mpt_edge.inference.text import Text
-from mpt_edge.training.data.rows import Rows
-from mpt_edge.training.objectives.metrics import calibrated_scale, classification_metrics
+from mpt_edge.training.data.examples import Examples
+from mpt_edge.training.data.recipes import Recipe
+from mpt_edge.training.objectives.metrics import CLASSIFICATION_METRICS, calibrate_scale, classification_metrics
 from mpt_edge.training.objectives.objective import Evaluation, TaskObjective
 
 
 class ClassificationObjective(TaskObjective):
-    """An objective whose answer is the label with the highest score.
+    """An objective whose answer is the label with the highest score."""
 
-    Attributes:
-        readout: what task files call the way in which labels are scored.
-    """
+    metrics = CLASSIFICATION_METRICS
 
-    readout: str
+    @classmethod
+    def problems(cls, recipe: Recipe) -> Iterator[str]:
+        """Yield entries of a recipe that do not fit; see `TaskObjective.problems`."""
+        yield from super().problems(recipe)
+        if recipe.stop:
+            yield "stop ends generated text, and this task generates none; leave it out"
 
     @abstractmethod
-    def label_scores(self, index: int, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
-        """Return one task's scores ``(rows, labels)`` of texts under a prompt ``(l, d)`` or none."""
+    def label_scores(self, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
+        """Return the scores ``(texts, labels)`` under a prompt ``(l, d)`` or ``(l, layers, d)``, or none."""
 
-    def score(self, index: int, prompt: Tensor | None, rows: Rows) -> float:
-        """Return one task's metric; see `TaskObjective.score`."""
-        found = self.label_scores(index, prompt, rows.texts)
-        return float(classification_metrics(found.argmax(1), rows)[self.tasks[index].recipe.metric])
+    def score(self, prompt: Tensor | None, examples: Examples) -> float:
+        """Return the recipe's metric on examples."""
+        return float(self._measure(prompt, examples)[self.recipe.metric])
 
-    def measured(self, index: int, prompt: Tensor) -> Evaluation:
-        """Return what the file of one task says about itself; see `TaskObjective.measured`."""
-        data = self.tasks[index]
-        found = self.label_scores(index, prompt, data.validation.texts)
-        scale = calibrated_scale(found, data.validation)
-        metrics = {"validation": classification_metrics(found.argmax(1), data.validation)}
-        if data.test is not None:
-            answers = self.label_scores(index, prompt, data.test.texts).argmax(1)
-            metrics["test"] = classification_metrics(answers, data.test)
-        scores = softmax(found[:1] * scale)[0]
+    def evaluate(self, prompt: Tensor) -> Evaluation:
+        """Measure the finished task; see `TaskObjective.evaluate`."""
+        validation = self.data.validation
+        scores = self.label_scores(prompt, validation.texts)
+        scale = calibrate_scale(scores, validation)
+        probs = softmax(scores[:1] * scale)[0]
         reference_example = {
-            "text": data.validation.texts[0],
-            "label": data.labels[int(scores.argmax())],
-            "score": round(float(scores.max()), 5),
+            "text": validation.texts[0],
+            "label": self.data.labels[int(probs.argmax())],
+            "score": round(float(probs.max()), 5),
         }
-        return Evaluation(self.readout, reference_example, metrics, scale)
+        metrics = self._measure_splits(lambda examples: self._measure(prompt, examples))
+        return Evaluation(reference_example, metrics, scale, self._generation())
+
+    def _generation(self) -> Mapping[str, Any]:
+        """Return the task file's generation entries; none for encoders."""
+        return {}
+
+    def _measure(self, prompt: Tensor | None, examples: Examples) -> dict[str, Any]:
+        return classification_metrics(self.label_scores(prompt, examples.texts).argmax(1), examples)

@@ -1,4 +1,4 @@
-"""Reading inputs and wanted texts under a prompt, whatever the family of the model that writes."""
+"""Forward passes of generative models: inputs and targets in one pass, and decoding step by step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge._arrays import Floats, Ids
-from mpt_edge.formats.prompts import Entry, Layout
+from mpt_edge.formats.placement import Placement, PromptPosition
 from mpt_edge.inference.runtime.decoding import Decoding
 from mpt_edge.inference.text import Encoded
 from mpt_edge.training.backbones.attention import KeyValue
@@ -22,155 +22,75 @@ from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
 
 @dataclass(frozen=True)
 class TextOutput:
-    """What a model makes of inputs and of the texts that are wanted behind them.
-
-    Attributes:
-        logits: of all wanted tokens, ``(tokens, vocabulary)``.
-        wanted: these tokens, ``(tokens,)``.
-        hidden: last hidden states, of encoder and decoder where there are both, ``(rows, columns, d)``.
-        mask: 1 for columns that are there, ``(rows, columns)``.
-    """
+    """Output of a generative model for inputs and their targets."""
 
     logits: Tensor
-    wanted: Tensor
+    """Logits of all target tokens, ``(tokens, vocabulary)``."""
+    targets: Tensor
+    """The target tokens, ``(tokens,)``."""
     hidden: Tensor
+    """Last hidden states, of encoder and decoder where there are both, ``(rows, columns, d)``."""
     mask: Tensor
+    """1 for tokens, 0 for padding, ``(rows, columns)``."""
 
 
 def read_texts(
     backbone: GenerativeBackbone,
     prompt: Tensor | None,
-    layout: Layout,
-    entry: Entry,
+    placement: Placement,
     rows: Sequence[Encoded],
     targets: Sequence[Sequence[int]],
 ) -> TextOutput:
-    """Read inputs and wanted texts in one pass.
+    """Read inputs and targets in one pass.
 
     Args:
         backbone: the model.
-        prompt: rows ``(l, d)`` or ``(l, layers, d)``, or None.
-        layout: ``"prefix"`` or ``"joint"``.
-        entry: where the prompt enters.
+        prompt: ``(l, d)`` or ``(l, layers, d)``, or None.
+        placement: attention layout and position of the prompt.
         rows: the inputs.
-        targets: for each input the tokens wanted behind it.
+        targets: for each input, its target tokens.
     """
     if isinstance(backbone, Seq2SeqBackbone):
-        return _read_seq2seq(backbone, prompt, layout, rows, targets)
-    return _read_causal(backbone, prompt, entry, rows, targets)
+        return _read_seq2seq(backbone, prompt, placement, rows, targets)
+    return _read_causal(backbone, prompt, placement.position, rows, targets)
 
 
 def open_texts(
-    backbone: GenerativeBackbone, prompt: Tensor | None, layout: Layout, entry: Entry, rows: Sequence[Encoded]
+    backbone: GenerativeBackbone, prompt: Tensor | None, placement: Placement, rows: Sequence[Encoded]
 ) -> tuple[Decoding, Floats]:
-    """Read inputs, and return the state from which each goes on and the logits of its first token.
+    """Read inputs; return the state from which each continues, and the logits of its first new token.
 
-    Arguments are those of `read_texts`; logits are ``(rows, vocabulary)``, float32.
+    Arguments are those of `read_texts`. Logits are ``(rows, vocabulary)``, float32.
     """
     batch = backbone.texts.pad(rows)
     if isinstance(backbone, Seq2SeqBackbone):
         with torch.no_grad():
-            _, mask, cross = _encoded(backbone, prompt, layout, rows)
+            _, mask, cross = _run_encoder(backbone, prompt, placement, rows)
         decoding = TorchSeq2SeqDecoding(backbone.model, mask, cross)
         return decoding, decoding.step(np.full(len(rows), backbone.model.start_id, np.int64))
-    state = TorchDecoding(backbone.model, prompt, entry, len(rows))
+    state = TorchDecoding(backbone.model, prompt, placement.position, len(rows))
     return state, state.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
 
 
-def _read_causal(
-    backbone: CausalBackbone,
-    prompt: Tensor | None,
-    entry: Entry,
-    rows: Sequence[Encoded],
-    targets: Sequence[Sequence[int]],
-) -> TextOutput:
-    model = backbone.model
-    ids, mask = _padded(backbone, [[*row.ids, *target] for row, target in zip(rows, targets, strict=True)])
-    length = 0 if prompt is None else len(prompt)
-    past = None if prompt is None else model.encode_prompt(prompt.to(ids.device)[None], entry)
-    keys = functional.pad(mask, (length, 0), value=1)
-    hidden, _ = model(ids, keys, model.text_positions(mask, length, entry), past=past)
-    places = [
-        (i, column)
-        for i, (row, target) in enumerate(zip(rows, targets, strict=True))
-        for column in range(len(row.ids) - 1, len(row.ids) + len(target) - 1)
-    ]
-    at, columns = torch.tensor(places, device=ids.device).T
-    return TextOutput(model.logits(hidden[at, columns]).float(), ids[at, columns + 1], hidden.float(), mask)
-
-
-def _read_seq2seq(
-    backbone: Seq2SeqBackbone,
-    prompt: Tensor | None,
-    layout: Layout,
-    rows: Sequence[Encoded],
-    targets: Sequence[Sequence[int]],
-) -> TextOutput:
-    model = backbone.model
-    states, seen, cross = _encoded(backbone, prompt, layout, rows)
-    given, mask = _padded(backbone, [[model.start_id, *target[:-1]] for target in targets])
-    hidden, _ = model.decode(given, mask, seen, cross)
-    wanted = torch.tensor([token for target in targets for token in target], device=given.device)
-    text = seen[:, seen.shape[1] - states.shape[1] :]
-    return TextOutput(
-        model.logits(hidden[mask == 1]).float(),
-        wanted,
-        torch.cat([states, hidden], dim=1).float(),
-        torch.cat([text, mask], dim=1),
-    )
-
-
-def _encoded(
-    backbone: Seq2SeqBackbone, prompt: Tensor | None, layout: Layout, rows: Sequence[Encoded]
-) -> tuple[Tensor, Tensor, list[KeyValue]]:
-    """Run the encoder; return the text's states, the mask of prompt and text, and what the decoder sees of both."""
-    model = backbone.model
-    ids, mask = _padded(backbone, [row.ids for row in rows])
-    if prompt is None:
-        states, _ = model.encode(ids, mask)
-        return states, mask, model.cross(states)
-    prompt = prompt.to(ids.device)
-    keys = functional.pad(mask, (len(prompt), 0), value=1)
-    if layout == Layout.JOINT:
-        states, _ = model.encode(ids, keys, prompt=prompt.expand(len(rows), -1, -1))
-        return states[:, len(prompt) :], keys, model.cross(states)
-    past, first = model.encode_prompt(prompt[None])
-    states, _ = model.encode(ids, keys, past=past)
-    cross = [
-        (_behind(a_key, key), _behind(a_value, value))
-        for (a_key, a_value), (key, value) in zip(first, model.cross(states), strict=True)
-    ]
-    return states, keys, cross
-
-
-def _behind(prompt: Tensor, text: Tensor) -> Tensor:
-    return torch.cat([prompt.expand(len(text), -1, -1, -1), text], dim=2)
-
-
-def _padded(backbone: GenerativeBackbone, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    batch = backbone.texts.pad([Encoded(list(ids), [0] * len(ids), truncated=False) for ids in rows])
-    device = next(backbone.model.parameters()).device
-    return torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.attention_mask).to(device)
-
-
 class TorchDecoding(Decoding):
-    """Rows of a decoder-only model; see `mpt_edge.inference.runtime.decoding.Decoding`."""
+    """Decoding by a decoder-only model; see `mpt_edge.inference.runtime.decoding.Decoding`."""
 
     @torch.no_grad()
-    def __init__(self, model: PromptedCausal, prompt: Tensor | None, entry: Entry, rows: int) -> None:
-        """Start rows behind a prompt ``(l, d)`` that enters at ``entry``, or behind nothing."""
+    def __init__(self, model: PromptedCausal, prompt: Tensor | None, position: PromptPosition, rows: int) -> None:
+        """Begin rows after a prompt ``(l, d)`` or ``(l, layers, d)``, or after nothing."""
         self._model = model
         self._device = next(model.parameters()).device
         self._past: list[KeyValue] | None = None
         length = 0 if prompt is None else len(prompt)
         if prompt is not None:
-            self._past = model.encode_prompt(prompt.to(self._device)[None], entry)
+            self._past = model.encode_prompt(prompt.to(self._device)[None], position=position)
         self._seen = torch.ones(rows, length, dtype=torch.long, device=self._device)
-        self._next = torch.full((rows, 1), 0 if model.positions_from_zero(entry) else length, device=self._device)
+        first = 0 if model.positions_from_zero(position) else length
+        self._next = torch.full((rows, 1), first, device=self._device)
 
     @property
     def rows(self) -> int:
-        """How many rows there are now."""
+        """Current number of rows."""
         return len(self._seen)
 
     def extend(self, tokens: Ids, mask: Ids) -> Floats:
@@ -179,7 +99,7 @@ class TorchDecoding(Decoding):
 
     @torch.no_grad()
     def read(self, tokens: Ids, mask: Ids, *, last_only: bool = False) -> Floats:
-        """Append tokens ``(rows, n)``, and return logits behind each, or behind each row's last one."""
+        """Append tokens ``(rows, n)``; return the logits after each, or after each row's last one."""
         ids, new = torch.from_numpy(tokens).to(self._device), torch.from_numpy(mask).to(self._device)
         steps = new.cumsum(1)
         self._seen = torch.cat([self._seen, new], dim=1)
@@ -189,8 +109,8 @@ class TorchDecoding(Decoding):
         if last_only:
             last = (steps[:, -1:] - 1).clamp(min=0)
             hidden = torch.gather(hidden, 1, last[..., None].expand(-1, -1, hidden.shape[-1]))
-        found: Floats = self._model.logits(hidden).float().cpu().numpy()
-        return found
+        logits: Floats = self._model.logits(hidden).float().cpu().numpy()
+        return logits
 
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder rows; see `mpt_edge.inference.runtime.decoding.Decoding.select`."""
@@ -202,17 +122,17 @@ class TorchDecoding(Decoding):
 
 
 class TorchSeq2SeqDecoding(Decoding):
-    """Rows of an encoder-decoder model; see `mpt_edge.inference.runtime.decoding.Decoding`."""
+    """Decoding by an encoder-decoder model; see `mpt_edge.inference.runtime.decoding.Decoding`."""
 
     def __init__(self, model: PromptedSeq2Seq, encoder_mask: Tensor, cross: list[KeyValue]) -> None:
-        """Start behind what the encoder read: its mask ``(rows, encoder rows)``, its keys and values."""
+        """Begin after the encoder: its mask ``(rows, positions)``, and keys and values of its states."""
         self._model, self._encoder_mask, self._cross = model, encoder_mask, cross
         self._past: list[KeyValue] | None = None
         self._mask = encoder_mask[:, :0]
 
     @property
     def rows(self) -> int:
-        """How many rows there are now."""
+        """Current number of rows."""
         return len(self._mask)
 
     @torch.no_grad()
@@ -222,8 +142,8 @@ class TorchSeq2SeqDecoding(Decoding):
         self._mask = torch.cat([self._mask, torch.from_numpy(mask).to(device)], dim=1)
         ids = torch.from_numpy(tokens).to(device)
         hidden, self._past = self._model.decode(ids, self._mask, self._encoder_mask, self._cross, self._past)
-        found: Floats = self._model.logits(hidden).float().cpu().numpy()
-        return found
+        logits: Floats = self._model.logits(hidden).float().cpu().numpy()
+        return logits
 
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder rows; see `mpt_edge.inference.runtime.decoding.Decoding.select`."""
@@ -231,3 +151,78 @@ class TorchSeq2SeqDecoding(Decoding):
         self._past = None if self._past is None else [(key[chosen], value[chosen]) for key, value in self._past]
         self._cross = [(key[chosen], value[chosen]) for key, value in self._cross]
         self._mask, self._encoder_mask = self._mask[chosen], self._encoder_mask[chosen]
+
+
+def _read_causal(
+    backbone: CausalBackbone,
+    prompt: Tensor | None,
+    position: PromptPosition,
+    rows: Sequence[Encoded],
+    targets: Sequence[Sequence[int]],
+) -> TextOutput:
+    model = backbone.model
+    ids, mask = _pad(backbone, [[*row.ids, *target] for row, target in zip(rows, targets, strict=True)])
+    length = 0 if prompt is None else len(prompt)
+    past = None if prompt is None else model.encode_prompt(prompt.to(ids.device)[None], position=position)
+    keys = functional.pad(mask, (length, 0), value=1)
+    hidden, _ = model(ids, keys, model.text_positions(mask, length, position), past=past)
+    before_targets = [
+        (i, column)
+        for i, (row, target) in enumerate(zip(rows, targets, strict=True))
+        for column in range(len(row.ids) - 1, len(row.ids) + len(target) - 1)
+    ]
+    at, columns = torch.tensor(before_targets, device=ids.device).T
+    return TextOutput(model.logits(hidden[at, columns]).float(), ids[at, columns + 1], hidden.float(), mask)
+
+
+def _read_seq2seq(
+    backbone: Seq2SeqBackbone,
+    prompt: Tensor | None,
+    placement: Placement,
+    rows: Sequence[Encoded],
+    targets: Sequence[Sequence[int]],
+) -> TextOutput:
+    model = backbone.model
+    states, seen, cross = _run_encoder(backbone, prompt, placement, rows)
+    inputs, mask = _pad(backbone, [[model.start_id, *target[:-1]] for target in targets])
+    hidden, _ = model.decode(inputs, mask, seen, cross)
+    text_mask = seen[:, seen.shape[1] - states.shape[1] :]
+    return TextOutput(
+        model.logits(hidden[mask == 1]).float(),
+        torch.tensor([token for target in targets for token in target], device=inputs.device),
+        torch.cat([states, hidden], dim=1).float(),
+        torch.cat([text_mask, mask], dim=1),
+    )
+
+
+def _run_encoder(
+    backbone: Seq2SeqBackbone, prompt: Tensor | None, placement: Placement, rows: Sequence[Encoded]
+) -> tuple[Tensor, Tensor, list[KeyValue]]:
+    """Return the text's states, the mask of prompt and text, and keys and values of both for the decoder."""
+    model = backbone.model
+    ids, mask = _pad(backbone, [row.ids for row in rows])
+    if prompt is None:
+        states, _ = model.encode(ids, mask)
+        return states, mask, model.cross(states)
+    prompt = prompt.to(ids.device)
+    keys = functional.pad(mask, (len(prompt), 0), value=1)
+    if placement.is_joint:
+        states, _ = model.encode(ids, keys, prompt=prompt.expand(len(rows), -1, -1))
+        return states[:, len(prompt) :], keys, model.cross(states)
+    past, prompt_cross = model.encode_prompt(prompt[None])
+    states, _ = model.encode(ids, keys, past=past)
+    cross = [
+        (_append(prompt_key, key), _append(prompt_value, value))
+        for (prompt_key, prompt_value), (key, value) in zip(prompt_cross, model.cross(states), strict=True)
+    ]
+    return states, keys, cross
+
+
+def _append(prompt: Tensor, text: Tensor) -> Tensor:
+    return torch.cat([prompt.expand(len(text), -1, -1, -1), text], dim=2)
+
+
+def _pad(backbone: GenerativeBackbone, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    batch = backbone.texts.pad([Encoded(list(ids), [0] * len(ids), truncated=False) for ids in rows])
+    device = next(backbone.model.parameters()).device
+    return torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.attention_mask).to(device)

@@ -1,4 +1,4 @@
-"""Figures of a classification: accuracy, macro F1, and a scale that makes scores probabilities."""
+"""Metrics of a classification, and the scale that turns its scores into probabilities."""
 
 from __future__ import annotations
 
@@ -8,35 +8,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpt_edge.inference.numerics import log_softmax
-from mpt_edge.training.data.rows import Rows
+from mpt_edge.training.data.examples import Examples
+
+#: Metrics that recipes with labels may name; task files state all of them.
+CLASSIFICATION_METRICS = ("accuracy", "macro_f1", "matthews")
 
 
-def classification_metrics(predicted: NDArray[np.int64], rows: Rows) -> dict[str, Any]:
-    """Return accuracy, macro F1 and Matthews correlation with the number of rows they were measured on."""
+def classification_metrics(predicted: NDArray[np.int64], examples: Examples) -> dict[str, Any]:
+    """Return accuracy, macro F1, Matthews correlation, and the number of examples."""
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # most commands measure nothing
 
     return {
-        "accuracy": round(float(accuracy_score(rows.labels, predicted)), 4),
-        "macro_f1": round(float(f1_score(rows.labels, predicted, average="macro", zero_division=0)), 4),
-        "matthews": round(float(matthews_corrcoef(rows.labels, predicted)), 4),
-        "rows": len(rows),
+        "accuracy": round(float(accuracy_score(examples.labels, predicted)), 4),
+        "macro_f1": round(float(f1_score(examples.labels, predicted, average="macro", zero_division=0)), 4),
+        "matthews": round(float(matthews_corrcoef(examples.labels, predicted)), 4),
+        "examples": len(examples),
     }
 
 
-def calibrated_scale(similarities: NDArray[np.float32], rows: Rows) -> float:
-    """Return the factor on similarities or logits ``(rows, labels)`` with the least log loss (temperature scaling).
+def calibrate_scale(scores: NDArray[np.float32], examples: Examples) -> float:
+    """Return the factor on scores ``(examples, labels)`` with the lowest log loss (temperature scaling).
 
-    It changes no prediction; it is fitted on validation rows so that scores mean probabilities. One row more than
-    there are counts with every label alike, so that a few rows that are all answered right do not make every score 1.
+    It changes no prediction. It is fitted on validation examples, so that scores mean probabilities.
+    One more example counts with all labels alike. Otherwise a few examples, all answered right, would
+    make every score 1.
     """
     from scipy.optimize import minimize_scalar
 
-    gold, unsure = np.asarray(rows.labels), 1 / (len(rows) + 1)
+    target, unsure = np.asarray(examples.labels), 1 / (len(examples) + 1)
 
     def loss(log_scale: float) -> float:
-        chances = log_softmax(similarities * np.exp(log_scale))
-        right = np.take_along_axis(chances, gold[:, None], axis=1)
-        return -float((1 - unsure) * right.mean() + unsure * chances.mean())
+        log_probs = log_softmax(scores * np.exp(log_scale))
+        right = np.take_along_axis(log_probs, target[:, None], axis=1)
+        return -float((1 - unsure) * right.mean() + unsure * log_probs.mean())
 
-    found = minimize_scalar(loss, bounds=(np.log(0.01), np.log(200.0)), method="bounded")
-    return float(f"{np.exp(found.x):.5g}")
+    result = minimize_scalar(loss, bounds=(np.log(0.01), np.log(200.0)), method="bounded")
+    return float(f"{np.exp(result.x):.5g}")

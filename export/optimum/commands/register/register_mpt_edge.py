@@ -1,4 +1,4 @@
-"""Offers the export as `optimum-cli export mpt-edge`, through Optimum's registration namespace."""
+"""The command `optimum-cli export mpt-edge`, found through Optimum's registration namespace."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MptEdgeExportCommand(BaseOptimumCLICommand):
         parser.add_argument("-m", "--model", required=True, help="minilm-l6, a local folder, or a hub id.")
         parser.add_argument("--revision", default=None, help="Revision of a hub model.")
         parser.add_argument(
-            "--vectors", type=Path, action="append", default=[], help="Folder with prompts/ and tasks/."
+            "--vectors", type=Path, action="append", default=[], help="Folder with prompts/ and tasks/; repeatable."
         )
         parser.add_argument(
             "--precision", choices=("float32", "int8", "both"), default="float32", help="Weights of the graph."
@@ -34,10 +34,10 @@ class MptEdgeExportCommand(BaseOptimumCLICommand):
         from mpt_edge.errors import MptEdgeError
         from mpt_edge_export.command import export_command
 
-        a = self.args
-        chosen = {"revision": a.revision, "force": a.force, "precision": a.precision}
+        args = self.args
+        options = {"revision": args.revision, "force": args.force, "precision": args.precision}
         try:
-            export_command(a.model, a.output, a.vectors, **chosen)
+            export_command(args.model, args.output, args.vectors, **options)
         except MptEdgeError as error:
             print(f"optimum-cli: {error}", file=sys.stderr)
             sys.exit(1)

@@ -1,0 +1,87 @@
+"""The folder that an export writes to: checked, staged beside its target, and moved there at the end."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mpt_edge.errors import InputError
+from mpt_edge.formats.bundle import LOCK, PREVIOUS
+from mpt_edge.formats.bundle_reader import MANIFEST, TOKENIZER
+from mpt_edge.formats.vectors import PROMPTS, TASKS
+
+#: Names that a bundle's folder may contain. An export drops two of them on purpose. `PREVIOUS` holds the files that
+#: installs replaced, which may not fit the prompts of the new bundle. `LOCK` is held for a moment only, so one that
+#: is found here was left by a process that died.
+_PARTS = {MANIFEST, TOKENIZER, "onnx", PROMPTS, TASKS, "README.md", PREVIOUS, LOCK}
+
+#: Seconds without a change after which a staging folder counts as left over from an export that was killed.
+_ABANDONED = 24 * 60 * 60
+
+
+def check_output(output: Path, *, force: bool) -> None:
+    """Check that an export may replace a folder.
+
+    Args:
+        output: the folder, present or not.
+        force: whether a bundle in it may be replaced.
+
+    Raises:
+        InputError: it holds a bundle or other files, or it is a file.
+    """
+    if (output / MANIFEST).exists() and not force:
+        raise InputError(f"{output} already holds a bundle; pass --force to replace it.")
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"{output} is a file; pass a folder.")
+    names = sorted(path.name for path in output.iterdir())
+    # An install that was killed may have left a half-written manifest beside the lock.
+    foreign = [name for name in names if name not in _PARTS and not name.startswith(f".{MANIFEST}.")]
+    if foreign:
+        raise InputError(f"{output} holds {foreign[0]!r}, which is no part of a bundle; pass a new or empty folder.")
+
+
+@contextmanager
+def replacing_folder(output: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``output`` that takes its place when the block succeeds."""
+    output = output.resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(output)
+    staging = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.new-"))
+    retired = staging.with_name(staging.name.replace(".new-", ".old-"))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        try:
+            if output.exists():
+                output.rename(retired)
+            staging.rename(output)
+        except BaseException:  # Ctrl-C too: the retired folder is the only copy
+            if retired.exists() and not output.exists():
+                retired.rename(output)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Remove staging folders of killed exports to the same folder; each may hold a whole model.
+
+    An export that still runs has such a folder too, so one stays until nothing in it has changed for a
+    day. Retired folders (``.old-``) always stay: one can be the only copy of a bundle.
+    """
+    name = re.compile(re.escape(f".{output.name}.new-") + r"[a-z0-9_]{8}")  # as `tempfile.mkdtemp` names them
+    with suppress(OSError):  # another export may remove them at the same time, and unreadable folders stay
+        for path in output.parent.iterdir():
+            if name.fullmatch(path.name) is None or path.is_symlink() or not path.is_dir():
+                continue
+            changed = max(part.stat().st_mtime for part in (path, *path.rglob("*")))
+            if time.time() - changed > _ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
