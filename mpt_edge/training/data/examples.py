@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpt_edge.errors import InputError
+from mpt_edge.formats.records import Number
 from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference.text import Encoded, Text, TextEncoder, render, validate_text
 from mpt_edge.training.data.columns import as_name, as_text, column, roots
@@ -205,6 +206,8 @@ def _texts(recipe: Recipe, table: Table, split: str) -> list[Text]:
     texts: list[Text] = []
     for i, parts in enumerate(zip(*columns, strict=True)):
         try:
+            if number := next((part for part in parts if isinstance(part, Number)), None):
+                raise InputError(f"there is {number} where a text belongs; write it as a string.")
             texts.append(validate_text(parts if recipe.inputs is Inputs.PAIR else parts[0], recipe.inputs))
         except InputError as error:
             raise InputError(f"{recipe.name}: row {i + 1} of the {split} split: {error}") from error

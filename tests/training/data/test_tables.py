@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 from pathlib import Path
 
@@ -180,7 +180,7 @@ def test_not_a_number_is_no_label(tmp_path: Path) -> None:
 
 
 def test_dates_of_a_parquet_file(tmp_path: Path) -> None:
-    day = datetime.date(2024, 1, 5)
+    day = dt.date(2024, 1, 5)
     write_table(tmp_path / "train.parquet", [{"text": "a", "label": day}])
     assert read_table(make_recipe(".parquet"), "train", tmp_path, ["label"]).column("label") == ["2024-01-05"]
 
