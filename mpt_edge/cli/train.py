@@ -222,7 +222,8 @@ def target(
     distillation = DistillationSettings(weight=distill, temperature=distill_temperature, hidden=distill_hidden)
     loaded = _load_recipes(recipes, threads)
     from mpt_edge.training.backbones.opening import open_backbone
-    from mpt_edge.training.stages import Origin, Plan, train_target
+    from mpt_edge.training.plan import Origin, Plan
+    from mpt_edge.training.target_stage import train_target
     from mpt_edge.training.teachers import Teaching
 
     plan = Plan(loaded, data, output, settings, test=test, shots=shots, subset_seed=subset_seed)
