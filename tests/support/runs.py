@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from mpt_edge.training.data.rows import Rows, TaskData
 
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.data.recipes import Recipe
-from mpt_edge.training.data.rows import Rows, TaskData
 from mpt_edge.training.initialization import sampled_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objectives.similarity import SimilarityObjective
