@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BUNDLE := models/minilm-l6
 
-.PHONY: demo test format clean
+.PHONY: demo test docs format clean
 
 demo: $(BUNDLE)/bundle.json
 	$(BIN)/mpt-edge tasks list
@@ -16,6 +16,10 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# The site with the API reference, in site/. Warnings are errors.
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
 
 format: .venv/installed
 	$(BIN)/ruff format .
@@ -31,4 +35,4 @@ $(BUNDLE)/bundle.json: $(wildcard $(BUNDLE)/prompts/*) $(wildcard $(BUNDLE)/task
 	touch $@
 
 clean:
-	rm -rf .venv $(BUNDLE)/bundle.json $(BUNDLE)/onnx $(BUNDLE)/tokenizer.json
+	rm -rf .venv site $(BUNDLE)/bundle.json $(BUNDLE)/onnx $(BUNDLE)/tokenizer.json

@@ -1,67 +1,121 @@
-"""docs/app.md and the first block of docs/training.md: every command and all code runs, in order."""
+"""docs/app.md, index.md, training.md and results.md: every command and all code runs, in order, on one bundle."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-import subprocess
-import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests.support.blocks import Example, assert_shown, examples
 from tests.support.pages import shell
-from tests.support.places import ROOT
+from tests.support.places import ROOT, SHARED
+
+needs_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs the larger data sets")
 
 
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str, language: str) -> list[Example]:
+    return [example for example in examples(page(name)) if example.language == language and not example.is_setup]
+
+
+def run_python(name: str, folder: Path) -> None:
+    """Run a page's Python blocks as one program, and compare its output with all that the page shows."""
+    parts = blocks(name, "python")
+    code = "\n".join(part.code for part in parts)
+    assert_shown(parts[0].run(folder, code), "".join(part.output or "" for part in parts))
+
+
+def shortened(script: str) -> str:
+    """Return a script whose training runs take seconds; an option given twice counts the last time."""
+    script = script.replace("\\\n", " ")
+    script = re.sub(
+        r"(train source .*)", r"\1 --epochs 1 --teacher-epochs 1 --examples-per-epoch 32 --prompt-length 4", script
+    )
+    return re.sub(r"(train target .*)", r"\1 --epochs 1 --examples-per-epoch 32", script)
+
+
+def write_few_examples(task: str, folder: Path) -> None:
+    """Write the first two training examples of each label, and the first examples of the other splits."""
+    folder.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        lines = (SHARED / "data" / task / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        kept, seen = [], Counter()
+        for line in lines:
+            label = json.loads(line)["label"]
+            seen[label] += 1
+            if seen[label] <= 2 if split == "train" else len(kept) < 24:
+                kept.append(line)
+        (folder / f"{split}.jsonl").write_text("\n".join(kept), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder as a clone looks, with the bundles of docs/app.md built."""
-    folder = tmp_path_factory.mktemp("app") / "main"
+    """Return a folder as a clone looks, with the bundle of docs/app.md built, which is the default one too."""
+    folder = tmp_path_factory.mktemp("app") / "clone"
+    shutil.copytree(ROOT / "models" / "recipes", folder / "models" / "recipes")
+    shutil.copytree(ROOT / "data", folder / "data")
     for kind in ("prompts", "tasks"):
         shutil.copytree(ROOT / "models" / "minilm-l6" / kind, folder / "models" / "minilm-l6" / kind)
     (script,) = blocks("app.md", "sh")
-    done = shell(script, folder)
-    assert done.returncode == 0, done.stderr
-    assert "9 tasks are as they were made" in done.stdout
+    assert "9 tasks are as they were made" in script.run(folder)
+    shutil.copytree(folder / "bundles" / "app", folder / "models" / "minilm-l6", dirs_exist_ok=True)
     return folder
 
 
-def test_the_app(clone: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks("app.md", "python"))],
-        cwd=clone,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    first, *others = done.stdout.splitlines()
-    assert first.startswith("positive ")
-    assert first.endswith(" False")
-    assert others == [
-        "['number', 'human']",
-        "['negative', 'play music']",
-        "1 positive",
-        "no task 'sst3' in bundles/app; did you mean 'sst2'?",
-    ]
+def test_the_app(clone: Path):
+    run_python("app.md", clone)
 
 
-def test_a_task_of_your_own(clone: Path) -> None:
-    page = blocks("training.md", "sh")[0]
+def test_the_quick_start(clone: Path):
+    first, others = blocks("index.md", "sh")
+    assert_shown(first.run(clone), first.output)
+    assert '"label": "number"' in others.run(clone)
+    assert len((clone / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 8
+    run_python("index.md", clone)
+
+
+def test_a_task_of_your_own(clone: Path):
+    script = blocks("training.md", "sh")[0]
+    printed = script.run(clone, shortened(script.code))
+    assert "installed support" in printed
+    assert "the app crashes" in printed.splitlines()[-1]
+
+
+def test_a_task_of_your_own_from_csv(clone: Path):
+    recipe = re.search(r"```toml\n(.*?)```", page("training.md"), re.DOTALL)[1]
+    (clone / "mine.toml").write_text(recipe, encoding="utf-8")
     texts = {"delivery": "where is my parcel, it never came", "payment": "the card was charged twice this week"}
     rows = [f'"{text} {i}",{label}' for label, text in texts.items() for i in range(8)]
     for split in ("train", "validation"):
         path = clone / "data" / "mine" / f"{split}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(["message,topic", *rows]), encoding="utf-8")
-    (clone / "mine.toml").write_text(blocks("training.md", "toml")[0])
-    shutil.copytree(clone / "bundles" / "app", clone / "models" / "minilm-l6", dirs_exist_ok=True)
-    done = shell(page, clone)
+    done = shell(
+        "mpt-edge train target mine.toml --from models/minilm-l6 --data data --output runs/mine --epochs 1", clone
+    )
     assert done.returncode == 0, done.stderr
-    assert "installed mine" in done.stdout
-    assert "delivery" in done.stdout.splitlines()[-1]
+    assert (clone / "runs" / "mine" / "tasks" / "mine.safetensors").is_file()
+
+
+@needs_data
+def test_the_stages_and_the_commands_of_the_results(clone: Path):
+    for recipe in (ROOT / "models" / "recipes" / "minilm-l6").glob("*.toml"):
+        write_few_examples(recipe.stem, clone / "datasets" / recipe.stem)
+    _, stages, install = blocks("training.md", "sh")
+    assert "3 tasks" in stages.run(clone, shortened(stages.code))
+    assert (clone / "runs" / "source" / "report.html").is_file()
+    printed = install.run(clone)
+    assert "installed cr" in printed
+    assert "removed cr" in printed
+    shipped, targets, _ = blocks("results.md", "sh")
+    shipped.run(clone, shortened(shipped.code))
+    assert len(list((clone / "runs" / "shipped" / "tasks").iterdir())) == 9
+    targets.run(clone, shortened(targets.code))
+    assert len(list((clone / "runs" / "targets" / "tasks").iterdir())) == 7

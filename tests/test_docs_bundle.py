@@ -1,4 +1,4 @@
-"""docs/bundle.md, "From text to label": its steps with ONNX Runtime, tokenizers and safetensors alone."""
+"""The steps of docs/bundle.md, "From text to label", with ONNX Runtime, tokenizers and safetensors alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = ["a good film", "the plot was bad and the film dull, and so on and on an
 
 
 class OtherRuntime:
-    """What somebody writes who has read the page and not the code."""
+    """A runtime written from the page alone, without the code."""
 
     def __init__(self, folder: Path, task: str) -> None:
         self.manifest = json.loads((folder / "bundle.json").read_text())
@@ -76,7 +76,7 @@ def test_another_runtime_gives_the_same_scores(tiny_bundle: Path) -> None:
     checked = 0
     for name in model.tasks:
         task = model.task(name)
-        if task.kind != "classification" or task.file.readout != "similarity" or not task.file.two_vectors:
+        if task.file.inputs != "text" or task.file.head_type != "similarity" or task.file.own_prompt is not None:
             continue
         other = OtherRuntime(tiny_bundle, name)
         for text in TEXTS:

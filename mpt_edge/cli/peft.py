@@ -58,11 +58,11 @@ def import_peft(
 ) -> None:
     """Import multitask prompt tuning or plain prompt tuning from PEFT, bit for bit."""
     require("export", "torch", "transformers")
-    from mpt_edge_export.peft.command import import_command, task_names
+    from mpt_edge_export.peft.command import import_command, task_ids
     from mpt_edge_export.peft.importing import ImportOptions
 
     options = ImportOptions(
-        tasks=task_names(task or []),
+        tasks=task_ids(task or []),
         name=name,
         labels=tuple(label or ()),
         inputs=Inputs.PAIR if pair else Inputs.TEXT,

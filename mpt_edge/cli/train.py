@@ -222,7 +222,8 @@ def target(
     distillation = DistillationSettings(weight=distill, temperature=distill_temperature, hidden=distill_hidden)
     loaded = _load_recipes(recipes, threads)
     from mpt_edge.training.backbones.opening import open_backbone
-    from mpt_edge.training.stages import Origin, Plan, train_target
+    from mpt_edge.training.plan import Origin, Plan
+    from mpt_edge.training.target_stage import train_target
     from mpt_edge.training.teachers import Teaching
 
     plan = Plan(loaded, data, output, settings, test=test, shots=shots, subset_seed=subset_seed)
@@ -282,7 +283,7 @@ def _load_recipes(recipes: list[Path], threads: int | None) -> list[Recipe]:
 
     loaded = [load_recipe(path) for path in recipes]  # before PyTorch, which takes seconds to import
     check_installed("train", "torch", "sklearn", "scipy", "sacrebleu", "rouge_score", "tensorboardX")
-    require("train", "torch", "transformers", "accelerate", "datasets")
+    require("train", "torch", "transformers", "accelerate")
     import torch
 
     if threads:

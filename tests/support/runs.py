@@ -1,4 +1,4 @@
-"""Training runs of seconds on the small encoder, which tests stop, take up and look into."""
+"""Training runs of seconds on the small encoder, which tests stop, resume and inspect."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mpt_edge.training.data.rows import Rows, TaskData
 
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.data.examples import Examples, TaskData
 from mpt_edge.training.data.recipes import Recipe
-from mpt_edge.training.initialization import sampled_vocabulary
+from mpt_edge.training.initialization import sample_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objectives.similarity import SimilarityObjective
 from mpt_edge.training.settings import Settings
@@ -24,7 +24,7 @@ SETTINGS = Settings(
     examples_per_epoch=40,
     prompt_lr=0.01,
     task_lr=0.03,
-    validation_rows=8,
+    validation_examples=8,
 )
 
 THINGS = ("film", "movie", "ball", "game", "vote", "law", "party", "atom", "cell", "star", "sport", "text")
@@ -37,8 +37,8 @@ def toy(name: str, low: tuple[str, ...], high: tuple[str, ...], rows: int = 24) 
         words = (low, high)[i % 2]
         texts.append(f"the {words[i // 2 % len(words)]} {THINGS[i * 5 % len(THINGS)]}")
         labels.append(i % 2)
-    half = Rows(texts[: rows // 2], labels[: rows // 2])
-    return TaskData(Recipe(name, "t", "v", max_length=16), ("low", "high"), Rows(texts, labels), half, None)
+    half = Examples(texts[: rows // 2], labels[: rows // 2])
+    return TaskData(Recipe(name, "t", "v", max_length=16), ("low", "high"), Examples(texts, labels), half, None)
 
 
 def trainer(backbone: EncoderBackbone, folder: Path, settings: Settings = SETTINGS, **changes: object) -> Trainer:
@@ -46,11 +46,12 @@ def trainer(backbone: EncoderBackbone, folder: Path, settings: Settings = SETTIN
     values = {
         "tasks": tasks,
         "label_texts": [[["sport"], ["vote"]]] * len(tasks),
-        "prompts": MultitaskPrompt(sampled_vocabulary(backbone, 5, 0), len(tasks)),
-        "distillation": None,
+        "prompts": MultitaskPrompt(sample_vocabulary(backbone, 5, 0), len(tasks)),
+        "distillations": [None] * len(tasks),
     } | changes
-    objective = SimilarityObjective(backbone, values["tasks"], values["label_texts"], values["distillation"])
-    return Trainer(objective, values["prompts"], settings, folder)
+    parts = zip(values["tasks"], values["label_texts"], values["distillations"], strict=False)
+    objectives = [SimilarityObjective(backbone, *each) for each in parts]
+    return Trainer(objectives, values["prompts"], settings, folder)
 
 
 def state(run: Trainer) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Fixtures of several modules: encoders with and without a prompt, and small tasks in files."""
+"""Fixtures of several modules: encoders with and without a prompt, small tasks in files, and runs on them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import torch
 from transformers import AutoModel, PreTrainedModel
 
 from mpt_edge.formats.prompts import SharedPrompt
-from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.modernbert import PromptedModernBert
 from mpt_edge.training.data.recipes import Recipe
-from mpt_edge.training.stages import NewPrompt, Origin, Plan, train_source, train_target
+from mpt_edge.training.plan import Origin, Plan
+from mpt_edge.training.source_stage import train_source
+from mpt_edge.training.target_stage import train_target
 from tests.support.prompted import CONFIGS
-from tests.support.stages import LENGTH, SETTINGS, silent, write_task
+from tests.support.stages import SETTINGS, SHARED, Stages, silent, write_task
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -35,7 +36,7 @@ def models(request: pytest.FixtureRequest) -> tuple[str, PreTrainedModel, Prompt
     return request.param, model, carrier(copy.deepcopy(model))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Recipe]]:
     folder = tmp_path_factory.mktemp("data")
     words = {
@@ -62,18 +63,19 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stages(
     tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[TaskFile], Path, list[TaskFile]]:
-    """Run both stages once: two source tasks, then a target task of pairs from one of them."""
+) -> Stages:
+    """Run both stages once: two source tasks, then a target task of pairs with a template. Do not change them."""
     folder, recipes = data
     output = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(output / "cache"))
         plan = Plan([recipes["mood"], recipes["field"]], folder, output / "source", SETTINGS, test=True)
-        source = train_source(tiny, plan, NewPrompt(name="shared", length=LENGTH, entry="first_layer"), silent)
+        source = train_source(tiny, plan, SHARED, silent)
         shared = SharedPrompt.load(output / "source/prompts/shared.safetensors")
-        plan = Plan([recipes["match"]], folder, output / "target", SETTINGS)
-        target = train_target(tiny, plan, Origin(folder=output / "source", shared=shared, start="mood"), silent)
-    return output / "source", source, output / "target", target
+        match = replace(recipes["match"], template="{text_pair} ball {text}")
+        plan = Plan([match], folder, output / "target", SETTINGS)
+        target = train_target(tiny, plan, Origin(folder=output / "source", shared=shared, init="mood"), silent)
+    return Stages(folder, recipes, output / "source", source, output / "target", target, shared)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mpt_edge.errors import TrainingError
-from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, balanced
+from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, balance
 
 
 def test_composed_prompt_scales_rows_by_u_and_channels_by_v() -> None:
@@ -26,17 +26,17 @@ def test_balanced_vectors_compose_the_same_prompt_however_they_were_scaled(facto
     generator = torch.Generator().manual_seed(1)
     u, v = torch.randn(7, generator=generator) + 1, torch.randn(5, generator=generator)
     expected = torch.outer(u, v)
-    found_u, found_v = balanced(u * factor * sign, v / factor / sign)
-    assert torch.allclose(torch.outer(found_u, found_v), expected, rtol=1e-4, atol=1e-5)
-    assert found_u.square().mean() == pytest.approx(float(found_v.square().mean()), rel=1e-4)
-    assert float(found_u.sum()) >= 0
-    plain_u, plain_v = balanced(u, v)
-    assert torch.allclose(found_u, plain_u, rtol=1e-4)
-    assert torch.allclose(found_v, plain_v, rtol=1e-4)
+    result_u, result_v = balance(u * factor * sign, v / factor / sign)
+    assert torch.allclose(torch.outer(result_u, result_v), expected, rtol=1e-4, atol=1e-5)
+    assert result_u.square().mean() == pytest.approx(float(result_v.square().mean()), rel=1e-4)
+    assert float(result_u.sum()) >= 0
+    plain_u, plain_v = balance(u, v)
+    assert torch.allclose(result_u, plain_u, rtol=1e-4)
+    assert torch.allclose(result_v, plain_v, rtol=1e-4)
 
 
 def test_zero_vectors_stay_finite() -> None:
-    u, v = balanced(torch.zeros(3), torch.ones(4))
+    u, v = balance(torch.zeros(3), torch.ones(4))
     assert torch.isfinite(u).all()
     assert torch.isfinite(v).all()
     assert torch.equal(torch.outer(u, v), torch.zeros(3, 4))
@@ -44,9 +44,9 @@ def test_zero_vectors_stay_finite() -> None:
 
 def test_balance_leaves_every_composed_prompt_as_it_was() -> None:
     prompts = MultitaskPrompt(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), 2)
-    prompts.start(1, -3.0 * torch.arange(1.0, 7.0), torch.tensor([1.0, -2.0, 0.5, 4.0]))
+    prompts.set_vectors(1, -3.0 * torch.arange(1.0, 7.0), torch.tensor([1.0, -2.0, 0.5, 4.0]))
     before = [prompts(task).detach().clone() for task in range(2)]
-    prompts.balance()
+    prompts.balance_vectors()
     for task in range(2):
         assert torch.allclose(prompts(task), before[task], rtol=1e-5)
         assert prompts.u[task].sum() >= 0
@@ -54,18 +54,18 @@ def test_balance_leaves_every_composed_prompt_as_it_was() -> None:
 
 def test_rounding_refuses_what_float16_does_not_hold() -> None:
     prompts = MultitaskPrompt(torch.full((2, 3), 7e4), 1)
-    with pytest.raises(TrainingError, match=r"7e\+04, more than float16 holds; start again with lower rates"):
+    with pytest.raises(TrainingError, match=r"7e\+04, more than float16 holds; start again with lower learning rates"):
         prompts.round_to_half()
     prompts.shared.requires_grad_(requires_grad=False)  # its file stays as it is
     prompts.round_to_half()
     assert torch.equal(prompts.shared, torch.full((2, 3), 7e4))
 
 
-def test_plain_prompts_are_trained_at_the_prompts_rate() -> None:
-    starts = [torch.zeros(2, 3), torch.ones(4, 3)]
-    prompts = PlainPrompts(starts)
-    assert torch.equal(prompts(0), starts[0])
-    assert torch.equal(prompts(1), starts[1])
+def test_plain_prompts_are_trained_at_the_prompts_learning_rate() -> None:
+    values = [torch.zeros(2, 3), torch.ones(4, 3)]
+    prompts = PlainPrompts(values)
+    assert torch.equal(prompts(0), values[0])
+    assert torch.equal(prompts(1), values[1])
     (group,) = prompts.groups(0.25, 0.5)
     assert group["lr"] == 0.25
     assert [tuple(parameter.shape) for parameter in group["params"]] == [(2, 3), (4, 3)]

@@ -1,30 +1,49 @@
-"""Checkpoints of the trainer: a run resumes bit for bit, and takes up no run but its own."""
+"""Checkpoints of the trainer: a run resumes bit for bit, and continues no run but its own."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mpt_edge.errors import InputError
+from mpt_edge.formats.linear_head import LinearHead, LinearLayer
+from mpt_edge.formats.placement import Layout, Placement
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
-from mpt_edge.training.initialization import sampled_vocabulary
+from mpt_edge.training.initialization import sample_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objectives.objective import Distillation, Teacher
-from mpt_edge.training.trainer import Progress
+from mpt_edge.training.objectives.distillation import Distillation, Teacher
+from mpt_edge.training.trainer import Progress, Trainer
 from tests.support.runs import SETTINGS, killed, state, toy, trainer
 from tests.support.stages import silent
 
+HEAD = LinearHead((LinearLayer(np.ones((2, 32), np.float32), np.zeros(2, np.float32)),))
 
-@pytest.mark.parametrize(("save_at", "stop_at"), [(1, 1), (4, 7)])
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tiny: EncoderBackbone, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Trainer, dict[str, torch.Tensor]]:
+    """Return a finished run, and its first values."""
+    run = trainer(tiny, tmp_path_factory.mktemp("whole"))
+    first = state(run)
+    run.train(silent)
+    return run, first
+
+
+@pytest.mark.parametrize(("save_at", "stop_at"), [(1, 1), (4, 7), (5, 7)])
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(
-    tiny: EncoderBackbone, tmp_path: Path, save_at: int, stop_at: int
+    tiny: EncoderBackbone,
+    uninterrupted: tuple[Trainer, dict[str, torch.Tensor]],
+    tmp_path: Path,
+    save_at: int,
+    stop_at: int,
 ) -> None:
-    whole = trainer(tiny, tmp_path / "whole")
-    start = state(whole)
-    whole.train(silent)
+    """Values are the same to the bit, and the log holds each entry once."""
+    whole, start = uninterrupted
     assert len(whole.schedule) == 15
 
     first = trainer(tiny, tmp_path / "parts")
@@ -35,13 +54,13 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
     assert second.step == save_at
     second.train(silent)
 
-    expected, found = state(whole), state(second)
-    assert set(expected) == set(found) == set(start)
+    expected, values = state(whole), state(second)
+    assert set(expected) == set(values) == set(start)
     for key, value in expected.items():
-        assert torch.equal(value, found[key]), key
+        assert torch.equal(value, values[key]), key
         assert not torch.equal(value, start[key]), key
     assert whole.best_score == second.best_score
-    assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
+    assert (tmp_path / "parts/log.jsonl").read_text() == (whole.folder / "log.jsonl").read_text()
 
 
 def test_log_holds_each_entry_once_after_a_kill_behind_the_checkpoint(tiny: EncoderBackbone, tmp_path: Path) -> None:
@@ -55,11 +74,12 @@ def test_log_holds_each_entry_once_after_a_kill_behind_the_checkpoint(tiny: Enco
     assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
 
 
-def test_finished_run_is_not_trained_again(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    first = trainer(tiny, tmp_path)
-    first.train(silent)
+def test_finished_run_is_not_trained_again(
+    tiny: EncoderBackbone, uninterrupted: tuple[Trainer, dict[str, torch.Tensor]]
+) -> None:
+    first, _ = uninterrupted
     seen: list[Progress] = []
-    again = trainer(tiny, tmp_path)
+    again = trainer(tiny, first.folder)
     again.train(seen.append)
     assert seen == []
     assert all(torch.equal(value, state(again)[key]) for key, value in state(first).items())
@@ -80,7 +100,7 @@ def test_other_backbone_labels_or_length_in_the_same_folder(tiny: EncoderBackbon
     trainer(tiny, tmp_path).save()
     changes = [
         {"label_texts": [[["sport"], ["law"]]] * 2},
-        {"prompts": MultitaskPrompt(sampled_vocabulary(tiny, 6, 0), 2)},
+        {"prompts": MultitaskPrompt(sample_vocabulary(tiny, 6, 0), 2)},
         {"tasks": [toy("mood", ("dull",), ("witty",)), toy("other", ("a",), ("great",), rows=16)]},
     ]
     for change in changes:
@@ -115,36 +135,37 @@ def test_a_checkpoint_of_something_else(tiny: EncoderBackbone, tmp_path: Path, v
 
 def test_teachers_are_part_of_what_a_checkpoint_depends_on(tiny: EncoderBackbone, tmp_path: Path) -> None:
     teachers = [Teacher(torch.zeros(5, 32)), Teacher(torch.ones(5, 32))]
-    trainer(tiny, tmp_path, distillation=Distillation(teachers)).save()
+    trainer(tiny, tmp_path, distillations=list(map(Distillation, teachers))).save()
     for other in (
-        None,
-        Distillation(teachers[::-1]),
-        Distillation(teachers, weight=0.5),
-        Distillation(teachers, temperature=1.0),
-        Distillation(teachers, hidden=False),
-        Distillation([replace(teacher, layout="joint") for teacher in teachers]),
+        [None, None],
+        [Distillation(teacher) for teacher in teachers[::-1]],
+        [Distillation(teacher, weight=0.5) for teacher in teachers],
+        [Distillation(teacher, temperature=1.0) for teacher in teachers],
+        [Distillation(teacher, hidden=False) for teacher in teachers],
+        [Distillation(replace(teacher, placement=Placement(Layout.JOINT))) for teacher in teachers],
+        [Distillation(replace(teacher, head=HEAD, outputs=(0, 1))) for teacher in teachers],
     ):
         with pytest.raises(InputError, match="other data, settings or backbone"):
-            trainer(tiny, tmp_path, distillation=other)
+            trainer(tiny, tmp_path, distillations=other)
 
 
 @pytest.mark.parametrize("max_tasks", [0, 2])
 def test_a_distilled_run_resumes_like_any_other(tiny: EncoderBackbone, tmp_path: Path, max_tasks: int) -> None:
     settings = replace(SETTINGS, max_tasks=max_tasks)
     values = [torch.randn(5, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    teachers = Distillation([Teacher(prompt) for prompt in values])
-    whole = trainer(tiny, tmp_path / "whole", settings, distillation=teachers)
+    teachers = [Distillation(Teacher(prompt)) for prompt in values]
+    whole = trainer(tiny, tmp_path / "whole", settings, distillations=teachers)
     whole.train(silent)
-    first = trainer(tiny, tmp_path / "parts", settings, distillation=teachers)
+    first = trainer(tiny, tmp_path / "parts", settings, distillations=teachers)
     with pytest.raises(KeyboardInterrupt):
         first.train(killed(first, 3, 5))
-    second = trainer(tiny, tmp_path / "parts", settings, distillation=teachers)
+    second = trainer(tiny, tmp_path / "parts", settings, distillations=teachers)
     second.train(silent)
     assert all(torch.equal(value, state(second)[key]) for key, value in state(whole).items())
 
 
 def test_a_run_goes_on_with_less_at_once(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    """What the advice after running out of memory says: the same folder, smaller parts."""
+    """As the error for too little memory advises: the same folder, smaller micro batches."""
     run = trainer(tiny, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run.train(killed(run, 3, 5))
@@ -154,12 +175,14 @@ def test_a_run_goes_on_with_less_at_once(tiny: EncoderBackbone, tmp_path: Path) 
         trainer(tiny, tmp_path, replace(SETTINGS, batch_size=SETTINGS.batch_size + 1))
 
 
-def test_another_start_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    """The shapes agree, and the checkpoint would hand out what the other start came to."""
+def test_another_initialization_in_the_same_folder(tiny: EncoderBackbone, tmp_path: Path) -> None:
+    """The shapes agree, and the checkpoint would return the result of the other initialization."""
     trainer(tiny, tmp_path).save()
-    moved = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 2)
-    moved.start(1, torch.full((5,), 2.0), torch.ones(32))
-    for prompts in (moved, MultitaskPrompt(sampled_vocabulary(tiny, 5, 1), 2)):
-        with pytest.raises(InputError, match=r"another start.*; choose another folder, or delete its checkpoint"):
+    moved = MultitaskPrompt(sample_vocabulary(tiny, 5, 0), 2)
+    moved.set_vectors(1, torch.full((5,), 2.0), torch.ones(32))
+    for prompts in (moved, MultitaskPrompt(sample_vocabulary(tiny, 5, 1), 2)):
+        with pytest.raises(
+            InputError, match=r"another initialization.*; choose another folder, or delete its checkpoint"
+        ):
             trainer(tiny, tmp_path, prompts=prompts)
     trainer(tiny, tmp_path)

@@ -12,19 +12,19 @@ from accelerate.state import AcceleratorState
 
 from mpt_edge.errors import InputError, TrainingError
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
-from mpt_edge.training.data.rows import Rows
-from mpt_edge.training.initialization import sampled_vocabulary
+from mpt_edge.training.data.examples import Examples
+from mpt_edge.training.initialization import sample_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objectives.objective import Loss
+from mpt_edge.training.objectives.distillation import Loss
 from mpt_edge.training.schedule import TaskBatch
-from mpt_edge.training.settings import Settings
+from mpt_edge.training.settings import MixedPrecision, Settings
 from mpt_edge.training.trainer import Progress
 from tests.support.runs import SETTINGS, state, toy, trainer
 from tests.support.stages import silent
 
 
-def test_the_last_step_is_kept_where_validation_has_too_few_rows(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    """A rate that overshoots: the best epoch is an earlier one, and validation is read once."""
+def test_the_last_step_is_kept_where_validation_has_too_few_examples(tiny: EncoderBackbone, tmp_path: Path) -> None:
+    """A learning rate that overshoots: the best epoch is an earlier one, and validation is read once."""
     wild = replace(SETTINGS, epochs=6, task_lr=3.0, prompt_lr=3.0)
     last: dict[str, dict[str, torch.Tensor]] = {}
     for keep in (False, True):
@@ -41,7 +41,8 @@ def test_the_best_validated_values_are_kept(
 ) -> None:
     run = trainer(tiny, tmp_path)
     scores = iter([0.5, 0.9, 0.9, 0.9, 0.1, 0.2])  # two tasks an epoch: means 0.7, 0.9, 0.15
-    monkeypatch.setattr(run.objective, "score", lambda *_: next(scores))
+    for objective in run.objectives:
+        monkeypatch.setattr(objective, "score", lambda *_: next(scores))
     after: dict[int, dict[str, torch.Tensor]] = {}
     run.train(lambda progress: after.update({progress.step: state(run)}))
     assert run.best_score == pytest.approx(0.9)
@@ -49,21 +50,21 @@ def test_the_best_validated_values_are_kept(
     assert not torch.equal(after[10]["shared"], after[15]["shared"])
 
 
-def test_an_epoch_is_scored_on_rows_of_every_label(
+def test_an_epoch_is_scored_on_examples_of_every_label(
     tiny: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = toy("mood", ("dull",), ("witty",), rows=40)
     order = np.argsort(task.train.labels, kind="stable").tolist()
-    by_label = Rows([task.train.texts[i] for i in order], [task.train.labels[i] for i in order])
-    prompts = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 1)
+    by_label = Examples([task.train.texts[i] for i in order], [task.train.labels[i] for i in order])
+    prompts = MultitaskPrompt(sample_vocabulary(tiny, 5, 0), 1)
     run = trainer(
         tiny, tmp_path, tasks=[replace(task, validation=by_label)], label_texts=[[["sport"], ["vote"]]], prompts=prompts
     )
-    read: list[Rows] = []
-    monkeypatch.setattr(run.objective, "score", lambda _index, _prompt, rows: read.append(rows) or 0.5)
+    read: list[Examples] = []
+    monkeypatch.setattr(run.objectives[0], "score", lambda _, examples: read.append(examples) or 0.5)
     run.train(silent)
     assert len(read) == SETTINGS.epochs
-    assert all(rows == read[0] for rows in read)
+    assert all(examples == read[0] for examples in read)
     assert read[0].labels == [0] * 4 + [1] * 4
 
 
@@ -81,12 +82,12 @@ def test_nan_names_step_task_and_rates_and_keeps_the_checkpoint(tiny: EncoderBac
     hit = next(i for i, step in enumerate(run.schedule) if i >= 3 and step[0].task == 1) + 1
     with pytest.raises(TrainingError) as caught:
         run.train(poison)
-    for part in (f"step {hit} ", "'size'", "0.0125", "0.0375", "lower rates", "nan"):
+    for part in (f"step {hit} ", "'size'", "0.0125", "0.0375", "lower ones", "nan"):
         assert part in str(caught.value)
     assert (tmp_path / "checkpoint.pt").read_bytes() == saved[0]
 
 
-def test_a_huge_rate_ends_in_the_same_error(tiny: EncoderBackbone, tmp_path: Path) -> None:
+def test_a_huge_learning_rate_ends_in_the_same_error(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_lr=1e30, task_lr=1e30))
     with pytest.raises(TrainingError, match=r"1e\+30 \(prompt\) and 1e\+30 \(u, v\)"):
         run.train(silent)
@@ -104,20 +105,19 @@ def test_a_value_that_float16_does_not_hold_ends_the_run(
             with torch.no_grad():
                 (run.prompts.shared if part == "shared" else getattr(run.prompts, part)[1])[0] = value
 
-    with pytest.raises(TrainingError, match=r"a value became .* at step 3 on task .*start again with lower rates"):
+    with pytest.raises(TrainingError, match=r"a value became .* at step 3 on task .*start again with lower ones"):
         run.train(grow)
 
 
 def test_vectors_that_balance_are_not_too_large(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, epochs=1, task_lr=0.0, prompt_lr=0.0))
-    run.prompts.start(1, torch.full((5,), 1e6), torch.full((32,), 1e-6))
+    run.prompts.set_vectors(1, torch.full((5,), 1e6), torch.full((32,), 1e-6))
     run.train(silent)
-    run.prompts.balance()
-    run.prompts.round_to_half()
+    run.prompts.finish()
     assert torch.allclose(run.prompts.u[1], torch.ones(5), atol=1e-3)
 
 
-def test_prompt_rate_zero_leaves_the_shared_prompt_alone(tiny: EncoderBackbone, tmp_path: Path) -> None:
+def test_prompt_lr_zero_leaves_the_shared_prompt_alone(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, prompt_lr=0.0))
     start = state(run)
     weights = {key: value.clone() for key, value in tiny.model.state_dict().items()}
@@ -151,14 +151,14 @@ def test_progress_counts_to_the_end_and_scores_each_epoch(tiny: EncoderBackbone,
 def test_training_raises_the_accuracy_of_a_separable_task(tiny: EncoderBackbone, tmp_path: Path) -> None:
     task = toy("mood", ("dull", "bad"), ("witty", "gorgeous"), rows=48)
     settings = Settings(
-        epochs=10, batch_size=8, tasks_per_step=1, max_tasks=0, prompt_lr=0.05, task_lr=0.1, validation_rows=48
+        epochs=10, batch_size=8, tasks_per_step=1, max_tasks=0, prompt_lr=0.05, task_lr=0.1, validation_examples=48
     )
-    prompts = MultitaskPrompt(sampled_vocabulary(tiny, 5, 0), 1)
+    prompts = MultitaskPrompt(sample_vocabulary(tiny, 5, 0), 1)
     run = trainer(tiny, tmp_path, settings, tasks=[task], label_texts=[[["sport"], ["vote"]]], prompts=prompts)
-    before = run.objective.score(0, run.prompts(0), task.validation)
+    before = run.objectives[0].score(run.prompts(0), task.validation)
     losses: list[float] = []
     run.train(lambda progress: losses.append(progress.loss["total"]))
-    after = run.objective.score(0, run.prompts(0), task.validation)
+    after = run.objectives[0].score(run.prompts(0), task.validation)
     assert after == run.best_score
     assert after >= 0.9
     assert after >= before + 0.2
@@ -173,8 +173,10 @@ def test_too_little_memory_says_what_to_lower(
     def huge(*_: object) -> None:
         torch.empty(1 << 60)  # what PyTorch itself raises when an allocation fails
 
-    monkeypatch.setattr(run.objective, "loss", huge)
-    with pytest.raises(TrainingError, match=r"memory ran out at step 1; .* --micro-batch-size below 4, .*--length"):
+    monkeypatch.setattr(run.objectives[run.schedule[0][0].task], "loss", huge)
+    with pytest.raises(
+        TrainingError, match=r"memory ran out at step 1; .* --micro-batch-size below 4, .*--prompt-length"
+    ):
         run.train(silent)
 
 
@@ -182,42 +184,44 @@ def test_other_runtime_errors_are_not_taken_for_it(
     tiny: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(tiny, tmp_path)
-    monkeypatch.setattr(run.objective, "loss", lambda *_: torch.ones(2) @ torch.ones(3))
+    for objective in run.objectives:
+        monkeypatch.setattr(objective, "loss", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         run.train(silent)
 
 
-def test_rates_rise_to_the_full_rate_and_fall_to_nothing(tiny: EncoderBackbone, tmp_path: Path) -> None:
+def test_learning_rates_rise_to_the_full_one_and_fall_to_nothing(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, warmup=0.25))
     (group,) = (group for group in run.optimizer.param_groups if len(group["params"]) > 1)  # u and v
     rates = [group["lr"]]
     run.train(lambda _: rates.append(group["lr"]))
     total, warm = len(run.schedule), len(run.schedule) // 4
     assert warm > 2
-    wanted = np.interp(np.arange(total + 1), [-1, warm - 1, warm, total], [0, 1, 1, 0])
-    np.testing.assert_allclose(rates, SETTINGS.task_lr * wanted, atol=1e-9)
+    expected = np.interp(np.arange(total + 1), [-1, warm - 1, warm, total], [0, 1, 1, 0])
+    np.testing.assert_allclose(rates, SETTINGS.task_lr * expected, atol=1e-9)
 
 
 def test_a_step_follows_the_mean_of_its_batches(tiny: EncoderBackbone, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path)
     step, rng = run.schedule[0], np.random.default_rng(0)
-    losses = [run.objective.loss(run.prompts(batch.task), batch, rng).total for batch in step]
-    (wanted,) = torch.autograd.grad(sum(losses) / SETTINGS.tasks_per_step, run.prompts.shared)
+    losses = [run.objectives[batch.task].loss(run.prompts(batch.task), batch, rng).total for batch in step]
+    (expected,) = torch.autograd.grad(sum(losses) / SETTINGS.tasks_per_step, run.prompts.shared)
     run._train_step(step)
-    torch.testing.assert_close(run.prompts.shared.grad, wanted)
+    torch.testing.assert_close(run.prompts.shared.grad, expected)
 
 
 def test_parts_of_a_batch_draw_the_same_and_other_batches_do_not(
     tiny: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(tiny, tmp_path, replace(SETTINGS, micro_batch_size=2))
-    own, drawn = run.objective.loss, []
+    own, drawn = [objective.loss for objective in run.objectives], []
 
     def loss(prompt: torch.Tensor, batch: TaskBatch, rng: np.random.Generator) -> Loss:
         drawn.append(rng.random())
-        return own(prompt, batch, rng)
+        return own[batch.task](prompt, batch, rng)
 
-    monkeypatch.setattr(run.objective, "loss", loss)
+    for objective in run.objectives:
+        monkeypatch.setattr(objective, "loss", loss)
     run.train(silent)
     assert len(set(drawn)) == sum(len(step) for step in run.schedule) < len(drawn)
 
@@ -225,7 +229,7 @@ def test_parts_of_a_batch_draw_the_same_and_other_batches_do_not(
 @pytest.mark.parametrize("micro", [1, 3])
 def test_parts_of_a_batch_add_up_to_its_gradient(tiny: EncoderBackbone, tmp_path: Path, micro: int) -> None:
     whole, cut = (
-        trainer(tiny, tmp_path / f"g{m}", replace(SETTINGS, micro_batch_size=m, epochs=1)) for m in (0, micro)
+        trainer(tiny, tmp_path / f"g{m}", replace(SETTINGS, micro_batch_size=m, epochs=1)) for m in (None, micro)
     )
     gradients = []
     for run in (whole, cut):
@@ -238,7 +242,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny: EncoderBackbone, tmp_path
 
 def test_recomputed_activations_give_the_same_gradients(tiny_folder: Path, tmp_path: Path) -> None:
     """Each layer runs twice a step instead of once, and nothing else changes."""
-    found, calls = [], []
+    gradients, calls = [], []
     for gradient_checkpointing in (False, True):
         backbone = load_encoder(str(tiny_folder))
         counted: list[int] = []
@@ -251,20 +255,20 @@ def test_recomputed_activations_give_the_same_gradients(tiny_folder: Path, tmp_p
         )
         run._train_step(run.schedule[0])
         calls.append(len(counted))
-        found.append([p.grad for p in run.prompts.parameters() if p.grad is not None])
+        gradients.append([p.grad for p in run.prompts.parameters() if p.grad is not None])
     assert calls[1] == 2 * calls[0]
-    for kept, again in zip(*found, strict=True):
+    for kept, again in zip(*gradients, strict=True):
         assert kept.abs().sum() > 0
         torch.testing.assert_close(kept, again, atol=1e-6, rtol=1e-5)
 
 
 def test_bfloat16_stays_near_float32(tiny: EncoderBackbone, tmp_path: Path) -> None:
     """Products are computed in bfloat16, prompts and optimizer stay in float32."""
-    first = trainer(tiny, tmp_path / "float32", replace(SETTINGS, precision="no"))
+    first = trainer(tiny, tmp_path / "float32", replace(SETTINGS, precision=MixedPrecision.NO))
     exact = first._train_step(first.schedule[0])["total"]
     AcceleratorState._reset_state()
     try:
-        run = trainer(tiny, tmp_path / "bfloat16", replace(SETTINGS, precision="bf16"))
+        run = trainer(tiny, tmp_path / "bfloat16", replace(SETTINGS, precision=MixedPrecision.BF16))
         rounded = run._train_step(run.schedule[0])["total"]
         assert rounded != exact
         assert rounded == pytest.approx(exact, rel=0.05)
@@ -278,5 +282,5 @@ def test_precision_that_the_hardware_lacks(tiny: EncoderBackbone, tmp_path: Path
         pytest.skip("a GPU computes in float16")
     AcceleratorState._reset_state()
     with pytest.raises(InputError, match="fp16 needs a GPU"):
-        trainer(tiny, tmp_path, replace(SETTINGS, precision="fp16"))
+        trainer(tiny, tmp_path, replace(SETTINGS, precision=MixedPrecision.FP16))
     AcceleratorState._reset_state()

@@ -27,7 +27,7 @@ class Cache(DynamicCache):  # type: ignore[misc]
         """
         super().__init__()
         for layer, pair in enumerate(pairs or ()):
-            # Pairs of the full batch size stay as they are, so an exported graph copies nothing.
+            # Pairs of the full batch size are not expanded, which would add copies to an exported graph.
             parts = [part if part.shape[0] == batch else part.expand(batch, -1, -1, -1) for part in pair]
             super().update(*parts, layer)
 

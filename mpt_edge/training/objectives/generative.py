@@ -124,7 +124,7 @@ class GenerationObjective(GenerativeObjective):
         result: list[str] = []
         for rows in in_batches(self._encode(texts)):
             decoding, logits = self._open(prompt, rows)
-            prefixes = [self.backbone.decoder_prefix(row.ids) for row in rows]
+            prefixes = [self.backbone.front(row.ids) for row in rows]
             streams = [TextStream(self.backbone.texts.tokenizer, prefix, options.stop) for prefix in prefixes]
             generated = [GeneratedRow(*pair) for pair in zip(streams, [options] * len(rows), prefixes, strict=True)]
             for _ in generate(decoding, logits, generated, self.backbone.eos_ids):

@@ -1,4 +1,4 @@
-"""ByT5's tokenizer rebuilt, against the one in transformers; and a ByT5 that writes what `generate` writes."""
+"""ByT5's tokenizer as tokenizer.json against transformers' own, and a ByT5 with it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
+from mpt_edge.formats.placement import Placement
 from mpt_edge.inference.generation.streaming import TextStream, stop_check
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
@@ -32,31 +33,31 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> GenerativeBackbone:
     shake(model)
     model.save_pretrained(folder)
     ByT5Tokenizer().save_pretrained(folder)
-    found = open_backbone(str(folder))
-    assert isinstance(found, GenerativeBackbone)
-    return found
+    backbone = open_backbone(str(folder))
+    assert isinstance(backbone, GenerativeBackbone)
+    return backbone
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_and_texts_are_those_of_transformers(backbone: GenerativeBackbone, text: str) -> None:
     original = AutoTokenizer.from_pretrained(backbone.folder)
-    (found,) = backbone.texts.encode([text], 100)
-    assert found.ids == original(text).input_ids
-    assert backbone.texts.tokenizer.decode(found.ids) == original.decode(found.ids, skip_special_tokens=True)
+    (row,) = backbone.texts.encode([text], 100)
+    assert row.ids == original(text).input_ids
+    assert backbone.texts.tokenizer.decode(row.ids) == original.decode(row.ids, skip_special_tokens=True)
     (pair,) = backbone.texts.encode([(text, "b")], 100)
     assert pair.ids == original(text, "b").input_ids
 
 
-def test_characters_are_cut_whole(backbone: GenerativeBackbone) -> None:
-    """Three bytes each and the end: ten tokens hold three of these."""
-    found = backbone.texts.fit("", "日本語日本語", 10)
-    assert backbone.texts.tokenizer.decode(found.ids) == "日本語"
-    assert (len(found.ids), found.truncated) == (10, True)
-    assert len(backbone.texts.fit("", "日本語日本語", 9).ids) == 7
+def test_whole_characters_are_cut(backbone: GenerativeBackbone) -> None:
+    """Ten tokens hold three characters of three bytes, and the end token."""
+    row = backbone.texts.fit(None, "日本語日本語", 10)
+    assert backbone.texts.tokenizer.decode(row.ids) == "日本語"
+    assert (len(row.ids), row.truncated) == (10, True)
+    assert len(backbone.texts.fit(None, "日本語日本語", 9).ids) == 7
 
 
-def test_a_byte_that_is_no_character_spoils_no_other(backbone: GenerativeBackbone) -> None:
-    """It is left out, as in transformers; what follows is streamed as it comes, and stops where it has to."""
+def test_a_byte_that_is_no_character_is_skipped(backbone: GenerativeBackbone) -> None:
+    """As in transformers; later tokens are streamed at once, and stop texts are recognized."""
     original, tokenizer = AutoTokenizer.from_pretrained(backbone.folder), backbone.texts.tokenizer
     ids = [*original("héllo", add_special_tokens=False).input_ids, 255 + 3]
     ids += original("wörld は長い。und so weiter", add_special_tokens=False).input_ids
@@ -80,7 +81,7 @@ def test_a_byte_that_is_no_character_spoils_no_other(backbone: GenerativeBackbon
 def test_first_token_is_that_of_transformers(backbone: GenerativeBackbone) -> None:
     model = T5ForConditionalGeneration.from_pretrained(backbone.folder).eval()
     rows = backbone.texts.encode(TEXTS[:3], 100)
-    _, logits = open_texts(backbone, None, "prefix", "first_layer", rows)
-    for row, found in zip(rows, logits, strict=True):
-        wanted = model(input_ids=torch.tensor([row.ids]), decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
-        assert torch.allclose(torch.from_numpy(found), wanted, atol=1e-4)
+    _, logits = open_texts(backbone, None, Placement(), rows)
+    for row, result in zip(rows, logits, strict=True):
+        expected = model(input_ids=torch.tensor([row.ids]), decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
+        assert torch.allclose(torch.from_numpy(result), expected, atol=1e-4)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertModel,
-)
+from transformers import BertConfig, BertModel
 
 from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.training.backbones.causal import CAUSAL_ARCHITECTURES, PromptedCausal
 from tests.support.causal import CONFIGS, LENGTH, build, inputs, reference
 
@@ -19,61 +17,60 @@ def test_every_architecture_is_tried() -> None:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("entry", ["first_layer", "inputs_embeds"])
-def test_logits_are_those_of_transformers(kind: str, entry: str) -> None:
-    """Joint, and under a cache of batch one: both are what the unchanged model makes of each text alone."""
+@pytest.mark.parametrize("position", [PromptPosition.FIRST_LAYER, PromptPosition.EMBEDDINGS])
+def test_logits_are_those_of_transformers(kind: str, position: PromptPosition) -> None:
+    """Joint, and with a cache of batch one: both equal the unchanged model's logits of each text alone."""
     plain, prompted = build(kind)
     ids, mask, prompt = inputs()
-    from_zero = entry == "first_layer" and kind.startswith("gpt")
-    assert prompted.positions_from_zero(entry) == from_zero
+    from_zero = position is PromptPosition.FIRST_LAYER and kind.startswith("gpt")
+    assert prompted.positions_from_zero(position) == from_zero
     lengths = mask.sum(1).tolist()
-    wanted = [reference(plain, ids[i, :n], prompt, from_zero=from_zero) for i, n in enumerate(lengths)]
+    expected = [reference(plain, ids[i, :n], prompt, from_zero=from_zero) for i, n in enumerate(lengths)]
 
-    positions = prompted.text_positions(mask, LENGTH, entry)
+    positions = prompted.text_positions(mask, LENGTH, position)
     keys = torch.cat([torch.ones(2, LENGTH, dtype=torch.long), mask], 1)
     with torch.no_grad():
-        past = prompted.encode_prompt(prompt[None], entry)
+        past = prompted.encode_prompt(prompt[None], position)
         hidden, present = prompted(ids, keys, positions, past=past)
         cached = prompted.logits(hidden)
-        rows = torch.arange(LENGTH).expand(2, -1)
-        rows = torch.cat([rows, positions], 1)
-        hidden, _ = prompted(ids, keys, rows, prompt=prompt.expand(2, -1, -1), entry=entry)
+        everything = torch.cat([torch.arange(LENGTH).expand(2, -1), positions], 1)
+        hidden, _ = prompted(ids, keys, everything, prompt=prompt.expand(2, -1, -1), position=position)
         joint = prompted.logits(hidden)[:, LENGTH:]
     assert present[0][0].shape[2] == LENGTH + 12
     for i, n in enumerate(lengths):
-        assert wanted[i].std() > 0.1
-        torch.testing.assert_close(cached[i, :n], wanted[i], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(joint[i, :n], wanted[i], atol=1e-4, rtol=1e-4)
+        assert expected[i].std() > 0.1
+        torch.testing.assert_close(cached[i, :n], expected[i], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(joint[i, :n], expected[i], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_going_on_from_the_cache(kind: str) -> None:
-    """A row that is continued behind its padding gets the logits of the whole text."""
+def test_continuing_from_the_cache(kind: str) -> None:
+    """A text that is continued after its padding gets the logits of the whole text."""
     plain, prompted = build(kind)
     ids, mask, prompt = inputs()
     more = torch.tensor([[7, 9], [11, 13]])
     with torch.no_grad():
         past = prompted.encode_prompt(prompt[None])
         keys = torch.cat([torch.ones(2, LENGTH, dtype=torch.long), mask], 1)
-        _, present = prompted(ids, keys, prompted.text_positions(mask, LENGTH, "first_layer"), past=past)
-        from_zero = prompted.positions_from_zero("first_layer")
+        _, present = prompted(ids, keys, prompted.text_positions(mask, LENGTH, PromptPosition.FIRST_LAYER), past=past)
+        from_zero = prompted.positions_from_zero(PromptPosition.FIRST_LAYER)
         first = 0 if from_zero else LENGTH
         positions = first + mask.sum(1, keepdim=True) + torch.arange(2)
         hidden, _ = prompted(more, torch.cat([keys, torch.ones(2, 2, dtype=torch.long)], 1), positions, past=present)
-        found = prompted.logits(hidden)
+        logits = prompted.logits(hidden)
     for i, n in enumerate(mask.sum(1).tolist()):
         whole = torch.cat([ids[i, :n], more[i]])
-        wanted = reference(plain, whole, prompt, from_zero=from_zero)[n:]
-        torch.testing.assert_close(found[i], wanted, atol=1e-4, rtol=1e-4)
+        expected = reference(plain, whole, prompt, from_zero=from_zero)[n:]
+        torch.testing.assert_close(logits[i], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_gradient_reaches_the_prompt_alone() -> None:
+def test_gradient_reaches_only_the_prompt() -> None:
     _, prompted = build("llama")
     ids, mask, prompt = inputs()
     prompt.requires_grad_()
     past = prompted.encode_prompt(prompt[None])
     keys = torch.cat([torch.ones(2, LENGTH, dtype=torch.long), mask], 1)
-    hidden, _ = prompted(ids, keys, prompted.text_positions(mask, LENGTH, "first_layer"), past=past)
+    hidden, _ = prompted(ids, keys, prompted.text_positions(mask, LENGTH, PromptPosition.FIRST_LAYER), past=past)
     prompted.logits(hidden).square().mean().backward()
     assert prompt.grad is not None
     assert (prompt.grad.abs().sum(1) > 0).all()

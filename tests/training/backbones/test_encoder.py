@@ -23,8 +23,8 @@ def test_without_a_prompt_it_is_the_model(models: tuple[str, PreTrainedModel, Pr
     ids, mask, types = batch(kind)
     assert encoder.token_types == (kind in {"bert", "electra"})
     expected = model(input_ids=ids, attention_mask=mask, **segments(encoder, types)).last_hidden_state
-    found, present = encoder(ids, mask, types)
-    assert torch.allclose(found[mask == 1], expected[mask == 1], atol=1e-5, rtol=0)
+    hidden, present = encoder(ids, mask, types)
+    assert torch.allclose(hidden[mask == 1], expected[mask == 1], atol=1e-5, rtol=0)
     assert [tuple(part.shape) for pair in present for part in pair] == [(3, 4, 7, 8)] * 4
 
 
@@ -65,16 +65,16 @@ def test_prompt_equals_an_explicit_mask(models: tuple[str, PreTrainedModel, Prom
     expanded = prompt.expand(3, -1, -1)
     expected = reference(model, ids, segments(encoder, types), expanded, visible)[:, length:]
     if layout == "prefix":
-        found, _ = encoder(ids, keys.long(), types, past=encoder.encode_prompt(prompt[None]))
+        hidden, _ = encoder(ids, keys.long(), types, past=encoder.encode_prompt(prompt[None]))
     else:
-        found = encoder(ids, keys.long(), types, prompt=expanded)[0][:, length:]
-    assert torch.allclose(found[mask == 1], expected[mask == 1], atol=1e-5, rtol=0)
+        hidden = encoder(ids, keys.long(), types, prompt=expanded)[0][:, length:]
+    assert torch.allclose(hidden[mask == 1], expected[mask == 1], atol=1e-5, rtol=0)
     plain, _ = encoder(ids, mask, types)
-    assert not torch.allclose(found[mask == 1], plain[mask == 1], atol=1e-2)
+    assert not torch.allclose(hidden[mask == 1], plain[mask == 1], atol=1e-2)
 
 
 @torch.no_grad()
-def test_each_row_reads_under_its_own_prompt(models: tuple[str, PreTrainedModel, PromptedEncoder]) -> None:
+def test_each_text_has_its_own_prompt(models: tuple[str, PreTrainedModel, PromptedEncoder]) -> None:
     kind, _, encoder = models
     ids, mask, types = batch(kind)
     prompts = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(5))
@@ -87,7 +87,7 @@ def test_each_row_reads_under_its_own_prompt(models: tuple[str, PreTrainedModel,
 
 
 @torch.no_grad()
-def test_masked_prompt_rows_are_not_seen(models: tuple[str, PreTrainedModel, PromptedEncoder]) -> None:
+def test_a_masked_prompt_changes_nothing(models: tuple[str, PreTrainedModel, PromptedEncoder]) -> None:
     kind, _, encoder = models
     ids, mask, types = batch(kind)
     prompt = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(6))

@@ -1,4 +1,4 @@
-"""T5 under a prompt against transformers' own forward and generate."""
+"""T5 under a prompt against transformers' own forward."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.seq2seq import KINDS, LENGTH, SIZES, build, inputs, reference
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("prefix", [True, False], ids=["prefix", "joint"])
 def test_logits_are_those_of_transformers(kind: str, prefix: bool) -> None:
-    """Two padded rows, all at once and token by token, against each row alone."""
+    """Two padded texts, all tokens at once and token by token, against each text alone."""
     plain, prompted = build(kind)
     ids, mask, out, out_mask, prompt = inputs()
     keys = torch.cat([torch.ones(2, LENGTH, dtype=torch.long), mask], 1)
@@ -30,20 +30,20 @@ def test_logits_are_those_of_transformers(kind: str, prefix: bool) -> None:
             ]
         else:
             cross = prompted.cross(prompted.encode(ids, keys, prompt=prompt.expand(2, -1, -1))[0])
-        states_, _ = prompted.decode(out, out_mask, keys, cross)
-        whole = prompted.logits(states_)
+        states, _ = prompted.decode(out, out_mask, keys, cross)
+        whole = prompted.logits(states)
         cache, steps = None, []
         for i in range(out.shape[1]):
-            states_, cache = prompted.decode(out[:, i : i + 1], out_mask[:, : i + 1], keys, cross, cache)
-            steps.append(prompted.logits(states_))
+            states, cache = prompted.decode(out[:, i : i + 1], out_mask[:, : i + 1], keys, cross, cache)
+            steps.append(prompted.logits(states))
     for i, (n, m) in enumerate(zip(mask.sum(1), out_mask.sum(1), strict=True)):
-        wanted = reference(plain, ids[i, :n], out[i, :m], prompt, prefix=prefix)
-        assert wanted.std() > 0.1
-        torch.testing.assert_close(whole[i, :m], wanted, atol=1e-9, rtol=1e-9)
-        torch.testing.assert_close(torch.cat(steps, 1)[i, :m], wanted, atol=1e-9, rtol=1e-9)
+        expected = reference(plain, ids[i, :n], out[i, :m], prompt, prefix=prefix)
+        assert expected.std() > 0.1
+        torch.testing.assert_close(whole[i, :m], expected, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(torch.cat(steps, 1)[i, :m], expected, atol=1e-9, rtol=1e-9)
 
 
-def test_gradient_reaches_the_prompt_alone() -> None:
+def test_gradient_reaches_only_the_prompt() -> None:
     _, prompted = build("t5")
     ids, mask, out, out_mask, prompt = inputs()
     prompt.requires_grad_()

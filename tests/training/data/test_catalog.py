@@ -1,4 +1,4 @@
-"""The recipes that ship: those of hub data sets read a local mirror laid out as the hub lays it out."""
+"""The shipped recipes; those of hub data sets read a local mirror in the hub's layout."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import datasets
 import pytest
 
 from mpt_edge.inference.text import render
+from mpt_edge.training.data.examples import load_task
 from mpt_edge.training.data.recipes import load_recipe
-from mpt_edge.training.data.rows import load_task
 
 RECIPES = Path(__file__).parents[3] / "models" / "recipes"
 
@@ -49,7 +49,7 @@ def _answers(subset: str) -> tuple[Any, ...]:
     return features, row, "question: who? context: it was me.", ("me", "I")
 
 
-#: For each recipe of paper/: the hub's columns, a row, the text it becomes, and its label or answers.
+#: For each recipe of paper/: the hub's columns, a row, its text, and its label or answers.
 PAPER: dict[str, tuple[Any, ...]] = {
     "mnli": _pair("premise", "hypothesis", NLI, "premise: one hypothesis: two", "entailment"),
     "anli": _pair("premise", "hypothesis", NLI, "premise: one hypothesis: two", "entailment"),
@@ -170,13 +170,15 @@ PAPER: dict[str, tuple[Any, ...]] = {
 }
 
 
-def write_split(folder: Path, config: str, split: str, rows: dict[str, list[object]], features: dict[str, Any]) -> None:
+def write_split(
+    folder: Path, config: str | None, split: str, rows: dict[str, list[object]], features: dict[str, Any]
+) -> None:
     table = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
     (folder / (config or "data")).mkdir(parents=True, exist_ok=True)
     table.to_parquet(folder / (config or "data") / f"{split}-00000-of-00001.parquet")
 
 
-def write_card(folder: Path, configs: dict[str, list[str]]) -> None:
+def write_card(folder: Path, configs: dict[str | None, list[str]]) -> None:
     """Write the card whose front matter names each configuration's files, as the hub's data sets have it."""
     text = "---\nconfigs:\n"
     for config, splits in configs.items():
@@ -187,7 +189,7 @@ def write_card(folder: Path, configs: dict[str, list[str]]) -> None:
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Go to a folder in which mirrors of hub data sets are found by their ids."""
+    """Change to a folder with mirrors of hub data sets under their ids."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     return tmp_path
@@ -214,16 +216,17 @@ def test_glue(mirror: Path, name: str) -> None:
     first = tuple(f"train {column} 0" for column in columns)
     assert data.train.texts[0] == (first if len(first) == 2 else first[0])
     assert data.labels[data.train.labels[1]] == labels[1]
-    texts = [set(rows.texts) for rows in (data.train, data.validation, data.test)]
+    texts = [set(examples.texts) for examples in (data.train, data.validation, data.test)]
     assert not texts[0] & texts[1]
     assert not texts[1] & texts[2]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (RECIPES / "paper").glob("*.toml")))
 def test_paper(mirror: Path, name: str) -> None:
-    """Rows in the hub's columns come out in the words of the template, with their labels or answers."""
+    """Rows in the hub's columns become the template's text, with their labels or answers."""
     recipe = load_recipe(RECIPES / "paper" / f"{name}.toml")
     features, row, text, answer = PAPER[name]
+    assert recipe.hub is not None
     hub = mirror / recipe.hub
     splits = sorted({getattr(recipe, split).partition("[")[0] for split in ("train", "validation", "test")})
     other = {column: value for column, value in row.items() if column in recipe.where}
@@ -232,7 +235,7 @@ def test_paper(mirror: Path, name: str) -> None:
         label = features.get(recipe.label)
         if isinstance(label, datasets.ClassLabel):
             rows[recipe.label] = [i % label.num_classes for i in range(1200)]
-        elif recipe.kind != "generation":
+        elif not recipe.is_generation:
             rows[recipe.label] = [answer, *list(recipe.labels or ("A", "B"))[:2]] * 400
         for column in other:
             rows[column] = [row[column], "another"] * 600
@@ -240,18 +243,18 @@ def test_paper(mirror: Path, name: str) -> None:
     write_card(hub, {recipe.config: splits})
     data = load_task(recipe, Path("nowhere"), test=True)
     assert render(recipe.template, data.train.texts[0]) == text
-    if recipe.kind == "generation":
+    if recipe.is_generation:
         assert data.train.references[0] == answer
     else:
         assert data.labels[data.train.labels[0]] == answer
         assert set(recipe.labels) <= set(data.labels)
     assert data.test is not None
-    assert all(len(rows) for rows in (data.train, data.validation, data.test))
+    assert all(len(examples) for examples in (data.train, data.validation, data.test))
     assert not recipe.where or len(data.train) == 600
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*/*.toml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_recipe_is_read_and_says_where_its_data_comes_from(path: Path) -> None:
+def test_every_recipe_is_read_and_states_the_origin_of_its_data(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem
     assert recipe.license

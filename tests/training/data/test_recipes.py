@@ -1,4 +1,4 @@
-"""Recipes: what a good file gives, and one sentence for each bad entry."""
+"""Recipes: the values of a good file, and one sentence for each bad entry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from mpt_edge.errors import InputError
-from mpt_edge.training.data.recipes import load_recipe
+from mpt_edge.formats.head_types import head_type_names
+from mpt_edge.formats.taskfile import Inputs, Side
+from mpt_edge.training.data.recipes import Recipe, load_recipe
 
 GOOD = 'name = "toy"\ntrain = "train.jsonl"\nvalidation = "validation.jsonl"\n'
 
@@ -22,17 +24,18 @@ BAD_ENTRIES = {
     "name too long": (GOOD.replace("toy", "t" * 65), ["name"]),
     "name is a number": (GOOD.replace('"toy"', "3"), ["'name'", "str", "3"]),
     "train is a list": (GOOD.replace('"train.jsonl"', '["train.jsonl"]'), ["'train'", "str"]),
-    "kind unknown": (GOOD + 'kind = "regression"\n', ["kind", "'regression'", "pair, generation"]),
+    "inputs unknown": (GOOD + 'inputs = "triple"\n', ["inputs", "'triple'", "text, pair"]),
+    "head type unknown": (GOOD + 'head_type = "regression"\n', ["head_type", "'regression'", "similarity", "mask"]),
     "max_length is text": (GOOD + 'max_length = "64"\n', ["'max_length'", "int", "'64'"]),
     "max_length is a float": (GOOD + "max_length = 64.0\n", ["'max_length'", "int"]),
     "max_length is a bool": (GOOD + "max_length = true\n", ["'max_length'", "int", "True"]),
     "max_length too small": (GOOD + "max_length = 2\n", ["max_length", "3"]),
     "label_examples negative": (GOOD + "label_examples = -1\n", ["label_examples", "0"]),
-    "version zero": (GOOD + "version = 0\n", ["version 1"]),
-    "metric unknown": (GOOD + 'metric = "f2"\n', ["metric", "'f2'", "matthews"]),
+    "version zero": (GOOD + "version = 0\n", ["version", "at least 1"]),
+    "max_target_length zero": (GOOD + "max_target_length = 0\n", ["max_target_length", "at least 1"]),
     "template without a text": (GOOD + 'template = "It was {word}."\n', ["template", "{text}"]),
     "template of a pair without the second": (
-        GOOD + 'kind = "pair"\ntemplate = "{text}?"\n',
+        GOOD + 'inputs = "pair"\ntemplate = "{text}?"\n',
         ["template", "{text} or {text_pair}"],
     ),
     "labels is a list": (GOOD + 'labels = ["a", "b"]\n', ["'labels'", "dict"]),
@@ -42,12 +45,14 @@ BAD_ENTRIES = {
     "label with no texts": (GOOD + '[labels]\ngood = "good"\nbad = []\n', ["label", "'bad'"]),
     "label is a number": (GOOD + '[labels]\ngood = 1\nbad = "bad"\n', ["label", "'good'"]),
     "label texts hold a number": (GOOD + '[labels]\ngood = ["good", 1]\nbad = "bad"\n', ["'good'"]),
-    "cut unknown": (GOOD + 'cut = "middle"\n', ["cut 'middle' is unknown", "right or left"]),
-    "stop is a text": (GOOD + 'kind = "generation"\nstop = "."\n', ["'stop'", "list"]),
-    "stop holds a number": (GOOD + 'kind = "generation"\nstop = [".", 1]\n', ["'stop'", "list of texts"]),
-    "stop is empty": (GOOD + 'kind = "generation"\nstop = [""]\n', ["'stop'", "not empty"]),
-    "stop where nothing is written": (GOOD + 'stop = ["."]\n', ["stop", "writes none"]),
-    "metric of labels for text": (GOOD + 'kind = "generation"\nmetric = "accuracy"\n', ["'accuracy'", "bleu"]),
+    "truncation side unknown": (
+        GOOD + 'truncation_side = "middle"\n',
+        ["truncation_side 'middle' is unknown", "left, right", "or leave it out"],
+    ),
+    "where holds a number": (GOOD + "[where]\nof = 1\n", ["[where]", "quotes"]),
+    "stop is a text": (GOOD + 'head_type = "generation"\nstop = "."\n', ["'stop'", "list"]),
+    "stop holds a number": (GOOD + 'head_type = "generation"\nstop = [".", 1]\n', ["'stop'", "list of texts"]),
+    "stop is empty": (GOOD + 'head_type = "generation"\nstop = [""]\n', ["'stop'", "not empty"]),
     "no TOML": ("name = toy\n", ["TOML"]),
     "an entry given twice": (GOOD + 'name = "other"\n', ["TOML"]),
 }
@@ -85,21 +90,25 @@ def test_smallest_recipe_and_its_defaults(tmp_path: Path) -> None:
     path.write_text(GOOD)
     recipe = load_recipe(path)
     assert (recipe.name, recipe.train, recipe.validation) == ("toy", "train.jsonl", "validation.jsonl")
-    assert (recipe.test, recipe.kind, recipe.text, recipe.label, recipe.max_length) == (
-        "",
-        "classification",
-        "text",
-        "label",
-        64,
-    )
-    assert dict(recipe.labels) == {}
+    assert (recipe.inputs, recipe.text, recipe.label, recipe.max_length) == (Inputs.TEXT, "text", "label", 64)
+    absent = ("test", "head_type", "hub", "config", "template", "license", "source")
+    assert [getattr(recipe, name) for name in absent] == [None] * len(absent)
+    assert (dict(recipe.labels), recipe.metric, recipe.is_generation) == ({}, "accuracy", False)
+
+
+def test_an_empty_text_in_an_optional_entry_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "toy.toml"
+    path.write_text(GOOD + 'test = ""\ntemplate = ""\nlicense = ""\n')
+    recipe = load_recipe(path)
+    assert (recipe.test, recipe.template, recipe.license) == (None, None, None)
 
 
 def test_every_entry_arrives(tmp_path: Path) -> None:
     path = tmp_path / "toy.toml"
     entries = {
         "test": "test.csv",
-        "kind": "pair",
+        "inputs": "pair",
+        "head_type": "similarity",
         "text": "premise",
         "text_pair": "hypothesis",
         "label": "gold",
@@ -119,15 +128,22 @@ def test_every_entry_arrives(tmp_path: Path) -> None:
     assert list(recipe.labels) == ["no", "yes"]
 
 
-def test_entries_of_a_task_that_writes(tmp_path: Path) -> None:
+def test_entries_of_a_task_that_generates(tmp_path: Path) -> None:
     path = tmp_path / "toy.toml"
-    path.write_text(GOOD + 'kind = "generation"\n')
+    path.write_text(GOOD + 'head_type = "generation"\n')
     recipe = load_recipe(path)
-    assert (recipe.metric, recipe.cut, recipe.stop, recipe.fitting()) == ("exact_match", "right", (), {})
-    path.write_text(GOOD + 'kind = "generation"\nmetric = "bleu"\ncut = "left"\nstop = ["\\n", "Q:"]\n')
+    assert (recipe.metric, recipe.truncation_side, recipe.stop) == ("exact_match", Side.RIGHT, ())
+    path.write_text(
+        GOOD + 'head_type = "generation"\nmetric = "bleu"\ntruncation_side = "left"\nstop = ["\\n", "Q:"]\n'
+    )
     recipe = load_recipe(path)
-    assert (recipe.metric, recipe.cut, recipe.stop) == ("bleu", "left", ("\n", "Q:"))
-    assert recipe.fitting() == {"cut": "left", "stop": ["\n", "Q:"]}
+    assert (recipe.metric, recipe.truncation_side, recipe.stop) == ("bleu", Side.LEFT, ("\n", "Q:"))
+
+
+@pytest.mark.parametrize("name", [None, *head_type_names()])
+def test_only_tasks_without_labels_generate(name: str | None) -> None:
+    """A choice is the likeliest of its label texts, so it has labels."""
+    assert Recipe("toy", "train", "validation", head_type=name).is_generation == (name == "generation")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Figures against their formulas."""
+"""Metrics against their formulas."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ import pytest
 from scipy.special import log_softmax
 
 from mpt_edge.inference.numerics import softmax
-from mpt_edge.training.data.rows import Rows
-from mpt_edge.training.objectives.metrics import calibrated_scale, classification_metrics
+from mpt_edge.training.data.examples import Examples
+from mpt_edge.training.objectives.metrics import calibrate_scale, classification_metrics
 
 
-def test_figures_of_two_labels() -> None:
-    gold, found = [1, 1, 1, 0, 0, 1, 0, 1], np.array([1, 0, 1, 0, 1, 1, 0, 1])
+def test_metrics_of_two_labels() -> None:
+    target, predicted = [1, 1, 1, 0, 0, 1, 0, 1], np.array([1, 0, 1, 0, 1, 1, 0, 1])
     tp, tn, fp, fn = 4, 2, 1, 1
     f1 = [2 * tp / (2 * tp + fp + fn), 2 * tn / (2 * tn + fp + fn)]
     matthews = (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    expected = {"accuracy": 0.75, "macro_f1": np.mean(f1), "matthews": matthews, "rows": 8}
-    assert classification_metrics(found, Rows(["a"] * 8, gold)) == pytest.approx(expected, abs=5e-5)
+    expected = {"accuracy": 0.75, "macro_f1": np.mean(f1), "matthews": matthews, "examples": 8}
+    assert classification_metrics(predicted, Examples(["a"] * 8, target)) == pytest.approx(expected, abs=5e-5)
 
 
 def test_matthews_of_one_answer_for_all_is_zero() -> None:
-    assert classification_metrics(np.ones(4, int), Rows(["a"] * 4, [0, 1, 1, 1]))["matthews"] == 0
+    assert classification_metrics(np.ones(4, int), Examples(["a"] * 4, [0, 1, 1, 1]))["matthews"] == 0
 
 
 @pytest.mark.parametrize(("spread", "factor"), [(0.4, 12.0), (40.0, 0.1)], ids=["cosines", "overconfident logits"])
 def test_scale_has_the_least_log_loss(spread: float, factor: float) -> None:
     rng = np.random.default_rng(0)
     cosines = rng.uniform(-spread, spread, (400, 3)).astype(np.float32)
-    gold = [int(rng.choice(3, p=softmax(factor * row[None])[0])) for row in cosines]
-    scale = calibrated_scale(cosines, Rows(["a"] * 400, gold))
+    target = [int(rng.choice(3, p=softmax(factor * row[None])[0])) for row in cosines]
+    scale = calibrate_scale(cosines, Examples(["a"] * 400, target))
 
     def loss(scale: float) -> float:
-        chances = log_softmax(scale * cosines.astype(float), 1)
-        return -(400 * chances[range(400), gold].mean() + chances.mean()) / 401
+        log_probs = log_softmax(scale * cosines.astype(float), 1)
+        return -(400 * log_probs[range(400), target].mean() + log_probs.mean()) / 401
 
     assert all(loss(scale) <= loss(other) + 1e-6 for other in factor * np.geomspace(0.1, 10, 200))
     assert scale == pytest.approx(factor, rel=0.25)
 
 
-def test_a_few_rows_that_are_all_right_do_not_make_scores_certain() -> None:
-    """The score of a label that every one of n rows says is as if one row more had said nothing."""
+def test_a_few_examples_that_are_all_right_do_not_make_scores_certain() -> None:
+    """The score of a label that all n examples have is as if one more example had said nothing."""
     cosines = np.array([[0.5, 0.1], [0.1, 0.5]] * 4, np.float32)
-    scale = calibrated_scale(cosines, Rows(["a"] * 8, [0, 1] * 4))
+    scale = calibrate_scale(cosines, Examples(["a"] * 8, [0, 1] * 4))
     assert softmax(scale * cosines[:1])[0, 0] == pytest.approx((8 + 0.5) / 9, abs=1e-3)

@@ -1,14 +1,14 @@
-"""Figures of text against hand-counted values and the tools' own documentation."""
+"""Metrics of text against hand-counted values and the tools' own documentation."""
 
 from __future__ import annotations
 
 import pytest
 
-from mpt_edge.training.objectives.text_metrics import TEXT_METRICS, normalized
+from mpt_edge.training.objectives.text_metrics import TEXT_METRICS, normalize_answer
 
 
 def test_squad_normalization() -> None:
-    assert normalized("  The quick,  brown (fox)! An apple-pie") == "quick brown fox applepie"
+    assert normalize_answer("  The quick,  brown (fox)! An apple-pie") == "quick brown fox applepie"
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_metric(metric: str, predicted: list[str], references: list[list[str]], 
 
 
 def test_bleu_with_different_numbers_of_references() -> None:
-    found = TEXT_METRICS["bleu"](["a b c d", "e f g h"], [["a b c d", "x"], ["e f g h"]])
-    assert found == pytest.approx(1.0)
+    value = TEXT_METRICS["bleu"](["a b c d", "e f g h"], [["a b c d", "x"], ["e f g h"]])
+    assert value == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])
-def test_huge_numbers_are_no_figure(metric: str) -> None:
-    found = TEXT_METRICS[metric](["1e308", "-1e308", "3"], [["1"], ["2"], ["3"]])
-    assert -1 <= found <= 1
+def test_huge_numbers_stay_in_range(metric: str) -> None:
+    value = TEXT_METRICS[metric](["1e308", "-1e308", "3"], [["1"], ["2"], ["3"]])
+    assert -1 <= value <= 1

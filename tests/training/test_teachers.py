@@ -1,4 +1,4 @@
-"""Finished tasks as teachers, in another layout than their students; PEFT's own forward is the reference."""
+"""Finished tasks as teachers, in another layout than their students, against PEFT's own forward pass."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from transformers import AutoModel
 
 import mpt_edge
 from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.formats.placement import PEFT_PLACEMENT, Layout, Placement, PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
+from mpt_edge.training.data.examples import load_task
 from mpt_edge.training.data.recipes import Recipe
-from mpt_edge.training.data.rows import load_task
-from mpt_edge.training.initialization import find_prompt
-from mpt_edge.training.objectives.encoder_reading import TRAINING_SCALE
-from mpt_edge.training.objectives.generative import TextObjective
-from mpt_edge.training.objectives.similarity import SimilarityObjective
+from mpt_edge.training.objectives.similarity import TRAINING_SCALE, SimilarityObjective
+from mpt_edge.training.objectives.table import make_objectives
+from mpt_edge.training.plan import Origin, Plan
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import DistillationSettings, Settings, Trained
-from mpt_edge.training.stages import Origin, Plan, train_target
+from mpt_edge.training.target_stage import train_target
 from mpt_edge.training.teachers import Teaching
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
 from tests.support import adapters
-from tests.support.stages import silent
+from tests.support.stages import answers_as_trained, silent
 
 LABELS = ("law", "game", "film")  # in the order of the head's outputs, which is not that of the recipe
+TEXTS = [["film"], ["game"], ["law"]]
 WORDS = {"film": "witty movie", "game": "ball team", "law": "party vote"}
 
 
@@ -70,9 +72,10 @@ def test_a_classifier_teaches_what_peft_computes(
     """Equation 3 by hand, from PEFT's logits and from cosines that are computed one text at a time."""
     model, folder = peft
     task = load_task(data[1], data[0])
-    texts = [[[label] for label in task.labels]]
-    taught = Teaching(folder=folder, distillation=DistillationSettings(hidden=False)).of(tiny, [task])
-    objective = SimilarityObjective(tiny, [task], texts, taught)
+    objective = SimilarityObjective(tiny, task, [[label] for label in task.labels])
+    objective = objective.distilled(
+        Teaching(folder=folder, distillation=DistillationSettings(hidden=False)).of(objective)
+    )
     rows, plain = np.arange(6), AutoModel.from_pretrained(tiny.folder).eval()
     loss = objective.loss(None, TaskBatch(0, rows), np.random.default_rng(0))
 
@@ -105,19 +108,21 @@ def test_an_imported_task_becomes_one_of_the_prefix_layout(
     plan = Plan([recipe], folder, tmp_path / "run", settings)
     teaching = Teaching(folder=peft[1], distillation=DistillationSettings(hidden=False))
     origin = Origin(
-        folder=peft[1], shared=find_prompt(peft[1]), start="y", trained=Trained.PROMPT, teaching=teaching
-    ).placed("prefix")
+        folder=peft[1],
+        shared=VectorFolder(peft[1]).find_prompt(),
+        init="y",
+        trained=Trained.PROMPT,
+        teaching=teaching,
+    ).placed(Layout.PREFIX)
     seen: list[float] = []
     (task,) = train_target(tiny, plan, origin, lambda progress: seen.append(progress.loss["logits"]))
     assert np.mean(seen[-4:]) < np.mean(seen[:4])
-    assert (task.readout, task.layout, task.entry, task.head) == ("similarity", "prefix", "inputs_embeds", None)
+    assert task.own_prompt is not None
+    assert (task.head_type, task.own_prompt.head) == ("similarity", None)
+    assert task.own_prompt.placement == Placement(position=PromptPosition.EMBEDDINGS)
     assert task.training["distillation"] == {"weight": 0.9, "temperature": 2.0, "hidden": False}
     export_bundle(ExportPlan(tiny, [tmp_path / "run"], tmp_path / "bundle"))
-    answer = mpt_edge.load(tmp_path / "bundle").task("x")(task.reference_example["text"])
-    assert (answer.label, answer.score) == (
-        task.reference_example["label"],
-        pytest.approx(task.reference_example["score"], abs=1e-4),
-    )
+    assert answers_as_trained(mpt_edge.load(tmp_path / "bundle"), task)
 
 
 def test_several_targets_start_from_the_average_of_an_imported_adapter(
@@ -127,18 +132,18 @@ def test_several_targets_start_from_the_average_of_an_imported_adapter(
     folder, recipe = data
     settings = Settings(epochs=1, max_tasks=0, prompt_lr=0.0, task_lr=0.0)
     plan = Plan([replace(recipe, name=name) for name in ("a", "b")], folder, tmp_path / "run", settings)
-    shared = find_prompt(peft[1])
+    shared = VectorFolder(peft[1]).find_prompt()
     files = [TaskFile.load(peft[1] / f"tasks/{name}.safetensors") for name in "xy"]
     aligned = []
     for u, v in ((file.u, file.v) for file in files):
         factor = np.sqrt(np.sqrt((v**2).mean()) / np.sqrt((u**2).mean())) * (-1 if u.sum() < 0 else 1)
         aligned.append((u * factor, v / factor))
-    wanted = np.outer(*(np.mean(parts, axis=0) for parts in zip(*aligned, strict=True)))
-    found = train_target(tiny, plan, Origin(folder=peft[1], shared=shared), silent)
-    assert len(found) == 2
-    for task in found:
-        assert task.training["start"] == "average"
-        np.testing.assert_allclose(np.outer(task.u, task.v), wanted, atol=2e-3)
+    expected = np.outer(*(np.mean(parts, axis=0) for parts in zip(*aligned, strict=True)))
+    tasks = train_target(tiny, plan, Origin(folder=peft[1], shared=shared), silent)
+    assert len(tasks) == 2
+    for task in tasks:
+        assert task.training["init"] == "average"
+        np.testing.assert_allclose(np.outer(task.u, task.v), expected, atol=2e-3)
 
 
 def test_whole_prompts_are_origins(tiny: EncoderBackbone, data: tuple[Path, Recipe], tmp_path: Path) -> None:
@@ -146,16 +151,16 @@ def test_whole_prompts_are_origins(tiny: EncoderBackbone, data: tuple[Path, Reci
     adapters.make_adapter(tiny.folder, "FEATURE_EXTRACTION", tmp_path / "adapter", multitask=False)
     read = read_adapter(str(tmp_path / "adapter"))
     import_adapter(read, tiny, ImportOptions(tasks={"plain": 0})).save(tmp_path / "vectors")
-    found = find_prompt(tmp_path / "vectors")
-    assert (found.name, found.layout, found.entry) == ("plain", "joint", "inputs_embeds")
-    assert np.array_equal(found.values, read.shared())
+    prompt = VectorFolder(tmp_path / "vectors").find_prompt()
+    assert (prompt.name, prompt.placement) == ("plain", PEFT_PLACEMENT)
+    assert np.array_equal(prompt.values, read.shared())
     plan = Plan([data[1]], data[0], tmp_path / "run", Settings(epochs=1, max_tasks=0))
-    with pytest.raises(InputError, match="holds no task on 'plain' to start 'x' from; pass --start ones"):
-        train_target(tiny, plan, Origin(folder=tmp_path / "vectors", shared=found), silent)
-    (task,) = train_target(tiny, plan, Origin(folder=tmp_path / "vectors", shared=found, start="ones"), silent)
-    assert task.two_vectors
+    with pytest.raises(InputError, match="holds no task on 'plain' to start 'x' from; pass --init ones"):
+        train_target(tiny, plan, Origin(folder=tmp_path / "vectors", shared=prompt), silent)
+    (task,) = train_target(tiny, plan, Origin(folder=tmp_path / "vectors", shared=prompt, init="ones"), silent)
+    assert task.is_two_vectors
     kept = SharedPrompt.load(tmp_path / "run/prompts/plain.safetensors")
-    assert kept.fingerprint == task.prompt_sha256 == found.fingerprint
+    assert kept.fingerprint == task.prompt_sha256 == prompt.fingerprint
 
 
 def test_t5_in_the_joint_layout_teaches_the_prefix_layout(data: tuple[Path, Recipe], tmp_path: Path) -> None:
@@ -168,49 +173,52 @@ def test_t5_in_the_joint_layout_teaches_the_prefix_layout(data: tuple[Path, Reci
     read = read_adapter(str(tmp_path / "adapter"))
     import_adapter(read, backbone, ImportOptions(tasks={"x": 0}, labels=LABELS)).save(tmp_path / "vectors")
     task = load_task(data[1], data[0])
-    texts, prompt = [[[label] for label in task.labels]], torch.from_numpy(read.shared())
-    taught, batch = Teaching(folder=tmp_path / "vectors").of(backbone, [task]), TaskBatch(0, np.arange(6))
-    losses = {
-        layout: TextObjective(backbone, [task], texts, taught, layout).loss(prompt, batch, np.random.default_rng(0))
-        for layout in ("joint", "prefix")
-    }
-    assert float(losses["joint"].logits) == pytest.approx(0, abs=1e-5)
-    assert float(losses["joint"].hidden) == pytest.approx(0, abs=1e-5)
-    assert float(losses["prefix"].logits) > 1e-3
-    wanted = []
+    prompt, batch, losses = torch.from_numpy(read.shared()), TaskBatch(0, np.arange(6)), {}
+    for layout in Layout:
+        (objective,) = make_objectives(backbone, [task], Placement(layout))
+        objective = objective.distilled(Teaching(folder=tmp_path / "vectors").of(objective))
+        losses[layout] = objective.loss(prompt, batch, np.random.default_rng(0))
+    assert float(losses[Layout.JOINT].logits) == pytest.approx(0, abs=1e-5)
+    assert float(losses[Layout.JOINT].hidden) == pytest.approx(0, abs=1e-5)
+    assert float(losses[Layout.PREFIX].logits) > 1e-3
+    expected = []
     with torch.no_grad():
         for row in range(6):
             ids = torch.tensor([backbone.texts.encode([task.train.texts[row]], 128)[0].ids])
             answer = backbone.texts.continuations([task.labels[task.train.labels[row]]])[0]
             logits = model(ids, torch.ones_like(ids), labels=torch.tensor([answer])).logits[0]
-            wanted.append(functional.cross_entropy(logits, torch.tensor(answer), reduction="none"))
-    assert float(losses["joint"].task) == pytest.approx(float(torch.cat(wanted).mean()), abs=1e-4)
+            expected.append(functional.cross_entropy(logits, torch.tensor(answer), reduction="none"))
+    assert float(losses[Layout.JOINT].task) == pytest.approx(float(torch.cat(expected).mean()), abs=1e-4)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"name": "none"}, "holds no task 'none' to teach the recipe of that name"),
-        ({"template": "say {text}"}, "reads texts as '{text}' and the recipe writes 'say {text}'"),
+        ({"template": "say {text}"}, "reads texts as '{text}' and the recipe has 'say {text}'"),
     ],
 )
 def test_recipes_that_do_not_fit_the_teacher(
     tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], change: dict[str, str], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
-        Teaching(folder=peft[1]).of(tiny, [load_task(replace(data[1], **change), data[0])])
+        Teaching(folder=peft[1]).of(SimilarityObjective(tiny, load_task(replace(data[1], **change), data[0]), TEXTS))
 
 
 def test_teachers_that_do_not_fit(
     tiny: EncoderBackbone, data: tuple[Path, Recipe], peft: tuple[PeftModel, Path], tmp_path: Path
 ) -> None:
-    task, file = load_task(data[1], data[0]), TaskFile.load(peft[1] / "tasks/x.safetensors")
+    objective = SimilarityObjective(tiny, load_task(data[1], data[0]), TEXTS)
+    file = TaskFile.load(peft[1] / "tasks/x.safetensors")
     replace(file, labels=("law", "game", "book")).save(tmp_path / "tasks/x.safetensors")
     with pytest.raises(InputError, match="knows the labels law, game, book, and the recipe has film, game, law"):
-        Teaching(folder=tmp_path).of(tiny, [task])
+        Teaching(folder=tmp_path).of(objective)
     file.save(tmp_path / "tasks/x.safetensors")
     with pytest.raises(InputError, match="lacks the prompt 'p' of its task 'x'"):
-        Teaching(folder=tmp_path).of(tiny, [task])
+        Teaching(folder=tmp_path).of(objective)
     other = load_encoder(str(adapters.save_base("bert", tmp_path / "other")))
     with pytest.raises(MismatchError, match="was made for another backbone than other"):
-        Teaching(folder=tmp_path).of(other, [task])
+        Teaching(folder=tmp_path).of(SimilarityObjective(other, objective.data, TEXTS))
+    replace(file, head_type="embedding", labels=(), label_texts=()).save(tmp_path / "tasks/x.safetensors")
+    with pytest.raises(InputError, match="'x' answers by 'embedding', which cannot teach a task with labels"):
+        Teaching(folder=tmp_path).of(objective)

@@ -1,4 +1,4 @@
-"""What is read of inputs and wanted texts, row by row."""
+"""Inputs and targets read in one pass, against rows read alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mpt_edge.formats.prompts import Entry, Layout
+from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.objectives.generative_reading import read_texts
@@ -24,29 +24,29 @@ def test_states_and_mask_of_an_encoder_decoder_are_those_of_the_text(tmp_path: P
     assert isinstance(backbone, Seq2SeqBackbone)
     rows = backbone.texts.encode(["a witty film of the law", "ball"], 16)
     prompt = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
-    found = read_texts(backbone, prompt, layout, Entry.FIRST_LAYER, rows, TARGETS)
+    output = read_texts(backbone, prompt, Placement(layout), rows, TARGETS)
     long, short = (len(row.ids) for row in rows)
-    assert found.mask.tolist() == [[1] * (long + 3), [1] * short + [0] * (long - short) + [1, 0, 0]]
-    assert found.hidden.shape[:2] == found.mask.shape
+    assert output.mask.tolist() == [[1] * (long + 3), [1] * short + [0] * (long - short) + [1, 0, 0]]
+    assert output.hidden.shape[:2] == output.mask.shape
     ids, keys = torch.tensor([rows[1].ids]), torch.ones(1, 4 + short, dtype=torch.long)
-    if layout == Layout.JOINT:
+    if layout is Layout.JOINT:
         states = backbone.model.encode(ids, keys, prompt=prompt[None])[0][:, 4:]
     else:
         states, _ = backbone.model.encode(ids, keys, past=backbone.model.encode_prompt(prompt[None])[0])
-    torch.testing.assert_close(found.hidden[1, :short], states[0], atol=1e-5, rtol=1e-4)
-    alone = read_texts(backbone, prompt, layout, Entry.FIRST_LAYER, rows[1:], TARGETS[1:])
-    torch.testing.assert_close(found.logits[3:], alone.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(output.hidden[1, :short], states[0], atol=1e-5, rtol=1e-4)
+    alone = read_texts(backbone, prompt, Placement(layout), rows[1:], TARGETS[1:])
+    torch.testing.assert_close(output.logits[3:], alone.logits, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_a_prompt_of_word_embeddings_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
-    """GPT-2 adds positions to it, and counts the text's from behind it."""
+    """GPT-2 adds positions to it, and counts the text's from its end."""
     backbone = open_backbone(str(adapters.save_base("gpt2", tmp_path / "gpt2")))
     assert isinstance(backbone, CausalBackbone)
     (row,) = backbone.texts.encode(["a witty film"], 16)
     prompt = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
-    found = read_texts(backbone, prompt, Layout.PREFIX, Entry.INPUTS_EMBEDS, [row], TARGETS[:1])
+    output = read_texts(backbone, prompt, Placement(position=PromptPosition.EMBEDDINGS), [row], TARGETS[:1])
     model = AutoModelForCausalLM.from_pretrained(backbone.folder).eval()
     words = model.get_input_embeddings()(torch.tensor([*row.ids, *TARGETS[0]]))
-    wanted = model(inputs_embeds=torch.cat([prompt, words])[None]).logits[0, -4:-1]
-    torch.testing.assert_close(found.logits, wanted, atol=1e-4, rtol=1e-4)
+    expected = model(inputs_embeds=torch.cat([prompt, words])[None]).logits[0, -4:-1]
+    torch.testing.assert_close(output.logits, expected, atol=1e-4, rtol=1e-4)

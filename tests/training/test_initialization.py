@@ -1,4 +1,4 @@
-"""Where prompts start, against the model's own embeddings and PEFT's initializations."""
+"""Initialization of prompts and vectors, against the model's own embeddings and PEFT's."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoModel
 
 from mpt_edge.errors import InputError, MismatchError
+from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
-from mpt_edge.training.initialization import initial_prompt, source_tasks, start_vectors
+from mpt_edge.training.initialization import initialize_prompt, initialize_vectors, source_tasks
 from mpt_edge.training.objectives.similarity import SimilarityObjective
 from mpt_edge_export.peft import import_adapter, read_adapter
 from tests.support import adapters
+from tests.support.runs import toy
 
 
 @pytest.mark.parametrize("length", [3, 11])
 def test_text_is_pefts(tiny: EncoderBackbone, length: int) -> None:
-    """As word embeddings, the rows are what PEFT's TEXT starts from: repeated, or cut."""
+    """Word embeddings are those of PEFT's TEXT: repeated, or cut."""
     config = PromptTuningConfig(
         task_type="FEATURE_EXTRACTION",
         num_virtual_tokens=length,
@@ -31,42 +33,42 @@ def test_text_is_pefts(tiny: EncoderBackbone, length: int) -> None:
     )
     model = get_peft_model(AutoModel.from_pretrained(tiny.folder), config)
     expected = model.prompt_encoder["default"].embedding.weight.detach()
-    found = initial_prompt(tiny, length, 0, "a witty film", "inputs_embeds")
-    assert torch.equal(found, expected)
+    result = initialize_prompt(tiny, length, 0, "a witty film", PromptPosition.EMBEDDINGS)
+    assert torch.equal(result, expected)
 
 
 def test_text_behind_the_norm_is_the_first_layers_input(tiny: EncoderBackbone) -> None:
-    found = initial_prompt(tiny, 4, 0, "witty")
+    result = initialize_prompt(tiny, 4, 0, "witty")
     ids = torch.tensor(tiny.texts.encode(["witty"], 48)[0].ids)[:, None]
     model = AutoModel.from_pretrained(tiny.folder).eval()
     with torch.no_grad():
         expected = model.embeddings(ids)[:, 0]
-    assert torch.allclose(found, expected[torch.arange(4) % len(ids)], atol=1e-6)
+    assert torch.allclose(result, expected[torch.arange(4) % len(ids)], atol=1e-6)
 
 
-@pytest.mark.parametrize("entry", ["first_layer", "inputs_embeds"])
-def test_vocabulary_rows_are_tokens_and_none_twice(tiny: EncoderBackbone, entry: str) -> None:
-    found = initial_prompt(tiny, 20, 3, "vocabulary", entry)
+@pytest.mark.parametrize("position", [PromptPosition.FIRST_LAYER, PromptPosition.EMBEDDINGS])
+def test_sampled_virtual_tokens_are_tokens_and_none_twice(tiny: EncoderBackbone, position: PromptPosition) -> None:
+    result = initialize_prompt(tiny, 20, 3, "vocabulary", position)
     model = AutoModel.from_pretrained(tiny.folder).eval()
     with torch.no_grad():
         words = model.embeddings.word_embeddings.weight
-        table = words if entry == "inputs_embeds" else model.embeddings(torch.arange(100)[:, None])[:, 0]
-    nearest = torch.cdist(found, table).argmin(1)
-    assert torch.allclose(found, table[nearest], atol=1e-6)
+        table = words if position is PromptPosition.EMBEDDINGS else model.embeddings(torch.arange(100)[:, None])[:, 0]
+    nearest = torch.cdist(result, table).argmin(1)
+    assert torch.allclose(result, table[nearest], atol=1e-6)
     assert len(set(nearest.tolist())) == 20
-    assert torch.equal(found, initial_prompt(tiny, 20, 3, "vocabulary", entry))
-    assert not torch.equal(found, initial_prompt(tiny, 20, 4, "vocabulary", entry))
+    assert torch.equal(result, initialize_prompt(tiny, 20, 3, "vocabulary", position))
+    assert not torch.equal(result, initialize_prompt(tiny, 20, 4, "vocabulary", position))
 
 
 def test_random_is_standard_normal(tiny: EncoderBackbone) -> None:
-    found = initial_prompt(tiny, 400, 0, "random")
-    assert (float(found.mean()), float(found.std())) == (pytest.approx(0, abs=0.02), pytest.approx(1, abs=0.02))
-    assert torch.equal(found, initial_prompt(tiny, 400, 0, "random"))
+    result = initialize_prompt(tiny, 400, 0, "random")
+    assert (float(result.mean()), float(result.std())) == (pytest.approx(0, abs=0.02), pytest.approx(1, abs=0.02))
+    assert torch.equal(result, initialize_prompt(tiny, 400, 0, "random"))
 
 
 def test_empty_text(tiny: EncoderBackbone) -> None:
     with pytest.raises(InputError, match="cannot start from an empty text"):
-        initial_prompt(tiny, 4, 0, "  ")
+        initialize_prompt(tiny, 4, 0, "  ")
 
 
 @pytest.fixture
@@ -79,19 +81,20 @@ def sources(tiny: EncoderBackbone, tmp_path: Path) -> Path:
 
 
 def test_exact_and_shared_only(tiny: EncoderBackbone, sources: Path) -> None:
-    """PEFT's EXACT_SOURCE_TASK is a named start; its ONLY_SOURCE_SHARED is `ones`, not near zero as there."""
+    """PEFT's EXACT_SOURCE_TASK is a task's name; its ONLY_SOURCE_SHARED is `ones`, not near zero as there."""
     shared = SharedPrompt.load(sources / "vectors/prompts/one.safetensors")
-    objective = SimilarityObjective(tiny, [], [])
-    name, (u, v) = start_vectors("one-1", sources / "vectors", shared, objective, 0)
-    wanted_u, wanted_v = read_adapter(str(sources / "one")).vectors(1)
+    objective = SimilarityObjective(tiny, toy("mood", ("dull",), ("witty",)), [["bad"], ["good"]])
+    name, (u, v) = initialize_vectors("one-1", sources / "vectors", shared, objective)
+    expected_u, expected_v = read_adapter(str(sources / "one")).vectors(1)
     assert name == "one-1"
-    np.testing.assert_allclose(torch.outer(u, v), np.outer(wanted_u, wanted_v), rtol=1e-4, atol=1e-6)
-    _, (u, v) = start_vectors("ones", sources / "vectors", shared, objective, 0)
+    np.testing.assert_allclose(torch.outer(u, v), np.outer(expected_u, expected_v), rtol=1e-4, atol=1e-6)
+    _, (u, v) = initialize_vectors("ones", sources / "vectors", shared, objective)
     assert torch.equal(torch.outer(u, v), torch.ones(5, 32))
 
 
-def test_tasks_of_several_ranks_are_no_start(tiny: EncoderBackbone, sources: Path) -> None:
+def test_tasks_of_several_ranks_initialize_none(tiny: EncoderBackbone, sources: Path) -> None:
     shared = SharedPrompt.load(sources / "vectors/prompts/two.safetensors")
     assert source_tasks(sources / "vectors", shared) == {}
+    objective = SimilarityObjective(tiny, toy("mood", ("dull",), ("witty",)), [["bad"], ["good"]])
     with pytest.raises(MismatchError, match="'two-1' has 2 pairs of vectors, and a new task one"):
-        start_vectors("two-1", sources / "vectors", shared, SimilarityObjective(tiny, [], []), 0)
+        initialize_vectors("two-1", sources / "vectors", shared, objective)
