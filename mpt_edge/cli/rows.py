@@ -107,7 +107,7 @@ def from_stream(stream: BinaryIO, name: str, form: Format, columns: Columns) -> 
     The rows raise InputError if the stream as a whole cannot be used: its CSV header is missing, or
     lacks the text's column.
     """
-    reader = RecordReader(stream, name, form)
+    reader = RecordReader(stream, name, form, json_hint=", or pass --format text")
     if form is Format.TEXT:  # a line has no columns
         columns = Columns()
     return InputRows(name, _rows(reader, columns), lambda: reader.position)

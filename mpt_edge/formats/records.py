@@ -75,9 +75,17 @@ class RecordReader(Iterator[Record | BadRecord]):
         position: number of bytes read so far.
     """
 
-    def __init__(self, stream: BinaryIO, name: str, form: Format) -> None:
-        """Read from a binary stream."""
+    def __init__(self, stream: BinaryIO, name: str, form: Format, *, json_hint: str = "") -> None:
+        """Read from a binary stream.
+
+        Args:
+            stream: the stream.
+            name: name of the file in messages.
+            form: format of the records.
+            json_hint: end of the message about a line that is not JSON, such as another way to read it.
+        """
         self.name, self.header = name, list[str]()
+        self._json_hint = json_hint
         self._lines = _Lines(stream, name)
         readers = {Format.JSONL: self._json, Format.CSV: self._csv, Format.TEXT: self._text}
         self._records = readers[form]()
@@ -105,12 +113,12 @@ class RecordReader(Iterator[Record | BadRecord]):
 
     def _json_record(self, line: str) -> Record | BadRecord:
         try:
-            values = json.loads(line, parse_int=Number, parse_float=Number, parse_constant=_refuse_constant)
+            values = _parse_json(line)
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "not readable"
-            return self._lines.bad(f"is not JSON ({reason}); write one JSON object a line, or pass --format text.")
+            return self._lines.bad(f"is not JSON ({reason}); write one JSON object a line{self._json_hint}.")
         if not isinstance(values, dict):
-            return self._lines.bad('is not a JSON object; write {"text": "..."}, or pass --format text.')
+            return self._lines.bad(f'is not a JSON object; write {{"text": "..."}}{self._json_hint}.')
         return Record(self._lines.number, values)
 
     def _csv(self) -> Iterator[Record | BadRecord]:
@@ -157,6 +165,17 @@ def check_unique(header: Sequence[str], used: Collection[str], name: str) -> Non
         raise InputError(f"{name} has the column {twice[0]!r} twice; rename one.")
 
 
+def read_json_list(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a JSON file that holds one list of objects. Raises InputError for any other file."""
+    try:
+        rows = _parse_json(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({str(error).splitlines()[0]}); correct the file.") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path} is no list of JSON objects; write one object a line into a .jsonl file.")
+    return rows
+
+
 def read_parquet(path: Path) -> list[dict[str, Any]]:
     """Return the records of a Parquet file; dates and numbers become text.
 
@@ -188,6 +207,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int | float):
         return None if math.isnan(value) else Number(repr(value))  # NaN stands for a missing number
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _parse_json(text: str) -> Any:
+    return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=_refuse_constant)
 
 
 def _refuse_constant(name: str) -> NoReturn:
