@@ -1,21 +1,21 @@
-"""What graphs are told of themselves, where there is no bundle around them."""
+"""Manifests of graphs without a bundle."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mpt_edge.formats.manifest import GenerationFacts, Manifest
-from mpt_edge.formats.prompts import Entry
+from mpt_edge.formats.placement import Placement
 
 
 def described(**entries: Any) -> Manifest:
-    """A manifest of a model that writes, 32 channels wide; entries that no graph reads are empty."""
+    """Return a manifest of a generative model with 32 channels; entries that no graph reads are empty."""
     empty: dict[str, Any] = dict.fromkeys(Manifest.__dataclass_fields__, "")
-    return Manifest(**empty | {"hidden_size": 32, "entry": Entry.FIRST_LAYER, "generation": facts()} | entries)
+    return Manifest(**empty | {"hidden_size": 32, "placement": Placement(), "generation": facts()} | entries)
 
 
 def facts(*, positions_from_zero: bool = False, start_id: int = 0) -> GenerationFacts:
-    """What a manifest says of a model that writes."""
+    """Return properties of a generative model with 96 tokens."""
     return GenerationFacts(
         eos_ids=(), vocabulary=96, context=64, positions_from_zero=positions_from_zero, start_id=start_id
     )
