@@ -13,7 +13,8 @@ import pytest
 
 import mpt_edge
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.formats.bundle import MANIFEST, Bundle
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.bundle_reader import MANIFEST
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from tests.support.bundles import PROMPT, TASK, edit, flip

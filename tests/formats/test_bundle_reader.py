@@ -14,7 +14,8 @@ import pytest
 
 import mpt_edge
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, MismatchError, UnknownTaskError
-from mpt_edge.formats.bundle import MANIFEST, MODEL, TOKENIZER, Bundle
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.bundle_reader import MANIFEST, MODEL, TOKENIZER
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone

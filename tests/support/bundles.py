@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpt_edge.formats.bundle import MANIFEST
+from mpt_edge.formats.bundle_reader import MANIFEST
 
 TASK = "tasks/topic.safetensors"
 PROMPT = "prompts/mpt.safetensors"
