@@ -25,8 +25,9 @@ import mpt_edge
 model = mpt_edge.load(sys.argv[1], threads=1)
 for i in range(1000):
     model.task("topic")(f"vote law party {i}")
-sockets = [name for name in os.listdir("/proc/self/fd") if os.readlink(f"/proc/self/fd/{name}").startswith("socket")]
-assert not sockets, sockets
+import pathlib
+links = [os.readlink(path) for path in pathlib.Path("/proc/self/fd").iterdir() if path.is_symlink()]
+assert links and not any(link.startswith("socket") for link in links), links
 """
 
 FORK = """
