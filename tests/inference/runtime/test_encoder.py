@@ -32,11 +32,6 @@ def backbone(tiny_bundle: Path) -> OnnxEncoder:
     return OnnxEncoder(tiny_bundle / MODEL, Bundle.open(tiny_bundle).manifest, SessionOptions(threads=1))
 
 
-@pytest.fixture(scope="module")
-def bert(tiny_folder: Path) -> BertModel:
-    return BertModel.from_pretrained(tiny_folder, attn_implementation="eager").eval()
-
-
 @pytest.mark.parametrize("name", ["sentiment", "longer"])
 def test_cached_prompt_gives_the_hidden_states_of_plain_pytorch(
     mixed: Model, backbone: OnnxEncoder, bert: BertModel, tiny: EncoderBackbone, name: str
