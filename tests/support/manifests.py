@@ -1,4 +1,4 @@
-"""Manifests for graphs that lie in no bundle."""
+"""Manifests of graphs without a bundle."""
 
 from __future__ import annotations
 
