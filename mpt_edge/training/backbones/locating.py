@@ -20,6 +20,15 @@ PACKAGED = {
 
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
 
+#: Weights as PyTorch saves them. They are asked for only where a repository has no others.
+_PICKLED = "pytorch_model*.bin"
+
+#: Names of weights that transformers looks for, in its order; those of several files have an index.
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+
+#: Folder of a commit in the hub's cache: ``models--org--name/snapshots/<commit>``.
+_REPOSITORY, _SNAPSHOTS = "models--", "snapshots"
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -30,7 +39,7 @@ class ModelSource:
     folder: Path
     """Folder of the files."""
     id: str
-    """Hub id, or the folder's name."""
+    """Hub id, also of a folder in the hub's cache; the name of any other folder."""
     revision: str | None = None
     """Hub commit; None for other sources."""
     license: str | None = None
@@ -71,17 +80,48 @@ def locate_model(source: str, revision: str | None = None) -> ModelSource:
         if spec is None or spec.origin is None:
             raise MissingExtraError(module.replace("_", "-"), "minilm")
         return ModelSource(source, Path(spec.origin).parent / "model", identity, license=license)
-    folder = Path(source).expanduser()
+    folder = _newest(Path(source).expanduser())
     if folder.is_dir():
-        return ModelSource(source, folder, folder.resolve().name, license=_card_license(folder))
+        identity, commit = cached_origin(folder)
+        return ModelSource(source, folder, identity, commit, _card_license(folder))
+    folder = _download(source, revision)
+    return ModelSource(source, folder, source, folder.name, _card_license(folder))
+
+
+def cached_origin(folder: Path) -> tuple[str, str | None]:
+    """Return the hub id and commit of a folder in the hub's cache; the name of any other folder, and None."""
+    path = folder.resolve()
+    repository = path.parent.parent.name
+    if path.parent.name != _SNAPSHOTS or not repository.startswith(_REPOSITORY):
+        return path.name, None
+    return repository.removeprefix(_REPOSITORY).replace("--", "/", 1), path.name
+
+
+def _newest(folder: Path) -> Path:
+    """Return the commit of ``main`` in a repository's folder of the hub's cache; any other folder as it is."""
+    main = folder / "refs" / "main"
+    if not folder.resolve().name.startswith(_REPOSITORY) or not main.is_file():
+        return folder
+    return folder / _SNAPSHOTS / main.read_text(encoding="utf-8", errors="replace").strip()
+
+
+def _download(source: str, revision: str | None) -> Path:
+    """Return the folder of a repository's files, fetched from the hub unless they are here.
+
+    Raises:
+        InputError: there is no repository of that name.
+    """
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=_HUB_FILES))
+        if not any((folder / name).is_file() for name in _SAFETENSORS):
+            # By its commit, since a branch may have moved meanwhile.
+            folder = Path(snapshot_download(source, revision=folder.name, allow_patterns=[*_HUB_FILES, _PICKLED]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"no backbone {source!r}: it is neither {' nor '.join(PACKAGED)}, nor a folder here, and the hub "
             f"did not give it ({type(error).__name__}); check the name, or pass the folder of a downloaded model."
         ) from error
-    return ModelSource(source, folder, source, folder.name, _card_license(folder))
+    return folder
 
 
 def _card_license(folder: Path) -> str | None:
