@@ -1,4 +1,7 @@
-"""Changing a bundle folder: installing, rolling back and removing tasks."""
+"""Changing a bundle folder: installing, rolling back and removing tasks.
+
+A file that is a link is replaced or removed as a link. The file that it leads to stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from mpt_edge.errors import CorruptFileError, InputError, MismatchError, Unknown
 from mpt_edge.formats.bundle_reader import MANIFEST, BundleReader, hash_bytes
 from mpt_edge.formats.manifest import FileEntry
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
-from mpt_edge.formats.vectors import SUFFIX, task_key
+from mpt_edge.formats.vectors import SUFFIX, TASKS, task_key
 
 #: Subfolder of the task files that installs replaced.
 PREVIOUS = "previous"
@@ -114,6 +117,7 @@ class Bundle(BundleReader):
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the bundle for one writer, with the manifest read again under the lock."""
+        self._check_folders()
         lock = self.folder / LOCK
         try:
             handle = os.open(lock, os.O_CREAT | os.O_EXCL)
@@ -127,6 +131,16 @@ class Bundle(BundleReader):
         finally:
             os.close(handle)
             lock.unlink(missing_ok=True)
+
+    def _check_folders(self) -> None:
+        """Refuse to change files outside the bundle. Raises InputError."""
+        bundle = self.folder.resolve()
+        for path in (self.folder / TASKS, self.folder / PREVIOUS):
+            if not path.resolve().is_relative_to(bundle):
+                raise InputError(
+                    f"{path} is a link out of the bundle, and a change would reach the files there; replace the link "
+                    "by a copy of the folder."
+                )
 
     def _write(self, files: Mapping[str, FileEntry]) -> None:
         manifest = replace(self.manifest, files=dict(sorted(files.items())))
