@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mpt_edge._extras import require
-from mpt_edge.cli.options import BundleFolder
+from mpt_edge.cli.options import BundleFolder, Commands
+from mpt_edge.cli.output import note
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference.loading import default_bundle
@@ -23,7 +24,7 @@ mpt-edge import peft reviews --backbone my-bert --task film=0 --task book=2 --la
 mpt-edge import peft owner/adapter --backbone owner/base-model --output vectors   (all task ids, from the hub)
 """
 
-app = typer.Typer(help="Import prompts and tasks that other libraries trained.", no_args_is_help=True)
+app = Commands(help="Import prompts and tasks that other libraries trained.", no_args_is_help=True)
 
 
 @app.callback()
@@ -72,7 +73,7 @@ def import_peft(
     )
     imported = import_command(adapter, backbone, output, options, revision=revision)
     for warning in imported.warnings:
-        typer.echo(f"mpt-edge: {warning}", err=True)
+        note(warning)
     table = Table("task", "id", "head type", "labels", "contents", box=None, pad_edge=False)
     for file in imported.tasks:
         table.add_row(file.name, str(file.training["task_id"]), file.head_type, str(len(file.labels)), file.contents)
@@ -100,5 +101,5 @@ def export_peft(
 
     opened = Bundle.open(bundle or default_bundle())
     for warning in export_adapter(opened, task, output, fold=fold, base_model=base_model):
-        typer.echo(f"mpt-edge: {warning}", err=True)
+        note(warning)
     typer.echo(f"written to {output}")

@@ -244,7 +244,7 @@ def _check_usage(texts: list[str] | None, source: Path | None, pair: str | None,
         )
     if pair is not None and not texts:
         raise InputError("--pair goes with one TEXT; for rows of a file, name a column with --pair-column.")
-    if not texts and source is None and (sys.stdin is None or sys.stdin.isatty()):
+    if not texts and source in (None, _STDIN) and (sys.stdin is None or (source is None and sys.stdin.isatty())):
         raise InputError("there is nothing to read; pass a TEXT, or --input FILE, or pipe lines into the command.")
 
 

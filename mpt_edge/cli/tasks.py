@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mpt_edge.cli.options import BundleFolder, PrecisionOption
+from mpt_edge.cli.options import BundleFolder, Commands, PrecisionOption
+from mpt_edge.cli.output import json_text
 from mpt_edge.cli.table import printable
 from mpt_edge.errors import CorruptFileError, MismatchError
 from mpt_edge.formats.bundle import Bundle
@@ -24,7 +24,7 @@ from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.loading import default_bundle, open_model
 from mpt_edge.inference.model import Model
 
-app = typer.Typer(help="List, show, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
+app = Commands(help="List, show, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
 
 INSTALL_EPILOG = """
 Example:
@@ -61,7 +61,7 @@ def list_(
             damaged.append(error)
     if as_json:
         for row in rows:
-            typer.echo(json.dumps(row, ensure_ascii=False))
+            typer.echo(json_text(row, sys.stdout))
     else:
         Console().print(_table(rows))
     if damaged:
@@ -91,7 +91,7 @@ def show(task: Name, bundle: BundleFolder = None) -> None:
     file = opened.task(task)
     facts = {key: value for key, value in vars(file).items() if key not in ("u", "v", "own_prompt")}
     facts |= {"u": list(file.u.shape), "v": list(file.v.shape), "dtype": file.u.dtype.name}
-    typer.echo(json.dumps(_summary(opened, file) | facts, indent=2, ensure_ascii=False))
+    typer.echo(json_text(_summary(opened, file) | facts, sys.stdout, indent=2))
 
 
 @app.command(epilog=INSTALL_EPILOG)

@@ -15,7 +15,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mpt_edge._extras import check_installed, require
-from mpt_edge.cli.options import Threads
+from mpt_edge.cli.options import Commands, Threads
+from mpt_edge.cli.output import note
 from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.placement import Layout, PromptPosition
 from mpt_edge.formats.taskfile import TaskFile
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mpt_edge.training.data.recipes import Recipe
     from mpt_edge.training.trainer import Progress
 
-app = typer.Typer(help="Train a shared prompt and tasks on a frozen backbone.", no_args_is_help=True)
+app = Commands(help="Train a shared prompt and tasks on a frozen backbone.", no_args_is_help=True)
 
 SOURCE_EPILOG = """
 Examples:
@@ -348,13 +349,12 @@ def _report(tasks: list[TaskFile], output: Path, *, test: bool) -> None:
     console.print(f"written to {output}", highlight=False, markup=False)
     untested = [task.name for task in tasks if test and "test" not in task.metrics]
     if untested:
-        typer.echo(f"mpt-edge: {', '.join(untested)}: the recipe names no test split, so none was measured.", err=True)
+        note(f"{', '.join(untested)}: the recipe names no test split, so none was measured.")
     constant = constant_tasks(tasks)
     if constant:
-        typer.echo(
-            f"mpt-edge: {', '.join(constant)}: the answers have nothing to do with the text (Matthews correlation 0); "
-            "train again with a lower --prompt-lr or --task-lr, or from another --init.",
-            err=True,
+        note(
+            f"{', '.join(constant)}: the answers have nothing to do with the text (Matthews correlation 0); "
+            "train again with a lower --prompt-lr or --task-lr, or from another --init."
         )
 
 
