@@ -13,7 +13,9 @@ import torch
 from transformers import BertConfig, BertModel
 
 import mpt_edge
+from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference.model import Model
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
@@ -60,7 +62,7 @@ def tiny(tiny_folder: Path) -> EncoderBackbone:
 def shared_prompt(tiny: EncoderBackbone) -> SharedPrompt:
     """Return a shared prompt for the small backbone."""
     values = np.random.default_rng(0).standard_normal((LENGTH, tiny.model.hidden_size)).astype(np.float16)
-    return SharedPrompt("mpt", values, "prefix", tiny.fingerprint)
+    return SharedPrompt("mpt", values, Placement(), tiny.fingerprint)
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +73,7 @@ def tiny_vectors(tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path_fa
     tasks = [
         make_task(tiny, shared_prompt, "sentiment", {"bad": "bad dull film", "good": "great witty film"}),
         make_task(tiny, shared_prompt, "topic", {"sport": "ball game", "law": "vote party", "science": "atom cell"}),
-        make_task(tiny, shared_prompt, "same", {"no": "bad", "yes": "good"}, kind="pair"),
+        make_task(tiny, shared_prompt, "same", {"no": "bad", "yes": "good"}, inputs=Inputs.PAIR),
     ]
     for task in tasks:
         task.save(folder / "tasks" / f"{task.name}.safetensors")
@@ -90,12 +92,12 @@ def tiny_bundle(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path_factory: pyt
 def long_prompt_task(
     tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A task that carries a prompt of eleven rows; the shared one has six."""
+    """Return the file of a task with an own prompt of eleven virtual tokens; the shared one has six."""
     rng = np.random.default_rng(5)
     path = tmp_path_factory.mktemp("own") / "longer.safetensors"
     make_task(
         tiny, shared_prompt, "longer", {"no": "bad dull", "maybe": "text", "yes": "good great"},
-        own_prompt=rng.standard_normal((11, 32)).astype(np.float32), layout="prefix", entry="first_layer",
+        own_prompt=replace(shared_prompt, values=rng.standard_normal((11, 32)).astype(np.float32)),
         u=rng.normal(1, 0.3, 11).astype(np.float16),
     ).save(path)  # fmt: skip
     return path
@@ -119,7 +121,7 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> GenerativeBackbone:
 
 @pytest.fixture(scope="session")
 def writer_bundle(writer: GenerativeBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a bundle of it with three tasks that write and one that chooses. Do not change it; copy it."""
+    """Return a bundle of it with three tasks that generate text and one that chooses. Do not change it; copy it."""
     return writers.export_writer(writer, writers.LENGTH, tmp_path_factory.mktemp("writer"))
 
 

@@ -1,4 +1,4 @@
-"""Folders of vectors: where files lie, what is found, and what is read back."""
+"""Folders of vectors: paths, listings, and the prompt of a task."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder, prompt_key, task_key, task_names
 
-PROMPT = SharedPrompt("mpt", np.ones((3, 4), np.float16), "prefix", "b" * 64)
+PROMPT = SharedPrompt("mpt", np.ones((3, 4), np.float16), Placement(), "b" * 64)
 TASK = TaskFile(
     name="mood",
-    kind="classification",
+    head_type="similarity",
     labels=("bad", "good"),
     label_texts=(("bad",), ("good",)),
     u=np.ones(3, np.float16),
@@ -38,14 +39,14 @@ def folder(tmp_path: Path) -> VectorFolder:
     return vectors
 
 
-def test_files_lie_where_a_manifest_lists_them(folder: VectorFolder) -> None:
+def test_paths_are_those_of_a_manifest(folder: VectorFolder) -> None:
     assert (prompt_key("mpt"), task_key("v1.5")) == ("prompts/mpt.safetensors", "tasks/v1.5.safetensors")
     assert folder.prompt_path("mpt") == folder.path / "prompts" / "mpt.safetensors"
     assert folder.task_path("v1.5") == folder.path / "tasks" / "v1.5.safetensors"
     assert folder.save(TASK) == folder.task_path("mood")
     assert folder.save(PROMPT) == folder.prompt_path("mpt")
-    found = sorted(path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file())
-    assert found == [prompt_key("mpt"), *map(task_key, ("field", "mood", "v1.5"))]
+    result = sorted(path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file())
+    assert result == [prompt_key("mpt"), *map(task_key, ("field", "mood", "v1.5"))]
 
 
 def test_names_in_a_manifest() -> None:
@@ -55,7 +56,7 @@ def test_names_in_a_manifest() -> None:
     assert task_names([]) == []
 
 
-def test_what_is_saved_is_read(folder: VectorFolder) -> None:
+def test_round_trip(folder: VectorFolder) -> None:
     assert list(folder.prompts()) == ["mpt"]
     assert folder.prompts()["mpt"].fingerprint == PROMPT.fingerprint
     tasks = folder.tasks()
@@ -73,7 +74,7 @@ def test_other_files_are_left_alone(folder: VectorFolder) -> None:
     assert folder.files == [folder.prompt_path("mpt"), *map(folder.task_path, ("field", "mood", "v1.5"))]
 
 
-def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path: Path) -> None:
     vectors = VectorFolder(tmp_path / "none")
     assert (vectors.files, vectors.prompts(), vectors.tasks()) == ([], {}, {})
     assert not vectors.path.exists()

@@ -1,4 +1,4 @@
-"""Texts for the small encoder, and comparing what tasks answer to them."""
+"""Texts for the small encoder, and comparison of its answers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ LONG = "good film " * 40
 
 
 def rows(count: int, seed: int = 0) -> list[str]:
-    """Distinct texts of one to twelve words."""
+    """Return distinct texts of one to twelve words."""
     rng = np.random.default_rng(seed)
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[" ".join(rng.choice(WORDS.split(), rng.integers(1, 13)))] = None
-    return list(found)
+    result: dict[str, None] = {}
+    while len(result) < count:
+        result[" ".join(rng.choice(WORDS.split(), rng.integers(1, 13)))] = None
+    return list(result)
 
 
 def vector(answer: Prediction) -> np.ndarray:
+    """Return all similarities, then all scores."""
     return np.array([*answer.similarities.values(), *answer.scores.values()])
 
 
-def assert_same(found: list[Prediction], expected: list[Prediction], tolerance: float = 1e-5) -> None:
-    assert [(p.task, p.label, p.truncated) for p in found] == [(p.task, p.label, p.truncated) for p in expected]
-    for one, other in zip(found, expected, strict=True):
+def assert_same(result: list[Prediction], expected: list[Prediction], tolerance: float = 1e-5) -> None:
+    """Check that answers are equal, and their numbers almost."""
+    assert [(p.task, p.label, p.truncated) for p in result] == [(p.task, p.label, p.truncated) for p in expected]
+    for one, other in zip(result, expected, strict=True):
         assert list(one.scores) == list(other.scores)
         np.testing.assert_allclose(vector(one), vector(other), atol=tolerance, rtol=0)

@@ -11,7 +11,8 @@ import torch
 from transformers import BertModel
 
 import mpt_edge
-from mpt_edge.formats.bundle import MODEL, Bundle
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.bundle_reader import MODEL
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.model import Model

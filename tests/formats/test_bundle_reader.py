@@ -1,0 +1,217 @@
+"""The bundle folder: nothing damaged, foreign or unlisted is used."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mpt_edge
+from mpt_edge.errors import BundleNotFoundError, CorruptFileError, MismatchError, UnknownTaskError
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.bundle_reader import MANIFEST, MODEL, TOKENIZER
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from tests.support.bundles import PROMPT, TASK, edit, flip
+from tests.support.encoders import make_task
+
+LABELS = {"no": "bad", "yes": "good"}
+
+MakeTask = Callable[..., Path]
+
+
+def test_reads_what_was_exported(
+    tiny_bundle: Path, tiny_vectors: Path, tiny: EncoderBackbone, shared_prompt: SharedPrompt
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    assert bundle.tokenizer() == tiny.tokenizer_json
+    prompt = bundle.prompt("mpt")
+    np.testing.assert_array_equal(prompt.values, shared_prompt.values)
+    assert prompt.fingerprint == shared_prompt.fingerprint == bundle.manifest.prompts["mpt"]["fingerprint"]
+    assert bundle.task_names == ["same", "sentiment", "topic"]
+    for name in bundle.task_names:
+        original = TaskFile.load(tiny_vectors / "tasks" / f"{name}.safetensors")
+        task = bundle.task(name)
+        np.testing.assert_array_equal(task.u, original.u)
+        np.testing.assert_array_equal(task.v, original.v)
+        assert task.labels == original.labels
+
+
+READERS: list[tuple[str, Callable[[Bundle], object]]] = [
+    (TASK, lambda b: b.task("topic")),
+    (PROMPT, lambda b: b.prompt("mpt")),
+    (TOKENIZER, lambda b: b.tokenizer()),
+    (MODEL, lambda b: b.verify(MODEL)),
+]
+each_file = pytest.mark.parametrize(("name", "reader"), READERS, ids=["task", "prompt", "tokenizer", "model"])
+
+
+@each_file
+@pytest.mark.parametrize("place", [0, 100, -1])
+def test_tampered_byte(folder: Path, name: str, reader: Callable[[Bundle], object], place: int) -> None:
+    reader(Bundle.open(folder))  # untouched it is read
+    flip(folder / name, place)
+    with pytest.raises(CorruptFileError, match=f"{name} is damaged"):
+        reader(Bundle.open(folder))
+
+
+@each_file
+def test_missing_file(folder: Path, name: str, reader: Callable[[Bundle], object]) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CorruptFileError, match=f"{name} is missing"):
+        reader(Bundle.open(folder))
+
+
+@each_file
+@pytest.mark.parametrize("more", [True, False])
+def test_wrong_size(folder: Path, name: str, reader: Callable[[Bundle], object], more: bool) -> None:
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data + b" " if more else data[:-1])
+    with pytest.raises(CorruptFileError, match=rf"{name} has {len(data) + (1 if more else -1):,} bytes instead of"):
+        reader(Bundle.open(folder))
+
+
+@each_file
+def test_file_that_is_not_listed(folder: Path, name: str, reader: Callable[[Bundle], object]) -> None:
+    edit(folder, lambda m: m["files"].pop(name))
+    expected = UnknownTaskError if name == TASK else CorruptFileError
+    with pytest.raises(expected, match="no task 'topic'" if name == TASK else f"does not list {name}"):
+        reader(Bundle.open(folder))
+
+
+@each_file
+def test_link_that_leads_out(folder: Path, tmp_path: Path, name: str, reader: Callable[[Bundle], object]) -> None:
+    outside = tmp_path / "outside"
+    shutil.move(folder / name, outside)
+    (folder / name).symlink_to(outside)
+    with pytest.raises(CorruptFileError, match="leads out of the bundle"):
+        reader(Bundle.open(folder))
+
+
+def test_folder_link_that_leads_out(folder: Path, tmp_path: Path) -> None:
+    shutil.move(folder / "tasks", tmp_path / "tasks")
+    (folder / "tasks").symlink_to(tmp_path / "tasks")
+    with pytest.raises(CorruptFileError, match="leads out of the bundle"):
+        Bundle.open(folder).task("topic")
+
+
+def test_links_inside_and_to_the_bundle_are_fine(folder: Path, tmp_path: Path) -> None:
+    shutil.move(folder / TASK, folder / "kept")
+    (folder / TASK).symlink_to(folder / "kept")
+    (tmp_path / "link").symlink_to(folder)
+    assert Bundle.open(tmp_path / "link").task("topic").name == "topic"
+
+
+def test_prompt_name_that_climbs_out(folder: Path) -> None:
+    with pytest.raises(CorruptFileError, match="does not list"):
+        Bundle.open(folder).prompt("../prompts/mpt")
+
+
+def test_tampered_model_is_not_loaded(folder: Path) -> None:
+    flip(folder / MODEL)
+    with pytest.raises(CorruptFileError, match=r"model\.onnx is damaged"):
+        mpt_edge.load(folder)
+
+
+def test_model_that_is_no_graph(folder: Path) -> None:
+    (folder / MODEL).write_bytes(b"no graph")
+    edit(folder, lambda m: m["files"][MODEL].update(size=8))
+    with pytest.raises(CorruptFileError, match="ONNX Runtime cannot load"):
+        mpt_edge.load(folder, verify=False)
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFoundError, match="build it with `mpt-edge export"):
+        Bundle.open(tmp_path / "none")
+    with pytest.raises(BundleNotFoundError, match=r"pass the folder that holds bundle\.json"):
+        Bundle.open(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        mpt_edge.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("asked", "near"), [("sentimen", "sentiment"), ("Topic", "topic"), ("topics", "topic")])
+def test_unknown_task_names_the_nearest(tiny_bundle: Path, asked: str, near: str) -> None:
+    with pytest.raises(UnknownTaskError, match=f"no task '{asked}' in .*did you mean '{near}'") as caught:
+        Bundle.open(tiny_bundle).task(asked)
+    assert caught.value.name == asked
+    assert isinstance(caught.value, LookupError)
+
+
+def test_unknown_task_lists_all_where_none_is_near(tiny_bundle: Path) -> None:
+    for name in ("zzzz", "../../etc/passwd", ""):
+        with pytest.raises(UnknownTaskError, match=r"it has same, sentiment, topic\."):
+            Bundle.open(tiny_bundle).task(name)
+
+
+def test_unknown_task_of_an_empty_bundle(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    for name in bundle.task_names:
+        bundle.remove(name)
+    with pytest.raises(UnknownTaskError, match="it has no tasks; add one with `mpt-edge tasks install FILE`"):
+        bundle.task("topic")
+
+
+FOREIGN: list[tuple[dict[str, object], str]] = [
+    ({"backbone": "0" * 64}, "backbone than tiny-bert"),
+    ({"tokenizer": "0" * 64}, "tokenizer"),
+    ({"prompt_sha256": "0" * 64}, "shared prompt than this bundle's mpt"),
+    ({"prompt": "other"}, "shared prompt than this bundle's mpt"),
+    ({"v": np.ones(33, np.float16)}, "width than 32"),
+]
+foreign = pytest.mark.parametrize(
+    ("changes", "says"), FOREIGN, ids=["backbone", "tokenizer", "prompt", "prompt name", "width"]
+)
+
+
+@foreign
+def test_task_of_another_bundle_is_not_installed(
+    folder: Path, task_file: MakeTask, changes: dict[str, object], says: str
+) -> None:
+    before = (folder / MANIFEST).read_bytes()
+    with pytest.raises(MismatchError, match=f"'fresh' was made for another {says}"):
+        Bundle.open(folder).install(task_file(**changes))
+    assert (folder / MANIFEST).read_bytes() == before
+    assert not (folder / "tasks" / "fresh.safetensors").exists()
+    Bundle.open(folder).install(task_file())  # without the change it is
+
+
+@foreign
+def test_task_of_another_bundle_that_lies_in_this_one(
+    folder: Path, tiny: EncoderBackbone, shared_prompt: SharedPrompt, changes: dict[str, object], says: str
+) -> None:
+    path = folder / "tasks" / "fresh.safetensors"
+    replace(make_task(tiny, shared_prompt, "fresh", LABELS), **changes).save(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = {"sha256": digest, "size": path.stat().st_size}
+    edit(folder, lambda m: m["files"].update({"tasks/fresh.safetensors": entry}))
+    with pytest.raises(MismatchError, match=f"made for another {says}"):
+        Bundle.open(folder).task("fresh")
+
+
+def test_own_prompt_needs_no_shared_one(folder: Path, task_file: MakeTask, shared_prompt: SharedPrompt) -> None:
+    own = shared_prompt.values[::-1].copy()
+    Bundle.open(folder).install(
+        task_file(own_prompt=own, layout="prefix", entry="first_layer", prompt="", prompt_sha256="")
+    )
+    task = Bundle.open(folder).task("fresh")
+    assert not task.two_vectors
+    np.testing.assert_array_equal(task.own_prompt, own)
+
+
+def test_own_prompt_longer_than_positions_were_kept_for(folder: Path, task_file: MakeTask) -> None:
+    """Prompts that enter as word embeddings take positions from the text."""
+    bundle = Bundle.open(folder)
+    bundle.manifest = replace(bundle.manifest, entry="inputs_embeds")
+    own = {"layout": "joint", "entry": "inputs_embeds", "prompt": "", "prompt_sha256": ""}
+    for rows in (bundle.manifest.prompt_length, bundle.manifest.prompt_length + 1):
+        longer = rows > bundle.manifest.prompt_length
+        path = task_file(own_prompt=np.ones((rows, 32), np.float16), u=np.ones(rows, np.float16), **own)
+        with pytest.raises(MismatchError, match="room than 6 prompt rows") if longer else nullcontext():
+            bundle.check_fit(TaskFile.load(path))
