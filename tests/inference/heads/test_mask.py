@@ -11,6 +11,10 @@ import numpy as np
 import onnx_ir
 import pytest
 import torch
+from mpt_edge.inference.masking import Verbalizer
+from mpt_edge.training.data.rows import load_task
+from mpt_edge.training.objectives.families import new_objective
+from mpt_edge.training.stages import NewPrompt, Plan, train_source
 from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForMaskedLM,
@@ -28,16 +32,12 @@ from mpt_edge.formats.bundle_reader import MODEL
 from mpt_edge.formats.prompts import compose
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.encoder_model import EncoderModel
-from mpt_edge.inference.masking import Verbalizer
 from mpt_edge.inference.text import TextEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.data.recipes import Recipe, load_recipe
-from mpt_edge.training.data.rows import load_task
-from mpt_edge.training.objectives.families import new_objective
 from mpt_edge.training.objectives.mask import MaskObjective
 from mpt_edge.training.settings import Settings, TeacherPlan
-from mpt_edge.training.stages import NewPrompt, Plan, train_source
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support.adapters import shake
 from tests.support.encoders import save_tokenizer
