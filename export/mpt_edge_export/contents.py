@@ -80,13 +80,13 @@ class Contents:
 
     def composed(self, manifest: Manifest) -> list[Floats]:
         """Return the composed prompt of every task; one random prompt where there is no task."""
-        prompts = [
-            compose((task.own_prompt or self.prompts[task.prompt or ""]).values, task.u, task.v)
-            for task in self.tasks.values()
-        ]
+        if self.tasks:
+            return [
+                compose((task.own_prompt or self.prompts[task.prompt or ""]).values, task.u, task.v)
+                for task in self.tasks.values()
+            ]
         length = max(1, min(_RANDOM_LENGTH, manifest.max_length // 2))  # a model may have hardly any positions
-        random = np.random.default_rng(0).standard_normal(manifest.prompt_shape(length)).astype(np.float32)
-        return prompts or [random]
+        return [np.random.default_rng(0).standard_normal(manifest.prompt_shape(length)).astype(np.float32)]
 
 
 def collect(folders: Sequence[Path], backbone: AnyBackbone) -> Contents:

@@ -21,20 +21,11 @@ import mpt_edge
 from mpt_edge.cli import generation
 from mpt_edge.cli.options import BundleFolder, PrecisionOption, Threads
 from mpt_edge.cli.output import JsonLines, answers_in, note
-from mpt_edge.cli.rows import (
-    STDIN,
-    BadRow,
-    Columns,
-    Format,
-    InputRow,
-    InputRows,
-    format_of,
-    from_arguments,
-    from_stream,
-)
+from mpt_edge.cli.rows import STDIN, Columns, InputRow, InputRows, format_of, from_arguments, from_stream
 from mpt_edge.cli.table import AnswerTable
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
 from mpt_edge.formats.generation_options import GenerationKwargs
+from mpt_edge.formats.records import BadRecord, Format
 from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.heads.base import Request
@@ -170,7 +161,7 @@ class _Runner:
             note(f"{STDIN} holds no rows.")
             self.write((), ())
 
-    def _run_window(self, items: Sequence[InputRow | BadRow]) -> None:
+    def _run_window(self, items: Sequence[InputRow | BadRecord]) -> None:
         rows: list[InputRow] = []
         requests: list[Request] = []
         for item, result in zip(items, self._prepare(items), strict=True):
@@ -184,7 +175,7 @@ class _Runner:
                 raise self._with_hint(result)
         self._flush(rows, requests)
 
-    def _prepare(self, items: Sequence[InputRow | BadRow]) -> list[Request | MptEdgeError]:
+    def _prepare(self, items: Sequence[InputRow | BadRecord]) -> list[Request | MptEdgeError]:
         """Return a request for each row, or the error that keeps it from being answered."""
         results: dict[int, Request | MptEdgeError] = {}
         rows: dict[int, tuple[InputRow, str]] = {}
@@ -201,9 +192,9 @@ class _Runner:
             results[i] = InputError(f"{self.source.locate(row.number)}: {result}") if is_of_row else result
         return [results[i] for i in range(len(items))]
 
-    def _check(self, item: InputRow | BadRow) -> str | InputError:
+    def _check(self, item: InputRow | BadRecord) -> str | InputError:
         """Return a row's task, its own or the command's, or an error for a row without one or with too many texts."""
-        if isinstance(item, BadRow):
+        if isinstance(item, BadRecord):
             return InputError(item.message)
         place, name = self.source.locate(item.number), item.task or self.task
         if name is None:
@@ -242,7 +233,7 @@ class _Runner:
             note(f"skipping a row: {message}")
 
 
-def _single_text(row: InputRow | BadRow) -> str | tuple[str, str]:
+def _single_text(row: InputRow | BadRecord) -> str | tuple[str, str]:
     assert isinstance(row, InputRow)  # arguments are always texts
     return row.text
 

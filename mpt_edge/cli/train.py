@@ -289,7 +289,7 @@ def _load_recipes(recipes: list[Path], threads: int | None) -> list[Recipe]:
 
     loaded = [load_recipe(path) for path in recipes]  # before PyTorch, which takes seconds to import
     check_installed("train", "torch", "sklearn", "scipy", "sacrebleu", "rouge_score", "tensorboardX")
-    require("train", "torch", "transformers", "accelerate", "datasets")
+    require("train", "torch", "transformers", "accelerate")
     import torch
 
     if threads:

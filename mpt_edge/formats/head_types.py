@@ -6,14 +6,33 @@ This module has their common base and the registry. `mpt_edge.inference.heads` h
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from mpt_edge.formats.manifest import Manifest
-    from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.manifest import Manifest
+from mpt_edge.formats.prompts import SharedPrompt
 
 _Type = TypeVar("_Type", bound="type[HeadType]")
+
+
+class TaskContents(Protocol):
+    """Fields of a task file that head types check."""
+
+    @property
+    def inputs(self) -> str:
+        """``"text"`` or ``"pair"``."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Names of the labels."""
+
+    @property
+    def label_texts(self) -> Sequence[Sequence[str]]:
+        """For each label, the texts that stand for it."""
+
+    @property
+    def own_prompt(self) -> SharedPrompt | None:
+        """The prompt that the task carries."""
 
 
 class HeadType(ABC):
@@ -33,7 +52,7 @@ class HeadType(ABC):
         return None
 
     @classmethod
-    def problems(cls, task: TaskFile) -> Iterator[str]:
+    def problems(cls, task: TaskContents) -> Iterator[str]:
         """Yield what a task file lacks for this type, each as the end of a sentence."""
         # Label texts are read whatever the type, so those that are there must pair up with the labels.
         paired = len(task.labels) == len(task.label_texts) and all(task.label_texts)

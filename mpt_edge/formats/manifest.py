@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.formats.head_types import find_head_type
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 
 #: Version of bundle.json that this code writes, and the newest that it reads.
@@ -223,7 +222,7 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
     good |= {name: _is_count(entries[name], minimum=1) for name in sizes}
     good |= {
         "family": _is_member(entries["family"], Family),
-        "head_type": entries["head_type"] is None or _is_head_type(entries["head_type"]),
+        "head_type": entries["head_type"] is None or isinstance(entries["head_type"], str),
         "layout": _is_member(entries["layout"], Layout),
         "prompt_position": Placement.parse(entries["layout"], entries["prompt_position"]) is not None,
         "pooling": _is_member(entries["pooling"], Pooling) if is_encoder else entries["pooling"] is None,
@@ -245,10 +244,6 @@ def _all_are(value: object, kinds: Mapping[str, type]) -> bool:
         isinstance(item, dict) and all(type(item.get(name)) is kind for name, kind in kinds.items())
         for item in value.values()
     )
-
-
-def _is_head_type(value: object) -> bool:
-    return isinstance(value, str) and find_head_type(value) is not None
 
 
 def _is_mask(entries: object) -> bool:

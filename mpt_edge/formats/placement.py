@@ -20,7 +20,7 @@ class Layout(StrEnum):
 
 
 class PromptPosition(StrEnum):
-    """Where a prompt enters the backbone.
+    """Entry point of a prompt into the backbone.
 
     ``embeddings``: in place of word embeddings, where PEFT feeds it. ``first_layer``: as the first
     layer's input. ``all_layers``: with virtual tokens of its own at every layer's input, in place of

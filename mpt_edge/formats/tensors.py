@@ -38,7 +38,7 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, Any])
     given = {key: value for key, value in metadata.items() if value is not None}
     text = {key: value if isinstance(value, str) else _to_json(value) for key, value in given.items()}
     text[_HASH] = _content_hash(tensors, text)
-    data = _save({key: np.ascontiguousarray(value) for key, value in tensors.items()}, text)
+    data = _save({key: np.asarray(value, order="C") for key, value in tensors.items()}, text)
     with atomic_write(path) as temporary:
         temporary.write_bytes(_sort_metadata(data))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, Unpack, cast, overload
+from collections.abc import Sequence
+from typing import Generic, NoReturn, Protocol, TypeVar, Unpack, cast, overload
 
 from mpt_edge._arrays import Floats
 from mpt_edge.formats.generation_options import GenerationKwargs
@@ -10,13 +11,24 @@ from mpt_edge.inference.answers import Answer, Stream
 from mpt_edge.inference.heads.base import Head, SelectedTask
 from mpt_edge.inference.text import Text
 
-if TYPE_CHECKING:
-    from mpt_edge.inference.model import Model
-
 A = TypeVar("A", bound=Answer)
 
 #: A list of texts, or of pairs of texts.
 Texts = list[Text] | list[str] | list[tuple[str, str]]
+
+
+class TaskRunner(Protocol):
+    """Operations of a model on a selected task; `mpt_edge.Model` has them."""
+
+    def _max_length(self, task: SelectedTask) -> int: ...
+
+    def _run(self, texts: Sequence[object], task: SelectedTask, options: GenerationKwargs) -> list[Answer]: ...
+
+    def _stream(self, text: object, task: SelectedTask, options: GenerationKwargs) -> Stream: ...
+
+    def _embed(self, texts: Text | Texts, task: SelectedTask | None, *, normalize: bool) -> Floats: ...
+
+    def _scores(self, texts: Texts, task: SelectedTask) -> list[Floats]: ...
 
 
 class Task(Generic[A]):
@@ -32,7 +44,7 @@ class Task(Generic[A]):
     (1, 384)
     """
 
-    def __init__(self, model: Model, selected: SelectedTask) -> None:
+    def __init__(self, model: TaskRunner, selected: SelectedTask) -> None:
         """Use `Model.task` or `Model.add_task` instead."""
         self._model = model
         self._selected = selected

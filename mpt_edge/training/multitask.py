@@ -150,7 +150,7 @@ def scale(shared: Tensor, u: Tensor, v: Tensor) -> Tensor:
 def balance(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``u`` and ``v`` with fixed sign and scale; ``u vᵀ`` stays the same.
 
-    ``(u, v)`` and ``(c u, v / c)`` compose the same prompt for every c, also a negative one, so an
+    ``(u, v)`` and ``(c u, v / c)`` compose the same prompt for every c, also a negative one. An
     average over tasks would depend on chance. Here both get the same root mean square, and the
     entries of ``u`` sum to at least zero.
     """

@@ -40,7 +40,7 @@ class Settings:
     batch_size: int = 32
     """Examples of one task's batch."""
     micro_batch_size: int | None = None
-    """Maximum number of examples per forward; gradients of a larger batch are accumulated. 0 for no limit."""
+    """Maximum number of examples per forward; gradients of a larger batch are accumulated. None for no limit."""
     tasks_per_step: int = 2
     """Batches, each of one task, whose gradients are averaged in a step."""
     max_tasks: int = 4

@@ -32,7 +32,7 @@ def train_target(backbone: AnyBackbone, plan: Plan, origin: Origin, observe: Obs
     Args:
         backbone: the model that the shared prompt was trained on.
         plan: the tasks. Its prompt learning rate is that of a task's or group's own copy of the prompt.
-        origin: the shared prompt, the initialization, and what is trained.
+        origin: the shared prompt, the initialization, and the values to train.
         observe: called after every step.
 
     Returns:

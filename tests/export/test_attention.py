@@ -1,6 +1,6 @@
-"""Attention as one node: a model that was exported is left as it was.
+"""Attention as one node: an exported model is left as it was.
 
-Where the node stands, and that it computes what transformers computes, is what the tests of the graphs hold.
+The tests of the graphs check the node's place and its numbers.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from tests.support.causal import build
 
 
 @pytest.mark.parametrize("kind", ["gpt_neo", "llama", "gemma2"])
-def test_a_model_attends_as_before(kind: str) -> None:
+def test_model_attends_as_before(kind: str) -> None:
     _, prompted = build(kind)
 
-    def attending() -> list[object]:
+    def attention() -> list[object]:
         own = [getattr(module, "_attn", None) for module in prompted.model.modules()]
         return [prompted.model.config._attn_implementation, *own]
 
-    before = attending()
+    before = attention()
     with one_node_attention(prompted.model):
-        assert (attending() == before) == (kind == "gemma2")  # whose capped scores are left to transformers
-    assert attending() == before
+        assert (attention() == before) == (kind == "gemma2")  # its scores are capped
+    assert attention() == before

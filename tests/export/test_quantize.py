@@ -1,4 +1,4 @@
-"""int8 graphs: how far they are from PyTorch, what stays in float32, and bundles that hold one or both."""
+"""int8 graphs: distance from PyTorch, parts in float32, and bundles with one precision or both."""
 
 from __future__ import annotations
 
@@ -16,29 +16,42 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 import mpt_edge
 from mpt_edge.errors import CorruptFileError, InputError, ParityError
-from mpt_edge.formats.bundle import Bundle, graph_names, weights_name
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.bundle_reader import graph_names, weights_name
+from mpt_edge.formats.manifest import Family, Pooling, Precision
+from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.formats.prompts import compose
 from mpt_edge.inference.runtime.causal import OnnxCausal
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
+from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.causal_graph import export_causal_graph
+from mpt_edge_export.dimensions import causal_dimensions
 from mpt_edge_export.quantize import check_quantized, quantize
 from mpt_edge_export.weights import save_graph
 from tests.support import commands
-from tests.support.manifests import described
+from tests.support.manifests import graph_manifest
 
-GRAPHS = {precision: graph_names("encoder", precision)[0] for precision in ("float32", "int8")}
+GRAPHS = {precision: graph_names(Family.ENCODER, precision)[0] for precision in Precision}
 TEXTS = ["a witty film", "the ball game", "a dull, bad movie and a good star"]
 
 
 @pytest.fixture(scope="module")
-def both(tiny: EncoderBackbone, tiny_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a bundle with a graph in each precision. Do not change it; copy it."""
+def exported(tiny_folder: Path, tiny_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> commands.Result:
+    """Export a bundle with a graph in each precision, by the command."""
     output = tmp_path_factory.mktemp("bundles") / "both"
-    export_bundle(ExportPlan(tiny, [tiny_vectors], output, precision="both"))
-    return output
+    return commands.run_here(
+        "export", tiny_folder, "--vectors", tiny_vectors, "--output", output, "--precision", "both"
+    )
+
+
+@pytest.fixture(scope="module")
+def both(exported: commands.Result) -> Path:
+    """Return that bundle. Do not change it; copy it."""
+    assert exported.returncode == 0, exported.stderr
+    return Path(exported.stdout.partition(": ")[0])
 
 
 def int8_weights(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
@@ -47,25 +60,25 @@ def int8_weights(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
     return {name: numpy_helper.to_array(v) for name, v in values.items() if v.data_type in types}
 
 
-def test_int8_reads_texts_much_as_pytorch_does(both: Path, tiny: EncoderBackbone) -> None:
+def test_int8_embeddings_are_near_those_of_pytorch(both: Path, tiny: EncoderBackbone) -> None:
     bundle = Bundle.open(both)
     assert bundle.precisions == ["float32", "int8"]
     task, shared = bundle.task("topic"), bundle.prompt("mpt")
     prompt = torch.from_numpy(compose(shared.values, task.u, task.v))[None]
-    found = mpt_edge.load(both, precision="int8", threads=1).task("topic").states(TEXTS)
-    for text, state in zip(TEXTS, found, strict=True):
+    result = mpt_edge.load(both, precision="int8", threads=1).task("topic").embed(TEXTS)
+    for text, state in zip(TEXTS, result, strict=True):
         row = tiny.texts.encode([text], 16)[0]
         ids, types = torch.tensor([row.ids]), torch.tensor([row.types])
         with torch.no_grad():
-            past = tiny.model.encode_prompt(prompt, "first_layer")
+            past = tiny.model.encode_prompt(prompt)
             mask = torch.ones(1, 6 + len(row.ids), dtype=torch.long)
             hidden, _ = tiny.model(ids, mask, types, past=past)
         expected = hidden[0].mean(0).numpy()
         cosine = float(state @ expected / np.linalg.norm(state) / np.linalg.norm(expected))
-        assert 0.97 < cosine < 0.9999999  # near, and not the float32 graph
+        assert 0.97 < cosine < 0.9999999  # near, but not the float32 graph
 
 
-def test_weights_are_rounded_to_a_scale_a_channel(both: Path, tiny: EncoderBackbone) -> None:
+def test_each_channel_of_weights_has_a_scale(both: Path, tiny: EncoderBackbone) -> None:
     """Each int8 weight times its channel's scale is the float32 weight, to half a step."""
     graph = onnx.load(both / GRAPHS["int8"]).graph
     weights = int8_weights(graph)
@@ -84,33 +97,35 @@ def test_weights_are_rounded_to_a_scale_a_channel(both: Path, tiny: EncoderBackb
     assert matched == 2 * 6  # query, key, value and output of attention and two of the feed-forward part, twice
 
 
-def test_the_bundle_says_what_was_found(both: Path) -> None:
+def test_manifest_states_files_and_parity(both: Path) -> None:
     manifest = json.loads((both / "bundle.json").read_text())
     assert set(manifest["files"]) >= set(GRAPHS.values())
     assert 0.9 <= manifest["parity"]["int8"]["min_cosine"] < 1
     assert manifest["parity"]["int8"]["texts"] == 3 * 8
     assert manifest["parity"]["max_abs_difference"] < 1e-4
-    sizes = [manifest["files"][weights_name(precision)]["size"] for precision in ("int8", "float32")]
-    assert sizes[0] < sizes[1]
+    sizes = [manifest["files"][weights_name(precision)]["size"] for precision in Precision]
+    assert sizes[1] < sizes[0]
 
 
-def test_float32_is_the_default_where_it_is_there(both: Path, tiny_bundle: Path) -> None:
-    wanted = mpt_edge.load(tiny_bundle, threads=1).task("topic")(TEXTS)
-    assert mpt_edge.load(both, threads=1).task("topic")(TEXTS) == wanted
-    assert mpt_edge.load(both, precision="int8", threads=1).task("topic")(TEXTS) != wanted
+def test_float32_is_the_default(both: Path, tiny_bundle: Path) -> None:
+    expected = mpt_edge.load(tiny_bundle, threads=1).task("topic")(TEXTS)
+    assert mpt_edge.load(both, threads=1).task("topic")(TEXTS) == expected
+    assert mpt_edge.load(both, precision="int8", threads=1).task("topic")(TEXTS) != expected
 
 
-def test_a_bundle_of_int8_alone(tiny: EncoderBackbone, tiny_vectors: Path, both: Path, tmp_path: Path) -> None:
-    export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "small", precision="int8"))
+def test_bundle_of_int8_alone(
+    tiny: EncoderBackbone, tiny_vectors: Path, both: Path, tmp_path: Path, quick: None
+) -> None:
+    export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "small", precisions=[Precision.INT8]))
     names = {"model_quantized.onnx", "model_quantized.onnx_data"}
     assert {path.name for path in (tmp_path / "small/onnx").iterdir()} == names
-    found = mpt_edge.load(tmp_path / "small", threads=1).task("topic")(TEXTS)
-    assert found == mpt_edge.load(both, precision="int8", threads=1).task("topic")(TEXTS)
+    result = mpt_edge.load(tmp_path / "small", threads=1).task("topic")(TEXTS)
+    assert result == mpt_edge.load(both, precision="int8", threads=1).task("topic")(TEXTS)
     with pytest.raises(InputError, match="has no float32 graph, only int8; export it again with --precision both"):
         mpt_edge.load(tmp_path / "small", precision="float32")
 
 
-def test_a_precision_that_is_not_there(tiny_bundle: Path) -> None:
+def test_missing_precision(tiny_bundle: Path) -> None:
     with pytest.raises(InputError, match="has no int8 graph, only float32; export it again with --precision both"):
         mpt_edge.load(tiny_bundle, precision="int8")
     with pytest.raises(InputError, match="has no int4 graph, only float32; choose one of these"):
@@ -127,7 +142,7 @@ def test_only_the_graph_in_use_is_checked(both: Path, tmp_path: Path) -> None:
         mpt_edge.load(folder, precision="int8")
 
 
-def test_a_graph_that_lost_its_weights_is_refused(both: Path, tmp_path: Path) -> None:
+def test_graph_with_wrong_weights_is_refused(both: Path, tmp_path: Path) -> None:
     model = onnx.load(both / GRAPHS["int8"])
     for value in model.graph.initializer:
         if value.data_type == onnx.TensorProto.INT8:
@@ -138,48 +153,51 @@ def test_a_graph_that_lost_its_weights_is_refused(both: Path, tmp_path: Path) ->
     graphs = [OnnxEncoder(path, manifest) for path in (both / GRAPHS["float32"], tmp_path / "lost.onnx")]
     prompt = np.random.default_rng(0).standard_normal((6, 32)).astype(np.float32)
     with pytest.raises(ParityError, match="the int8 graph reads texts unlike the float32 one"):
-        check_quantized(*graphs, [prompt], vocabulary=100, pooling="mean")
+        check_quantized(*graphs, [prompt], vocabulary=100, pooling=Pooling.MEAN)
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
-def test_a_graph_that_computes_nothing_is_refused(value: float) -> None:
+def test_graph_without_output_is_refused(value: float) -> None:
     exact, broken = Mock(), Mock()
     exact.open.return_value = (None, np.random.default_rng(0).standard_normal((8, 5)))
     broken.open.return_value = (None, np.full((8, 5), value))
     with pytest.raises(ParityError, match=r"cosine -1\.000"), np.errstate(invalid="ignore"):
-        check_quantized(exact, broken, [np.ones((1, 2), np.float32)], vocabulary=5, pooling="none")
+        check_quantized(exact, broken, [np.ones((1, 2), np.float32)], vocabulary=5, pooling=None)
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_table_that_is_also_the_head_is_quantized_as_both(tmp_path: Path, tied: bool) -> None:
-    """A model that writes: rows of the table have scales for lookups, columns of the head for products."""
+def test_tied_embeddings_are_quantized_twice(tmp_path: Path, tied: bool) -> None:
+    """Rows of the table have scales for lookups, columns of the head scales for products."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=2000, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.3,
     )  # fmt: skip
     model = PromptedCausal(LlamaForCausalLM(config))
-    export_causal_graph(model, 2, 8, "first_layer", tmp_path / "model.onnx")
+    size = causal_dimensions(model)
+    export_causal_graph(model, size, PromptPosition.FIRST_LAYER, tmp_path / "model.onnx")
     save_graph(quantize(tmp_path / "model.onnx"), tmp_path / "small.onnx")
     graph = onnx.load(tmp_path / "small.onnx").graph
     shapes = [weights.shape for weights in int8_weights(graph).values()]
     assert shapes.count((2000, 32)) == shapes.count((32, 2000)) == 1
     assert all(value.data_type != onnx.TensorProto.FLOAT or 2000 not in value.dims[1:] for value in graph.initializer)
-    manifest = described(layers=2, heads=2, head_size=8)
-    graphs = [OnnxCausal(tmp_path / name, manifest, threads=1) for name in ("model.onnx", "small.onnx")]
+    graphs = [
+        OnnxCausal(tmp_path / name, graph_manifest(size), SessionOptions(threads=1))
+        for name in ("model.onnx", "small.onnx")
+    ]
     prompt = np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32)
-    found = check_quantized(*graphs, [prompt], vocabulary=2000, pooling="none")
-    assert 0.9 <= found["min_cosine"] < 1
+    result = check_quantized(*graphs, [prompt], vocabulary=2000, pooling=None)
+    assert 0.9 <= result["min_cosine"] < 1
 
 
 def test_t5_in_int8(tmp_path: Path, tiny_folder: Path) -> None:
-    """Encoder and decoder are quantized and the float32 graphs and the weights they share are gone."""
+    """Encoder and decoder are quantized; the float32 graphs and their weights are gone."""
     torch.manual_seed(0)
     config = T5Config(vocab_size=100, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4, decoder_start_token_id=0)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tiny_folder / name, tmp_path / "t5" / name)
-    result = commands.run("export", tmp_path / "t5", "--output", tmp_path / "out", "--precision", "int8")
+    result = commands.run_here("export", tmp_path / "t5", "--output", tmp_path / "out", "--precision", "int8")
     assert result.returncode == 0, result.stderr
     names = {"encoder_model_quantized.onnx", "decoder_model_quantized.onnx"}
     assert {path.name for path in (tmp_path / "out/onnx").iterdir()} == names | {"model_quantized.onnx_data"}
@@ -191,25 +209,21 @@ def test_t5_in_int8(tmp_path: Path, tiny_folder: Path) -> None:
     assert parity["cases"] == 2 * 9  # in both layouts
 
 
-def test_commands(tiny_folder: Path, tiny_vectors: Path, tmp_path: Path) -> None:
-    output = tmp_path / "bundle"
-    result = commands.run("export", tiny_folder, "--vectors", tiny_vectors, "--output", output, "--precision", "both")
-    assert result.returncode == 0, result.stderr
-    assert "int8 against float32: cosine 0.9" in result.stdout
-    found = commands.run("run", "-b", output, "--task", "topic", "--precision", "int8", "--json", "atom cell")
-    assert json.loads(found.stdout)["label"] == mpt_edge.load(output, precision="int8").task("topic")("atom cell").label
-    verified = commands.run("tasks", "verify", "-b", output, "--precision", "int8")
+def test_commands(exported: commands.Result, both: Path) -> None:
+    assert "int8 against float32: cosine 0.9" in exported.stdout
+    result = commands.run_here("run", "-b", both, "--task", "topic", "--precision", "int8", "--json", "atom cell")
+    expected = mpt_edge.load(both, precision="int8").task("topic")("atom cell")
+    assert json.loads(result.stdout)["label"] == expected.label
+    verified = commands.run_here("tasks", "verify", "-b", both, "--precision", "int8")
     assert (verified.returncode, verified.stderr) == (0, "")
-    figures = [
-        json.loads(commands.run("bench", "-b", output, "--json", "--repeats", 3, *more).stdout)
+    metrics = [
+        json.loads(commands.run_here("bench", "-b", both, "--json", "--repeats", 3, *more).stdout)
         for more in ((), ("--precision", "int8"))
     ]
-    assert [f["precision"] for f in figures] == ["float32", "int8"]
+    assert [each["precision"] for each in metrics] == ["float32", "int8"]
     files = [(graph, weights_name(precision)) for precision, graph in GRAPHS.items()]
-    sizes = [sum((output / name).stat().st_size for name in pair) for pair in files]
-    assert [f["model_bytes"] for f in figures] == sizes
-    refused = commands.run("run", "-b", output, "--task", "topic", "--precision", "int4", "atom")
-    assert (refused.returncode, refused.stderr) == (
-        1,
-        f"mpt-edge: {output} has no int4 graph, only float32 and int8; choose one of these.\n",
-    )
+    sizes = [sum((both / name).stat().st_size for name in pair) for pair in files]
+    assert [each["model_bytes"] for each in metrics] == sizes
+    refused = commands.run_here("run", "-b", both, "--task", "topic", "--precision", "int4", "atom")
+    assert refused.returncode == 2
+    assert "'int4'" in refused.stderr

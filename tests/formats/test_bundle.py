@@ -1,4 +1,4 @@
-"""Changes to a bundle: whole or not there, seen by running models, and undone by a rollback."""
+"""Changes of a bundle: complete or absent, seen by running models, and undone by a rollback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 import mpt_edge
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.formats.bundle import MANIFEST, Bundle
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.bundle_reader import MANIFEST
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from tests.support.bundles import PROMPT, TASK, edit, flip

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.formats.bundle import MANIFEST, MODEL, TOKENIZER, Bundle
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.bundle_reader import MANIFEST, MODEL, TOKENIZER
 from mpt_edge.formats.manifest import SCHEMA, Manifest
 from tests.support.bundles import PROMPT, TASK, edit
 
@@ -44,7 +45,7 @@ def test_manifest_of_a_newer_schema(folder: Path) -> None:
         Bundle.open(folder)
 
 
-def test_manifest_with_entries_of_later_releases(folder: Path) -> None:
+def test_manifest_with_foundof_later_releases(folder: Path) -> None:
     edit(folder, lambda m: m.update(later={"a": 1}))
     assert Bundle.open(folder).task_names
 
@@ -63,7 +64,7 @@ def test_schema_that_is_no_number(folder: Path, schema: object) -> None:
         Bundle.open(folder)
 
 
-@pytest.mark.parametrize("entry", sorted({*Manifest.__dataclass_fields__} - {"generation", "mask"}))
+@pytest.mark.parametrize("entry", sorted({*Manifest.__dataclass_fields__, "layout", "prompt_position"} - {"placement"}))
 def test_manifest_without_an_entry(folder: Path, entry: str) -> None:
     edit(folder, lambda m: m.pop(entry))
     with pytest.raises(CorruptFileError, match=f"lacks the entry '{entry}'"):
@@ -73,7 +74,7 @@ def test_manifest_without_an_entry(folder: Path, entry: str) -> None:
 @pytest.mark.parametrize("entry", ["backbone", "prompts", "parity", "files"])
 def test_entry_that_is_no_object(folder: Path, entry: str) -> None:
     edit(folder, lambda m: m.update({entry: [1]}))
-    with pytest.raises(CorruptFileError, match=f"the entry '{entry}' is not what it should be"):
+    with pytest.raises(CorruptFileError, match=f"the entry '{entry}' cannot be used"):
         Bundle.open(folder)
 
 
@@ -82,10 +83,13 @@ def test_entry_that_is_no_object(folder: Path, entry: str) -> None:
     [
         ("name", 3),
         ("family", "diffusion"),
-        ("readout", ["similarity"]),
+        ("head_type", ["similarity"]),
+        ("head_type", "guess"),
         ("layout", "sideways"),
-        ("entry", "elsewhere"),
+        ("prompt_position", "elsewhere"),
+        ("prompt_position", None),
         ("pooling", "median"),
+        ("pooling", None),
         ("token_types", "yes"),
         ("token_types", 1),
         ("generation", {"eos_ids": [2], "vocabulary": 100, "context": 48, "positions_from_zero": True}),
@@ -105,7 +109,7 @@ def test_entry_that_is_no_object(folder: Path, entry: str) -> None:
 )
 def test_entry_of_the_wrong_type_or_value(folder: Path, entry: str, value: object) -> None:
     edit(folder, lambda m: m.update({entry: value}))
-    with pytest.raises(CorruptFileError, match=f"the entry '{entry}' is not what it should be"):
+    with pytest.raises(CorruptFileError, match=f"the entry '{entry}' cannot be used"):
         Bundle.open(folder)
 
 
@@ -119,17 +123,17 @@ def test_entry_of_the_wrong_type_or_value(folder: Path, entry: str, value: objec
         ("seq2seq", {}),  # without a start token
     ],
 )
-def test_entries_of_a_model_that_writes(writer_bundle: Path, family: str, entries: dict[str, object]) -> None:
+def test_generation_entries(writer_bundle: Path, family: str, entries: dict[str, object]) -> None:
     found = json.loads((writer_bundle / MANIFEST).read_bytes())
     changed = found | {"family": family, "generation": found["generation"] | entries}
-    with pytest.raises(CorruptFileError, match="the entry 'generation' is not what it should be"):
+    with pytest.raises(CorruptFileError, match="the entry 'generation' cannot be used"):
         Manifest.parse(json.dumps(changed).encode(), Path("x"))
 
 
 @pytest.mark.parametrize("value", [3, None, {}, {"size": 3}, {"sha256": "0" * 64}, {"sha256": 1, "size": 3}])
 def test_file_entry_that_is_malformed(folder: Path, value: object) -> None:
     edit(folder, lambda m: m["files"].update({TASK: value}))
-    with pytest.raises(CorruptFileError, match="the entry 'files' is not what it should be"):
+    with pytest.raises(CorruptFileError, match="the entry 'files' cannot be used"):
         Bundle.open(folder)
 
 

@@ -1,3 +1,5 @@
+"""Prompt algebra against PEFT, and the shared prompt's file."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -12,8 +14,12 @@ from torch import nn
 
 from mpt_edge.errors import CorruptFileError, MismatchError
 from mpt_edge.formats import tensors
-from mpt_edge.formats.linear_head import Head, Layer
+from mpt_edge.formats.linear_head import Activation, LinearHead, LinearLayer
+from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.formats.prompts import FORMAT, MAX_PROMPT_BYTES, SharedPrompt, compose
+
+
+STATED = {"format": FORMAT, "layout": "prefix", "prompt_position": "first_layer"}
 
 
 @pytest.fixture
@@ -25,7 +31,7 @@ def parts() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.fixture
 def prompt() -> SharedPrompt:
     values = np.random.default_rng(2).standard_normal((7, 5)).astype(np.float16)
-    return SharedPrompt("mpt", values, "prefix", "f" * 64, {"steps": 3, "data": ["a", "ü"]}, "cc-by-4.0")
+    return SharedPrompt("mpt", values, Placement(), "f" * 64, {"steps": 3, "data": ["a", "ü"]}, "cc-by-4.0")
 
 
 def test_compose_is_the_outer_product(parts: tuple[np.ndarray, ...]) -> None:
@@ -69,7 +75,8 @@ def test_compose_of_shapes_that_do_not_fit(shared: tuple[int, ...], u: tuple[int
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_round_trip(prompt: SharedPrompt, tmp_path: Path, dtype: type) -> None:
-    prompt = replace(prompt, values=prompt.values.astype(dtype), layout="joint")
+    placement = Placement(Layout.JOINT, PromptPosition.EMBEDDINGS)
+    prompt = replace(prompt, values=prompt.values.astype(dtype), placement=placement)
     file = tmp_path / "prompts" / "mpt.safetensors"
     prompt.save(file)
     loaded = SharedPrompt.load(file)
@@ -90,18 +97,23 @@ def test_fingerprint_follows_values_shape_and_type(prompt: SharedPrompt) -> None
 
 
 @pytest.mark.parametrize(
-    ("arrays", "layout"),
+    ("arrays", "entries"),
     [
-        ({"prompt": np.ones((2, 2), np.float32)}, "sideways"),
-        ({"prompt": np.ones(2, np.float32)}, "prefix"),
-        ({"other": np.ones((2, 2), np.float32)}, "prefix"),
-        ({"prompt": np.ones((2, 2), np.float32), "more": np.ones(2, np.float32)}, "prefix"),
+        ({"prompt": np.ones((2, 2), np.float32)}, {"layout": "sideways"}),
+        ({"prompt": np.ones((2, 2), np.float32)}, {"layout": None}),
+        ({"prompt": np.ones((2, 2), np.float32)}, {"prompt_position": "elsewhere"}),
+        ({"prompt": np.ones((2, 2), np.float32)}, {"prompt_position": "all_layers"}),
+        ({"prompt": np.ones((2, 2, 2), np.float32)}, {}),
+        ({"prompt": np.ones((2, 2, 2), np.float32)}, {"layout": "joint", "prompt_position": "all_layers"}),
+        ({"prompt": np.ones(2, np.float32)}, {}),
+        ({"other": np.ones((2, 2), np.float32)}, {}),
+        ({"prompt": np.ones((2, 2), np.float32), "more": np.ones(2, np.float32)}, {}),
     ],
-    ids=["layout", "one axis", "no prompt", "two tensors"],
+    ids=["layout", "no layout", "position", "too few axes", "too many axes", "no placement", "one axis", "no prompt", "two tensors"],
 )
-def test_file_that_is_no_prompt(arrays: dict[str, np.ndarray], layout: str, tmp_path: Path) -> None:
+def test_file_that_is_no_prompt(arrays: dict[str, np.ndarray], entries: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
-    tensors.write(file, arrays, {"format": FORMAT, "layout": layout})
+    tensors.write(file, arrays, STATED | entries)
     with pytest.raises(CorruptFileError, match=r"x\.safetensors is not a prompt file"):
         SharedPrompt.load(file)
 
@@ -109,16 +121,14 @@ def test_file_that_is_no_prompt(arrays: dict[str, np.ndarray], layout: str, tmp_
 @pytest.mark.parametrize("entries", [{}, {"format": "mpt-edge prompt 2"}])
 def test_a_file_of_another_version_is_refused(entries: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
-    tensors.write(file, {"prompt": np.ones((2, 2), np.float32)}, {"layout": "prefix", **entries})
+    tensors.write(file, {"prompt": np.ones((2, 2), np.float32)}, {**STATED, "format": None, **entries})
     with pytest.raises(CorruptFileError, match=r"this version reads .*expected 'mpt-edge prompt 1'"):
         SharedPrompt.load(file)
 
 
 def test_training_that_is_no_object(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
-    tensors.write(
-        file, {"prompt": np.ones((2, 2), np.float32)}, {"format": FORMAT, "layout": "prefix", "training": [1]}
-    )
+    tensors.write(file, {"prompt": np.ones((2, 2), np.float32)}, {**STATED, "training": [1]})
     with pytest.raises(CorruptFileError, match="'training' is not a JSON dict"):
         SharedPrompt.load(file)
 
@@ -131,20 +141,20 @@ def test_oversized_file_is_not_read(tmp_path: Path) -> None:
         SharedPrompt.load(file)
 
 
-def test_a_head_lies_with_the_prompt_that_its_tasks_share(prompt: SharedPrompt, tmp_path: Path) -> None:
-    """The fingerprint covers it, so that a task is not answered by another head than it was made with."""
+def test_the_head_of_all_tasks_of_a_prompt(prompt: SharedPrompt, tmp_path: Path) -> None:
+    """The fingerprint covers it, so no task is answered by another head than its own."""
     rng = np.random.default_rng(3)
     weights = [rng.standard_normal(shape).astype(np.float32) for shape in ((4, 5), (4,), (2, 4), (2,))]
-    head = Head((Layer(weights[0], weights[1], "tanh"), Layer(weights[2], weights[3])))
+    head = LinearHead((LinearLayer(weights[0], weights[1], Activation.TANH), LinearLayer(weights[2], weights[3])))
     headed = replace(prompt, head=head)
     headed.save(tmp_path / "p.safetensors")
-    found = SharedPrompt.load(tmp_path / "p.safetensors")
-    assert found.head is not None
+    result = SharedPrompt.load(tmp_path / "p.safetensors")
+    assert result.head is not None
     states = rng.standard_normal((3, 5)).astype(np.float32)
-    wanted = np.tanh(states @ weights[0].T + weights[1]) @ weights[2].T + weights[3]
-    np.testing.assert_allclose(found.head(states), wanted, rtol=1e-5)
-    assert found.fingerprint == headed.fingerprint != prompt.fingerprint
-    other = Head((head.layers[0], Layer(weights[2], weights[3] + 1)))
+    expected = np.tanh(states @ weights[0].T + weights[1]) @ weights[2].T + weights[3]
+    np.testing.assert_allclose(result.head(states), expected, rtol=1e-5)
+    assert result.fingerprint == headed.fingerprint != prompt.fingerprint
+    other = LinearHead((head.layers[0], LinearLayer(weights[2], weights[3] + 1)))
     assert replace(prompt, head=other).fingerprint != headed.fingerprint
     replace(prompt, values=prompt.values[:, :3], head=head).save(tmp_path / "p.safetensors")
     with pytest.raises(CorruptFileError, match="layer 0 of its head cannot be used"):

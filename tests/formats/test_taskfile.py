@@ -1,16 +1,23 @@
+"""The task file: round trips, and everything that is refused."""
+
 from __future__ import annotations
 
 import json
+import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.formats.metrics import headline_text
-from mpt_edge.formats.taskfile import FORMAT, MAX_TASK_BYTES, TaskFile
+from mpt_edge.formats import tensors
+from mpt_edge.formats.linear_head import LinearHead, LinearLayer
+from mpt_edge.formats.placement import PEFT_PLACEMENT, Placement, PromptPosition
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import FORMAT, MAX_TASK_BYTES, Inputs, Side, TaskFile
 
 LABELS = {
     "abbreviation": "an abbreviation or what it stands for",
@@ -21,23 +28,28 @@ LABELS = {
     "number": "a number, date or amount",
     "event": "an event, a holiday or a historical occasion",
     "work_of_art": "a book, film, song, painting or another work of art",
-    "organisation": "a company, team, party or other organisation",
+    "organization": "a company, team, party or other organization",
     "other": "anything that is none of the other nine kinds",
 }
 
 
-def figures(rows: int) -> dict[str, float]:
-    return {"accuracy": 0.8734, "macro_f1": 0.8612, "rows": rows}
+def metrics(examples: int) -> dict[str, float]:
+    return {"accuracy": 0.8734, "macro_f1": 0.8612, "examples": examples}
+
+
+def own_prompt(values: np.ndarray, placement: Placement = PEFT_PLACEMENT) -> SharedPrompt:
+    return SharedPrompt("trec", values, placement, "b2" * 32)
 
 
 @pytest.fixture
 def task() -> TaskFile:
-    """A task of the default bundle's size, described as training describes it."""
+    """Return a task of the default bundle's size, with the entries that training writes."""
     rng = np.random.default_rng(0)
-    probe = {"validation": figures(545), "test": figures(500), "C": 0.333333, "standardized": True, "train_rows": 4907}
+    probe = {"validation": metrics(545), "test": metrics(500), "C": 0.333333, "standardized": True}
+    probe["train_examples"] = 4907
     return TaskFile(
         name="trec",
-        kind="classification",
+        head_type="similarity",
         labels=tuple(LABELS),
         label_texts=tuple((text,) for text in LABELS.values()),
         u=rng.normal(1, 0.3, 100).astype(np.float16),
@@ -55,34 +67,36 @@ def task() -> TaskFile:
             "label": "location",
             "score": 0.91234,
         },
-        metrics={"validation": figures(545), "test": figures(500), "probe": probe},
+        metrics={"validation": metrics(545), "test": metrics(500), "linear_probe": probe},
         training={
             "stage": "target",
-            "rows": 4907,
+            "examples": 4907,
             "seed": 0,
             "source": "harvardnlp/sent-conv-torch data/raw/TREC.{train,test}",
         },
-        license="unstated",
+        license="cc-by-4.0",
     )
 
 
 def same(one: TaskFile, other: TaskFile) -> bool:
     """Whether two tasks have equal entries, tensors bit by bit."""
     blank = {"u": None, "v": None, "own_prompt": None}
-    tensors = [(getattr(one, name), getattr(other, name)) for name in blank]
-    equal = all(
-        (a is None and b is None) or (a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
-        for a, b in tensors
-    )
-    return equal and replace(one, **blank) == replace(other, **blank)
+    arrays = [(one.u, other.u), (one.v, other.v)]
+    prompts = [task.own_prompt and replace(task.own_prompt, values=None) for task in (one, other)]
+    if one.own_prompt and other.own_prompt:
+        arrays.append((one.own_prompt.values, other.own_prompt.values))
+    are_equal = all((a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()) for a, b in arrays)
+    return are_equal and prompts[0] == prompts[1] and replace(one, **blank) == replace(other, **blank)
 
 
 def changed(data: bytes, metadata: dict[str, str | None] = {}, **arrays: np.ndarray | None) -> bytes:  # noqa: B006
-    """Return a task file with other metadata or tensors, made by hand, so without a hash; None takes one away."""
+    """Return a task file with other metadata or tensors and a hash of them; None takes one away."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     values = {**header["__metadata__"], "sha256": None, **metadata}
-    parts = {**load(data), **arrays}
-    return save({k: a for k, a in parts.items() if a is not None}, {k: t for k, t in values.items() if t is not None})
+    parts = {key: array for key, array in {**load(data), **arrays}.items() if array is not None}
+    with tempfile.TemporaryDirectory() as folder:
+        tensors.write(Path(folder, "t"), parts, values)
+        return Path(folder, "t").read_bytes()
 
 
 @pytest.fixture
@@ -96,19 +110,20 @@ def test_round_trip(task: TaskFile, tmp_path: Path) -> None:
     task.save(file)
     loaded = TaskFile.load(file)
     assert same(loaded, task)
-    assert loaded.two_vectors
+    assert loaded.is_two_vectors
     assert [f.name for f in file.parent.iterdir()] == ["trec.safetensors"]
     assert not same(replace(task, u=task.u[::-1]), task)
 
 
 def test_round_trip_with_its_own_prompt(task: TaskFile, tmp_path: Path) -> None:
     own = np.random.default_rng(1).standard_normal((100, 384)).astype(np.float32)
-    entries = {"layout": "joint", "entry": "inputs_embeds", "kind": "pair", "template": "{text} ü {text_pair}"}
-    task = replace(task, own_prompt=own, u=task.u.astype(np.float32), **entries)
+    carried = replace(own_prompt(own), training=task.training, license=task.license)
+    entries = {"inputs": Inputs.PAIR, "template": "{text} ü {text_pair}", "truncation_side": Side.LEFT}
+    task = replace(task, own_prompt=carried, u=task.u.astype(np.float32), prompt=None, prompt_sha256=None, **entries)
     task.save(tmp_path / "t")
     loaded = TaskFile.load(tmp_path / "t")
     assert same(loaded, task)
-    assert not loaded.two_vectors
+    assert not loaded.is_two_vectors
 
 
 def test_several_texts_a_label(task: TaskFile, tmp_path: Path) -> None:
@@ -142,15 +157,18 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"task": "a\n"}, "not allowed"),
         ({"task": "x" * 65}, "not allowed"),
         ({"task": None}, "not allowed"),
-        ({"kind": "poetry"}, "kind 'poetry' is unknown"),
-        ({"readout": "guess"}, "readout 'guess' is unknown"),
+        ({"inputs": "poetry"}, "inputs 'poetry' is unknown"),
+        ({"head_type": "guess"}, "head type 'guess' is unknown"),
+        ({"head_type": None}, "head type '' is unknown"),
+        ({"truncation_side": "middle"}, "truncation_side 'middle' is unknown"),
         ({"template": "Question: {}"}, "its template lacks {text}"),
-        ({"kind": "pair"}, "its template lacks {text} or {text_pair}"),
-        ({"layout": "joint", "entry": "every_layer"}, "or they do not go together"),
-        ({"layout": "sideways", "entry": "first_layer"}, "layout or entry of its own prompt is unknown"),
+        ({"inputs": "pair"}, "its template lacks {text} or {text_pair}"),
+        ({"layout": "joint", "prompt_position": "embeddings"}, "describes a prompt of its own and holds none"),
+        ({"head": '["tanh"]'}, "describes a prompt of its own and holds none"),
         ({"labels": "[]"}, "do not pair up"),
-        ({"labels": '["a"]', "label_texts": '[["a"]]'}, "do not pair up"),
-        ({"labels": '["a","a"]', "label_texts": '[["a"],["b"]]'}, "do not pair up"),
+        ({"labels": '["a"]', "label_texts": "[]", "head_type": "tokens"}, "at least 2 labels, all different"),
+        ({"labels": '["a"]', "label_texts": '[["a"]]'}, "at least 2 labels, all different"),
+        ({"labels": '["a","a"]', "label_texts": '[["a"],["b"]]'}, "at least 2 labels, all different"),
         ({"labels": '["a","b"]', "label_texts": '[["a"],[]]'}, "do not pair up"),
         ({"labels": '{"a":1}'}, "'labels' is not a JSON list"),
         ({"label_texts": "[["}, "'label_texts' is not JSON"),
@@ -164,12 +182,12 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"scale": "inf"}, "scale is not a positive number"),
         ({"scale": "0"}, "scale is not a positive number"),
         ({"scale": "1e308"}, "scale is not a positive number up to 1000000"),
-        ({"readout": "classifier", "labels": '["a","b"]', "label_texts": "[[]]"}, "do not pair up"),
-        ({"readout": "classifier", "labels": '["a","b"]', "label_texts": '[["a"],[]]'}, "do not pair up"),
-        ({"readout": "embedding", "label_texts": '[["a"]]'}, "do not pair up"),
-        ({"readout": "similarity", "label_texts": "[]"}, "do not pair up"),
-        ({"readout": "mask", "label_texts": "[]"}, "do not pair up"),
-        ({"readout": "choice", "label_texts": "[]"}, "do not pair up"),
+        ({"head_type": "classifier", "labels": '["a","b"]', "label_texts": "[[]]"}, "do not pair up"),
+        ({"head_type": "classifier", "labels": '["a","b"]', "label_texts": '[["a"],[]]'}, "do not pair up"),
+        ({"head_type": "embedding", "label_texts": '[["a"]]'}, "do not pair up"),
+        ({"head_type": "similarity", "label_texts": "[]"}, "do not pair up"),
+        ({"head_type": "mask", "label_texts": "[]"}, "do not pair up"),
+        ({"head_type": "choice", "label_texts": "[]"}, "do not pair up"),
         ({"metrics": '{"test":5}'}, "its metrics are not numbers by name"),
         ({"metrics": '{"test":null}'}, "its metrics are not numbers by name"),
         ({"metrics": '{"validation":[]}'}, "its metrics are not numbers by name"),
@@ -177,13 +195,13 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"metrics": '{"test":{"accuracy":null}}'}, "its metrics are not numbers by name"),
         ({"metrics": '{"test":{"accuracy":1' + "0" * 400 + "}}"}, "its metrics are not numbers by name"),
         ({"metrics": '{"test":{"a\\u001b[2J":1}}'}, "its metrics are not numbers by name"),
-        ({"metrics": '{"probe":3}'}, "its metrics are not numbers by name"),
-        ({"metrics": '{"probe":{"test":{"accuracy":"abc"}}}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"linear_probe":3}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"linear_probe":{"test":{"accuracy":"abc"}}}'}, "its metrics are not numbers by name"),
         ({"labels": '["a","\\ud800"]', "label_texts": '[["a"],["b"]]'}, "'labels' is not JSON"),
         ({"generation": '{"max_new_tokens":"many"}'}, "its generation entries cannot be used"),
         ({"generation": '{"max_new_tokens":0}'}, "its generation entries cannot be used"),
         ({"generation": '{"stop":[3]}'}, "its generation entries cannot be used"),
-        ({"generation": '{"cut":"middle"}'}, "its generation entries cannot be used"),
+        ({"generation": '{"cut":"left"}'}, "its generation entries cannot be used"),
     ],
     ids=lambda value: ",".join(f"{k}={v!s:.12}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
@@ -194,22 +212,81 @@ def test_bad_metadata(data: bytes, metadata: dict[str, str | None], says: str) -
     assert str(caught.value).startswith("here")
 
 
-@pytest.mark.parametrize("readout", ["embedding", "span", "generation"])
-def test_what_answers_with_no_label_needs_none(data: bytes, readout: str) -> None:
-    entries: dict[str, str | None] = {"readout": readout, "labels": "[]", "label_texts": "[]"}
+@pytest.mark.parametrize(
+    ("head_type", "more"),
+    [("embedding", {}), ("span", {"inputs": "pair", "template": None}), ("generation", {})],
+    ids=["embedding", "span", "generation"],
+)
+def test_head_types_without_labels(data: bytes, head_type: str, more: dict[str, str | None]) -> None:
+    entries: dict[str, str | None] = {"head_type": head_type, "labels": "[]", "label_texts": "[]", **more}
     assert TaskFile.parse(changed(data, entries), "here").labels == ()
 
 
-def test_a_task_with_a_prompt_of_its_own_has_its_head(task: TaskFile, tmp_path: Path) -> None:
-    own = np.ones((100, 384), np.float32)
-    replace(task, readout="classifier", own_prompt=own, layout="joint", entry="inputs_embeds").save(tmp_path / "t")
-    with pytest.raises(CorruptFileError, match="its head does not fit the readout"):
+def test_own_prompt_without_the_head_of_its_type(task: TaskFile, tmp_path: Path) -> None:
+    own = own_prompt(np.ones((100, 384), np.float32))
+    replace(task, head_type="classifier", own_prompt=own).save(tmp_path / "t")
+    with pytest.raises(CorruptFileError, match="its linear head does not fit the head type"):
         TaskFile.load(tmp_path / "t")
 
 
+@pytest.mark.parametrize(
+    ("head_type", "outputs", "fits"),
+    [("classifier", 10, True), ("classifier", 9, False), ("similarity", 10, False), ("span", 2, True)],
+)
+def test_own_prompt_with_a_head(task: TaskFile, tmp_path: Path, head_type: str, outputs: int, fits: bool) -> None:
+    layer = LinearLayer(np.ones((outputs, 384), np.float32), np.ones(outputs, np.float32))
+    own = replace(own_prompt(np.ones((100, 384), np.float32)), head=LinearHead((layer,)))
+    pair = {"inputs": Inputs.PAIR, "template": None} if head_type == "span" else {}
+    replace(task, head_type=head_type, own_prompt=own, **pair).save(tmp_path / "t")
+    with nullcontext() if fits else pytest.raises(CorruptFileError, match="its linear head does not fit"):
+        loaded = TaskFile.load(tmp_path / "t")
+        assert loaded.contents == "u, v, its own prompt and a head"
+        assert loaded.own_prompt is not None
+        assert loaded.own_prompt.head is not None
+        assert loaded.own_prompt.head.outputs == outputs
+
+
+@pytest.mark.parametrize(
+    ("shape", "entries"),
+    [
+        ((99, 384), {}),
+        ((384,), {}),
+        ((100, 384), {"layout": "sideways"}),
+        ((100, 384), {"layout": None}),
+        ((100, 384), {"prompt_position": None}),
+        ((100, 384), {"prompt_position": "all_layers"}),
+        ((100, 2, 384), {"layout": "joint", "prompt_position": "all_layers"}),
+    ],
+    ids=str,
+)
+def test_own_prompt_of_another_shape_or_placement(
+    data: bytes, shape: tuple[int, ...], entries: dict[str, str | None]
+) -> None:
+    stated = {"layout": "prefix", "prompt_position": "first_layer", **entries}
+    with pytest.raises(CorruptFileError, match="its own prompt does not fit"):
+        TaskFile.parse(changed(data, stated, prompt=np.ones(shape, np.float16)), "here")
+
+
+def test_tensors_that_belong_to_nothing(data: bytes) -> None:
+    with pytest.raises(CorruptFileError, match="describes a prompt of its own and holds none"):
+        TaskFile.parse(changed(data, {}, w=np.ones(3, np.float16)), "here")
+
+
+def test_head_class_of_an_unknown_type(task: TaskFile) -> None:
+    assert task.head_class.name == "similarity"
+    with pytest.raises(CorruptFileError, match="'trec' has the unknown head type 'guess'"):
+        _ = replace(task, head_type="guess").head_class
+
+
+def test_repr_leaves_arrays_and_texts_out(task: TaskFile) -> None:
+    text = repr(replace(task, own_prompt=own_prompt(np.ones((100, 384), np.float32))))
+    assert len(text) < 400
+    assert text.startswith("TaskFile(name='trec', head_type='similarity'")
+
+
 def test_metrics_that_are_unusual(data: bytes) -> None:
-    """What training may write, or another tool: no figures, NaN, names of their own, facts beside the splits."""
-    for metrics in ("{}", '{"test":{}}', '{"test":{"pearson":NaN,"rows":3}}', '{"test":{"[/x]":0.5},"note":"x"}'):
+    """No metrics, NaN, metrics of other names, facts beside the splits."""
+    for metrics in ("{}", '{"test":{}}', '{"test":{"pearson":NaN,"examples":3}}', '{"test":{"[/x]":0.5},"note":"x"}'):
         TaskFile.parse(changed(data, {"metrics": metrics}), "here")
 
 
@@ -228,9 +305,7 @@ def test_label_texts_that_are_no_lists(data: bytes, texts: str) -> None:
         ({"v": np.ones(0, np.float16)}, "u and v are not two vectors"),
         ({"v": np.array(1, np.float16)}, "u and v are not two vectors"),
         ({"u": np.array(1, np.float16)}, "u and v are not two vectors"),
-        ({"prompt": np.ones((99, 384), np.float16)}, "its own prompt does not fit"),
-        ({"prompt": np.ones(384, np.float16)}, "its own prompt does not fit"),
-        ({"prompt": np.ones((100, 384), np.float16)}, "does not say in which layout, or where it enters"),
+        ({"prompt": np.ones((100, 384), np.float16)}, "its own prompt does not fit its layout and prompt position"),
         ({"u": np.full(100, np.nan, np.float16)}, "'u' holds NaN"),
         ({"v": np.full(384, np.inf, np.float32)}, "'v' holds NaN or infinity"),
         ({"u": np.ones(100, np.int64)}, "'u' is int64"),
@@ -261,13 +336,14 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
             TaskFile.load(path)
 
 
-def test_a_prompt_that_has_a_file_may_be_carried(data: bytes, tmp_path: Path) -> None:
-    """`--train prompt` writes the copy of a shared prompt into the task: here 100 rows at 28 layers of 3,584."""
+def test_the_largest_shared_prompt_fits_in_a_task(data: bytes, tmp_path: Path) -> None:
+    """`--train prompt` writes a copy of the shared prompt into the task: 100 virtual tokens, 28 layers of 3,584."""
     prompt = np.ones((100, 28, 3584), np.float16)
     u, v = np.ones(100, np.float16), np.ones(3584, np.float16)
-    file = replace(TaskFile.parse(data, "here"), u=u, v=v, own_prompt=prompt, layout="prefix", entry="every_layer")
+    own = own_prompt(prompt, Placement(position=PromptPosition.ALL_LAYERS))
+    file = replace(TaskFile.parse(data, "here"), u=u, v=v, own_prompt=own)
     file.save(tmp_path / "t")
-    assert TaskFile.load(tmp_path / "t").carries == "u, v and its own prompt"
+    assert TaskFile.load(tmp_path / "t").contents == "u, v and its own prompt"
 
 
 def test_oversized_file_is_not_read(tmp_path: Path) -> None:
@@ -278,19 +354,4 @@ def test_oversized_file_is_not_read(tmp_path: Path) -> None:
 
 
 def test_format_is_the_first_version() -> None:
-    assert FORMAT == "mpt-edge task 1"  # a change of it needs a reader of the old one
-
-
-@pytest.mark.parametrize(
-    ("figures", "plain", "percent"),
-    [
-        ({"rows": 12, "loss": 0.4, "matthews": 0.5, "accuracy": 0.8342}, "0.834", "83.4"),
-        ({"rows": 12, "loss": 0.4, "f1": 0.25, "rouge": 0.5}, "f1 0.250", "f1 25.0"),
-        ({"rows": 12}, "-", "-"),
-        ({}, "-", "-"),
-        (None, "-", "-"),
-    ],
-)
-def test_headline_in_a_table(figures: dict[str, float] | None, plain: str, percent: str) -> None:
-    assert headline_text(figures, 3) == plain
-    assert headline_text(figures, 1, percent=True) == percent
+    assert FORMAT == "mpt-edge task 1"

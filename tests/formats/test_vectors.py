@@ -1,4 +1,4 @@
-"""Folders of vectors: where files lie, what is found, and what is read back."""
+"""Folders of vectors: paths, listings, and the prompt of a task."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpt_edge.errors import CorruptFileError
+from mpt_edge.errors import CorruptFileError, InputError, MismatchError
+from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder, prompt_key, task_key, task_names
 
-PROMPT = SharedPrompt("mpt", np.ones((3, 4), np.float16), "prefix", "b" * 64)
+PROMPT = SharedPrompt("mpt", np.ones((3, 4), np.float16), Placement(), "b" * 64)
 TASK = TaskFile(
     name="mood",
-    kind="classification",
+    head_type="similarity",
     labels=("bad", "good"),
     label_texts=(("bad",), ("good",)),
     u=np.ones(3, np.float16),
@@ -38,14 +39,14 @@ def folder(tmp_path: Path) -> VectorFolder:
     return vectors
 
 
-def test_files_lie_where_a_manifest_lists_them(folder: VectorFolder) -> None:
+def test_paths_are_those_of_a_manifest(folder: VectorFolder) -> None:
     assert (prompt_key("mpt"), task_key("v1.5")) == ("prompts/mpt.safetensors", "tasks/v1.5.safetensors")
     assert folder.prompt_path("mpt") == folder.path / "prompts" / "mpt.safetensors"
     assert folder.task_path("v1.5") == folder.path / "tasks" / "v1.5.safetensors"
     assert folder.save(TASK) == folder.task_path("mood")
     assert folder.save(PROMPT) == folder.prompt_path("mpt")
-    found = sorted(path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file())
-    assert found == [prompt_key("mpt"), *map(task_key, ("field", "mood", "v1.5"))]
+    result = sorted(path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file())
+    assert result == [prompt_key("mpt"), *map(task_key, ("field", "mood", "v1.5"))]
 
 
 def test_names_in_a_manifest() -> None:
@@ -55,7 +56,7 @@ def test_names_in_a_manifest() -> None:
     assert task_names([]) == []
 
 
-def test_what_is_saved_is_read(folder: VectorFolder) -> None:
+def test_round_trip(folder: VectorFolder) -> None:
     assert list(folder.prompts()) == ["mpt"]
     assert folder.prompts()["mpt"].fingerprint == PROMPT.fingerprint
     tasks = folder.tasks()
@@ -73,7 +74,7 @@ def test_other_files_are_left_alone(folder: VectorFolder) -> None:
     assert folder.files == [folder.prompt_path("mpt"), *map(folder.task_path, ("field", "mood", "v1.5"))]
 
 
-def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path: Path) -> None:
     vectors = VectorFolder(tmp_path / "none")
     assert (vectors.files, vectors.prompts(), vectors.tasks()) == ([], {}, {})
     assert not vectors.path.exists()
@@ -84,3 +85,42 @@ def test_a_damaged_file_is_refused(folder: VectorFolder) -> None:
     with pytest.raises(CorruptFileError, match=r"mood\.safetensors"):
         folder.tasks()
     assert list(folder.prompts()) == ["mpt"]
+
+
+def own_task(name: str, values: np.ndarray) -> TaskFile:
+    return replace(TASK, name=name, own_prompt=replace(PROMPT, name=name, values=values), u=np.full(3, 2, np.float16))
+
+
+def test_find_prompt(folder: VectorFolder) -> None:
+    assert folder.find_prompt().fingerprint == folder.find_prompt("mpt").fingerprint == PROMPT.fingerprint
+    with pytest.raises(InputError, match="holds no prompt other; pass a bundle or a source run"):
+        folder.find_prompt("other")
+    folder.save(replace(PROMPT, name="second", values=PROMPT.values * 2))
+    assert folder.find_prompt("second").values[0, 0] == 2
+    with pytest.raises(InputError, match="several prompts; name one with --prompt: mpt, second"):
+        folder.find_prompt()
+
+
+def test_find_the_composed_prompt_of_a_task(tmp_path: Path) -> None:
+    """A task with its own prompt can be the source of others, which scale what it reads."""
+    vectors = VectorFolder(tmp_path)
+    with pytest.raises(InputError, match="holds no prompt; pass"):
+        vectors.find_prompt()
+    vectors.save(own_task("one", np.full((3, 4), 3, np.float32)))
+    result = vectors.find_prompt()
+    assert (result.name, result.placement, result.head) == ("one", Placement(), None)
+    np.testing.assert_array_equal(result.values, np.full((3, 4), 6))
+    vectors.save(own_task("two", np.full((3, 4), 5, np.float32)))
+    np.testing.assert_array_equal(vectors.find_prompt("two").values, np.full((3, 4), 10))
+    with pytest.raises(InputError, match="several prompts; name one with --prompt: one, two"):
+        vectors.find_prompt()
+
+
+def test_prompt_of(folder: VectorFolder) -> None:
+    assert folder.prompt_of(TASK).fingerprint == PROMPT.fingerprint
+    own = own_task("own", np.ones((3, 4), np.float32))
+    assert folder.prompt_of(own) is own.own_prompt
+    with pytest.raises(InputError, match=r"lacks the prompt 'gone' of its task 'mood'; copy it to .*gone\.safetensors"):
+        folder.prompt_of(replace(TASK, prompt="gone"))
+    with pytest.raises(MismatchError, match="'mood' scales another prompt than"):
+        folder.prompt_of(replace(TASK, prompt_sha256="0" * 64))

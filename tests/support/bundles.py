@@ -1,4 +1,4 @@
-"""Files of the small bundle, and changes to it that only a test makes."""
+"""Files of the tiny bundle, and changes to it that only a test makes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpt_edge.formats.bundle import MANIFEST
+from mpt_edge.formats.bundle_reader import MANIFEST
 
 TASK = "tasks/topic.safetensors"
 PROMPT = "prompts/mpt.safetensors"
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the entries of a bundle's manifest."""
     entries = json.loads((folder / MANIFEST).read_text("utf-8"))
     change(entries)
     (folder / MANIFEST).write_text(json.dumps(entries), "utf-8")
 
 
-def flip(path: Path, place: int = -1) -> None:
+def flip(path: Path, offset: int = -1) -> None:
+    """Flip one bit of a byte of a file."""
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[offset] ^= 1
     path.write_bytes(data)
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file in a folder, by path."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

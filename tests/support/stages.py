@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import Inputs, TaskFile
 from mpt_edge.inference.answers import Prediction
 from mpt_edge.inference.model import Model
+from mpt_edge.inference.text import Encoded, TextEncoder
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.plan import NewPrompt
 from mpt_edge.training.settings import Settings
@@ -45,6 +47,19 @@ def answers_as_trained(model: Model, task: TaskFile) -> bool:
     assert isinstance(answer, Prediction)
     assert (answer.label, answer.score) == (example["label"], pytest.approx(example["score"], abs=1e-4))
     return True
+
+
+def record_fits(monkeypatch: pytest.MonkeyPatch) -> list[Encoded]:
+    """Return a list that collects the rows which texts are fitted into."""
+    rows: list[Encoded] = []
+    fit = TextEncoder.fit
+
+    def recorded(*args: Any, **options: Any) -> Encoded:
+        rows.append(fit(*args, **options))
+        return rows[-1]
+
+    monkeypatch.setattr(TextEncoder, "fit", recorded)
+    return rows
 
 
 def silent(_: Progress) -> None:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mpt_edge.formats.placement import Placement
-from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.prompts import SharedPrompt, length_and_width
 from mpt_edge.formats.taskfile import Side, TaskFile
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge_export import ExportPlan, export_bundle
@@ -83,7 +83,7 @@ def save_writer(folder: Path) -> Path:
 def text_task(backbone: GenerativeBackbone, shared: SharedPrompt, name: str, **changes: object) -> TaskFile:
     """Return a task that generates text, with random vectors."""
     rng = np.random.default_rng(len(name))
-    length, size = shared.values.shape
+    length, size = length_and_width(shared.values)
     values = {
         "name": name,
         "head_type": "generation",

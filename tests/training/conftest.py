@@ -67,7 +67,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def stages(
     tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path_factory: pytest.TempPathFactory
 ) -> Stages:
-    """Run both stages once: two source tasks, then a target task of pairs from one of them. Do not change them."""
+    """Run both stages once: two source tasks, then a target task of pairs with a template. Do not change them."""
     folder, recipes = data
     output = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
@@ -75,6 +75,7 @@ def stages(
         plan = Plan([recipes["mood"], recipes["field"]], folder, output / "source", SETTINGS, test=True)
         source = train_source(tiny, plan, SHARED, silent)
         shared = SharedPrompt.load(output / "source/prompts/shared.safetensors")
-        plan = Plan([recipes["match"]], folder, output / "target", SETTINGS)
+        match = replace(recipes["match"], template="{text_pair} ball {text}")
+        plan = Plan([match], folder, output / "target", SETTINGS)
         target = train_target(tiny, plan, Origin(folder=output / "source", shared=shared, init="mood"), silent)
     return Stages(folder, recipes, output / "source", source, output / "target", target, shared)

@@ -1,4 +1,4 @@
-"""One process and several take the same steps: the real command under launchers."""
+"""One process and several take the same steps: the real command with launchers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.training.hardware import Hardware, is_main_process
 from mpt_edge.training.runlog import read_log
+from mpt_edge.training.settings import MixedPrecision
 
 THINGS = ("film", "movie", "ball", "game", "vote", "law", "party", "atom")
 
@@ -31,8 +34,19 @@ def write_task(folder: Path, name: str, words: tuple[str, str]) -> Path:
 
 
 def launch(prefix: list[str], recipes: list[Path], backbone: Path, output: Path) -> str:
-    # Five rows a step and task, which two processes cannot share evenly.
-    options = ["--epochs", "2", "--batch-size", "5", "--max-tasks", "0", "--length", "4", "--teacher-epochs", "1"]
+    # Two processes cannot share the five rows of a batch evenly.
+    options = [
+        "--epochs",
+        "2",
+        "--batch-size",
+        "5",
+        "--max-tasks",
+        "0",
+        "--prompt-length",
+        "4",
+        "--teacher-epochs",
+        "1",
+    ]
     command = [*prefix, "-m", "mpt_edge", "train", "source", *recipes, "--data", recipes[0].parent]
     return subprocess.run(
         [*map(str, command), *options, "--backbone", str(backbone), "--output", str(output), "--threads", "1"],
@@ -45,10 +59,10 @@ def launch(prefix: list[str], recipes: list[Path], backbone: Path, output: Path)
 
 
 def test_two_processes_write_what_one_writes(tiny_folder: Path, tmp_path: Path) -> None:
-    """Both read a share of every batch; only the first reports."""
+    """Each reads a share of every batch; only the first reports."""
     recipes = [write_task(tmp_path, "mood", ("dull", "witty")), write_task(tmp_path, "size", ("great", "good"))]
     launch([sys.executable], recipes, tiny_folder, tmp_path / "one")
-    # `accelerate launch` starts GPU processes in this way; for CPU processes it would need MPI.
+    # `accelerate launch` starts GPU processes in this way, and needs MPI for CPU processes.
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     printed = launch([sys.executable, *torchrun], recipes, tiny_folder, tmp_path / "two")
     assert printed.count("written to") == 1
@@ -60,5 +74,25 @@ def test_two_processes_write_what_one_writes(tiny_folder: Path, tmp_path: Path) 
         np.testing.assert_allclose(one.u, two.u, atol=2e-3)
         np.testing.assert_allclose(one.v, two.v, atol=2e-3)
     curves = [[entry["mean"] for entry in read_log(tmp_path / run) if "mean" in entry] for run in ("one", "two")]
-    assert curves[0] == pytest.approx(curves[1], abs=0.06)  # one of twenty rows may fall to the other side
+    assert curves[0] == pytest.approx(curves[1], abs=0.06)  # rounding may change one of twenty answers
     assert len(curves[1]) == 2
+
+
+def test_one_process_has_everything() -> None:
+    hardware = Hardware(MixedPrecision.NO)
+    assert hardware.main
+    assert is_main_process()
+    assert hardware.share(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    assert all(hardware.mine(index) for index in range(3))
+    assert hardware.summed([0.5, 2]) == [0.5, 2]
+    assert hardware.state() == {}
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="fp16 computes on this machine's accelerator")
+def test_float16_needs_an_accelerator() -> None:
+    """In a process of its own: the first precision of a process is kept."""
+    code = "from mpt_edge.training.hardware import Hardware; Hardware('fp16')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "fp16 needs a GPU" in result.stderr
+    assert "pass --precision no or bf16." in result.stderr

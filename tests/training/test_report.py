@@ -1,4 +1,4 @@
-"""The page about a run, and its map of the vectors, against numpy's own decomposition."""
+"""The report of a run, and its map of the vectors against numpy's own decomposition."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from mpt_edge.training.report import scaling_map, write_report
 
 @pytest.fixture
 def task(tiny_vectors: Path) -> Callable[..., TaskFile]:
-    """Return a function that makes a task with other vectors or figures."""
+    """Return a function that makes a task with other vectors or metrics."""
     file = TaskFile.load(tiny_vectors / "tasks" / "sentiment.safetensors")
     return lambda **changes: replace(file, **changes)
 
 
-def test_map_keeps_distances_of_scalings(task: Callable[..., TaskFile]) -> None:
+def test_map_keeps_distances_of_scales(task: Callable[..., TaskFile]) -> None:
     rng = np.random.default_rng(0)
     tasks = [task(u=rng.normal(1, 0.3, 6), v=rng.normal(1, 0.3, 32)) for _ in range(3)]
-    places = scaling_map(tasks)
-    # Three points always lie in a plane, so nothing is lost.
+    points = scaling_map(tasks)
+    # Three points always are in a plane, so nothing is lost.
     full = np.stack([np.outer(t.u, t.v).ravel() for t in tasks])
     for j in range(3):
         for k in range(3):
             expected = np.linalg.norm(full[j] - full[k])
-            assert np.linalg.norm(places[j] - places[k]) == pytest.approx(expected, abs=1e-8)
+            assert np.linalg.norm(points[j] - points[k]) == pytest.approx(expected, abs=1e-8)
 
 
 def test_map_is_that_of_principal_components(task: Callable[..., TaskFile]) -> None:
@@ -42,12 +42,17 @@ def test_map_is_that_of_principal_components(task: Callable[..., TaskFile]) -> N
     assert np.allclose(np.abs(scaling_map(tasks)), np.abs(u[:, :2] * s[:2]), atol=1e-8)
 
 
-def test_page_says_what_the_files_say(task: Callable[..., TaskFile], tmp_path: Path) -> None:
+def test_report_has_the_content_of_the_files(task: Callable[..., TaskFile], tmp_path: Path) -> None:
     run = tmp_path / "a <run>"
     for i in range(4):
-        figures = {"validation": {"accuracy": 0.5 + i / 16}, "test": {"accuracy": 0.25 + i / 16}}
-        probe = {"probe": {"test": {"accuracy": 0.8125}}} if i == 1 else {}
-        made = task(name=f"t{i}", v=np.linspace(0, i, 32).astype(np.float16), metrics=figures | probe)
+        metrics = {"validation": {"accuracy": 0.5 + i / 16}, "test": {"accuracy": 0.25 + i / 16}}
+        probe = {"linear_probe": {"test": {"accuracy": 0.8125}}} if i == 1 else {}
+        made = task(
+            name=f"t{i}",
+            training={"examples": 1234},
+            v=np.linspace(0, i, 32).astype(np.float16),
+            metrics=metrics | probe,
+        )
         made.save(run / "tasks" / f"t{i}.safetensors")
     loss = {"task": 1.0, "logits": 0.0, "hidden": 0.0, "total": 1.0}
     entries = [
@@ -56,13 +61,13 @@ def test_page_says_what_the_files_say(task: Callable[..., TaskFile], tmp_path: P
         {"step": 4, "mean": 0.6, "validation": {"t0": 0.5, "t1": 0.7}},
     ]
     lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-    (run / "log.jsonl").write_text(lines + '{"step": 5, "lo')  # a run under way
+    (run / "log.jsonl").write_text(lines + '{"step": 5, "lo')  # a run in progress
     write_report(run, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<h1>a &lt;run&gt;</h1>" in page
     assert page.count("<svg") == 2
     assert "Map of the tasks on mpt" in page
-    row = "<tr><td>t1</td><td>2</td><td>0</td><td>56.2</td><td>31.2</td><td>81.2</td><td>u, v</td></tr>"
+    row = "<tr><td>t1</td><td>2</td><td>1,234</td><td>56.2</td><td>31.2</td><td>81.2</td><td>u, v</td></tr>"
     assert row in page
 
 
@@ -78,3 +83,18 @@ def test_damaged_log(tmp_path: Path, line: str) -> None:
     (tmp_path / "log.jsonl").write_text(line)
     with pytest.raises(InputError, match="is damaged"):
         write_report(tmp_path, tmp_path / "page.html")
+
+
+def test_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        write_report(tmp_path, tmp_path / "page.html")
+
+
+def test_only_tasks_on_the_same_prompt_share_a_map(task: Callable[..., TaskFile], tmp_path: Path) -> None:
+    for name, prompt in (("a", "one"), ("b", "one"), ("c", "two"), ("d", "one")):
+        task(name=name, prompt=prompt, prompt_sha256=prompt).save(tmp_path / f"tasks/{name}.safetensors")
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "mean": 0.5, "validation": {"a": 0.5}}\n')
+    write_report(tmp_path, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Map of the tasks on one" in page
+    assert "Map of the tasks on two" not in page

@@ -16,20 +16,34 @@ from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.initialization import sample_vocabulary
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objectives.distillation import Distillation, Teacher
-from mpt_edge.training.trainer import Progress
+from mpt_edge.training.trainer import Progress, Trainer
 from tests.support.runs import SETTINGS, killed, state, toy, trainer
 from tests.support.stages import silent
 
 HEAD = LinearHead((LinearLayer(np.ones((2, 32), np.float32), np.zeros(2, np.float32)),))
 
 
-@pytest.mark.parametrize(("save_at", "stop_at"), [(1, 1), (4, 7)])
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tiny: EncoderBackbone, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Trainer, dict[str, torch.Tensor]]:
+    """Return a finished run, and its first values."""
+    run = trainer(tiny, tmp_path_factory.mktemp("whole"))
+    first = state(run)
+    run.train(silent)
+    return run, first
+
+
+@pytest.mark.parametrize(("save_at", "stop_at"), [(1, 1), (4, 7), (5, 7)])
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(
-    tiny: EncoderBackbone, tmp_path: Path, save_at: int, stop_at: int
+    tiny: EncoderBackbone,
+    uninterrupted: tuple[Trainer, dict[str, torch.Tensor]],
+    tmp_path: Path,
+    save_at: int,
+    stop_at: int,
 ) -> None:
-    whole = trainer(tiny, tmp_path / "whole")
-    start = state(whole)
-    whole.train(silent)
+    """Values are the same to the bit, and the log holds each entry once."""
+    whole, start = uninterrupted
     assert len(whole.schedule) == 15
 
     first = trainer(tiny, tmp_path / "parts")
@@ -46,7 +60,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
         assert torch.equal(value, values[key]), key
         assert not torch.equal(value, start[key]), key
     assert whole.best_score == second.best_score
-    assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
+    assert (tmp_path / "parts/log.jsonl").read_text() == (whole.folder / "log.jsonl").read_text()
 
 
 def test_log_holds_each_entry_once_after_a_kill_behind_the_checkpoint(tiny: EncoderBackbone, tmp_path: Path) -> None:
@@ -60,11 +74,12 @@ def test_log_holds_each_entry_once_after_a_kill_behind_the_checkpoint(tiny: Enco
     assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
 
 
-def test_finished_run_is_not_trained_again(tiny: EncoderBackbone, tmp_path: Path) -> None:
-    first = trainer(tiny, tmp_path)
-    first.train(silent)
+def test_finished_run_is_not_trained_again(
+    tiny: EncoderBackbone, uninterrupted: tuple[Trainer, dict[str, torch.Tensor]]
+) -> None:
+    first, _ = uninterrupted
     seen: list[Progress] = []
-    again = trainer(tiny, tmp_path)
+    again = trainer(tiny, first.folder)
     again.train(seen.append)
     assert seen == []
     assert all(torch.equal(value, state(again)[key]) for key, value in state(first).items())

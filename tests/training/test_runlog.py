@@ -1,4 +1,4 @@
-"""The log: each entry once after a resume, and the same figures for TensorBoard."""
+"""The log: each entry once after a resume, and the same metrics for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mpt_edge.training.runlog import RunLog, read_log
 
 def events(folder: Path) -> list[tuple[str, int, float]]:
     """Read TensorBoard's record files: length, its checksum, event, its checksum."""
-    found = []
+    scalars = []
     for path in sorted(folder.glob("events.*")):
         data = path.read_bytes()
         while data:
@@ -23,9 +23,9 @@ def events(folder: Path) -> list[tuple[str, int, float]]:
             record, crc = data[12 : 12 + size], int.from_bytes(data[12 + size : 16 + size], "little")
             assert crc == masked_crc32c(record)
             event = Event.FromString(record)
-            found += [(value.tag, event.step, round(value.simple_value, 5)) for value in event.summary.value]
+            scalars += [(value.tag, event.step, round(value.simple_value, 5)) for value in event.summary.value]
             data = data[16 + size :]
-    return found
+    return scalars
 
 
 def test_entries_reach_both_files(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_entries_reach_both_files(tmp_path: Path) -> None:
     ]
 
 
-def test_entries_behind_the_checkpoint_go(tmp_path: Path) -> None:
+def test_entries_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     log = RunLog(tmp_path, 0)
     for step in (1, 2, 3):
         log.write({"step": step, "mean": step / 4})
@@ -57,7 +57,7 @@ def test_entries_behind_the_checkpoint_go(tmp_path: Path) -> None:
     assert (tmp_path / "log.jsonl").read_text() == ""
 
 
-def test_a_log_that_is_only_opened_adds_no_file(tmp_path: Path) -> None:
+def test_opening_a_log_adds_no_file(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "mean": 0.5}) + "\n")
     RunLog(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
@@ -72,3 +72,12 @@ def test_a_damaged_log_is_named_when_the_run_resumes(tmp_path: Path, line: str) 
         with pytest.raises(InputError, match=r"log\.jsonl is damaged; delete it, and the log starts with"):
             read()
     assert path.read_bytes() == before
+
+
+def test_other_processes_write_nothing(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, 0, writes=False)
+    log.write({"step": 1, "mean": 0.5})
+    log.close()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="holds no run"):
+        read_log(tmp_path)

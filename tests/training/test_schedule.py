@@ -74,14 +74,14 @@ def test_no_row_twice_before_all_were_seen() -> None:
     assert not first & second
 
 
-def test_batches_are_of_one_task_and_no_larger_than_asked() -> None:
+def test_batches_are_of_one_task_and_not_too_large() -> None:
     tokens = lengths()
     for task, rows in flat(draw()):
         assert 1 <= len(rows) <= 4
         assert 0 <= min(rows) <= max(rows) < len(tokens[task])
 
 
-def test_steps_hold_as_many_batches_as_asked() -> None:
+def test_steps_have_the_given_number_of_batches() -> None:
     schedule = draw(epochs=1, tasks_per_step=3)
     # ceil(20/4) + ceil(7/4) + ceil(20/4) batches
     assert [len(step) for step in schedule] == [3, 3, 3, 3]
@@ -110,7 +110,7 @@ def sample(sizes: tuple[int, ...] = (300, 100, 200, 40), **changes: object) -> l
     return stochastic_schedule(lengths(sizes), **(options | changes))
 
 
-def test_sampled_steps_hold_two_to_most_different_tasks_and_all_rows() -> None:
+def test_sampled_steps_have_two_to_max_different_tasks_and_all_rows() -> None:
     schedule = sample()
     counts = Counter(len(step) for step in schedule)
     assert set(counts) == {2, 3}
@@ -125,11 +125,11 @@ def test_sampled_steps_hold_two_to_most_different_tasks_and_all_rows() -> None:
 def test_sampled_tasks_come_in_proportion_to_their_capped_rows() -> None:
     drawn = Counter(batch.task for step in sample(max_tasks=2, epochs=200) for batch in step)
     capped = np.array([150, 100, 150, 40])
-    # Two of four without replacement: the odds of each pair are those of drawing one after the other.
-    odds = capped / capped.sum()
-    expected = [odds[k] + sum(odds[j] * odds[k] / (1 - odds[j]) for j in range(4) if j != k) for k in range(4)]
-    found = np.array([drawn[k] for k in range(4)]) / sum(drawn.values()) * 2
-    assert found == pytest.approx(expected, abs=0.03)
+    # Two of four without replacement: the probability of each pair is that of drawing one after the other.
+    probs = capped / capped.sum()
+    expected = [probs[k] + sum(probs[j] * probs[k] / (1 - probs[j]) for j in range(4) if j != k) for k in range(4)]
+    shares = np.array([drawn[k] for k in range(4)]) / sum(drawn.values()) * 2
+    assert shares == pytest.approx(expected, abs=0.03)
 
 
 def test_sampled_rows_come_in_turn_and_of_similar_length() -> None:
@@ -142,8 +142,8 @@ def test_sampled_rows_come_in_turn_and_of_similar_length() -> None:
         assert max(counts) - min(counts) <= 1
     within = np.mean([np.ptp(tokens[b.task][b.rows]) for step in schedule for b in step])
     rng = np.random.default_rng(0)
-    anyhow = np.mean([np.ptp(rng.choice(tokens[0], 16, replace=False)) for _ in range(200)])
-    assert within < 0.7 * anyhow
+    random = np.mean([np.ptp(rng.choice(tokens[0], 16, replace=False)) for _ in range(200)])
+    assert within < 0.7 * random
 
 
 def test_sampling_is_fixed_by_the_seed_alone() -> None:
@@ -151,11 +151,11 @@ def test_sampling_is_fixed_by_the_seed_alone() -> None:
     assert flat(sample()) != flat(sample(seed=6))
 
 
-@pytest.mark.parametrize(("sizes", "most"), [((1,), 4), ((3, 2), 5), ((500, 1, 1), 3)])
-def test_sampling_with_few_tasks_or_rows(sizes: tuple[int, ...], most: int) -> None:
-    schedule = sample(sizes, max_tasks=most, epochs=2)
+@pytest.mark.parametrize(("sizes", "max_tasks"), [((1,), 4), ((3, 2), 5), ((500, 1, 1), 3)])
+def test_sampling_with_few_tasks_or_rows(sizes: tuple[int, ...], max_tasks: int) -> None:
+    schedule = sample(sizes, max_tasks=max_tasks, epochs=2)
     assert schedule
     for step in schedule:
-        assert 1 <= len(step) <= min(most, len(sizes))
+        assert 1 <= len(step) <= min(max_tasks, len(sizes))
         for batch in step:
             assert 1 <= len(batch.rows) <= min(32, sizes[batch.task])

@@ -72,22 +72,13 @@ def test_teachers_are_trained_once_and_recorded(
     assert {p.stage for p in again} == {"student"}
 
 
-def test_a_template_travels_to_the_device(
-    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
-) -> None:
-    recipe = replace(data[1]["match"], template="{text_pair} ball {text}")
-    (task,) = train_source(tiny, Plan([recipe], data[0], tmp_path / "run", SETTINGS), SHARED, silent)
-    assert task.template == recipe.template
-    export_bundle(ExportPlan(tiny, [tmp_path / "run"], tmp_path / "bundle"))
-    assert answers_as_trained(mpt_edge.load(tmp_path / "bundle", threads=1), task)
-
-
 def test_reference_examples_and_metrics_hold_in_an_exported_bundle(
     tiny: EncoderBackbone, stages: Stages, tmp_path: Path
 ) -> None:
     export_bundle(ExportPlan(tiny, [stages.source, stages.target], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle", threads=1)
     assert model.tasks == ["field", "match", "mood"]
+    assert model.task("match").file.template == "{text_pair} ball {text}"
     for written in [*stages.source_tasks, *stages.target_tasks]:
         assert answers_as_trained(model, written)
         task = model.task(written.name)

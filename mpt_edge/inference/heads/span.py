@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from mpt_edge._arrays import Floats
-from mpt_edge.formats.taskfile import Inputs, TaskFile
+from mpt_edge.formats.head_types import TaskContents
+from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference import answers
 from mpt_edge.inference.heads.base import Display
 from mpt_edge.inference.heads.encoder_head import LinearHeadType
@@ -33,10 +34,10 @@ class Span(LinearHeadType):
         return 2
 
     @classmethod
-    def problems(cls, task: TaskFile) -> Iterator[str]:
+    def problems(cls, task: TaskContents) -> Iterator[str]:
         """Yield single texts as a problem too; see `HeadType.problems`."""
         yield from super().problems(task)
-        if task.inputs is not Inputs.PAIR:
+        if task.inputs != Inputs.PAIR:
             yield "it answers from a second text, and does not read pairs"
 
     def answer(self, scores: Floats, row: Encoded) -> answers.Span:

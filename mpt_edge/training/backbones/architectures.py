@@ -19,9 +19,9 @@ def model_type(source: ModelSource) -> str:
     """Return the ``model_type`` of a model that passes all checks.
 
     Raises:
-        UnsupportedModelError: there is no configuration that transformers understands, or the model is
-            quantized, has rotary positions that depend on the text's length, or another attention than
-            its family.
+        UnsupportedModelError: there is no configuration that transformers understands, the model is
+            quantized, its rotary positions depend on the text's length, or its attention is not its
+            family's.
         CorruptFileError: an entry of the configuration has an impossible value.
     """
     config = _read_config(source)

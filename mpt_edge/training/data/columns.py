@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import Any
-
-import datasets
+from typing import Any, Protocol
 
 _BRACES = re.compile(r"\{([\w.-]+)\}")
+
+
+class Columns(Protocol):
+    """Table whose columns can be read."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def column(self, name: str) -> list[Any]:
+        """Return a column's value in each row."""
 
 
 def roots(entry: str) -> list[str]:
@@ -16,16 +28,16 @@ def roots(entry: str) -> list[str]:
     return [path.partition(".")[0] for path in paths]
 
 
-def column(table: datasets.Dataset, entry: str) -> list[Any]:
+def column(table: Columns, entry: str) -> list[Any]:
     """Return an entry's value in each row.
 
     ``answers.text`` is a path into nested columns. ``"question: {question} passage: {passage}"``
     puts columns into a text. A column with the entry itself as its name comes first.
     """
-    if entry in table.column_names:
-        return list(table[entry])
+    if entry in table.columns:
+        return table.column(entry)
     if _BRACES.search(entry) is None:
-        return [_inner(value, entry) for value in table[roots(entry)[0]]]
+        return [_inner(value, entry) for value in table.column(roots(entry)[0])]
     columns = {path: column(table, path) for path in _BRACES.findall(entry)}
     texts = []
     for i in range(len(table)):

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 
 from mpt_edge.errors import InputError
+from mpt_edge.formats.records import Number
 from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference.text import Encoded, Text, TextEncoder, render, validate_text
 from mpt_edge.training.data.columns import as_name, as_text, column, roots
 from mpt_edge.training.data.recipes import NUMBER_METRICS, Recipe
-from mpt_edge.training.data.tables import read_table
+from mpt_edge.training.data.tables import Table, read_table
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,6 @@ def load_task(recipe: Recipe, root: Path, *, test: bool = False) -> TaskData:
     Raises:
         InputError: a file, column or label is missing, or a split is empty.
     """
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
     splits = ["train", "validation", *(["test"] if test and recipe.test else [])]
     if recipe.is_generation:
         read = {split: _generation_examples(recipe, split, root) for split in splits}
@@ -148,13 +146,11 @@ def _draw_per_label(examples: Examples, count: int, rng: np.random.Generator) ->
 def _labeled_rows(recipe: Recipe, split: str, root: Path) -> list[tuple[Text, str]]:
     """Return the texts and label names of a split. Raises InputError."""
     table = read_table(recipe, split, root, [*_text_entries(recipe), recipe.label])
-    feature = table.features.get(recipe.label)
-    as_label = feature.int2str if isinstance(feature, datasets.ClassLabel) else as_name
     rows: list[tuple[Text, str]] = []
     for i, (text, label) in enumerate(zip(_texts(recipe, table, split), column(table, recipe.label), strict=True)):
         if label in (None, ""):
             raise InputError(f"{recipe.name}: row {i + 1} of the {split} split has no label; give it one or drop it.")
-        rows.append((text, as_label(label)))
+        rows.append((text, as_name(label)))
     return rows
 
 
@@ -174,7 +170,7 @@ def _generation_examples(recipe: Recipe, split: str, root: Path) -> Examples:
     """Return the examples of a task that generates text. Raises InputError."""
     table = read_table(recipe, split, root, [*_text_entries(recipe), recipe.target])
     texts = _texts(recipe, table, split)
-    entry = recipe.references if roots(recipe.references)[0] in table.column_names else recipe.target
+    entry = recipe.references if roots(recipe.references)[0] in table.columns else recipe.target
     references = []
     for i, (value, target) in enumerate(zip(column(table, entry), column(table, recipe.target), strict=True)):
         answers = value or target
@@ -204,12 +200,14 @@ def _text_entries(recipe: Recipe) -> list[str]:
     return [recipe.text, recipe.text_pair] if recipe.inputs is Inputs.PAIR else [recipe.text]
 
 
-def _texts(recipe: Recipe, table: datasets.Dataset, split: str) -> list[Text]:
+def _texts(recipe: Recipe, table: Table, split: str) -> list[Text]:
     """Return the input of each row. Raises InputError."""
     columns = [column(table, entry) for entry in _text_entries(recipe)]
     texts: list[Text] = []
     for i, parts in enumerate(zip(*columns, strict=True)):
         try:
+            if number := next((part for part in parts if isinstance(part, Number)), None):
+                raise InputError(f"there is {number} where a text belongs; write it as a string.")
             texts.append(validate_text(parts if recipe.inputs is Inputs.PAIR else parts[0], recipe.inputs))
         except InputError as error:
             raise InputError(f"{recipe.name}: row {i + 1} of the {split} split: {error}") from error

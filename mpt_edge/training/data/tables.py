@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pandas as pd
-
+from mpt_edge._extras import require
 from mpt_edge.errors import InputError
+from mpt_edge.formats.records import (
+    SUFFIXES,
+    BadRecord,
+    Format,
+    RecordReader,
+    check_unique,
+    read_json_list,
+    read_parquet,
+)
 from mpt_edge.training.data.columns import as_name, roots
 from mpt_edge.training.data.recipes import Recipe
 
-_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-
-#: Messages of datasets and pyarrow about a CSV with only a header, and about a Parquet file without rows.
-_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
+#: Suffixes of local files. Lines of text have no labels.
+_SUFFIXES = (*(suffix for suffix, form in SUFFIXES.items() if form is not Format.TEXT), ".json", ".parquet")
 
 
-def read_table(recipe: Recipe, split: str, root: Path, entries: Sequence[str]) -> datasets.Dataset:
+@dataclass(frozen=True)
+class Table:
+    """Rows of a split, with values as the file spells them."""
+
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, in the order of their first occurrence."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def column(self, name: str) -> list[Any]:
+        """Return a column's value in each row; None in rows without it."""
+        return [row.get(name) for row in self.rows]
+
+
+def read_table(recipe: Recipe, split: str, root: Path, entries: Sequence[str]) -> Table:
     """Read one split, with at least one row and all columns that the recipe names.
 
     Args:
@@ -29,50 +55,76 @@ def read_table(recipe: Recipe, split: str, root: Path, entries: Sequence[str]) -
         entries: the recipe's entries of the columns to read.
 
     Raises:
-        InputError: the file or a column is missing, or no row is left.
+        InputError: the file or a column is missing, a row cannot be read, or no row is left.
+        MissingExtraError: the package that reads the hub or the format is not installed.
     """
-    table = _load(recipe, getattr(recipe, split), root)
-    for name in [*(name for entry in entries for name in roots(entry)), *recipe.where]:
-        if name not in table.column_names:
+    used = [*(name for entry in entries for name in roots(entry)), *recipe.where]
+    place = getattr(recipe, split)
+    try:
+        table = _load_hub(recipe, place) if recipe.hub else Table(_load_file(root / place, used))
+    except InputError as error:
+        raise InputError(f"{recipe.name}: {error}") from error
+    for name in used:
+        if table.rows and name not in table.columns:
             raise InputError(
                 f"{recipe.name}: the {split} split has no column {name!r} (it has "
-                f"{', '.join(table.column_names)}); name the right one in the recipe."
+                f"{', '.join(table.columns)}); name the right one in the recipe."
             )
     for name, expected in recipe.where.items():
-        kept = [i for i, value in enumerate(table[name]) if as_name(value) == expected]
-        table = table.select(kept)
-    if len(table) == 0:
+        table = Table([row for row in table.rows if as_name(row.get(name)) == expected])
+    if not table.rows:
         raise InputError(f"{recipe.name}: the {split} split is empty; point the recipe at rows.")
     return table
 
 
-def _load(recipe: Recipe, split: str, root: Path) -> datasets.Dataset:
-    """Load a split of the hub data set, or a file below ``root``. Raises InputError."""
+def _load_file(path: Path, used: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a local file. Raises InputError."""
+    if not path.is_file():
+        raise InputError(f"no file {path}; check the recipe, or pass the folder with --data.")
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise InputError(f"cannot read {path.name}; use {', '.join(_SUFFIXES)}.")
+    if suffix == ".parquet":
+        return read_parquet(path)
     try:
-        if recipe.hub:
-            return datasets.load_dataset(recipe.hub, recipe.config, split=split)
-        path = root / split
-        if not path.is_file():
-            raise InputError(f"{recipe.name}: no file {path}; check the recipe, or pass the folder with --data.")
-        if path.suffix not in _FORMATS:
-            raise InputError(f"{recipe.name}: cannot read {path.name}; use {', '.join(_FORMATS)}.")
-        options = _csv_options(path) if path.suffix == ".csv" else {}
-        return datasets.load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options)
-    except InputError:
-        raise
+        if suffix == ".json" and _starts_with_list(path):
+            return read_json_list(path)
+        with path.open("rb") as stream:
+            return _records(RecordReader(stream, str(path), SUFFIXES.get(suffix, Format.JSONL)), used)
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}); check the path and its permissions.") from error
+
+
+def _records(reader: RecordReader, used: Sequence[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for record in reader:
+        if isinstance(record, BadRecord):
+            raise InputError(record.message)
+        if not rows:
+            check_unique(reader.header, used, reader.name)
+        rows.append(record.values)
+    return rows
+
+
+def _starts_with_list(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+
+
+def _load_hub(recipe: Recipe, split: str) -> Table:
+    """Load a split of the recipe's hub data set. Raises InputError."""
+    require("train", "datasets")
+    import datasets
+
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_dataset(recipe.hub, recipe.config, split=split)
     except Exception as error:  # each of the many builders of datasets raises errors of its own
         cause = error.__cause__ or error
         reason = (str(cause).splitlines() or ["it is empty"])[0].removesuffix(".")
-        if any(words in reason for words in _NO_ROWS):
-            reason = "it has no rows"
         raise InputError(
-            f"{recipe.name}: cannot read {recipe.hub or root / split} ({reason}); mend it, or point the recipe "
-            "elsewhere."
+            f"cannot read {recipe.hub} ({reason}); check the name, or point the recipe elsewhere."
         ) from error
-
-
-def _csv_options(path: Path) -> dict[str, Any]:
-    """Return options that keep each cell as text; guessed types would change labels such as ``01`` and ``None``."""
-    text = datasets.Value("string")
-    features = datasets.Features(dict.fromkeys(pd.read_csv(path, nrows=0).columns, text))
-    return {"features": features, "keep_default_na": False}
+    labels = {name: kind for name, kind in loaded.features.items() if isinstance(kind, datasets.ClassLabel)}
+    return Table([row | {name: kind.int2str(row[name]) for name, kind in labels.items()} for row in loaded])

@@ -134,7 +134,7 @@ class TaskObjective(ABC):
 
     @abstractmethod
     def _tokenize(self) -> None:
-        """Set `train_rows`, and what else a training step reads."""
+        """Set `train_rows`, and all else that a training step reads."""
 
     @abstractmethod
     def loss(self, prompt: Tensor | None, batch: TaskBatch, rng: np.random.Generator) -> Loss:

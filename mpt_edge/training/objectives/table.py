@@ -60,7 +60,7 @@ def find_objective(backbone: AnyBackbone, recipe: Recipe) -> type[TaskObjective]
 def make_objectives(
     backbone: AnyBackbone, tasks: Sequence[TaskData], placement: Placement | None = None
 ) -> list[TaskObjective]:
-    """Return an objective for each task; raises what `find_objective` and `TaskObjective` do."""
+    """Return an objective for each task; raises as `find_objective` and `TaskObjective`."""
     return [
         find_objective(backbone, data.recipe)(backbone, data, collect_label_texts(backbone, data), None, placement)
         for data in tasks

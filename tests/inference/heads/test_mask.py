@@ -23,7 +23,8 @@ from transformers import (
 
 import mpt_edge
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
-from mpt_edge.formats.bundle import MODEL, Bundle
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.bundle_reader import MODEL
 from mpt_edge.formats.prompts import compose
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.encoder_model import EncoderModel

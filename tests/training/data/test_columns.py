@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import datasets
 import pytest
 
 from mpt_edge.training.data.columns import as_name, as_text, column, roots
+from mpt_edge.training.data.tables import Table
 
 
 def test_entries() -> None:
-    table = datasets.Dataset.from_dict(
-        {"q": ["who {c}?", "why?"], "c": ["me", None], "a": [{"text": ["x", "y"]}, {"text": []}], "d.e": [1.25, 2.0]}
+    table = Table(
+        [
+            {"q": "who {c}?", "c": "me", "a": {"text": ["x", "y"]}, "d.e": 1.25},
+            {"q": "why?", "c": None, "a": {"text": []}, "d.e": 2.0},
+        ]
     )
     assert column(table, "q") == ["who {c}?", "why?"]
     assert column(table, "a.text") == [["x", "y"], []]

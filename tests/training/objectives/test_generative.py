@@ -19,7 +19,6 @@ from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import Side, TaskFile
 from mpt_edge.inference.answers import Generation, Prediction
-from mpt_edge.inference.text import Encoded, TextEncoder
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.data.examples import Examples, TaskData, load_task
@@ -35,7 +34,7 @@ from mpt_edge.training.target_stage import train_target
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support.parts import assert_parts_add_up
 from tests.support.places import SHARED
-from tests.support.stages import silent, write_text_tasks
+from tests.support.stages import record_fits, silent, write_text_tasks
 
 LLAMA = SHARED / "weights" / "tinystories-656k-llama"
 TEXTS = ["The cat", "Tom had a ball and", "One day"]
@@ -189,9 +188,7 @@ def test_truncation_and_stop_are_the_devices_too(
     assert files[0].generation == {"max_new_tokens": 8, "stop": ["a", "t"]}
     export_bundle(ExportPlan(backbone, [tmp_path / "run"], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle", threads=1)
-    read: list[Encoded] = []
-    fit = TextEncoder.fit
-    monkeypatch.setattr(TextEncoder, "fit", lambda *args, **options: read.append(fit(*args, **options)) or read[-1])
+    read = record_fits(monkeypatch)
     for recipe in recipes:
         (objective,) = make_objectives(backbone, [load_task(recipe, tmp_path)])
         expected = objective.train_rows[0]

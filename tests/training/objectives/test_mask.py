@@ -16,7 +16,7 @@ from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.formats.linear_head import LinearHead, LinearLayer
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.formats.taskfile import Side
-from mpt_edge.inference.encoder_model import EncoderModel
+from mpt_edge.inference.answers import Prediction
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.data.examples import Examples, TaskData, load_task
 from mpt_edge.training.data.recipes import Recipe
@@ -29,7 +29,7 @@ from mpt_edge.training.source_stage import train_source
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support.encoders import save_tokenizer
 from tests.support.prompted import CONFIGS
-from tests.support.stages import silent
+from tests.support.stages import record_fits, silent
 
 LONG = "dull " * 30 + "a witty film"
 LABELS = {"bad": ("bad",), "good": ("good",)}
@@ -46,7 +46,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> EncoderBackbone:
 
 @pytest.mark.parametrize(("side", "kept"), [(Side.RIGHT, LONG.startswith), (Side.LEFT, LONG.endswith)])
 def test_long_texts_are_truncated_as_on_the_device(
-    masked: EncoderBackbone, tmp_path: Path, side: Side, kept: object
+    masked: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: Side, kept: object
 ) -> None:
     rows = [{"text": LONG, "label": label} for label in LABELS]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -66,13 +66,14 @@ def test_long_texts_are_truncated_as_on_the_device(
     assert file.truncation_side is side
     export_bundle(ExportPlan(masked, [tmp_path / "run"], tmp_path / "bundle"))
     model = mpt_edge.load(tmp_path / "bundle", threads=1)
-    assert isinstance(model, EncoderModel)
-    (read,) = model._encode([LONG], [model._select("mood")])[1]
     expected = MaskObjective(masked, load_task(recipe, tmp_path), list(LABELS.values())).train_rows[0]
-    assert read == expected
+    read = record_fits(monkeypatch)
+    answer = model.task("mood")(LONG)
+    assert read == [expected]
     assert callable(kept)
     assert kept(expected.text)
-    assert model.task("mood")(LONG).score == pytest.approx(file.reference_example["score"], abs=1e-4)
+    assert isinstance(answer, Prediction)
+    assert answer.score == pytest.approx(file.reference_example["score"], abs=1e-4)
 
 
 def taught(backbone: EncoderBackbone, teacher: Teacher) -> dict[str, float]:
@@ -124,3 +125,14 @@ def test_backbones_and_words_that_do_not_fit(masked: EncoderBackbone, tiny: Enco
         MaskObjective(tiny, task, [["bad"], ["good"]])
     with pytest.raises(InputError, match="mood: 'good film' is 2 tokens to this model"):
         MaskObjective(masked, task, [["bad"], ["good film"]])
+
+
+def test_a_run_may_mix_head_types(masked: EncoderBackbone, tmp_path: Path) -> None:
+    rows = [{"text": f"a {word} film", "label": label} for word, label in (("dull", "bad"), ("witty", "good"))] * 4
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    plain = Recipe("plain", "rows.jsonl", "rows.jsonl", labels=LABELS, max_length=12)
+    cloze = replace(plain, name="cloze", template="{text} is {mask}", head_type="mask")
+    plan = Plan([plain, cloze], tmp_path, tmp_path / "run", Settings(epochs=1, batch_size=2, max_tasks=2))
+    tasks = train_source(masked, plan, NewPrompt(length=4), silent)
+    assert [(task.head_type, task.template) for task in tasks] == [("similarity", None), ("mask", "{text} is [MASK]")]
+    assert not any(np.array_equal(task.v, np.ones(32)) for task in tasks)

@@ -1,4 +1,4 @@
-"""While a graph is made nothing is said, and afterwards logging is as the caller had it."""
+"""Silence during an export, and the caller's logging after it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mpt_edge_export.graph import quiet
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """Put back what a failed test would leave disabled."""
+def _restored_logging() -> Iterator[None]:
+    """Restore the level that a failed test would leave."""
     before = logging.root.manager.disable
     yield
     logging.disable(before)
 
 
-def test_nothing_is_said_but_errors(
+def test_only_errors_are_logged(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
     log = logging.getLogger("somewhere")
@@ -36,7 +36,7 @@ def test_nothing_is_said_but_errors(
 
 
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO, logging.CRITICAL])
-def test_what_the_caller_disabled_stays_disabled(level: int) -> None:
+def test_disabled_logging_stays_disabled(level: int) -> None:
     logging.disable(level)
     with quiet():
         assert logging.root.manager.disable == max(level, logging.WARNING)

@@ -1,0 +1,39 @@
+"""The bundle's card: one row a task, from the facts in its file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import VectorFolder
+from mpt_edge_export.card import write_card
+
+
+def test_card_lists_every_task(tiny_bundle: Path, vectors: Path) -> None:
+    path = vectors / "tasks/topic.safetensors"
+    metrics = {"test": {"accuracy": 0.912, "macro_f1": 0.9, "examples": 500}}
+    metrics |= {"linear_probe": {"test": {"accuracy": 0.9}}}
+    license, source = "CC-BY-4.0", {"source": "a made-up set"}
+    replace(TaskFile.load(path), metrics=metrics, license=license, training=source).save(path)
+    other = vectors / "tasks/sentiment.safetensors"
+    replace(TaskFile.load(other), metrics={"test": {"accuracy": 0.5}}).save(other)
+    write_card(vectors, Bundle.open(tiny_bundle).manifest, VectorFolder(vectors).tasks())
+    card = (vectors / "README.md").read_text()
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("| ")]
+    by_name = {row[0]: row for row in rows}
+    assert by_name["task"][2:6] == ["test accuracy", "linear probe", "difference", "test examples"]
+    assert {"sentiment", "topic", "same"} <= set(by_name)
+    assert by_name["topic"][1:] == ["3", "91.2", "90.0", "+1.2", "500", f"{path.stat().st_size:,}", license]
+    assert by_name["same"][1:6] == ["2", "-", "-", "-", "-"]
+    assert by_name["same"][7] == "-"
+    assert by_name["sentiment"][2:6] == ["50.0", "-", "-", "-"]
+    assert "- topic: a made-up set" in card
+    assert "base_model: tiny-bert" in card
+    assert "Attention layout: prefix. Prompt position: first_layer. l = 6" in card
+
+
+def test_card_is_part_of_a_bundle(tiny_bundle: Path) -> None:
+    assert "| topic | 3 |" in (tiny_bundle / "README.md").read_text()
+    assert "README.md" in Bundle.open(tiny_bundle).manifest.files
