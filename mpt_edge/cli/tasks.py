@@ -51,7 +51,7 @@ def list_(
     bundle: BundleFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """List the tasks with their size and their result on test: accuracy, or the named metric."""
+    """List the tasks with their sizes and test metrics: accuracy, or the metric that is named."""
     opened = _open(bundle)
     rows, damaged = [], []
     for name in opened.task_names:
@@ -96,9 +96,9 @@ def show(task: Name, bundle: BundleFolder = None) -> None:
 
 @app.command(epilog=INSTALL_EPILOG)
 def install(
-    file: Annotated[Path, typer.Argument(help="A task file, as training leaves it.")], bundle: BundleFolder = None
+    file: Annotated[Path, typer.Argument(help="A task file that training wrote.")], bundle: BundleFolder = None
 ) -> None:
-    """Add a task file to the bundle, after checking that it belongs there."""
+    """Add a task file to the bundle, if it was made for this backbone and prompt."""
     opened = _open(bundle)
     task = opened.install(file)
     typer.echo(f"installed {task.name} ({opened.task_bytes(task.name):,} bytes) in {opened.folder}")
@@ -126,7 +126,7 @@ def verify(
     bundle: BundleFolder = None,
     precision: PrecisionOption = None,
 ) -> None:
-    """Check every file's hash, and every task's reference example: a recorded example with its answer."""
+    """Check every file's hash, and each task's answer to its recorded reference example."""
     opened = _open(bundle)
     for name in opened.manifest.files:
         opened.verify(name)
