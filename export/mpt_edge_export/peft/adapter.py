@@ -23,10 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mpt_edge._arrays import Floats
-from mpt_edge._files import read_small
+from mpt_edge._files import check_readable, read_small, user_path
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
 from mpt_edge.formats.manifest import Family
-from mpt_edge.training.backbones.locating import cached_origin
+from mpt_edge.training.hub import cached_origin, check_cache, newest_commit
 from mpt_edge_export.peft.task_types import TASK_TYPES, Method, TaskType
 
 CONFIG, SAFETENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -144,10 +144,11 @@ def read_adapter(source: str, revision: str | None = None) -> PeftAdapter:
 
 def _locate(source: str, revision: str | None) -> tuple[Path, str, str | None]:
     """Return an adapter's folder, its folder or hub id as a name, and its commit where it came from the hub."""
-    folder = Path(source).expanduser()
+    folder = newest_commit(user_path(source))
     if folder.is_dir():
         identity, commit = cached_origin(folder)
         return folder, identity if commit else source, commit
+    check_cache()
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=[CONFIG, SAFETENSORS, BIN]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -162,8 +163,9 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise InputError(f"{folder} holds no {CONFIG}; pass the folder that PEFT's save_pretrained wrote.")
+    data = read_small(path, MAX_CONFIG)
     try:
-        config = json.loads(read_small(path, MAX_CONFIG))
+        config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{path} is not JSON; save the adapter again with PEFT.") from error
     if not isinstance(config, dict):
@@ -186,6 +188,7 @@ def read_tensors(path: Path) -> dict[str, Floats]:
     Raises:
         CorruptFileError: the file cannot be read, or contains other objects than finite tensors.
     """
+    check_readable(path)
     try:
         values = (
             load_file(path)

@@ -11,7 +11,9 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from mpt_edge._files import check_readable, unreadable, user_path
 from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError
+from mpt_edge.training.hub import cached_origin, check_cache, newest_commit
 
 #: Backbones in Python packages: short name -> (module, hub id, license).
 PACKAGED = {
@@ -25,9 +27,6 @@ _PICKLED = "pytorch_model*.bin"
 
 #: Names of weights that transformers looks for, in its order; those of several files have an index.
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-
-#: Folder of a commit in the hub's cache: ``models--org--name/snapshots/<commit>``.
-_REPOSITORY, _SNAPSHOTS = "models--", "snapshots"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class ModelSource:
         """
         path = self.folder / name
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            return json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
         except ValueError as error:
             raise CorruptFileError(f"{path} is not JSON; download the model again.") from error
 
@@ -71,7 +70,8 @@ def locate_model(source: str, revision: str | None = None) -> ModelSource:
         revision: branch, tag or commit on the hub.
 
     Raises:
-        InputError: there is no model of that name.
+        InputError: there is no model of that name, or downloads have no folder.
+        CorruptFileError: a file of a local folder cannot be read.
         MissingExtraError: the package of a short name is not installed.
     """
     if source in PACKAGED:
@@ -80,37 +80,22 @@ def locate_model(source: str, revision: str | None = None) -> ModelSource:
         if spec is None or spec.origin is None:
             raise MissingExtraError(module.replace("_", "-"), "minilm")
         return ModelSource(source, Path(spec.origin).parent / "model", identity, license=license)
-    folder = _newest(Path(source).expanduser())
+    folder = newest_commit(user_path(source))
     if folder.is_dir():
+        _check_files(folder)
         identity, commit = cached_origin(folder)
         return ModelSource(source, folder, identity, commit, _card_license(folder))
     folder = _download(source, revision)
     return ModelSource(source, folder, source, folder.name, _card_license(folder))
 
 
-def cached_origin(folder: Path) -> tuple[str, str | None]:
-    """Return the hub id and commit of a folder in the hub's cache; the name of any other folder, and None."""
-    path = folder.resolve()
-    repository = path.parent.parent.name
-    if path.parent.name != _SNAPSHOTS or not repository.startswith(_REPOSITORY):
-        return path.name, None
-    return repository.removeprefix(_REPOSITORY).replace("--", "/", 1), path.name
-
-
-def _newest(folder: Path) -> Path:
-    """Return the commit of ``main`` in a repository's folder of the hub's cache; any other folder as it is."""
-    main = folder / "refs" / "main"
-    if not folder.resolve().name.startswith(_REPOSITORY) or not main.is_file():
-        return folder
-    return folder / _SNAPSHOTS / main.read_text(encoding="utf-8", errors="replace").strip()
-
-
 def _download(source: str, revision: str | None) -> Path:
     """Return the folder of a repository's files, fetched from the hub unless they are here.
 
     Raises:
-        InputError: there is no repository of that name.
+        InputError: there is no repository of that name, or downloads have no folder.
     """
+    check_cache()
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=_HUB_FILES))
         if not any((folder / name).is_file() for name in _SAFETENSORS):
@@ -124,12 +109,22 @@ def _download(source: str, revision: str | None) -> Path:
     return folder
 
 
+def _check_files(folder: Path) -> None:
+    """Check that a model's files may be read. Raises CorruptFileError."""
+    try:
+        files = [path for path in folder.iterdir() if any(map(path.match, [*_HUB_FILES, _PICKLED])) and path.is_file()]
+    except OSError as error:
+        raise unreadable(folder, error) from error
+    for path in files:
+        check_readable(path)
+
+
 def _card_license(folder: Path) -> str | None:
     """Return the license in the front matter of the model card; None if it states none."""
     card = folder / "README.md"
     if not card.is_file():
         return None
-    parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    parts = card.read_text(encoding="utf-8-sig", errors="replace").split("---", 2)
     lines = parts[1].splitlines() if len(parts) == 3 and not parts[0].strip() else []
     stated = next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
     return stated or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ from tests.support.hub import COMMIT, into_cache, serve
 
 BIN = "pytorch_model.bin"
 NAME = "someone/tiny-bert"
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """Return a copy of the small encoder's folder, to change."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
 
 
 def pickle_weights(folder: Path, shards: int = 1) -> None:
@@ -155,6 +162,7 @@ def test_bundle_of_a_folder_in_the_hubs_cache(tiny_folder: Path, tmp_path: Path)
 def test_adapter_in_the_hubs_cache(tiny_folder: Path, tmp_path: Path) -> None:
     make_adapter(tiny_folder, "FEATURE_EXTRACTION", tmp_path / "adapter")
     commit = into_cache(tmp_path / "adapter", "someone/adapter", tmp_path / "cache")
-    adapter = read_adapter(str(commit))
-    assert (adapter.source, adapter.revision) == ("someone/adapter", COMMIT)
+    for place in (commit, commit.parents[1]):
+        adapter = read_adapter(str(place))
+        assert (adapter.source, adapter.revision) == ("someone/adapter", COMMIT)
     assert read_adapter(str(tmp_path / "adapter")).source == str(tmp_path / "adapter")
