@@ -17,6 +17,7 @@ from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import NAME, TaskFile
 from mpt_edge.formats.vectors import VectorFolder
+from mpt_edge.inference.heads.labels import check_task_labels
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 
@@ -114,7 +115,7 @@ def collect(folders: Sequence[Path], backbone: AnyBackbone) -> Contents:
 
 
 def _check_task(task: TaskFile, shared: SharedPrompt | None, backbone: AnyBackbone) -> None:
-    """Check that a task fits the tokenizer and its shared prompt. Raises MismatchError."""
+    """Check that a task fits the tokenizer, labels too, and its shared prompt. Raises MismatchError."""
     if task.tokenizer != backbone.texts.fingerprint:
         raise MismatchError(
             f"the task {task.name!r} was made for another tokenizer than {backbone.id}'s; leave it out."
@@ -123,6 +124,7 @@ def _check_task(task: TaskFile, shared: SharedPrompt | None, backbone: AnyBackbo
         raise MismatchError(
             f"the task {task.name!r} scales a shared prompt {task.prompt!r} that is not here; pass its folder too."
         )
+    check_task_labels(task, backbone.texts)
 
 
 def _check_name(path: Path, item: _Vectors) -> _Vectors:

@@ -16,6 +16,7 @@ from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.batching import MAX_TOKENS, by_length
 from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid
 from mpt_edge.inference.heads.encoder_head import EncoderHead, TextStates
+from mpt_edge.inference.heads.labels import check_task_labels
 from mpt_edge.inference.model import BATCH_SIZE, Model
 from mpt_edge.inference.numerics import pool, unit
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
@@ -52,6 +53,7 @@ class EncoderModel(Model):
         return unit(self._pooled(rows, task))
 
     def _compose(self, file: TaskFile) -> SelectedTask:
+        check_task_labels(file, self.texts)
         shared, composed = self._composed(file)
         head_class = file.head_class
         assert issubclass(head_class, EncoderHead)  # the bundle's check of the task refuses others

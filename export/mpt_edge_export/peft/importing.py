@@ -18,6 +18,7 @@ from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import MIN_LENGTH, NAME, Inputs, TaskFile
 from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.inference.heads import Choice, Span
+from mpt_edge.inference.heads.labels import label_problem
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge_export.peft.adapter import PeftAdapter
@@ -215,8 +216,9 @@ def _labels(
     head_type: type[HeadType],
 ) -> tuple[str, ...]:
     """Return the names of a task's labels: the given ones, else those of the base model's configuration."""
+    given = options.labels
     if head_type.is_generative:
-        return tuple(options.labels)
+        return _told_apart(options, head_type, backbone)
     if not head_type.min_labels:
         return ()
     count = shared.head.outputs if shared.head else 0
@@ -225,14 +227,24 @@ def _labels(
             f"{adapter.source} has a head of {count} output, a regression; only heads with two or more labels can "
             "be imported."
         )
-    given = options.labels
     if given:
         if len(given) != count or len(set(given)) != count:
             raise InputError(f"{len(given)} labels were given and the head has {count}; name each of them once.")
-        return tuple(given)
+        return _told_apart(options, head_type, backbone)
     known: Mapping[int, str] = AutoConfig.from_pretrained(backbone.folder).id2label or {}
     names = tuple(str(known.get(i, f"LABEL_{i}")) for i in range(count))
     return names if len(known) == count and len(set(names)) == count else tuple(f"LABEL_{i}" for i in range(count))
+
+
+def _told_apart(options: ImportOptions, head_type: type[HeadType], backbone: AnyBackbone) -> tuple[str, ...]:
+    """Return the labels that were given, after checking that they can be told apart. Raises InputError."""
+    labels = tuple(options.labels)
+    label_texts = [(label,) for label in labels] if head_type.has_label_texts else []
+    fix = "pass other words with --label"
+    problem = label_problem(backbone.texts, head_type, labels, label_texts, max_length=options.max_length, fix=fix)
+    if problem is not None:
+        raise InputError(problem)
+    return labels
 
 
 def _default_names(adapter: PeftAdapter, name: str) -> dict[str, int]:

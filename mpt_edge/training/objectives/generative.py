@@ -182,24 +182,7 @@ class ChoiceObjective(GenerativeObjective, ClassificationObjective):
 
     def _tokenize(self) -> None:
         self._choices = self.backbone.texts.continuations([group[0] for group in self.label_texts])
-        self._check_choices()
         super()._tokenize()
-
-    def _check_choices(self) -> None:
-        """Refuse labels that likelihoods of tokens cannot tell apart. Raises InputError."""
-        name, seen = self.recipe.name, dict[tuple[int, ...], str]()
-        for label, tokens in zip(self.data.labels, self._choices, strict=True):
-            if not tokens:
-                raise InputError(
-                    f"{name}: the text of the label {label!r} has no tokens for this model; give it words that its "
-                    "tokenizer knows, under [labels]."
-                )
-            other = seen.setdefault(tuple(tokens), label)
-            if other != label:
-                raise InputError(
-                    f"{name}: the labels {other!r} and {label!r} have the same tokens; give one of them other words "
-                    "under [labels], which this model's tokenizer tells apart."
-                )
 
     def _targets(self, examples: Examples) -> list[list[int]]:
         """Return the tokens of each example's label text."""

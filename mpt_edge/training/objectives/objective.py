@@ -15,6 +15,7 @@ from torch import Tensor
 from mpt_edge.errors import InputError
 from mpt_edge.formats.head_types import HeadType
 from mpt_edge.formats.placement import Placement
+from mpt_edge.inference.heads.labels import label_problem
 from mpt_edge.inference.text import Encoded, Text
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.data.examples import Examples, TaskData
@@ -77,12 +78,13 @@ class TaskObjective(ABC):
             placement: layout and position of the prompt; None for the prefix layout at the first layer.
 
         Raises:
-            InputError: a text has no tokens, or a label's text cannot be used.
+            InputError: a text has no tokens, or a label's text cannot be used or told from another's.
             UnsupportedModelError: the backbone lacks the head that the task needs.
         """
         self.backbone, self.data, self.label_texts, self.distillation = backbone, data, label_texts, distillation
         self.placement = placement or Placement()
         self.max_length = min(data.recipe.max_length, backbone.max_length)
+        self._check_labels()
         self._tokenize()
 
     @classmethod
@@ -131,6 +133,14 @@ class TaskObjective(ABC):
             "placement": asdict(self.placement),
             "distillation": self.distillation and self.distillation.identity(),
         }
+
+    def _check_labels(self) -> None:
+        """Refuse labels that the model cannot tell apart. Raises InputError."""
+        fix = "use other words under [labels], which this model's tokenizer knows and tells apart"
+        texts, labels, limit = self.backbone.texts, self.data.labels, self.max_length
+        problem = label_problem(texts, self.head_type, labels, self.label_texts, max_length=limit, fix=fix)
+        if problem is not None:
+            raise InputError(f"{self.recipe.name}: {problem}")
 
     @abstractmethod
     def _tokenize(self) -> None:

@@ -235,7 +235,7 @@ def test_a_text_to_generate_without_tokens(backbone: GenerativeBackbone) -> None
 def test_labels_of_the_same_tokens(backbone: GenerativeBackbone, tmp_path: Path) -> None:
     _, who = write_text_tasks(tmp_path)
     same = load_task(replace(who, labels={"Tom": ("He.",), "Max": ("I.",), "Lily": ("He.",)}), tmp_path)
-    with pytest.raises(InputError, match="who: the labels 'Tom' and 'Lily' have the same tokens; give one of them oth"):
+    with pytest.raises(InputError, match="who: the labels 'Tom' and 'Lily' have the same tokens; use other words"):
         ChoiceObjective(backbone, same, list(same.recipe.labels.values()))
 
 

@@ -100,7 +100,7 @@ def test_sampled_labels_hold_all_targets(tiny: EncoderBackbone) -> None:
     count = 60
     rows = Examples([TEXTS[i % 4] for i in range(count)], list(range(count)))
     many = TaskData(Recipe("many", "t", "v", max_length=16), tuple(map(str, range(count))), rows, rows, None)
-    words = [[TEXTS[i % 4]] for i in range(count)]  # an example's own label text is the example itself
+    words = [[f"{TEXTS[i % 4]} {chr(97 + i % 26)} {chr(97 + i // 26)}"] for i in range(count)]
     objective = SimilarityObjective(tiny, many, words)
     chosen = np.array([57, 2, 31, 12])
     loss = objective.loss(prompt(0), TaskBatch(0, chosen), np.random.default_rng(0))
