@@ -13,6 +13,7 @@ from mpt_edge.cli.table import printable
 from mpt_edge.errors import InputError
 from mpt_edge.formats.generation_options import GenerationKwargs, GenerationOptions
 from mpt_edge.formats.taskfile import Side
+from mpt_edge.inference.answers import Answer, Stream
 from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.heads.text_generation import TextGeneration
 from mpt_edge.inference.model import Model
@@ -80,16 +81,17 @@ def print_stream(task: Task[Any], text: Text, options: GenerationKwargs) -> None
     beams = options.get("num_beams") or task.file.generation.get("num_beams", 1)
     if beams > 1:
         answer = task(text, **options)
+        source: Answer | Stream = answer
         sys.stdout.write(printable(answer.text, sys.stdout))
-        truncated = answer.truncated
     else:
-        stream = task.stream(text, **options)
-        truncated = stream.truncated
+        source = stream = task.stream(text, **options)
         for piece in stream:
             sys.stdout.write(printable(piece, sys.stdout))
             sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()
-    if truncated:
+    if source.truncated:
         side = "beginning" if task.file.truncation_side is Side.LEFT else "end"
         note(f"the text is too long for {task.name!r}; its {side} was left out.")
+    if source.unknown:
+        note(f"the tokenizer knows no token of the text for {task.name!r}, so the answer says nothing about it.")

@@ -64,7 +64,7 @@ class AnswerTable:
 
     def _row(self, text: str, answer: Answer) -> None:
         limit = self._model.task(answer.task).max_length
-        note = f" (truncated to {limit} tokens)" if answer.truncated else ""
+        note = _note(answer, f"truncated to {limit} tokens")
         score = "-" if answer.confidence is None else f"{answer.confidence:.4f}"
         self._line(answer.summary, score, answer.task, text, note)
 
@@ -75,7 +75,7 @@ class AnswerTable:
 
     def _block(self, text: str, answer: Answer) -> None:
         task = f"{answer.task}  " if len(self._tasks) > 1 else ""
-        self._put(f"> {task}", text, " (truncated)" if answer.truncated else "")
+        self._put(f"> {task}", text, _note(answer, "truncated"))
         self._file.write(f"{printable(answer.summary, self._file, always=True)}\n\n")
 
     def _put(self, start: str, text: str, note: str) -> None:
@@ -83,6 +83,12 @@ class AnswerTable:
         room = shutil.get_terminal_size((100, 24)).columns - cell_len(start) - len(note)
         line = start + _fit(text, max(room, _MIN_TEXT_WIDTH)).rstrip() + note
         self._file.write(printable(line, self._file) + "\n")
+
+
+def _note(answer: Answer, truncated: str) -> str:
+    """Return what an answer says of its text, in parentheses after a space; empty where that is nothing."""
+    notes = [truncated] * answer.truncated + ["no known tokens"] * answer.unknown
+    return f" ({', '.join(notes)})" if notes else ""
 
 
 def printable(text: str, file: TextIO, *, always: bool = False) -> str:

@@ -20,6 +20,8 @@ class Answer(ABC):
     """Name of the task that answered."""
     truncated: bool = False
     """Whether the text was longer than the task reads."""
+    unknown: bool = False
+    """Whether the text has no token that the tokenizer knows, so that the answer says nothing about it."""
 
     @property
     @abstractmethod
@@ -32,8 +34,12 @@ class Answer(ABC):
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer ready for JSON, as `mpt-edge run --json` prints it; ``truncated`` only where true."""
-        return {"task": self.task} | self._content() | ({"truncated": True} if self.truncated else {})
+        """Return the answer ready for JSON, as `mpt-edge run --json` prints it.
+
+        ``truncated`` and ``unknown`` are there only where they are true.
+        """
+        notes = {"truncated": self.truncated, "unknown": self.unknown}
+        return {"task": self.task} | self._content() | {name: True for name, is_true in notes.items() if is_true}
 
     @abstractmethod
     def _content(self) -> dict[str, Any]:
@@ -141,10 +147,10 @@ class Embedding(Answer):
     """Pooled hidden states ``(d,)``, float32, of length one."""
 
     def __eq__(self, other: object) -> bool:
-        """Compare task, truncation and vector."""
+        """Compare all fields, the vector by its values."""
         if not isinstance(other, Embedding):
             return NotImplemented
-        same = (self.task, self.truncated) == (other.task, other.truncated)
+        same = (self.task, self.truncated, self.unknown) == (other.task, other.truncated, other.unknown)
         return same and np.array_equal(self.vector, other.vector)
 
     __hash__ = None  # type: ignore[assignment]
@@ -183,12 +189,15 @@ class Stream(Iterator[str]):
 
     Attributes:
         truncated: whether the input is longer than the task reads; known before the first piece.
+        unknown: whether the input has no token that the tokenizer knows; as early.
         answer: the whole text, once the last piece has come; None before.
     """
 
-    def __init__(self, pieces: Generator[str], finish: Callable[[], Generation], *, truncated: bool) -> None:
+    def __init__(
+        self, pieces: Generator[str], finish: Callable[[], Generation], *, truncated: bool, unknown: bool = False
+    ) -> None:
         """Yield ``pieces``, then ask ``finish`` for the whole text."""
-        self._pieces, self._finish, self.truncated = pieces, finish, truncated
+        self._pieces, self._finish, self.truncated, self.unknown = pieces, finish, truncated, unknown
         self.answer: Generation | None = None
 
     def __next__(self) -> str:

@@ -6,6 +6,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Unpack, overload
 
@@ -246,8 +247,17 @@ class Model(ABC):
             else:
                 valid[i] = checked, task
         requests = self._requests([text for text, _ in valid.values()], [task for _, task in valid.values()], options)
-        results |= zip(valid, requests, strict=True)
+        results |= {i: self._noted(request, valid[i][0]) for i, request in zip(valid, requests, strict=True)}
         return [results[i] for i in range(len(texts))]
+
+    def _noted(self, request: Request | InputError, text: Text) -> Request | InputError:
+        """Return a request that says whether its text has no token that the tokenizer knows."""
+        if isinstance(request, InputError):
+            return request
+        row, file = request.row, request.task.file
+        if not self.texts.is_unknown(text, row, file.template, file.truncation_side):
+            return request
+        return replace(request, row=replace(row, unknown=True))
 
     def _try_select(self, name: str) -> SelectedTask | MptEdgeError:
         try:

@@ -11,10 +11,11 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 
 from mpt_edge._arrays import Ids
 from mpt_edge.errors import CorruptFileError, InputError
@@ -32,6 +33,15 @@ _UNLIMITED = 1 << 30
 #: Message for a text without tokens, such as one of zero-width spaces.
 NO_TOKENS = "the text has no tokens for this model; pass words that its tokenizer knows."
 
+#: Token of a space by itself in tokenizers made from SentencePiece models; it precedes an unknown character.
+_SPACE = "\u2581"
+
+#: A rare character, by which a tokenizer shows what becomes of those that it does not know.
+_RARE = "\U0001d800"
+
+#: Entry of a Unigram model in ``tokenizer.json``, which its object does not show.
+_UNK_ID = re.compile(rb'"unk_id":\s*(\d+)')
+
 _PLACEHOLDER = re.compile(r"\{(text|text_pair)\}")
 
 
@@ -44,6 +54,13 @@ class Offset(NamedTuple):
     """Offset of the first character."""
     end: int
     """Offset after the last character."""
+
+
+class Notes(TypedDict):
+    """Limits of what was read of a text, as answers report them."""
+
+    truncated: bool
+    unknown: bool
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,13 @@ class Encoded:
     """The input: with its template, or the part that `TextEncoder.fit` kept."""
     offsets: Sequence[Offset] = ()
     """Each token's position in its text, where they were asked for."""
+    unknown: bool = False
+    """Whether the input has no token that the tokenizer knows; see `TextEncoder.is_unknown`."""
+
+    @property
+    def notes(self) -> Notes:
+        """Fields of every answer to the input."""
+        return {"truncated": self.truncated, "unknown": self.unknown}
 
 
 @dataclass(frozen=True)
@@ -86,6 +110,11 @@ class TextEncoder:
         self._by_length: dict[int, Tokenizer] = {}
         self._lock = threading.Lock()
         self._loaded = [self._load()]  # loaded here, so that a bad file fails here
+        self._unknown = _unknown_token(self._loaded[0], tokenizer_json)
+        # A token for each unknown character and the space before it say nothing of a text.
+        self._empty = {self._unknown, self._loaded[0].token_to_id(_SPACE)}
+        rare = self._loaded[0].encode(_RARE, add_special_tokens=False).ids
+        self._drops = self._unknown not in rare and self._empty.issuperset(rare)
         self._special = [int(self._loaded[0].num_special_tokens_to_add(pair)) for pair in (False, True)]
 
     @property
@@ -179,6 +208,24 @@ class TextEncoder:
             "raise max_length, or ask for fewer new tokens."
         )
 
+    def is_unknown(self, text: Text, row: Encoded, template: str | None = None, side: Side = Side.RIGHT) -> bool:
+        """Whether an input has no token that the tokenizer knows. Byte-level tokenizers know all.
+
+        Args:
+            text: the input, without the template.
+            row: its tokens, as `encode` or `fit` returned them.
+            template: the task's template, whose own words do not count.
+            side: side on which the text is cut.
+        """
+        if not self._drops and self._unknown not in row.ids and (template is None or self._unknown is None):
+            return False
+        count, ids = len(row.ids), set[int | None]()
+        for part in _parts(text):
+            kept = _keep(part, count * CHARACTERS_PER_TOKEN, side)
+            tokens = self.tokenizer.encode(kept, add_special_tokens=False).ids
+            ids.update(tokens[:count] if side is Side.RIGHT else tokens[-count:])
+        return ids <= self._empty
+
     def _cut_longest(self, parts: list[str], excess: int, side: Side) -> bool:
         """Cut up to ``excess`` tokens off the longest part, in place; return whether it could spare any."""
         offsets = [self.tokenizer.encode(part, add_special_tokens=False).offsets for part in parts]
@@ -260,6 +307,15 @@ def try_validate(text: object, inputs: Inputs) -> Text | InputError:
         return validate_text(text, inputs)
     except InputError as error:
         return error
+
+
+def _unknown_token(tokenizer: Tokenizer, tokenizer_json: bytes) -> int | None:
+    """Return the id of the token for unknown characters or words; None for a tokenizer without one."""
+    token = getattr(tokenizer.model, "unk_token", None)
+    if token is not None:
+        return tokenizer.token_to_id(token)
+    found = _UNK_ID.search(tokenizer_json) if isinstance(tokenizer.model, Unigram) else None
+    return found and int(found[1])
 
 
 def _offsets(encoding: Any) -> list[Offset]:

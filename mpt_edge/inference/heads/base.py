@@ -73,8 +73,8 @@ class Request:
     """Options of generative models; None for encoders."""
 
 
-def predict(task: TaskFile, logits: Floats, *, truncated: bool, are_cosines: bool = False) -> Prediction:
-    """Return the likeliest label of logits ``(labels,)``, or of cosine similarities to the labels."""
+def predict(task: TaskFile, logits: Floats, row: Encoded, *, are_cosines: bool = False) -> Prediction:
+    """Return the likeliest label of a row's logits ``(labels,)``, or of its cosine similarities to the labels."""
     probs = softmax(logits * task.scale)
     best = int(logits.argmax())
     return Prediction(
@@ -83,7 +83,7 @@ def predict(task: TaskFile, logits: Floats, *, truncated: bool, are_cosines: boo
         score=float(probs[best]),
         scores=dict(zip(task.labels, map(float, probs), strict=True)),
         similarities=dict(zip(task.labels, map(float, logits), strict=True)) if are_cosines else {},
-        truncated=truncated,
+        **row.notes,
     )
 
 

@@ -8,7 +8,6 @@ from typing import Self
 import numpy as np
 
 from mpt_edge._arrays import Floats
-from mpt_edge.errors import InputError
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Prediction
@@ -23,6 +22,7 @@ class Choice(GenerativeHead):
 
     name = "choice"
     has_label_texts = True
+    texts_per_label = 1
 
     def __init__(self, task: TaskFile, reader: GenerativeReader, choices: Sequence[Sequence[int]]) -> None:
         """Keep the task file, the model and the tokens of each label's text."""
@@ -32,12 +32,7 @@ class Choice(GenerativeHead):
     @classmethod
     def prepare(cls, task: ComposedTask, reader: GenerativeReader) -> Self:
         """Tokenize the label texts; see `GenerativeHead.prepare`."""
-        choices = reader.texts.continuations([group[0] for group in task.file.label_texts])
-        if not all(choices):
-            raise InputError(
-                f"a label text of {task.file.name!r} has no tokens; train the task again with other texts."
-            )
-        return cls(task.file, reader, choices)
+        return cls(task.file, reader, reader.texts.continuations([group[0] for group in task.file.label_texts]))
 
     def room(self, options: GenerationOptions) -> Room:  # noqa: ARG002
         """Return the length of the longest label."""
@@ -53,6 +48,6 @@ class Choice(GenerativeHead):
         heads = [request.task.head for request in requests]
         scores = likelihoods(decoding, logits, [head.choices for head in heads if isinstance(head, Choice)])
         return [
-            predict(request.task.file, score.astype(np.float32), truncated=request.row.truncated)
+            predict(request.task.file, score.astype(np.float32), request.row)
             for request, score in zip(requests, scores, strict=True)
         ]

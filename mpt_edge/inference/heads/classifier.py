@@ -39,4 +39,4 @@ class Classifier(LinearHeadType):
 
     def answer(self, scores: Floats, row: Encoded) -> Prediction:
         """Return the likeliest label."""
-        return predict(self.task, scores, truncated=row.truncated)
+        return predict(self.task, scores, row)

@@ -32,4 +32,4 @@ class Embedding(EncoderHead):
 
     def answer(self, scores: Floats, row: Encoded) -> answers.Embedding:
         """Return the vector."""
-        return answers.Embedding(task=self.task.name, truncated=row.truncated, vector=scores)
+        return answers.Embedding(task=self.task.name, vector=scores, **row.notes)

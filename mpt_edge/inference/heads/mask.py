@@ -56,4 +56,4 @@ class Mask(EncoderHead):
 
     def answer(self, scores: Floats, row: Encoded) -> Prediction:
         """Return the label with the likeliest words."""
-        return predict(self.task, scores, truncated=row.truncated)
+        return predict(self.task, scores, row)

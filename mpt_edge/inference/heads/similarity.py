@@ -40,4 +40,4 @@ class Similarity(EncoderHead):
 
     def answer(self, scores: Floats, row: Encoded) -> Prediction:
         """Return the nearest label."""
-        return predict(self.task, scores, truncated=row.truncated, are_cosines=True)
+        return predict(self.task, scores, row, are_cosines=True)

@@ -45,7 +45,7 @@ class Span(LinearHeadType):
         offsets = row.offsets
         inside = np.flatnonzero([offset.sequence == 1 for offset in offsets])
         if not len(inside):  # the question alone fills the task's length
-            return answers.Span(task=self.task.name, truncated=row.truncated, text="", score=0.0)
+            return answers.Span(task=self.task.name, text="", score=0.0, **row.notes)
         starts, ends = softmax(scores[inside].T)
         # No answer ends before its start, or is longer than MAX_ANSWER_TOKENS.
         probs = np.triu(np.outer(starts, ends))
@@ -54,9 +54,9 @@ class Span(LinearHeadType):
         start, end = offsets[int(inside[first])].start, offsets[int(inside[last])].end
         return answers.Span(
             task=self.task.name,
-            truncated=row.truncated,
             text=row.text[1][start:end],
             score=float(probs[first, last]),
             start=start,
             end=end,
+            **row.notes,
         )

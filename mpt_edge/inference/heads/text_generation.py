@@ -67,7 +67,7 @@ class TextGeneration(GenerativeHead):
                 if fresh:
                     yield fresh
 
-        return Stream(pieces(), lambda: _generation(request, row), truncated=request.row.truncated)
+        return Stream(pieces(), lambda: _generation(request, row), **request.row.notes)
 
     def _prefix(self, request: Request) -> list[int]:
         return self.reader.backbone.decoder_prefix(request.row.ids)
@@ -101,8 +101,8 @@ def _options(request: Request) -> GenerationOptions:
 def _generation(request: Request, row: GeneratedRow) -> Generation:
     return Generation(
         task=request.task.file.name,
-        truncated=request.row.truncated,
         text=row.stream.text.lstrip(),
         tokens=len(row.stream.tokens),
         finish=row.finish or "",
+        **request.row.notes,
     )

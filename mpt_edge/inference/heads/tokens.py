@@ -38,4 +38,4 @@ class Tokens(LinearHeadType):
             for token, offset in zip(probs, row.offsets, strict=True)
             if offset.sequence >= 0
         )
-        return Tagging(task=self.task.name, truncated=row.truncated, tokens=tokens)
+        return Tagging(task=self.task.name, tokens=tokens, **row.notes)
