@@ -57,6 +57,16 @@ def check_readable(path: Path) -> None:
         raise unreadable(path, error) from error
 
 
+def check_listable(folder: Path) -> None:
+    """Check that a folder, if it is there, may be listed; patterns find nothing otherwise. Raises CorruptFileError."""
+    try:
+        next(folder.iterdir(), None)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
 def unreadable(path: Path, error: OSError) -> CorruptFileError:
     """Return the error for a file that the system does not let us read."""
     fix = "change its permissions" if isinstance(error, PermissionError) else "check the path, or restore the file"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from mpt_edge._files import user_path
+from mpt_edge._files import check_listable, user_path
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
@@ -124,13 +124,8 @@ class VectorFolder:
 
     def _files(self, kind: str) -> dict[str, Path]:
         folder = self.path / kind
-        try:
-            paths = sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)  # glob hides what it cannot read
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except OSError as error:
-            raise InputError(f"cannot read {folder} ({error.strerror}); check its permissions.") from error
-        return {path.stem: path for path in paths}
+        check_listable(folder)
+        return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
 
 
 def _composed_prompt(task: TaskFile) -> SharedPrompt | None:
