@@ -18,7 +18,6 @@ from mpt_edge.formats.linear_head import Activation, LinearHead, LinearLayer
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.formats.prompts import FORMAT, MAX_PROMPT_BYTES, SharedPrompt, compose
 
-
 STATED = {"format": FORMAT, "layout": "prefix", "prompt_position": "first_layer"}
 
 
