@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import tempfile
@@ -32,8 +34,11 @@ def check_output(output: Path, *, force: bool) -> None:
         force: whether a bundle in it may be replaced.
 
     Raises:
-        InputError: it holds a bundle or other files, or it is a file.
+        InputError: it holds a bundle or other files, it is a file, or it cannot be made.
     """
+    parent = next(path for path in output.absolute().parents if path.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):  # found here, since an export takes minutes
+        raise _unwritable(output, os.strerror(errno.EACCES))
     if (output / MANIFEST).exists() and not force:
         raise InputError(f"{output} already holds a bundle; pass --force to replace it.")
     if not output.exists():
@@ -51,9 +56,12 @@ def check_output(output: Path, *, force: bool) -> None:
 def replacing_folder(output: Path) -> Iterator[Path]:
     """Yield a hidden folder beside ``output`` that takes its place when the block succeeds."""
     output = output.resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(output)
-    staging = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.new-"))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(output)
+        staging = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.new-"))
+    except OSError as error:
+        raise _unwritable(output, error.strerror or str(error)) from error
     retired = staging.with_name(staging.name.replace(".new-", ".old-"))
     try:
         yield staging
@@ -69,6 +77,10 @@ def replacing_folder(output: Path) -> Iterator[Path]:
         shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _unwritable(output: Path, reason: str) -> InputError:
+    return InputError(f"cannot make the folder {output} ({reason}); name another with --output.")
 
 
 def _remove_leftovers(output: Path) -> None:

@@ -6,9 +6,8 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
-from mpt_edge._files import atomic_write, read_small
+from mpt_edge._files import atomic_write, read_small, user_path
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle_reader import MANIFEST, BundleReader, hash_bytes
 from mpt_edge.formats.manifest import FileEntry
@@ -39,8 +38,9 @@ class Bundle(BundleReader):
             CorruptFileError: it is no task file.
             MismatchError: it belongs to another bundle, or is older than the installed version.
         """
-        data = read_small(Path(source), MAX_TASK_BYTES)
-        task = TaskFile.parse(data, str(source))
+        file = user_path(source)
+        data = read_small(file, MAX_TASK_BYTES)
+        task = TaskFile.parse(data, str(file))
         with self._locked():
             self.check_fit(task)
             installed = self._installed(task.name)
@@ -120,6 +120,10 @@ class Bundle(BundleReader):
         except FileExistsError as error:
             raise InputError(
                 f"another process is changing {self.folder}; wait, or delete {lock} if none is."
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"cannot write into {self.folder} ({error.strerror}); check its permissions, or change a copy of it."
             ) from error
         try:
             self.reload()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from mpt_edge._files import read_small, sha256
+from mpt_edge._files import check_readable, read_small, sha256, unreadable, user_path
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.manifest import Family, Manifest, Precision
 from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt
@@ -57,9 +57,9 @@ class BundleReader:
             BundleNotFoundError: there is no bundle.
             CorruptFileError: its manifest cannot be used.
         """
-        path = Path(folder)
+        path = user_path(folder)
         file = path / MANIFEST
-        if not file.is_file():
+        if not _is_file(file):
             hint = (
                 f"build it with `mpt-edge export minilm-l6 --output {path}`"
                 if (path / TASKS).is_dir() or not path.exists()
@@ -92,12 +92,12 @@ class BundleReader:
         """Return the path of a listed file, after checking that it is there with the listed size.
 
         Raises:
-            CorruptFileError: it is not listed, missing, of another size, or leads out of the folder.
+            CorruptFileError: it is not listed, missing, unreadable, of another size, or leads out of the folder.
         """
         path = self.folder / name
         if name not in self.manifest.files:
             raise CorruptFileError(f"{self.folder / MANIFEST} does not list {name}; export the bundle again.")
-        if not path.is_file():
+        if not _is_file(path):
             raise CorruptFileError(f"{path} is missing; export the bundle again or restore the file.")
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise CorruptFileError(f"{path} leads out of the bundle; replace the link by the file.")
@@ -241,6 +241,17 @@ class BundleReader:
             raise CorruptFileError(
                 f"{self.folder / name} is damaged (its SHA-256 is not the manifest's); restore it or export again."
             )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file. Raises CorruptFileError for one that may not be read."""
+    try:
+        result = path.is_file()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if result:
+        check_readable(path)
+    return result
 
 
 def _read_manifest(file: Path) -> Manifest:

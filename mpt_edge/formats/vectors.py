@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from mpt_edge._files import user_path
 from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
@@ -37,6 +38,10 @@ class VectorFolder:
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        """Replace a leading ``~``. Raises InputError for a value that is no path."""
+        object.__setattr__(self, "path", user_path(self.path))
 
     def prompt_path(self, name: str) -> Path:
         """Return the path of a shared prompt, present or not."""
@@ -118,7 +123,14 @@ class VectorFolder:
         return shared
 
     def _files(self, kind: str) -> dict[str, Path]:
-        return {path.stem: path for path in sorted((self.path / kind).glob(f"*{SUFFIX}"))}
+        folder = self.path / kind
+        try:
+            paths = sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)  # glob hides what it cannot read
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise InputError(f"cannot read {folder} ({error.strerror}); check its permissions.") from error
+        return {path.stem: path for path in paths}
 
 
 def _composed_prompt(task: TaskFile) -> SharedPrompt | None:
