@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -45,7 +46,8 @@ def read_small(path: Path, limit: int) -> bytes:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` when the block succeeds.
 
-    The bytes are on disk before the rename. A crash leaves either the old file or the new one.
+    The bytes are on disk before the rename. A crash leaves either the old file or the new one. The rename
+    itself is on disk after `sync_folder`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
@@ -55,5 +57,28 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error counts
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Flush the names in a folder to disk, so that renames and deletions in it survive a power cut."""
+    if os.name == "nt":  # Windows opens no folders, and writes their entries through
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def temporary_target(name: str) -> str | None:
+    """Return the file name for which `atomic_write` made a temporary name; None for any other name."""
+    target, _, token = name.removeprefix(".").rpartition(".")
+    is_ours = name.startswith(".") and len(token) == 8 and set(token) <= set("0123456789abcdef")
+    return target if is_ours and target else None
