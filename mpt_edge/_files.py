@@ -15,9 +15,9 @@ _CHUNK = 1 << 20
 
 
 def sha256(path: Path) -> str:
-    """Return the hex SHA-256 of a file, read in chunks."""
+    """Return the hex SHA-256 of a file, read in chunks. Raises CorruptFileError for one that cannot be read."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with _reading(path), path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -29,7 +29,7 @@ def read_small(path: Path, limit: int) -> bytes:
     Raises:
         CorruptFileError: the file is missing, unreadable or too large.
     """
-    try:
+    with _reading(path):
         size = path.stat().st_size
         if size > limit:
             raise CorruptFileError(
@@ -37,6 +37,13 @@ def read_small(path: Path, limit: int) -> bytes:
                 "replace it with the original."
             )
         return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn the system's errors into one sentence. Raises CorruptFileError."""
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise CorruptFileError(f"cannot read {path} ({reason}); check the path, or restore the file.") from error

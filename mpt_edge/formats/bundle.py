@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -122,13 +123,17 @@ class Bundle(BundleReader):
         """Return the installed task of that name; None for one that is missing or needs repair."""
         try:
             return self.task(name)
-        except (UnknownTaskError, CorruptFileError, MismatchError):
+        except CorruptFileError as error:
+            _check_damaged(error)
+            return None
+        except (UnknownTaskError, MismatchError):
             return None
 
     def _is_whole(self, key: str) -> bool:
         try:
             self.read(key, MAX_TASK_BYTES)
-        except CorruptFileError:
+        except CorruptFileError as error:
+            _check_damaged(error)
             return False
         return True
 
@@ -145,6 +150,12 @@ class Bundle(BundleReader):
 def previous_key(task: str) -> str:
     """Return the name under which a manifest lists the file that a task replaced."""
     return f"previous/{task}{SUFFIX}"
+
+
+def _check_damaged(error: CorruptFileError) -> None:
+    """Raise the error again unless the file itself is damaged: too many open files, say, pass."""
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno not in {errno.ENOENT, errno.EIO}:
+        raise error
 
 
 def _check_names(tasks: Sequence[TaskFile]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -102,15 +103,14 @@ class BundleReader:
         if name not in self.manifest.files:
             raise CorruptFileError(f"{self.folder / MANIFEST} does not list {name}; export the bundle again.")
         path = self._stored(name)
-        if not path.is_file():
+        size = _file_size(path)
+        if size is None:
             raise CorruptFileError(f"{path} is missing; export the bundle again or restore the file.")
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise CorruptFileError(f"{path} leads out of the bundle; replace the link by the file.")
         expected = self.manifest.files[name]["size"]
-        if path.stat().st_size != expected:
-            raise CorruptFileError(
-                f"{path} has {path.stat().st_size:,} bytes instead of {expected:,}; restore it or export again."
-            )
+        if size != expected:
+            raise CorruptFileError(f"{path} has {size:,} bytes instead of {expected:,}; restore it or export again.")
         return path
 
     def read(self, name: str, limit: int) -> bytes:
@@ -273,3 +273,12 @@ class BundleReader:
 
     def _stored(self, name: str) -> Path:
         return self.folder / self.manifest.stored(name)
+
+
+def _file_size(path: Path) -> int | None:
+    """Return a file's size; None if it is missing, which it may be from one moment to the next, or no file."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
