@@ -67,8 +67,10 @@ def _default(option: Any) -> str:
         return "required"
     if isinstance(option.show_default, str):
         return option.show_default
-    if option.default in (None, False, "", (), []) or option.is_flag:
-        return "on" if option.is_flag and option.default and option.secondary_opts else ""
+    if option.is_flag:
+        return "on" if option.default and option.secondary_opts else ""
+    if option.default is None or option.default in ("", (), []):
+        return ""
     return f"`{getattr(option.default, 'value', option.default)}`"
 
 

@@ -13,7 +13,7 @@ import griffe
 _DOCTEST = re.compile(r"(?:^>>> .*\n?)(?:^(?!\s*$).*\n?)*", re.MULTILINE)
 
 
-class FenceDoctests(griffe.Extension):  # type: ignore[misc]  # griffe is an extra
+class FenceDoctests(griffe.Extension):
     """Put each doctest between code fences."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from mpt_edge.cli.app import app
+from tests.support.blocks import examples
 from tests.support.places import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -72,9 +73,10 @@ def test_every_flag_in_the_docs_is_one_of_the_command(path: Path, options):
 
 def test_every_command_in_a_block_exists(options):
     for path in PAGES:
-        for line in logical_lines(path):
-            if line.startswith("mpt-edge "):
-                assert any(line.startswith(name) for name in options), f"{path.name}: {line}"
+        for example in examples(path.read_text(encoding="utf-8")):
+            for line in example.code.splitlines():
+                if line.startswith("mpt-edge "):
+                    assert any(f"{line} ".startswith(f"{name} ") for name in options), f"{path.name}: {line}"
 
 
 def test_pages_point_to_nothing_outside_the_clone():

@@ -78,7 +78,7 @@ class Model(ABC):
         selected = self._select(name)
         given = selected.head.answer_type
         if answers is not None and not issubclass(given, answers):
-            raise MismatchError(f"{name!r} answers with a {given.__name__}, not a {answers.__name__}; pass that class.")
+            raise MismatchError(f"{name!r} answers with {given.__name__}, not {answers.__name__}; pass that class.")
         return Task(self, selected)
 
     def add_task(self, path: str | os.PathLike[str]) -> Task[Any]:

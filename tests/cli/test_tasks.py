@@ -1,4 +1,4 @@
-"""`mpt-edge tasks`: list, show, install, remove and verify, on copies of a small bundle."""
+"""`mpt-edge tasks`: list, show, install, verify, remove and roll back, on copies of small bundles."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ import numpy as np
 import pytest
 
 import mpt_edge
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.placement import Placement
+from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.inference.generative_model import GenerativeModel
 from tests.support import commands
 from tests.support.outcomes import done, refused
+from tests.support.writers import TEXTS
 
 Result = subprocess.CompletedProcess[str]
 Command = Callable[..., Result]
@@ -29,7 +34,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tasks(bundle: Path) -> Command:
-    return lambda command, *arguments: commands.run("tasks", command, "--bundle", bundle, *arguments)
+    return lambda command, *arguments: commands.run_here("tasks", command, "--bundle", bundle, *arguments)
 
 
 @pytest.fixture
@@ -53,8 +58,19 @@ def listed(tasks: Command) -> dict[str, dict]:
 def test_list(tasks: Command, bundle: Path) -> None:
     rows = listed(tasks)
     assert list(rows) == NAMES
-    assert list(rows["topic"]) == ["task", "kind", "labels", "bytes", "vectors", "test_accuracy", "test", "version"]
-    assert (rows["same"]["kind"], rows["topic"]["labels"], rows["topic"]["vectors"]) == ("pair", 3, "u, v")
+    assert list(rows["topic"]) == [
+        "task",
+        "head_type",
+        "inputs",
+        "labels",
+        "bytes",
+        "contents",
+        "test_accuracy",
+        "test",
+        "version",
+    ]
+    assert (rows["same"]["inputs"], rows["topic"]["inputs"]) == ("pair", "text")
+    assert (rows["topic"]["head_type"], rows["topic"]["labels"], rows["topic"]["contents"]) == ("similarity", 3, "u, v")
     for name in NAMES:
         assert rows[name]["bytes"] == (bundle / "tasks" / f"{name}.safetensors").stat().st_size
     table = done(tasks("list")).splitlines()
@@ -62,7 +78,7 @@ def test_list(tasks: Command, bundle: Path) -> None:
     assert [line.split()[0] for line in table[1:]] == NAMES
 
 
-def test_list_with_a_damaged_task_has_the_others(tasks: Command, bundle: Path) -> None:
+def test_list_with_a_damaged_task_prints_the_others(tasks: Command, bundle: Path) -> None:
     path = bundle / "tasks" / "sentiment.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     result = tasks("list")
@@ -70,7 +86,7 @@ def test_list_with_a_damaged_task_has_the_others(tasks: Command, bundle: Path) -
     assert f"{path} is damaged" in refused(result)
 
 
-def test_a_file_damaged_on_its_way_is_not_installed(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
+def test_a_file_damaged_in_transit_is_not_installed(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
     path = make(name="new")
     data = bytearray(path.read_bytes())
     data[-9] ^= 4  # a digit of one of the vectors
@@ -80,21 +96,15 @@ def test_a_file_damaged_on_its_way_is_not_installed(tasks: Command, bundle: Path
 
 
 def test_list_shows_accuracy_and_own_prompts(tasks: Command, make: Callable[..., Path], tiny_bundle: Path) -> None:
-    own = np.zeros((6, 32), np.float16)
-    done(
-        tasks(
-            "install",
-            make(
-                name="own", own_prompt=own, layout="prefix", entry="first_layer", metrics={"test": {"accuracy": 0.875}}
-            ),
-        )
-    )
+    backbone = Bundle.open(tiny_bundle).task("sentiment").backbone
+    prompt = SharedPrompt("own", np.zeros((6, 32), np.float16), Placement(), backbone)
+    done(tasks("install", make(name="own", own_prompt=prompt, metrics={"test": {"accuracy": 0.875}})))
     row = listed(tasks)["own"]
-    assert (row["vectors"], row["test_accuracy"]) == ("u, v and its own prompt", 0.875)
+    assert (row["contents"], row["test_accuracy"]) == ("u, v and its own prompt", 0.875)
     assert "0.875" in done(tasks("list"))
 
 
-def test_list_takes_names_of_metrics_as_they_are(tasks: Command, make: Callable[..., Path]) -> None:
+def test_list_prints_names_of_metrics_as_they_are(tasks: Command, make: Callable[..., Path]) -> None:
     done(tasks("install", make(name="odd", metrics={"test": {"[/x]": 0.5}})))
     assert "[/x] 0.500" in done(tasks("list"))
 
@@ -125,7 +135,7 @@ def test_install_and_run(tasks: Command, bundle: Path, make: Callable[..., Path]
     assert said == f"installed fresh ({path.stat().st_size:,} bytes) in {bundle}\n"
     assert list(listed(tasks)) == ["fresh", *NAMES]
     assert (bundle / "tasks" / "fresh.safetensors").read_bytes() == path.read_bytes()
-    row = json.loads(done(commands.run("run", "-b", bundle, "--json", "--task", "fresh", "a witty film")))
+    row = json.loads(done(commands.run_here("run", "-b", bundle, "--json", "--task", "fresh", "a witty film")))
     original = mpt_edge.load(bundle).task("sentiment")("a witty film")  # of the same vectors, by other names
     assert row["label"] == {"bad": "no", "good": "yes"}[original.label]
     assert row["score"] == pytest.approx(original.score, abs=1e-4)
@@ -141,7 +151,7 @@ def test_install_replaces_an_older_version_only(tasks: Command, make: Callable[.
     assert listed(tasks)["sentiment"]["version"] == 3
 
 
-def test_rollback_puts_back_what_was_replaced(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
+def test_rollback_restores_the_replaced_version(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
     first = (bundle / "tasks" / "sentiment.safetensors").read_bytes()
     done(tasks("install", make(version=2)))
     second = (bundle / "tasks" / "sentiment.safetensors").read_bytes()
@@ -238,8 +248,8 @@ def test_remove(tasks: Command, bundle: Path) -> None:
 
 
 def reference_example(bundle: Path, text: str) -> dict:
-    found = mpt_edge.load(bundle).task("sentiment")(text)
-    return {"text": text, "label": found.label, "score": found.score}
+    answer = mpt_edge.load(bundle).task("sentiment")(text)
+    return {"text": text, "label": answer.label, "score": answer.score}
 
 
 def test_verify(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
@@ -259,7 +269,7 @@ def test_verify_finds_a_tampered_file(tasks: Command, bundle: Path, name: str) -
 
 
 @pytest.mark.parametrize("change", ["label", "score"])
-def test_verify_finds_a_changed_golden(tasks: Command, bundle: Path, make: Callable[..., Path], change: str) -> None:
+def test_verify_finds_another_answer(tasks: Command, bundle: Path, make: Callable[..., Path], change: str) -> None:
     right = reference_example(bundle, "a witty film")
     other = {"label": {"good": "bad", "bad": "good"}[right["label"]], "score": right["score"] - 0.05}
     done(tasks("install", make(reference_example=right | {change: other[change]})))
@@ -278,6 +288,37 @@ def test_verify_finds_a_changed_golden(tasks: Command, bundle: Path, make: Calla
         {"text": "a film", "label": "good", "score": 10**400},
     ],
 )
-def test_verify_of_an_unusable_golden(tasks: Command, make: Callable[..., Path], bad: dict) -> None:
+def test_verify_of_an_unusable_reference_example(tasks: Command, make: Callable[..., Path], bad: dict) -> None:
     result = tasks("install", make(reference_example=bad))
     assert "sentiment" in refused(tasks("verify") if result.returncode == 0 else result)
+
+
+def test_tasks_of_a_generative_model(writer_bundle: Path) -> None:
+    table = done(commands.run_here("tasks", "list", "--bundle", writer_bundle)).splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [
+        ["ask", "generation"],
+        ["mood", "choice"],
+        ["other-story", "generation"],
+        ["story", "generation"],
+    ]
+    facts = json.loads(done(commands.run_here("tasks", "show", "story", "--bundle", writer_bundle)))
+    assert (facts["head_type"], facts["generation"]) == ("generation", {"max_new_tokens": 24})
+    verified = done(commands.run_here("tasks", "verify", "--bundle", writer_bundle))
+    assert "4 tasks are as they were made" in verified
+
+
+def test_a_reference_text_is_verified_by_its_likelihood(writer_bundle: Path, tmp_path: Path) -> None:
+    """Rounding may change a generated text, but hardly its likelihood; another model changes that."""
+    copy = Path(shutil.copytree(writer_bundle, tmp_path / "writer"))
+    model = mpt_edge.load(copy, threads=1)
+    assert isinstance(model, GenerativeModel)
+    likelihood = model.log_likelihood(TEXTS[0], "story", "another text")
+    for moved, passes in ((0.0, True), (0.01, True), (0.5, False)):
+        example = {"text": TEXTS[0], "label": "another text", "score": 0.0, "log_likelihood": likelihood + moved}
+        replace(model.bundle.task("story"), reference_example=example).save(tmp_path / "story.safetensors")
+        model.bundle.install(tmp_path / "story.safetensors")
+        result = commands.run_here("tasks", "verify", "story", "--bundle", copy)
+        if passes:
+            assert result.returncode == 0, result.stderr
+        else:
+            assert "story answers its reference example with another text (-" in refused(result)

@@ -1,4 +1,4 @@
-"""Changes to a bundle: whole or not there, seen by running models, and undone by a rollback."""
+"""Changes of a bundle: complete or absent, seen by running models, and undone by a rollback."""
 
 from __future__ import annotations
 

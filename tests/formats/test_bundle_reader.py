@@ -1,4 +1,4 @@
-"""The bundle folder: nothing damaged, foreign or unlisted is used."""
+"""Reading a bundle folder: nothing damaged, foreign or unlisted is used."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 import mpt_edge
-from mpt_edge.errors import BundleNotFoundError, CorruptFileError, MismatchError, UnknownTaskError
+from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.formats.bundle_reader import MANIFEST, MODEL, TOKENIZER
+from mpt_edge.formats.bundle_reader import MANIFEST, MODEL, TOKENIZER, graph_names, weights_name
+from mpt_edge.formats.manifest import Family, Precision
+from mpt_edge.formats.placement import PEFT_PLACEMENT, Placement, PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
@@ -54,10 +56,10 @@ each_file = pytest.mark.parametrize(("name", "reader"), READERS, ids=["task", "p
 
 
 @each_file
-@pytest.mark.parametrize("place", [0, 100, -1])
-def test_tampered_byte(folder: Path, name: str, reader: Callable[[Bundle], object], place: int) -> None:
+@pytest.mark.parametrize("position", [0, 100, -1])
+def test_tampered_byte(folder: Path, name: str, reader: Callable[[Bundle], object], position: int) -> None:
     reader(Bundle.open(folder))  # untouched it is read
-    flip(folder / name, place)
+    flip(folder / name, position)
     with pytest.raises(CorruptFileError, match=f"{name} is damaged"):
         reader(Bundle.open(folder))
 
@@ -196,22 +198,86 @@ def test_task_of_another_bundle_that_lies_in_this_one(
 
 
 def test_own_prompt_needs_no_shared_one(folder: Path, task_file: MakeTask, shared_prompt: SharedPrompt) -> None:
-    own = shared_prompt.values[::-1].copy()
-    Bundle.open(folder).install(
-        task_file(own_prompt=own, layout="prefix", entry="first_layer", prompt="", prompt_sha256="")
-    )
+    own = replace(shared_prompt, name="fresh", values=shared_prompt.values[::-1].copy())
+    Bundle.open(folder).install(task_file(own_prompt=own, prompt=None, prompt_sha256=None))
     task = Bundle.open(folder).task("fresh")
-    assert not task.two_vectors
-    np.testing.assert_array_equal(task.own_prompt, own)
+    assert not task.is_two_vectors
+    assert task.own_prompt is not None
+    np.testing.assert_array_equal(task.own_prompt.values, own.values)
 
 
-def test_own_prompt_longer_than_positions_were_kept_for(folder: Path, task_file: MakeTask) -> None:
-    """Prompts that enter as word embeddings take positions from the text."""
+def test_own_prompt_longer_than_the_room_for_positions(
+    folder: Path, task_file: MakeTask, shared_prompt: SharedPrompt
+) -> None:
+    """Prompts in place of embeddings take positions from the text."""
     bundle = Bundle.open(folder)
-    bundle.manifest = replace(bundle.manifest, entry="inputs_embeds")
-    own = {"layout": "joint", "entry": "inputs_embeds", "prompt": "", "prompt_sha256": ""}
-    for rows in (bundle.manifest.prompt_length, bundle.manifest.prompt_length + 1):
-        longer = rows > bundle.manifest.prompt_length
-        path = task_file(own_prompt=np.ones((rows, 32), np.float16), u=np.ones(rows, np.float16), **own)
-        with pytest.raises(MismatchError, match="room than 6 prompt rows") if longer else nullcontext():
+    bundle.manifest = replace(bundle.manifest, placement=PEFT_PLACEMENT)
+    for length in (bundle.manifest.prompt_length, bundle.manifest.prompt_length + 1):
+        is_longer = length > bundle.manifest.prompt_length
+        own = replace(shared_prompt, values=np.ones((length, 32), np.float16), placement=PEFT_PLACEMENT)
+        path = task_file(own_prompt=own, u=np.ones(length, np.float16), prompt=None, prompt_sha256=None)
+        with pytest.raises(MismatchError, match="room than 6 virtual tokens") if is_longer else nullcontext():
             bundle.check_fit(TaskFile.load(path))
+
+
+@pytest.mark.parametrize(
+    ("placement", "shape", "says"),
+    [
+        (Placement(position=PromptPosition.EMBEDDINGS), (6, 32), "position of its own prompt than 'first_layer'"),
+        (Placement(position=PromptPosition.ALL_LAYERS), (6, 2, 32), "position of its own prompt than 'first_layer'"),
+    ],
+    ids=["embeddings", "all layers"],
+)
+def test_own_prompt_of_another_position(
+    folder: Path,
+    task_file: MakeTask,
+    shared_prompt: SharedPrompt,
+    placement: Placement,
+    shape: tuple[int, ...],
+    says: str,
+) -> None:
+    own = replace(shared_prompt, values=np.ones(shape, np.float16), placement=placement)
+    with pytest.raises(MismatchError, match=says):
+        Bundle.open(folder).install(task_file(own_prompt=own))
+
+
+def test_own_prompt_of_other_layers(folder: Path, task_file: MakeTask, shared_prompt: SharedPrompt) -> None:
+    bundle, placement = Bundle.open(folder), Placement(position=PromptPosition.ALL_LAYERS)
+    bundle.manifest = replace(bundle.manifest, placement=placement)
+    for layers in (2, 3):
+        own = replace(shared_prompt, values=np.ones((6, layers, 32), np.float16), placement=placement)
+        path = task_file(own_prompt=own)
+        with nullcontext() if layers == 2 else pytest.raises(MismatchError, match="number of layers than 2"):
+            bundle.check_fit(TaskFile.load(path))
+
+
+def test_precisions(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    assert bundle.precisions == [Precision.FLOAT32]
+    assert bundle.choose_precision() is bundle.choose_precision("float32") is Precision.FLOAT32
+    assert bundle.graph_files() == [MODEL, "onnx/model.onnx_data"]
+    assert bundle.graphs(verify=False) == [folder / MODEL]
+    with pytest.raises(InputError, match="no int8 graph, only float32; export it again with --precision both"):
+        bundle.choose_precision("int8")
+    with pytest.raises(InputError, match="no half graph, only float32; choose one of these"):
+        bundle.graphs("half")
+    edit(folder, lambda m: m["files"].pop(MODEL))
+    with pytest.raises(CorruptFileError, match="lists no graph"):
+        Bundle.open(folder).choose_precision()
+
+
+@pytest.mark.parametrize(
+    ("family", "precision", "names"),
+    [
+        (Family.ENCODER, Precision.FLOAT32, ["onnx/model.onnx"]),
+        (Family.CAUSAL, Precision.INT8, ["onnx/model_quantized.onnx"]),
+        (
+            Family.SEQ2SEQ,
+            Precision.INT8,
+            ["onnx/encoder_model_quantized.onnx", "onnx/decoder_model_quantized.onnx"],
+        ),
+    ],
+)
+def test_names_of_graphs(family: Family, precision: Precision, names: list[str]) -> None:
+    assert graph_names(family, precision) == names
+    assert weights_name(precision) == f"onnx/model{precision.suffix}.onnx_data"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpt_edge.errors import CorruptFileError
+from mpt_edge.errors import CorruptFileError, InputError, MismatchError
 from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
@@ -85,3 +85,42 @@ def test_a_damaged_file_is_refused(folder: VectorFolder) -> None:
     with pytest.raises(CorruptFileError, match=r"mood\.safetensors"):
         folder.tasks()
     assert list(folder.prompts()) == ["mpt"]
+
+
+def own_task(name: str, values: np.ndarray) -> TaskFile:
+    return replace(TASK, name=name, own_prompt=replace(PROMPT, name=name, values=values), u=np.full(3, 2, np.float16))
+
+
+def test_find_prompt(folder: VectorFolder) -> None:
+    assert folder.find_prompt().fingerprint == folder.find_prompt("mpt").fingerprint == PROMPT.fingerprint
+    with pytest.raises(InputError, match="holds no prompt other; pass a bundle or a source run"):
+        folder.find_prompt("other")
+    folder.save(replace(PROMPT, name="second", values=PROMPT.values * 2))
+    assert folder.find_prompt("second").values[0, 0] == 2
+    with pytest.raises(InputError, match="several prompts; name one with --prompt: mpt, second"):
+        folder.find_prompt()
+
+
+def test_find_the_composed_prompt_of_a_task(tmp_path: Path) -> None:
+    """A task with its own prompt can be the source of others, which scale what it reads."""
+    vectors = VectorFolder(tmp_path)
+    with pytest.raises(InputError, match="holds no prompt; pass"):
+        vectors.find_prompt()
+    vectors.save(own_task("one", np.full((3, 4), 3, np.float32)))
+    result = vectors.find_prompt()
+    assert (result.name, result.placement, result.head) == ("one", Placement(), None)
+    np.testing.assert_array_equal(result.values, np.full((3, 4), 6))
+    vectors.save(own_task("two", np.full((3, 4), 5, np.float32)))
+    np.testing.assert_array_equal(vectors.find_prompt("two").values, np.full((3, 4), 10))
+    with pytest.raises(InputError, match="several prompts; name one with --prompt: one, two"):
+        vectors.find_prompt()
+
+
+def test_prompt_of(folder: VectorFolder) -> None:
+    assert folder.prompt_of(TASK).fingerprint == PROMPT.fingerprint
+    own = own_task("own", np.ones((3, 4), np.float32))
+    assert folder.prompt_of(own) is own.own_prompt
+    with pytest.raises(InputError, match=r"lacks the prompt 'gone' of its task 'mood'; copy it to .*gone\.safetensors"):
+        folder.prompt_of(replace(TASK, prompt="gone"))
+    with pytest.raises(MismatchError, match="'mood' scales another prompt than"):
+        folder.prompt_of(replace(TASK, prompt_sha256="0" * 64))

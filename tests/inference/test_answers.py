@@ -1,106 +1,109 @@
-"""Answers from logits, against brute force."""
+"""Answers: their JSON, summaries, comparison, and streams."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Generator
 
 import numpy as np
 import pytest
 
-from mpt_edge.formats.linear_head import Head, Layer
-from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge.inference.answers import Embedding, Prediction
-from mpt_edge.inference.interpret import LONGEST_ANSWER, TokenSpan, classify, extract, tag
-from mpt_edge.inference.numerics import softmax
+from mpt_edge.inference.answers import Answer, Embedding, Generation, Prediction, Span, Stream, Tagging, TokenLabel
+
+SCORES = {"a": 0.25, "b": 0.5, "c": 0.25}
+PREDICTION = Prediction(task="t", label="b", score=0.5, scores=SCORES, similarities={"a": 0.1, "b": 0.2, "c": 0.1})
+TAGGING = Tagging(task="t", tokens=(TokenLabel("Ada", 0, 3, "NAME", 0.9), TokenLabel("is", 4, 6, "O", 0.75)))
+SPAN = Span(task="t", text="Mars", score=0.625, start=3, end=7)
+EMBEDDING = Embedding(task="t", vector=np.array([0.6, -0.8, 0, 0], np.float32))
+GENERATION = Generation(task="t", text="so it was", tokens=4, finish="eos")
 
 
-def task(readout: str, labels: tuple[str, ...] = ()) -> TaskFile:
-    one = np.ones(1, np.float32)
-    head = Head((Layer(np.ones((max(2, len(labels)), 1), np.float32), np.zeros(max(2, len(labels)), np.float32)),))
-    values = {"labels": labels, "label_texts": (), "u": one, "v": one, "prompt": "", "prompt_sha256": ""}
-    return TaskFile(
-        "t", "pair", **values, backbone="", tokenizer="", readout=readout, scale=1.0, head=head, own_prompt=one[None]
-    )
+@pytest.mark.parametrize(
+    ("answer", "content"),
+    [
+        (PREDICTION, {"label": "b", "score": 0.5, "scores": SCORES}),
+        (
+            TAGGING,
+            {
+                "tokens": [
+                    {"text": "Ada", "start": 0, "end": 3, "label": "NAME", "score": 0.9},
+                    {"text": "is", "start": 4, "end": 6, "label": "O", "score": 0.75},
+                ]
+            },
+        ),
+        (SPAN, {"output": "Mars", "score": 0.625, "start": 3, "end": 7}),
+        (EMBEDDING, {"vector": [0.6, -0.8, 0.0, 0.0]}),
+        (GENERATION, {"output": "so it was", "new_tokens": 4, "finish": "eos"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_json(answer: Answer, content: dict[str, object]) -> None:
+    assert json.loads(json.dumps(answer.to_dict())) == {"task": "t", **content}
 
 
-def test_classification() -> None:
-    found = classify(task("classifier", ("a", "b", "c")), np.array([0.0, 2.0, 1.0], np.float32), truncated=True)
-    assert (found.label, found.truncated, dict(found.similarities)) == ("b", True, {})
-    assert found.score == pytest.approx(np.exp(2) / (1 + np.exp(2) + np.exp(1)))
-    assert sum(found.scores.values()) == pytest.approx(1)
+def test_json_of_a_truncated_text() -> None:
+    assert Span(task="t", text="", score=0.0, truncated=True).to_dict()["truncated"] is True
 
 
-def test_scores_are_of_scaled_logits() -> None:
-    logits = np.array([[0, 1]], np.float32)
-    scaled, wanted = replace(task("tokens", ("a", "b")), scale=3.0), pytest.approx(1 / (1 + np.exp(-3)))
-    assert classify(scaled, logits[0], truncated=False).score == wanted
-    assert tag(scaled, logits, "x", [TokenSpan(0, 0, 1)], truncated=False).score == wanted
+@pytest.mark.parametrize(
+    ("answer", "summary", "confidence"),
+    [
+        (PREDICTION, "b", 0.5),
+        (TAGGING, "NAME O", 0.75),
+        (Tagging(task="t", tokens=()), "", 0.0),
+        (SPAN, "Mars", 0.625),
+        (EMBEDDING, "(4) 0.600, -0.800, 0.000, ...", None),
+        (GENERATION, "so it was", None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_summary_and_confidence(answer: Answer, summary: str, confidence: float | None) -> None:
+    assert (answer.summary, answer.confidence) == (summary, confidence)
 
 
-def test_tokens_have_their_place_in_the_text() -> None:
-    places = [TokenSpan(-1, 0, 0), TokenSpan(0, 0, 3), TokenSpan(0, 4, 6), TokenSpan(0, 6, 9), TokenSpan(-1, 0, 0)]
-    logits = np.array([[9, 0], [0, 3], [2, 0], [0, 1], [0, 9]], np.float32)
-    found = tag(task("tokens", ("O", "NAME")), logits, "Ada is her", places, truncated=False)
-    assert [(t.text, t.label) for t in found.tokens] == [("Ada", "NAME"), ("is", "O"), (" he", "NAME")]
-    assert (found.tokens[2].start, found.tokens[2].end) == (6, 9)
-    assert found.label == "NAME O NAME"
-    assert found.score == pytest.approx(1 / (1 + np.exp(-1)))
-    assert [t["label"] for t in found.to_dict()["tokens"]] == ["NAME", "O", "NAME"]
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [(0, []), (1, [("b", 0.5)]), (2, [("b", 0.5), ("a", 0.25)]), (9, [("b", 0.5), ("a", 0.25), ("c", 0.25)])],
+)
+def test_top_k(k: int, expected: list[tuple[str, float]]) -> None:
+    """Equal labels keep their order."""
+    assert PREDICTION.top_k(k) == expected
 
 
-def test_tokens_of_a_pair_stand_in_their_own_text() -> None:
-    found = tag(
-        task("tokens", ("O", "NAME")),
-        np.zeros((3, 2), np.float32),
-        ("Ada", "is her name"),
-        [TokenSpan(0, 0, 3), TokenSpan(-1, 0, 0), TokenSpan(1, 3, 6)],
-        truncated=False,
-    )
-    assert [t.text for t in found.tokens] == ["Ada", "her"]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_span_is_the_likeliest(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    context = " ".join(f"w{i:02}" for i in range(50))
-    places = [
-        TokenSpan(-1, 0, 0),
-        TokenSpan(0, 0, 4),
-        TokenSpan(-1, 0, 0),
-        *(TokenSpan(1, 4 * i, 4 * i + 3) for i in range(50)),
-    ]
-    logits = rng.normal(0, 2, (len(places), 2)).astype(np.float32)
-    found = extract(task("span"), logits, ("what?", context), places, truncated=False)
-    starts, ends = (softmax(part) for part in logits[3:].T)
-    allowed = [(i, j) for i in range(50) for j in range(i, min(50, i + LONGEST_ANSWER))]
-    score, first, last = max((starts[i] * ends[j], i, j) for i, j in allowed)
-    assert (found.start, found.end) == (4 * first, 4 * last + 3)
-    assert found.label == context[found.start : found.end]
-    assert found.score == pytest.approx(float(score))
-    entries = json.loads(json.dumps(found.to_dict()))
-    assert (entries["start"], entries["end"], entries["label"]) == (found.start, found.end, found.label)
-
-
-def test_a_span_has_at_most_so_many_tokens() -> None:
-    """The likelier end lies one token too far."""
-    logits = np.zeros((50, 2), np.float32)
-    logits[0, 0], logits[LONGEST_ANSWER - 1, 1], logits[LONGEST_ANSWER, 1] = 20, 10, 12
-    places = [TokenSpan(1, i, i + 1) for i in range(50)]
-    assert extract(task("span"), logits, ("q", "c" * 50), places, truncated=False).end == LONGEST_ANSWER
-
-
-def test_question_that_leaves_no_room_for_the_text() -> None:
-    found = extract(
-        task("span"), np.ones((2, 2), np.float32), ("q", "c"), [TokenSpan(-1, 0, 0), TokenSpan(0, 0, 1)], truncated=True
-    )
-    assert (found.label, found.score, found.truncated) == ("", 0.0, True)
-
-
-def test_vectors_can_stand_where_answers_are_compared() -> None:
-    one, same, other = (
-        Embedding("t", "", 0.0, truncated=False, vector=np.array([1, x], np.float32)) for x in (2, 2, 3)
-    )
+def test_embeddings_are_compared_by_value() -> None:
+    one, same, other = (Embedding(task="t", vector=np.array([1, x], np.float32)) for x in (2, 2, 3))
     assert one == same
     assert one != other
-    assert one != Prediction("t", "", 0.0, truncated=False)
+    assert one != Embedding(task="t", vector=one.vector, truncated=True)
+    assert one != Prediction(task="t", label="", score=0.0)
+
+
+@pytest.mark.parametrize("answer", [PREDICTION, EMBEDDING], ids=lambda value: type(value).__name__)
+def test_repr_is_short(answer: Answer) -> None:
+    assert len(repr(answer)) < 80
+
+
+def stream(closed: list[bool]) -> Stream:
+    def pieces() -> Generator[str]:
+        try:
+            yield from ("so ", "it ", "was")
+        finally:
+            closed.append(True)
+
+    return Stream(pieces(), lambda: GENERATION, truncated=True)
+
+
+def test_stream_to_its_end() -> None:
+    whole = stream([])
+    assert whole.truncated
+    assert whole.answer is None
+    assert list(whole) == ["so ", "it ", "was"]
+    assert whole.answer == GENERATION
+
+
+def test_stream_that_is_closed_early() -> None:
+    closed: list[bool] = []
+    with stream(closed) as part:
+        assert next(part) == "so "
+    assert closed == [True]
+    assert part.answer is None

@@ -1,3 +1,5 @@
+"""Tokens of texts and pairs: truncation, templates, offsets, and texts that are refused."""
+
 from __future__ import annotations
 
 import time
@@ -8,7 +10,8 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from mpt_edge.errors import CorruptFileError, InputError
-from mpt_edge.inference.text import CHARACTERS_PER_TOKEN, Encoded, TextEncoder, render, validate_text
+from mpt_edge.formats.taskfile import Inputs, Side
+from mpt_edge.inference.text import CHARACTERS_PER_TOKEN, Encoded, Offset, Text, TextEncoder, render, validate_text
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 
 CLS, SEP = 2, 3
@@ -26,7 +29,7 @@ def word(tiny: EncoderBackbone) -> dict[str, int]:
 
 def test_single_text(texts: TextEncoder, word: dict[str, int]) -> None:
     assert texts.encode(["The witty film"], 16) == [
-        Encoded([CLS, word["the"], word["witty"], word["film"], SEP], [0] * 5, truncated=False)
+        Encoded([CLS, word["the"], word["witty"], word["film"], SEP], [0] * 5, truncated=False, text="The witty film")
     ]
 
 
@@ -38,7 +41,7 @@ def test_pair_has_segments(texts: TextEncoder, word: dict[str, int]) -> None:
 
 
 def test_empty_text_is_special_tokens_alone(texts: TextEncoder) -> None:
-    assert texts.encode([""], 16) == [Encoded([CLS, SEP], [0, 0], truncated=False)]
+    assert texts.encode([""], 16) == [Encoded([CLS, SEP], [0, 0], truncated=False, text="")]
 
 
 @pytest.mark.parametrize("words", [5, 6, 7, 60])
@@ -48,7 +51,7 @@ def test_truncation_is_reported_exactly(texts: TextEncoder, word: dict[str, int]
     assert row.truncated == (words > 6)
 
 
-@pytest.mark.parametrize("pair", [("film " * 30, "bad"), ("bad", "film " * 30), ("film " * 30, "game " * 30)])
+@pytest.mark.parametrize(Inputs.PAIR, [("film " * 30, "bad"), ("bad", "film " * 30), ("film " * 30, "game " * 30)])
 def test_truncation_of_a_pair(texts: TextEncoder, pair: tuple[str, str]) -> None:
     (row,) = texts.encode([pair], 10)
     assert len(row.ids) == len(row.types) == 10
@@ -77,22 +80,23 @@ def test_characters_cut_off_are_reported(texts: TextEncoder) -> None:
 
 
 def test_characters_cut_off_are_reported_everywhere(texts: TextEncoder) -> None:
-    """Of a pair, of a text that is fitted into a template; and they have no place."""
+    """Of a pair, of a text in a template; and they have no offsets."""
     text = "film" + " " * 16 * CHARACTERS_PER_TOKEN + "game"
     assert texts.encode([("film", text)], 16)[0].truncated
-    assert texts.fit("", text, 16).truncated
-    assert len(texts.places(text, 16)) == len(texts.encode([text], 16)[0].ids)
+    assert texts.fit(None, text, 16).truncated
+    (row,) = texts.encode([text], 16, offsets=True)
+    assert len(row.offsets) == len(row.ids)
 
 
-@pytest.mark.parametrize(("cut", "kept"), [("right", "film"), ("left", "game")])
+@pytest.mark.parametrize(("side", "kept"), [(Side.RIGHT, "film"), (Side.LEFT, "game")])
 def test_a_text_of_too_many_characters_keeps_the_right_side(
-    texts: TextEncoder, word: dict[str, int], cut: str, kept: str
+    texts: TextEncoder, word: dict[str, int], side: Side, kept: str
 ) -> None:
-    row = texts.fit("the {text}", "film " * 400 + "game " * 400, 16, cut)
+    row = texts.fit("the {text}", "film " * 400 + "game " * 400, 16, side)
     assert row.ids == [CLS, word["the"], *[word[kept]] * 13, SEP]
 
 
-@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize(Inputs.PAIR, [False, True])
 def test_huge_text_is_quick_and_reported(texts: TextEncoder, pair: bool) -> None:
     huge = "gorgeous film " * 750_000
     assert len(huge) > 10_000_000
@@ -103,9 +107,9 @@ def test_huge_text_is_quick_and_reported(texts: TextEncoder, pair: bool) -> None
     assert len(row.ids) == 16
 
 
-@pytest.mark.parametrize("cut", ["right", "left"])
-def test_both_texts_of_a_long_pair_are_cut_to_fit_a_template(texts: TextEncoder, cut: str) -> None:
-    row = texts.fit("{text} and {text_pair}", ("film " * 50, "game " * 44), 24, cut)
+@pytest.mark.parametrize("side", Side)
+def test_both_texts_of_a_long_pair_are_cut_to_fit_a_template(texts: TextEncoder, side: Side) -> None:
+    row = texts.fit("{text} and {text_pair}", ("film " * 50, "game " * 44), 24, side)
     assert row.truncated
     assert len(row.ids) == 24
     alone = texts.encode(["film"], 9)[0].ids[1], texts.encode(["game"], 9)[0].ids[1]
@@ -113,22 +117,22 @@ def test_both_texts_of_a_long_pair_are_cut_to_fit_a_template(texts: TextEncoder,
 
 
 @pytest.mark.parametrize("text", ["\N{WOMAN}", "\N{WOMAN}\N{WOMAN} cat"])
-def test_a_text_of_which_nothing_is_left_is_refused(text: str) -> None:
+def test_a_text_without_room_is_refused(text: str) -> None:
     """One character of four tokens: cutting through it leaves no text, and no token at all without a template."""
     vocabulary = {"<unk>": 0, **{f"<0x{i:02X}>": i + 1 for i in range(256)}}
     tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     encoder = TextEncoder(tokenizer.to_str().encode())
-    assert len(encoder.fit("", text, 40).ids) >= 4
+    assert len(encoder.fit(None, text, 40).ids) >= 4
     with pytest.raises(InputError, match="nothing of the text fits into 3 tokens"):
-        encoder.fit("", text, 3)
+        encoder.fit(None, text, 3)
     with pytest.raises(InputError, match="nothing of the text fits into 6 tokens"):
-        encoder.fit("Q: {text}", "\N{WOMAN}", 6, "left")
+        encoder.fit("Q: {text}", "\N{WOMAN}", 6, Side.LEFT)
 
 
 def test_a_text_without_tokens_is_refused() -> None:
     encoder = TextEncoder(Tokenizer(models.BPE({"a": 0}, [])).to_str().encode())
     with pytest.raises(InputError, match="the text has no tokens for this model"):
-        encoder.fit("", "xyz", 8)
+        encoder.fit(None, "xyz", 8)
 
 
 def test_pad(texts: TextEncoder) -> None:
@@ -171,8 +175,8 @@ def test_no_tokenizer(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("template", "text", "expected"),
     [
-        ("", "as it is {text}", "as it is {text}"),
-        ("", ("a", "b"), ("a", "b")),
+        (None, "as it is {text}", "as it is {text}"),
+        (None, ("a", "b"), ("a", "b")),
         ("Review: {text}", "fine", "Review: fine"),
         ("{text} or {text}", "a", "a or a"),
         ("{text} / {text_pair}", ("a", "b"), "a / b"),
@@ -181,48 +185,79 @@ def test_no_tokenizer(data: bytes) -> None:
         ("{other} {{text}} {text", "x", "{other} {x} {text"),
     ],
 )
-def test_render(template: str, text: object, expected: object) -> None:
+def test_render(template: str | None, text: Text, expected: object) -> None:
     assert render(template, text) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "expected"),
+    ("text", "inputs", "expected"),
     [
-        ("a", "classification", "a"),
-        (" {} ", "classification", " {} "),
-        (("a", "b"), "pair", ("a", "b")),
-        (["a", "b"], "pair", ("a", "b")),
+        ("a", Inputs.TEXT, "a"),
+        (" {} ", Inputs.TEXT, " {} "),
+        (("a", "b"), Inputs.PAIR, ("a", "b")),
+        (["a", "b"], Inputs.PAIR, ("a", "b")),
     ],
 )
-def test_checked(text: object, kind: str, expected: object) -> None:
-    assert validate_text(text, kind) == expected
+def test_validate_text(text: object, inputs: Inputs, expected: object) -> None:
+    assert validate_text(text, inputs) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "says"),
+    ("text", "inputs", "says"),
     [
-        ("", "classification", "the text is empty; pass at least one word"),
-        (" \n\t", "classification", "the text is empty"),
-        (("a", ""), "pair", "the text is empty"),
-        (("", "b"), "pair", "the text is empty"),
-        ("a", "pair", "this task reads pairs"),
-        (("a",), "pair", "this task reads pairs"),
-        ((), "pair", "this task reads pairs"),
-        (("a", "b"), "classification", "this task reads single texts"),
-        ((), "classification", "this task reads single texts"),
-        (("a", "b", "c"), "pair", "expected a text or a pair of texts, got tuple"),
-        (("a", 3), "pair", "expected a text or a pair"),
-        (None, "classification", "got NoneType"),
-        (b"a", "classification", "got bytes"),
-        (3.5, "pair", "got float"),
-        ({"text": "a"}, "classification", "got dict"),
+        ("", Inputs.TEXT, "the text is empty; pass at least one word"),
+        (" \n\t", Inputs.TEXT, "the text is empty"),
+        (("a", ""), Inputs.PAIR, "the text is empty"),
+        (("", "b"), Inputs.PAIR, "the text is empty"),
+        ("a", Inputs.PAIR, "this task reads pairs"),
+        (["a"], Inputs.TEXT, "this is a list where one text belongs"),
+        (["a"], Inputs.PAIR, "this task reads pairs"),
+        (("a",), Inputs.PAIR, "this task reads pairs"),
+        ((), Inputs.PAIR, "this task reads pairs"),
+        (("a", "b"), Inputs.TEXT, "this task reads single texts"),
+        ((), Inputs.TEXT, "this task reads single texts"),
+        (("a", "b", "c"), Inputs.PAIR, "expected a text or a pair of texts, got tuple"),
+        (("a", 3), Inputs.PAIR, "expected a text or a pair"),
+        (None, Inputs.TEXT, "got NoneType"),
+        (b"a", Inputs.TEXT, "got bytes"),
+        (3.5, Inputs.PAIR, "got float"),
+        ({"text": "a"}, Inputs.TEXT, "got dict"),
     ],
 )
-def test_text_that_cannot_be_read(text: object, kind: str, says: str) -> None:
+def test_text_that_cannot_be_read(text: object, inputs: Inputs, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        validate_text(text, kind)
+        validate_text(text, inputs)
+
+
+def test_offsets_are_those_of_each_text_of_a_pair(texts: TextEncoder) -> None:
+    (row,) = texts.encode([("A  Film", "dull, bad")], 7, offsets=True)
+    special = Offset(-1, 0, 0)
+    words = [Offset(0, 0, 1), Offset(0, 3, 7)], [Offset(1, 0, 4), Offset(1, 4, 5)]
+    assert list(row.offsets) == [special, *words[0], special, *words[1], special]
+    assert row.truncated
+    assert texts.encode(["film"], 7)[0].offsets == ()
+
+
+@pytest.mark.parametrize("side", Side)
+def test_the_text_that_was_kept_beside_a_template(texts: TextEncoder, side: Side) -> None:
+    row = texts.fit("the {text}", "film " * 5 + "game " * 5, 8, side)
+    assert isinstance(row.text, str)
+    assert row.text.split() == ["film" if side is Side.RIGHT else "game"] * 5
+    whole = texts.fit("the {text}", "film", 8, side)
+    assert (whole.text, whole.truncated) == ("film", False)
+
+
+def test_words_are_one_token_each(texts: TextEncoder, word: dict[str, int]) -> None:
+    assert texts.words(["film", "Game"]) == [word["film"], word["game"]]
+    with pytest.raises(InputError, match="'good film' is 2 tokens to this model, and a mask stands for one"):
+        texts.words(["film", "good film"])
+
+
+def test_special_tokens(texts: TextEncoder) -> None:
+    assert (texts.special_tokens(pair=False), texts.special_tokens(pair=True)) == (2, 3)
+    assert texts.continuations(["", "film"])[0] == []
 
 
 def test_text_that_is_no_unicode() -> None:
     with pytest.raises(InputError):
-        validate_text("half \ud800 surrogate", "classification")
+        validate_text("half \ud800 surrogate", Inputs.TEXT)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,7 @@ class Example:
 
 def examples(page: str) -> Iterator[Example]:
     """Yield the shell and Python blocks of a page, in order."""
-    fences = list(_FENCE.finditer(page))
-    for fence, following in zip(fences, [*fences[1:], None], strict=True):
+    for fence, following in pairwise([*_FENCE.finditer(page), None]):
         language, code = fence.groups()
         if language in ("sh", "python"):
             adjacent = following is not None and not page[fence.end() : following.start()].strip()

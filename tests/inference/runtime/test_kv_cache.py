@@ -1,4 +1,4 @@
-"""A cache that grows in place, with a graph whose answers can be reckoned: the sum of the tokens that are seen."""
+"""A cache that grows in place, with a graph that sums the tokens it sees."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 from onnx import TensorProto, helper, save
 
 from mpt_edge.inference.runtime.graph_names import PAST_LENGTH
-from mpt_edge.inference.runtime.kv_cache import KeyValueCache
-from mpt_edge.inference.runtime.session import open_session
+from mpt_edge.inference.runtime.kv_cache import KeyValueCache, stack
+from mpt_edge.inference.runtime.session import SessionOptions, open_session
 
 PAST, PRESENT = "past_key_values.0.key", "present.0.key"
 
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Keys are the tokens themselves; each wanted answer is the sum of the visible ones, times a factor of the row."""
+    """Return a graph with tokens as keys; its logit is the sum of the visible ones, times a factor of the row."""
     integers = {
         "input_ids": ["batch", "tokens"],
         "attention_mask": ["batch", "capacity"],
-        "logits_index": ["batch", "wanted"],
+        "logits_index": ["batch", "requested"],
         PAST_LENGTH: [1],
     }
     room = ["batch", 1, "capacity", 1]
@@ -32,15 +32,15 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
         helper.make_node("Cast", ["input_ids"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["floats", "axes"], ["new"]),
         helper.make_node("Shape", ["input_ids"], ["batch"], start=0, end=1),
-        helper.make_node("Expand", [PAST_LENGTH, "batch"], ["places"]),
-        helper.make_node("TensorScatter", [PAST, "new", "places"], [PRESENT], axis=-2, mode="linear"),
+        helper.make_node("Expand", [PAST_LENGTH, "batch"], ["starts"]),
+        helper.make_node("TensorScatter", [PAST, "new", "starts"], [PRESENT], axis=-2, mode="linear"),
         helper.make_node("Squeeze", [PRESENT, "axes"], ["keys"]),
         helper.make_node("Cast", ["attention_mask"], ["visible"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["keys", "visible"], ["seen"]),
         helper.make_node("ReduceSum", ["seen", "last"], ["sum"], keepdims=1),
         helper.make_node("Mul", ["sum", "factor"], ["scaled"]),
-        helper.make_node("Shape", ["logits_index"], ["wanted"]),
-        helper.make_node("Expand", ["scaled", "wanted"], ["flat"]),
+        helper.make_node("Shape", ["logits_index"], ["requested"]),
+        helper.make_node("Expand", ["scaled", "requested"], ["flat"]),
         helper.make_node("Unsqueeze", ["flat", "two"], ["logits"]),
     ]
     constants = {"axes": [1, 3], "last": [1], "two": [2]}
@@ -49,7 +49,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sums",
         inputs,
         [
-            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "wanted", 1]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "requested", 1]),
             helper.make_tensor_value_info(PRESENT, TensorProto.FLOAT, room),
         ],
         [helper.make_tensor(name, TensorProto.INT64, [len(v)], v) for name, v in constants.items()],
@@ -60,23 +60,23 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(graph: Path, rows: int = 2) -> KeyValueCache:
-    """Rows behind a prompt of two keys, 100 and 200, of which the last row sees only the second."""
+    """Return rows after a prompt of two keys, 100 and 200, of which the last row sees only the second."""
     seen = np.ones((rows, 2), np.int64)
     seen[-1, 0] = 0
     prompt = np.array([100, 200], np.float32).reshape(1, 1, 2, 1)
     factor = np.arange(1, rows + 1, dtype=np.float32)[:, None]
-    return KeyValueCache(open_session(graph, 1), {PAST: prompt}, seen, {"factor": factor})
+    return KeyValueCache(open_session(graph, SessionOptions(threads=1)), {PAST: prompt}, seen, {"factor": factor})
 
 
 def read(cache: KeyValueCache, tokens: list[list[int]], mask: list[list[int]] | None = None) -> list[float]:
     ids = np.array(tokens)
     index = np.zeros((len(ids), 1), np.int64)
-    found = cache.read({"input_ids": ids, "logits_index": index}, np.ones_like(ids) if mask is None else np.array(mask))
-    assert found.shape == (len(ids), 1, 1)
-    return [float(value) for value in found[:, 0, 0]]
+    result = cache.read({"input_ids": ids, "logits_index": index}, np.ones_like(ids) if mask is None else np.array(mask))
+    assert result.shape == (len(ids), 1, 1)
+    return [float(value) for value in result[:, 0, 0]]
 
 
-def test_what_is_seen(graph: Path) -> None:
+def test_masks_of_prompt_and_text(graph: Path) -> None:
     cache = opened(graph)
     assert read(cache, [[1, 2, 3], [4, 5, 6]], [[1, 1, 1], [1, 1, 0]]) == [306, 2 * 209]
     assert read(cache, [[7], [8]]) == [313, 2 * 217]
@@ -84,8 +84,8 @@ def test_what_is_seen(graph: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [61, 62, 63, 200])
-def test_rooms_end(graph: Path, steps: int) -> None:
-    """Nothing is lost where a cache moves to more room, whether it is full then or not."""
+def test_growth_loses_nothing(graph: Path, steps: int) -> None:
+    """Whether the cache is full when it grows, or not."""
     cache = opened(graph)
     for step in range(1, steps + 1):
         total = step * (step + 1) // 2
@@ -94,7 +94,7 @@ def test_rooms_end(graph: Path, steps: int) -> None:
     assert cache.length == 2 + steps + 70
 
 
-def test_rows_are_chosen(graph: Path) -> None:
+def test_select(graph: Path) -> None:
     cache = opened(graph, rows=3)
     cache.select(np.array([1, 0, 2]))  # before anything is read
     assert read(cache, [[2], [1], [3]]) == [2 * 302, 301, 3 * 203]
@@ -103,7 +103,7 @@ def test_rows_are_chosen(graph: Path) -> None:
     assert cache.rows == 4
     assert read(cache, [[10], [20], [30], [40]]) == [3 * 213, 1 * 321, 3 * 233, 2 * 342]
     fixed = cache._fixed["factor"]
-    cache.select(np.array([2, 1, 0, 3]))  # rows of one text change places, so what belongs to texts stays
+    cache.select(np.array([2, 1, 0, 3]))  # rows of one text change places, so fixed inputs stay
     assert cache._fixed["factor"] is fixed
     assert read(cache, [[1], [1], [1], [1]]) == [3 * 234, 1 * 322, 3 * 214, 2 * 343]
     cache.select(np.array([1]))
@@ -111,7 +111,7 @@ def test_rows_are_chosen(graph: Path) -> None:
 
 
 def test_steps_copy_nothing(graph: Path) -> None:
-    """The graph writes into one array, until its room ends."""
+    """The graph writes into one array, until its capacity ends."""
     cache = opened(graph, rows=1)
     read(cache, [[1]])
     array = cache._cache[PAST]
@@ -124,7 +124,7 @@ def test_steps_copy_nothing(graph: Path) -> None:
 
 
 def test_single_steps(graph: Path) -> None:
-    """A step answers as `read` does, through rooms that end and rows that are chosen, and leaves that one's answers."""
+    """A step answers as `read` does, while the cache grows and rows are selected. Earlier logits stay."""
     cache = opened(graph)
     ids = np.array([[1, 1], [2, 2]])
     before = cache.read({"input_ids": ids, "logits_index": np.zeros((2, 1), np.int64)}, np.ones_like(ids))
@@ -141,6 +141,17 @@ def test_single_steps(graph: Path) -> None:
 
 def step(cache: KeyValueCache, tokens: list[int]) -> list[float]:
     ids = np.array(tokens)[:, None]
-    found = cache.step({"input_ids": ids, "logits_index": np.zeros_like(ids)})
-    assert found.shape == (len(tokens), 1)
-    return [float(value) for value in found[:, 0]]
+    result = cache.step({"input_ids": ids, "logits_index": np.zeros_like(ids)})
+    assert result.shape == (len(tokens), 1)
+    return [float(value) for value in result[:, 0]]
+
+
+def test_stack_pads_and_masks_shorter_prompts() -> None:
+    rng = np.random.default_rng(0)
+    caches = [{PAST: rng.normal(size=(1, 4, length, 8)).astype(np.float32)} for length in (6, 11)]
+    stacked, mask = stack(caches)
+    np.testing.assert_array_equal(mask, [[1] * 6 + [0] * 5, [1] * 11])
+    assert stacked[PAST].shape == (2, 4, 11, 8)
+    np.testing.assert_array_equal(stacked[PAST][0, :, :6], caches[0][PAST][0])
+    np.testing.assert_array_equal(stacked[PAST][0, :, 6:], 0)
+    np.testing.assert_array_equal(stacked[PAST][1], caches[1][PAST][0])

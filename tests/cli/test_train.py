@@ -17,7 +17,7 @@ from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from tests.support import commands, outcomes
 
-refused = partial(outcomes.refused, before=True)  # bars and warnings may stand before the sentence
+refused = partial(outcomes.refused, before=True)  # bars and warnings may precede the sentence
 Result = subprocess.CompletedProcess[str]
 Command = Callable[..., Result]
 WORDS = {
@@ -30,7 +30,7 @@ SIZES = ("--epochs", 2, "--batch-size", 8, "--threads", 1)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with three recipes and their rows."""
+    """Return a folder with three recipes and their examples."""
     folder = tmp_path_factory.mktemp("data")
     for task, labels in WORDS.items():
         rows = [
@@ -43,9 +43,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = folder / task / f"{split}.jsonl"
             path.parent.mkdir(exist_ok=True)
             path.write_text("".join(json.dumps(row) + "\n" for row in part))
-        kind = "pair" if task == "pairs" else "classification"
+        inputs = "pair" if task == "pairs" else "text"
         splits = "".join(f'{split} = "{task}/{split}.jsonl"\n' for split in ("train", "validation", "test"))
-        (folder / f"{task}.toml").write_text(f'name = "{task}"\nkind = "{kind}"\nmax_length = 16\n{splits}')
+        (folder / f"{task}.toml").write_text(f'name = "{task}"\ninputs = "{inputs}"\nmax_length = 16\n{splits}')
     return folder
 
 
@@ -63,9 +63,9 @@ def train(tiny_folder: Path, data: Path) -> Command:
 
 @pytest.fixture(scope="module")
 def source(train: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """Return the folder of a source run and what the command said."""
+    """Return the folder of a source run, by a process of its own, and the command's result."""
     output = tmp_path_factory.mktemp("source") / "run"
-    arguments = ("--length", 4, "--teacher-epochs", 1, "--test")
+    arguments = ("--prompt-length", 4, "--teacher-epochs", 1, "--test")
     result = train("source", ["mood", "topic"], output, *arguments, run=commands.run)
     assert result.returncode == 0, result.stderr
     return output, result
@@ -75,13 +75,13 @@ def source(train: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 def target(train: Command, source: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a target run."""
     output = tmp_path_factory.mktemp("target") / "run"
-    result = train("target", ["pairs"], output, "--from", source[0], run=commands.run)
+    result = train("target", ["pairs"], output, "--from", source[0])
     assert result.returncode == 0, result.stderr
     return output
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return what each file holds, but for TensorBoard's, which hold the time."""
+    """Return each file's bytes, except for TensorBoard's, which hold the time."""
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if "tensorboard/" not in name}
 
@@ -98,7 +98,10 @@ def test_source(source: tuple[Path, Result]) -> None:
     }
     prompt = SharedPrompt.load(output / "prompts" / "mpt.safetensors")
     task = TaskFile.load(output / "tasks" / "topic.safetensors")
-    assert (prompt.values.shape, prompt.entry) == ((4, 2, 32), "every_layer")  # the small model has two layers
+    assert (prompt.values.shape, prompt.placement.position) == (
+        (4, 2, 32),
+        "all_layers",
+    )  # the small model has two layers
     assert (task.u.shape, task.v.shape, task.labels) == ((4,), (32,), ("law", "science", "sport"))
     assert task.prompt_sha256 == prompt.fingerprint
     assert {"validation", "test"} == set(task.metrics)
@@ -116,19 +119,19 @@ def test_source(source: tuple[Path, Result]) -> None:
 
 @pytest.mark.parametrize("tested", [False, True])
 def test_probe(source: tuple[Path, Result], data: Path, tiny_folder: Path, tmp_path: Path, tested: bool) -> None:
-    """Its figures stand beside the task's, those of validation too, and in the task's file."""
+    """Its metrics are printed beside the task's, and written to its file."""
     run = Path(shutil.copytree(source[0], tmp_path / "run"))
     places = ("--output", run, "--data", data, "--backbone", tiny_folder, *["--test"] * tested)
     result = commands.run_here("train", "probe", data / "mood.toml", *places)
     assert result.returncode == 0, result.stderr
     metrics = TaskFile.load(run / "tasks/mood.safetensors").metrics
-    assert ("test" in metrics["probe"]) == tested
+    assert ("test" in metrics["linear_probe"]) == tested
     header, row, _ = result.stdout.splitlines()
     assert header.split("  ")[-3:] == ["probe, validation", "probe, test", "bytes"]
-    probed = metrics["probe"]
+    probed = metrics["linear_probe"]
     parts = (metrics["validation"], metrics["test"], probed["validation"], probed.get("test"))
-    wanted = [f"{part['accuracy']:.4f}" if part else "-" for part in parts]
-    assert row.split()[2:-1] == wanted
+    expected = [f"{part['accuracy']:.4f}" if part else "-" for part in parts]
+    assert row.split()[2:-1] == expected
 
 
 def test_a_test_split_that_no_recipe_names(
@@ -136,13 +139,13 @@ def test_a_test_split_that_no_recipe_names(
 ) -> None:
     whole = (data / "mood.toml").read_text()
     (data / "untested.toml").write_text("".join(f"{line}\n" for line in whole.splitlines() if "test" not in line))
-    result = train("target", ["untested"], tmp_path, "--from", source[0], "--start", "ones", "--test")
+    result = train("target", ["untested"], tmp_path, "--from", source[0], "--init", "ones", "--test")
     assert result.returncode == 0, result.stderr
     assert "mpt-edge: mood: the recipe names no test split, so none was measured." in result.stderr
 
 
 def test_a_task_that_was_not_learned_is_named(train: Command, source: tuple[Path, Result], tmp_path: Path) -> None:
-    """Rates that blow the vectors up leave one answer to every text; the command says so and what to do."""
+    """Learning rates that are too high leave one answer to every text; the command names the fix."""
     result = train("target", ["pairs"], tmp_path, "--from", source[0], "--task-lr", 100)
     assert result.returncode == 0, result.stderr
     matthews = TaskFile.load(tmp_path / "tasks/pairs.safetensors").metrics["validation"]["matthews"]
@@ -156,7 +159,7 @@ def test_target_keeps_the_prompt(source: tuple[Path, Result], target: Path) -> N
     before, after = (SharedPrompt.load(run / "prompts" / "mpt.safetensors") for run in (source[0], target))
     task = TaskFile.load(target / "tasks" / "pairs.safetensors")
     assert before.fingerprint == after.fingerprint == task.prompt_sha256
-    assert (task.kind, task.training["stage"]) == ("pair", "target")
+    assert (task.inputs, task.training["stage"]) == ("pair", "target")
     assert abs(task.u - 1).max() > 0.01
     assert abs(task.v - 1).max() > 0.01
 
@@ -168,7 +171,7 @@ def test_a_finished_run_is_not_trained_again(
     output = source[0] if stage == "source" else target
     checkpoint = output / "checkpoint.pt" if stage == "source" else output / "runs" / "pairs" / "checkpoint.pt"
     before, made = contents(output), checkpoint.stat().st_mtime_ns
-    extra = ("--length", 4, "--teacher-epochs", 1, "--test") if stage == "source" else ("--from", source[0])
+    extra = ("--prompt-length", 4, "--teacher-epochs", 1, "--test") if stage == "source" else ("--from", source[0])
     result = train(stage, ["mood", "topic"] if stage == "source" else ["pairs"], output, *extra)
     assert result.returncode == 0, result.stderr
     assert contents(output) == before
@@ -177,7 +180,7 @@ def test_a_finished_run_is_not_trained_again(
 
 def test_other_settings_in_the_same_folder(train: Command, source: tuple[Path, Result]) -> None:
     before = contents(source[0])
-    message = refused(train("source", ["mood", "topic"], source[0], "--length", 5))
+    message = refused(train("source", ["mood", "topic"], source[0], "--prompt-length", 5))
     assert "other data, settings or backbone; choose another folder, or delete its checkpoint.pt" in message
     assert contents(source[0]) == before
 
@@ -186,19 +189,19 @@ def test_from_training_to_an_installed_task(
     tiny_folder: Path, source: tuple[Path, Result], target: Path, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "bundle"
-    made = commands.run("export", tiny_folder, "--vectors", source[0], "--output", bundle)
+    made = commands.run_here("export", tiny_folder, "--vectors", source[0], "--output", bundle)
     assert made.returncode == 0, made.stderr
     task = target / "tasks" / "pairs.safetensors"
-    assert commands.run("tasks", "install", task, "--bundle", bundle).returncode == 0
+    assert commands.run_here("tasks", "install", task, "--bundle", bundle).returncode == 0
     # Each reference example was answered by PyTorch; here ONNX Runtime answers it.
     assert all(TaskFile.load(path).reference_example for path in (bundle / "tasks").iterdir())
-    verified = commands.run("tasks", "verify", "--bundle", bundle)
+    verified = commands.run_here("tasks", "verify", "--bundle", bundle)
     assert verified.returncode == 0, verified.stderr
     assert "3 tasks are as they were made." in verified.stdout
-    row = commands.run("run", "-b", bundle, "--json", "-t", "pairs", "a good film", "--pair", "a great")
-    found = mpt_edge.load(bundle).task("pairs")(("a good film", "a great"))
-    assert tuple(found.scores) == TaskFile.load(task).labels
-    assert json.loads(row.stdout)["scores"] == pytest.approx(dict(found.scores), abs=1e-4)
+    row = commands.run_here("run", "-b", bundle, "--json", "-t", "pairs", "a good film", "--pair", "a great")
+    answer = mpt_edge.load(bundle).task("pairs")(("a good film", "a great"))
+    assert tuple(answer.scores) == TaskFile.load(task).labels
+    assert json.loads(row.stdout)["scores"] == pytest.approx(dict(answer.scores), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -235,17 +238,17 @@ def test_missing_recipe(train: Command, data: Path, tmp_path: Path) -> None:
 
 def test_target_of_a_folder_without_a_prompt(train: Command, tmp_path: Path) -> None:
     message = refused(train("target", ["pairs"], tmp_path / "out", "--from", tmp_path))
-    assert f"{tmp_path} holds no prompt; pass a bundle or a source run's folder." in message
+    assert f"{tmp_path} holds no prompt; pass a bundle or a source run." in message
 
 
 def test_target_from_a_task_that_is_not_there(train: Command, source: tuple[Path, Result], tmp_path: Path) -> None:
-    message = refused(train("target", ["pairs"], tmp_path / "out", "--from", source[0], "--start", "none"))
+    message = refused(train("target", ["pairs"], tmp_path / "out", "--from", source[0], "--init", "none"))
     assert "holds no task 'none' to start from (it has mood, topic)" in message
 
 
 def test_report(source: tuple[Path, Result], tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    result = commands.run("train", "report", source[0], "--output", page)
+    result = commands.run_here("train", "report", source[0], "--output", page)
     assert (result.returncode, result.stdout) == (0, f"written to {page}\n")
     text = page.read_text(encoding="utf-8")
     for part in ("<h2>Training</h2>", "<h2>teachers/mood</h2>", "validation", "<td>topic</td>", "</html>"):

@@ -1,4 +1,4 @@
-"""`mpt-edge import peft`: from an adapter to answers, from the command line."""
+"""`mpt-edge import peft` and `mpt-edge export-peft`: from an adapter to answers, and back."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle made of an imported adapter, by the two commands that users run."""
+    """Return a bundle made of an imported adapter, by the two commands that users run."""
     root = tmp_path_factory.mktemp("imported")
     names = ("--task", "film=0", "--task", "book=2", "--label", "bad", "--label", "fair", "--label", "good")
-    found = commands.run("import", "peft", adapter, "--backbone", base, *names, "-o", root / "v")
-    assert found.returncode == 0, found.stderr
-    assert [line.split() for line in found.stdout.splitlines()[1:3]] == [
+    result = commands.run("import", "peft", adapter, "--backbone", base, *names, "-o", root / "v")  # as users do
+    assert result.returncode == 0, result.stderr
+    assert [line.split() for line in result.stdout.splitlines()[1:3]] == [
         ["film", "0", "classifier", "3", "u,", "v"],
         ["book", "2", "classifier", "3", "u,", "v"],
     ]
-    assert found.stdout.splitlines()[-1] == f"written to {root / 'v'}"
-    found = commands.run("export", base, "--vectors", root / "v", "-o", root / "bundle")
-    assert found.returncode == 0, found.stderr
+    assert result.stdout.splitlines()[-1] == f"written to {root / 'v'}"
+    result = commands.run_here("export", base, "--vectors", root / "v", "-o", root / "bundle")
+    assert result.returncode == 0, result.stderr
     return root / "bundle"
 
 
 def test_imported_tasks_answer(bundle: Path) -> None:
-    result = commands.run("run", "--bundle", bundle, "--json", "--task", "book", "a witty film")
-    found = json.loads(outcomes.done(result))
-    assert (found["task"], found["label"] in ("bad", "fair", "good")) == ("book", True)
-    assert set(found["scores"]) == {"bad", "fair", "good"}
-    listed = outcomes.done(commands.run("tasks", "list", "--bundle", bundle))
+    result = commands.run_here("run", "--bundle", bundle, "--json", "--task", "book", "a witty film")
+    result = json.loads(outcomes.done(result))
+    assert (result["task"], result["label"] in ("bad", "fair", "good")) == ("book", True)
+    assert set(result["scores"]) == {"bad", "fair", "good"}
+    listed = outcomes.done(commands.run_here("tasks", "list", "--bundle", bundle))
     assert "and a head" not in listed  # it lies once beside the prompt
 
 
@@ -62,34 +62,34 @@ def test_into_a_bundle_that_is_there(base: Path, bundle: Path, tmp_path: Path) -
     adapters.make_adapter(base, "TOKEN_CLS", tmp_path / "names", multitask=False)
     adapters.make_adapter(base, "SEQ_CLS", tmp_path / "other", num_ranks=2)
     for name in ("names", "other"):
-        result = commands.run("import", "peft", tmp_path / name, "--backbone", base, "-o", copy)
+        result = commands.run_here("import", "peft", tmp_path / name, "--backbone", base, "-o", copy)
         assert result.returncode == 0, result.stderr
-    rows = outcomes.done(commands.run("tasks", "list", "--json", "--bundle", copy)).splitlines()
-    made_of = {row["task"]: row["vectors"] for row in map(json.loads, rows)}
-    assert made_of["names"] == "u, v, its own prompt and a head"
-    assert made_of["other-1"] == "2 pairs of u, v, its own prompt and a head"
-    result = commands.run("run", "--bundle", copy, "--json", "--task", "names", "a witty film")
+    rows = outcomes.done(commands.run_here("tasks", "list", "--json", "--bundle", copy)).splitlines()
+    contents = {row["task"]: row["contents"] for row in map(json.loads, rows)}
+    assert contents["names"] == "u, v, its own prompt and a head"
+    assert contents["other-1"] == "2 pairs of u, v, its own prompt and a head"
+    result = commands.run_here("run", "--bundle", copy, "--json", "--task", "names", "a witty film")
     tokens = json.loads(outcomes.done(result))["tokens"]
-    table = outcomes.done(commands.run("run", "--bundle", copy, "--task", "names", "a witty film")).splitlines()
+    table = outcomes.done(commands.run_here("run", "--bundle", copy, "--task", "names", "a witty film")).splitlines()
     assert table[1].startswith(" ".join(token["label"] for token in tokens)[:20])
     assert [token["text"] for token in tokens] == ["a", "witty", "film"]
-    assert "are as they were made" in outcomes.done(commands.run("tasks", "verify", "--bundle", copy))
+    assert "are as they were made" in outcomes.done(commands.run_here("tasks", "verify", "--bundle", copy))
 
 
 def test_another_prompt_of_the_same_name(base: Path, bundle: Path, adapter: Path, tmp_path: Path) -> None:
-    """Only tasks of the very prompt that the bundle holds share it."""
+    """Only tasks of the prompt that the bundle holds share it."""
     copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     adapters.make_adapter(base, "SEQ_CLS", tmp_path / "reviews", num_ranks=2)
-    for folder, made_of in ((tmp_path / "reviews", "2 pairs of u, v, its own prompt and a head"), (adapter, "u, v")):
+    for folder, contents in ((tmp_path / "reviews", "2 pairs of u, v, its own prompt and a head"), (adapter, "u, v")):
         result = commands.run_here("import", "peft", folder, "--backbone", base, "-o", copy)
         assert result.returncode == 0, result.stderr
         rows = outcomes.done(commands.run_here("tasks", "list", "--json", "--bundle", copy)).splitlines()
-        assert {row["task"]: row["vectors"] for row in map(json.loads, rows)}["reviews-1"] == made_of
+        assert {row["task"]: row["contents"] for row in map(json.loads, rows)}["reviews-1"] == contents
 
 
-def test_another_base_model_is_said(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_another_base_model_is_named(base: Path, adapter: Path, tmp_path: Path) -> None:
     renamed = Path(shutil.copytree(base, tmp_path / "another"))
-    result = commands.run("import", "peft", adapter, "--backbone", renamed, "-o", tmp_path / "v")
+    result = commands.run_here("import", "peft", adapter, "--backbone", renamed, "-o", tmp_path / "v")
     assert result.returncode == 0
     assert f"names {base} as its base model; another was passed." in result.stderr
     prompt = SharedPrompt.load(tmp_path / "v/prompts/reviews.safetensors")
@@ -114,7 +114,7 @@ def test_options_that_cannot_be_used(
     assert not (tmp_path / "v").exists()
 
 
-def test_bundle_of_another_kind(base: Path, adapter: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_bundle_of_another_backbone(base: Path, adapter: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     before = (copy / "bundle.json").read_bytes()
     arguments = ("import", "peft", adapter, "--backbone", base, "--output", copy)
@@ -124,11 +124,11 @@ def test_bundle_of_another_kind(base: Path, adapter: Path, tiny_bundle: Path, tm
 
 def test_back_to_peft(adapter: Path, bundle: Path, tmp_path: Path) -> None:
     tasks = ("--task", "film", "--task", "book")
-    result = commands.run("export-peft", "--bundle", bundle, *tasks, "--output", tmp_path / "back")
+    result = commands.run_here("export-peft", "--bundle", bundle, *tasks, "--output", tmp_path / "back")
     assert outcomes.done(result) == f"written to {tmp_path / 'back'}\n"
-    given, found = (load_file(folder / "adapter_model.safetensors") for folder in (adapter, tmp_path / "back"))
-    assert np.array_equal(found["prefix_task_cols"], given["prefix_task_cols"][[0, 2]])
-    assert np.array_equal(found["prompt_embeddings"], given["prompt_embeddings"])
+    given, result = (load_file(folder / "adapter_model.safetensors") for folder in (adapter, tmp_path / "back"))
+    assert np.array_equal(result["prefix_task_cols"], given["prefix_task_cols"][[0, 2]])
+    assert np.array_equal(result["prompt_embeddings"], given["prompt_embeddings"])
     result = commands.run_here("export-peft", "--bundle", bundle, *tasks, "--fold", "--output", tmp_path / "folded")
     assert outcomes.done(result) == f"written to {tmp_path / 'folded'}\n"
     assert {path.name for path in (tmp_path / "folded").iterdir()} == {"film", "book"}

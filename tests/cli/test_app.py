@@ -1,17 +1,91 @@
-"""`mpt-edge run` on bundles that are missing, damaged or nonsense: one sentence for each."""
+"""Exit status and streams of the command, and one sentence for every missing, damaged or nonsense bundle."""
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import mpt_edge
 from mpt_edge._files import sha256
 from tests.support import commands
-from tests.support.outcomes import refused
+from tests.support.outcomes import done, refused
+from tests.support.rows import rows_of
+
+Command = Callable[..., commands.Result]
+
+
+def test_version() -> None:
+    assert done(commands.run_here("--version")) == f"{mpt_edge.__version__}\n"
+
+
+def test_module_is_the_command() -> None:
+    result = subprocess.run([sys.executable, "-m", "mpt_edge", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == f"{mpt_edge.__version__}\n"
+
+
+def test_reader_that_goes_away(tiny_bundle: Path, many: Path) -> None:
+    command = [Path(sys.executable).with_name("mpt-edge"), "run", "--bundle", tiny_bundle, "--input", many, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert json.loads(process.stdout.readline())["line"] == 1
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("arguments", [["tasks", "list"], ["run", "--task", "topic", "a film"]], ids=str)
+def test_reader_that_is_not_there(tiny_bundle: Path, arguments: list[str]) -> None:
+    command = [Path(sys.executable).with_name("mpt-edge"), *arguments, "--bundle", tiny_bundle]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_standard_output_that_is_closed(tiny_bundle: Path) -> None:
+    command = shlex.join(map(str, [Path(sys.executable).with_name("mpt-edge"), "run", "--task", "topic", "a film"]))
+    done = subprocess.run(["bash", "-c", f"{command} --bundle {tiny_bundle} >&-"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-option"], ["--batch-size", "0", "a"], ["--format", "xml", "a"]])
+def test_wrong_usage(run_process: Command, arguments: list[str]) -> None:
+    result = run_process("--task", "topic", *arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "Usage: mpt-edge run" in result.stderr
+    assert arguments[0] in result.stderr
+
+
+def test_unknown_command() -> None:
+    result = commands.run_here("rum")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "No such command 'rum'" in result.stderr
+
+
+def test_debug_shows_the_traceback(run: Command) -> None:
+    result = run("--task", "zzz", "a film", "--debug")
+    assert result.returncode == 1
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("mpt-edge: no task 'zzz'")
+
+
+def test_debug_after_two_dashes_is_a_text(run: Command) -> None:
+    result = run("--task", "topic", "--json", "--", "--debug")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [row["text"] for row in rows_of(result.stdout)] == ["--debug"]
+
+
+# Bundles.
 
 
 @pytest.fixture
@@ -32,7 +106,7 @@ def test_missing_bundle(tmp_path: Path, make: bool, says: str) -> None:
     folder = tmp_path / "empty"
     if make:
         folder.mkdir()
-    message = refused(commands.run("run", "--bundle", folder, "--task", "topic", "atom"))
+    message = refused(commands.run_here("run", "--bundle", folder, "--task", "topic", "atom"))
     assert f"no bundle in {folder}; {says}" in message
     assert "or name another with --bundle" in message
 
@@ -58,7 +132,7 @@ def test_damaged_file(copy: Path, name: str, damage: Callable[[bytes], bytes] | 
         file.unlink()
     else:
         file.write_bytes(damage(file.read_bytes()))
-    message = refused(commands.run("run", "--bundle", copy, "--task", "topic", "atom"))
+    message = refused(commands.run_here("run", "--bundle", copy, "--task", "topic", "atom"))
     assert message.startswith(f"mpt-edge: {file} ")
     assert says in message
 
@@ -67,7 +141,7 @@ def test_damage_is_no_row_to_skip(copy: Path) -> None:
     (copy / "tasks/topic.safetensors").write_bytes(b"")
     lines = "".join(json.dumps({"text": "atom", "task": task}) + "\n" for task in ("sentiment", "topic", "sentiment"))
     options = ["--input", "-", "--format", "jsonl", "--json", "--on-error", "skip"]
-    result = commands.run("run", "--bundle", copy, *options, input=lines)
+    result = commands.run_here("run", "--bundle", copy, *options, input=lines)
     assert "tasks/topic.safetensors" in refused(result)
     assert [json.loads(line)["line"] for line in result.stdout.splitlines()] == [1]
 
@@ -85,7 +159,7 @@ def test_nonsense_that_the_manifest_vouches_for(copy: Path, name: str, says: str
     (copy / name).write_bytes(b"nonsense" * 9)
     files = json.loads((copy / "bundle.json").read_text())["files"]
     change_manifest(copy, files=files | {name: {"size": 72, "sha256": sha256(copy / name)}})
-    message = refused(commands.run("run", "--bundle", copy, "--task", "topic", "atom"))
+    message = refused(commands.run("run", "--bundle", copy, "--task", "topic", "atom"))  # native code prints nothing
     assert says.format(copy / name) in message
     assert str(copy / name) in message
 
@@ -104,7 +178,7 @@ def test_nonsense_that_the_manifest_vouches_for(copy: Path, name: str, says: str
 )
 def test_corrupt_manifest(copy: Path, data: bytes, says: str) -> None:
     (copy / "bundle.json").write_bytes(data)
-    message = refused(commands.run("run", "--bundle", copy, "--task", "topic", "atom"))
+    message = refused(commands.run_here("run", "--bundle", copy, "--task", "topic", "atom"))
     assert f"{copy / 'bundle.json'} {says}" in message
 
 
@@ -128,11 +202,11 @@ def test_corrupt_manifest(copy: Path, data: bytes, says: str) -> None:
 )
 def test_manifest_with_an_unusable_entry(copy: Path, entries: dict) -> None:
     change_manifest(copy, **entries)
-    message = refused(commands.run("run", "--bundle", copy, "--task", "topic", "atom"))
+    message = refused(commands.run_here("run", "--bundle", copy, "--task", "topic", "atom"))
     assert "again" in message or "made for this bundle" in message
 
 
 def test_manifest_that_leads_out_of_the_folder(copy: Path) -> None:
     change_manifest(copy, files={"../secret": {"size": 1, "sha256": ""}})
-    message = refused(commands.run("run", "--bundle", copy, "--task", "topic", "atom"))
+    message = refused(commands.run_here("run", "--bundle", copy, "--task", "topic", "atom"))
     assert "lists the path '../secret', which is not allowed" in message
