@@ -41,6 +41,7 @@ from fault_bundle import (
 
 from mpt_edge.errors import UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.transaction import remove_leftovers
 
 #: System calls that change files, by regular expression, since their names differ between processors.
 _WRITES = "/^(openat|write|fsync|flock|rename.*|mkdir.*|unlink.*)$"
@@ -52,6 +53,9 @@ _RANDOM = np.random.default_rng(0)
 
 #: Number of opens of which one reads every file.
 _VERIFIED_OPENS = 10
+
+#: Seconds between two installs while a reader opens; without a break, two writers keep two processors busy.
+_BREAK = 0.005
 
 #: Largest number of system calls that a change may have.
 _MAX_CALLS = 1000
@@ -171,6 +175,7 @@ def full_disk(place: Place, stride: int) -> Tally:
         for name, change, states in _trials(place):
             for pages in range(0, 24, stride):
                 folder, filler = place.copy(disk / "bundle"), disk / "filler"
+                remove_leftovers(folder, Bundle.open(folder).manifest)  # which would make room
                 state = os.statvfs(disk)
                 filler.write_bytes(bytes(max(0, state.f_bavail * state.f_frsize - pages * page)))
                 code, message = run_child(partial(_apply, change, folder))
@@ -243,6 +248,7 @@ def reader(place: Place, opens: int) -> Tally:
         while True:
             for file in files[name]:
                 Bundle.open(folder).install(file)
+                time.sleep(_BREAK)
             Bundle.open(folder).rollback(name)
             Bundle.open(folder).remove(name)
 

@@ -26,7 +26,10 @@ from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.loading import default_bundle, open_model
 from mpt_edge.inference.model import Model
 
-app = typer.Typer(help="List, show, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, show, install, verify, remove and roll back the tasks of a bundle, and show its history.",
+    no_args_is_help=True,
+)
 
 INSTALL_EPILOG = """
 Example:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,6 +18,9 @@ class Action(StrEnum):
     INSTALL = "install"
     ROLLBACK = "rollback"
     REMOVE = "remove"
+
+
+_ACTIONS = {action.value: action for action in Action}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +39,28 @@ class ChangeRecord:
     """SHA-256 of that version's file."""
 
     @classmethod
-    def parse(cls, entries: Any) -> Self | None:
-        """Return the record of a manifest's entries; None if they are no record."""
-        if not isinstance(entries, dict):
-            return None
-        texts = [entries.get(name) for name in ("when", "action", "task", "sha256")]
-        version = entries.get("version")
-        if not all(isinstance(text, str) for text in texts) or type(version) not in (int, type(None)):
-            return None
-        when, action, task, sha256 = map(str, texts)
-        if action not in list(Action):
-            return None
-        return cls(when=when, action=Action(action), task=task, version=version, sha256=sha256)
+    def parse(cls, entries: Mapping[str, Any]) -> Self:
+        """Return the record of a manifest's entries that `is_record` has checked."""
+        return cls(
+            when=entries["when"],
+            action=_ACTIONS[entries["action"]],
+            task=entries["task"],
+            version=entries["version"],
+            sha256=entries["sha256"],
+        )
+
+
+def is_record(entries: object) -> bool:
+    """Whether a manifest's entries are a record."""
+    return (
+        isinstance(entries, dict)
+        and type(entries.get("when")) is str
+        and type(entries.get("task")) is str
+        and type(entries.get("sha256")) is str
+        and type(entries.get("version", "")) in {int, type(None)}
+        and type(entries.get("action")) is str
+        and entries["action"] in _ACTIONS
+    )
 
 
 def timestamp() -> str:

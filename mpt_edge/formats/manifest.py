@@ -12,7 +12,7 @@ from typing import Any, NotRequired, TypedDict
 
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError
-from mpt_edge.formats.history import ChangeRecord
+from mpt_edge.formats.history import ChangeRecord, is_record
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 
 #: Version of bundle.json that this code writes, and the newest that it reads.
@@ -245,7 +245,7 @@ def _parsed(entries: Mapping[str, Any]) -> dict[str, Any]:
             start_id=generation.get("start_id"),
         ),
         "mask": mask and MaskToken(mask["id"], mask["token"]),
-        "changes": tuple(record for item in entries["changes"] if (record := ChangeRecord.parse(item))),
+        "changes": tuple(map(ChangeRecord.parse, entries["changes"])),
         "retired": tuple(entries["retired"]),
     }
 
@@ -277,7 +277,7 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
         "mask": entries["mask"] is None or _is_mask(entries["mask"]),
         "prompts": _all_are(entries["prompts"], {"length": int, "fingerprint": str}),
         "files": _all_are(entries["files"], {"size": int, "sha256": str}),
-        "changes": isinstance(entries["changes"], list) and all(map(ChangeRecord.parse, entries["changes"])),
+        "changes": isinstance(entries["changes"], list) and all(map(is_record, entries["changes"])),
         "retired": isinstance(entries["retired"], list),
     }
     good |= {name: isinstance(entries[name], dict) for name in ("backbone", "parity")}
