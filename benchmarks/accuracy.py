@@ -1,10 +1,10 @@
-"""Multitask prompt tuning beside its alternatives: the same rows, budget and seeds for each.
+"""Multitask prompt tuning beside its alternatives, with the same examples, budget and seeds for each.
 
-python benchmarks/accuracy.py --data ../shared/data
+python benchmarks/accuracy.py --data DATA
 
-A figure that is there already is not measured again, and a run that was killed goes on from its checkpoint, so the
-table can be made in pieces: `--tasks`, `--methods` and `--seeds` take a part. With nothing left to measure it just
-prints.
+A recorded result is not measured again, and a run that was killed resumes from its checkpoint. So the
+table can be made in pieces: `--tasks`, `--methods` and `--seeds` select a part. With nothing left to
+measure it only prints.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Annotated
 
 import torch
 import typer
-from common import lines as recorded
+from common import read_results
 from methods import METHODS, TOGETHER, Budget, limited
 from rich.console import Console
 from rich.table import Table
 
+from mpt_edge.training.data.examples import TaskData, load_task
 from mpt_edge.training.data.recipes import load_recipe
-from mpt_edge.training.data.rows import TaskData, load_task
 from mpt_edge.training.hardware import Hardware
 from mpt_edge.training.trainer import Progress
 
-#: The shipped tasks, as the table has them.
+#: The shipped tasks, in the order of the table.
 TASKS = [
     "sst2",
     "trec",
@@ -41,7 +41,7 @@ TASKS = [
     "sms_spam",
 ]
 
-#: The methods of the table; the others are parts of ours, for its ablation.
+#: Methods of the table; the others are variants of ours, for its ablation.
 COMPARED = [
     "zero-shot",
     "probe",
@@ -55,37 +55,37 @@ COMPARED = [
     "fine-tuning",
 ]
 
-#: Methods that draw nothing: one seed says all.
+#: Methods without randomness, which need one seed.
 SEEDLESS = ("zero-shot", "probe")
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder that the recipes' paths start from.")],
+    data: Annotated[Path, typer.Option(help="Folder with the data sets.")],
     tasks: Annotated[list[str] | None, typer.Option(help="Only these recipes.", show_default="the shipped")] = None,
-    recipes: Annotated[Path, typer.Option(help="Folder of the recipes, each with a test split.")] = Path(
+    recipes: Annotated[Path, typer.Option(help="Folder with the recipes, each with a test split.")] = Path(
         "models/recipes/minilm-l6"
     ),
     output: Annotated[Path, typer.Option(help="Folder for checkpoints and results.jsonl.")] = Path(
         "benchmarks/results/accuracy"
     ),
     methods: Annotated[list[str] | None, typer.Option(help=f"Only these; of {', '.join(METHODS)}.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds 0 to this number less one.")] = 3,
-    rows: Annotated[int, typer.Option(help="Most training rows a task.")] = 1000,
+    seeds: Annotated[int, typer.Option(help="Number of seeds, from 0.")] = 3,
+    examples: Annotated[int, typer.Option(help="Maximum number of training examples a task.")] = 1000,
     epochs: int = 5,
-    length: Annotated[int, typer.Option("--length", "-l", help="Rows of a prompt.")] = 100,
+    prompt_length: Annotated[int, typer.Option("--prompt-length", "-l", help="Virtual tokens.")] = 100,
     threads: int = 2,
 ) -> None:
-    """Measure what is missing, then print the table: mean and deviation over seeds, in percent."""
+    """Measure missing results, then print the table: mean and standard deviation over seeds, in percent."""
     torch.set_num_threads(threads)
     paths = [recipes / f"{name}.toml" for name in tasks or TASKS]
-    loaded = [limited(load_task(load_recipe(path), data, test=True), rows) for path in paths]
+    loaded = [limited(load_task(load_recipe(path), data, test=True), examples) for path in paths]
     chosen = methods or COMPARED
     for name in chosen:
         if name not in METHODS:
             raise typer.BadParameter(f"no method {name!r}; choose from {', '.join(METHODS)}.")
     output.mkdir(parents=True, exist_ok=True)
     results = output / "results.jsonl"
-    budget = {"rows": rows, "epochs": epochs, "length": length}
+    budget = {"rows": examples, "epochs": epochs, "length": prompt_length}  # keys of results.jsonl
     for seed in range(seeds):
         for name in chosen:
             if seed == 0 or name not in SEEDLESS:
@@ -94,43 +94,42 @@ def main(
 
 
 def measure(name: str, tasks: Sequence[TaskData], seed: int, budget: dict[str, int], results: Path) -> None:
-    """Run one method on the tasks whose figures are missing, and append them."""
+    """Run one method on the tasks without a recorded result, and append the results."""
     group = "+".join(sorted(task.recipe.name for task in tasks)) if name in TOGETHER else ""
     key = {"method": name, "seed": seed, "with": group} | budget
-    there = {line["task"] for line in recorded(results) if all(line.get(k) == v for k, v in key.items())}
-    missing = [task for task in tasks if task.recipe.name not in there]
+    done = {line["task"] for line in read_results(results) if all(line.get(k) == v for k, v in key.items())}
+    missing = [task for task in tasks if task.recipe.name not in done]
     if not missing:
         return
     parts = [tasks] if name in TOGETHER else [[task] for task in missing]
     for part in parts:
         started = time.monotonic()
-        place = "-".join([name, str(seed), *(str(value) for value in budget.values())])
-        given = Budget(budget["rows"], budget["epochs"], budget["length"], seed, results.parent / place)
-        found = METHODS[name](part, given, _report)
+        folder = results.parent / "-".join([name, str(seed), *map(str, budget.values())])
+        scores = METHODS[name](part, Budget(budget["rows"], budget["epochs"], budget["length"], seed, folder), _report)
         seconds = round(time.monotonic() - started, 1)
-        facts = {"seconds": seconds, "device": Hardware().device.type}  # where trainings run
+        facts = {"seconds": seconds, "device": Hardware().device.type}  # of training
         with results.open("a", encoding="utf-8") as file:
-            for task, score in found.items():
+            for task, score in scores.items():
                 file.write(json.dumps(key | {"task": task, "score": score} | facts) + "\n")
-        print(f"{name} (seed {seed}): " + ", ".join(f"{task} {100 * value:.1f}" for task, value in found.items()))
+        print(f"{name} (seed {seed}): " + ", ".join(f"{task} {100 * value:.1f}" for task, value in scores.items()))
 
 
 def show(results: Path, tasks: Sequence[str], budget: dict[str, int]) -> None:
     """Print a row a method and a column a task."""
     table = Table("method", *tasks, "mean", box=None, pad_edge=False)
-    lines = [line for line in recorded(results) if all(line[key] == value for key, value in budget.items())]
+    lines = [line for line in read_results(results) if all(line[key] == value for key, value in budget.items())]
     for name in METHODS:
         group = "+".join(sorted(tasks)) if name in TOGETHER else ""
         own = [line for line in lines if line["method"] == name and line["with"] == group]
-        figures = {task: [100 * line["score"] for line in own if line["task"] == task] for task in tasks}
-        if all(figures.values()):
-            average = f"{mean(mean(values) for values in figures.values()):.1f}"
-            table.add_row(name, *(_figure(values) for values in figures.values()), average)
+        values = {task: [100 * line["score"] for line in own if line["task"] == task] for task in tasks}
+        if all(values.values()):
+            average = f"{mean(map(mean, values.values())):.1f}"
+            table.add_row(name, *map(_cell, values.values()), average)
     Console(width=200).print(table)
     print(f"each task's metric on its test split, times 100; {budget}")
 
 
-def _figure(values: Sequence[float]) -> str:
+def _cell(values: Sequence[float]) -> str:
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 

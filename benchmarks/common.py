@@ -1,4 +1,4 @@
-"""What several benchmarks need: calls timed in turn, and figures that are there already."""
+"""Timing in turn, and recorded results, for several benchmarks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def timed(calls: Mapping[Name, Callable[[], object]], repeats: int, warm: int = 1) -> dict[Name, float]:
-    """Return the median seconds of each call, taken in turn after ``warm`` that are not counted."""
+    """Return the median seconds of each call; calls take turns, and the first ``warm`` rounds do not count."""
     seconds: dict[Name, list[float]] = {name: [] for name in calls}
     for number in range(repeats + warm):
         for name, call in calls.items():
@@ -21,9 +21,9 @@ def timed(calls: Mapping[Name, Callable[[], object]], repeats: int, warm: int = 
             call()
             if number >= warm:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: median(found) for name, found in seconds.items()}
+    return {name: median(values) for name, values in seconds.items()}
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    """Return the figures in a file of JSON lines; none where there is no file."""
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """Return the results in a file of JSON lines; none where there is no file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

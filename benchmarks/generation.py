@@ -1,12 +1,12 @@
-r"""Tokens a second and memory of models that write, beside transformers, a stock ONNX export and CTranslate2.
+r"""Speed and memory of generative models, beside transformers, a stock ONNX export and CTranslate2.
 
-python benchmarks/generation.py ../shared/weights/tinystories-656k-llama ../shared/weights/tinystories-3m-gptneo \
-    smollm-135m t5-small t5-base --tokenizer ../shared/weights/tokenizers/t5
+python benchmarks/generation.py WEIGHTS/tinystories-656k-llama WEIGHTS/tinystories-3m-gptneo \
+    smollm-135m t5-small t5-base --tokenizer WEIGHTS/tokenizers/t5
 
-All write the same number of tokens greedily behind the same random text, in turn, on the same threads. transformers
-gets prompt and text as embeddings, as PEFT feeds them; the stock export and CTranslate2 (`pip install ctranslate2`)
-know no prompt. Our int8 graphs are those of `mpt-edge export --precision int8`. `smollm-135m`, `t5-small` and
-`t5-base` are the shapes, with random weights.
+All generate the same number of tokens greedily after the same random text, in turn, on the same
+threads. transformers gets prompt and text as embeddings, as PEFT feeds them. The stock export and
+CTranslate2 (`pip install ctranslate2`) support no prompt. Our int8 graphs are those of `mpt-edge
+export --precision int8`. `smollm-135m`, `t5-small` and `t5-base` are shapes with random weights.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ from transformers import (
 )
 
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.formats.prompts import Entry, Layout, SharedPrompt
+from mpt_edge.formats.manifest import Family, Precision
+from mpt_edge.formats.placement import Layout, Placement, PromptPosition
+from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.inference.runtime.causal import OnnxCausal
 from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.inference.text import Batch
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
-from mpt_edge_export.graph import prompt_shape
 
 _T5: dict[str, Any] = {"vocab_size": 32128, "d_kv": 64, "decoder_start_token_id": 0}
 
@@ -73,6 +75,7 @@ from pathlib import Path
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.inference.runtime.causal import OnnxCausal
 from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.inference.text import Batch
 bundle = Bundle.open(Path({bundle!r}))
 family = OnnxSeq2Seq if bundle.manifest.family == "seq2seq" else OnnxCausal
@@ -88,12 +91,14 @@ print(1024 * int(status.partition("VmHWM:")[2].split()[0]))
 
 
 def main(
-    models: Annotated[list[str], typer.Argument(help=f"Folders of models that write, or {', '.join(SHAPES)}.")],
+    models: Annotated[list[str], typer.Argument(help=f"Folders of generative models, or {', '.join(SHAPES)}.")],
     tokenizer: Annotated[Path, typer.Option(help="T5's tokenizer, for the shapes.")] = Path(),
     tokens: Annotated[int, typer.Option(help="Length of the text.")] = 32,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 64,
-    length: Annotated[int, typer.Option("--length", "-l", help="Prompt rows.")] = 100,
-    entry: Annotated[Entry, typer.Option(help="Where the prompt enters.")] = Entry.FIRST_LAYER,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 64,
+    prompt_length: Annotated[int, typer.Option("--prompt-length", "-l", help="Virtual tokens.")] = 100,
+    prompt_position: Annotated[
+        PromptPosition, typer.Option(help="Where the prompt enters.")
+    ] = PromptPosition.FIRST_LAYER,
     repeats: Annotated[int, typer.Option(help="Timed runs of each; they take turns.")] = 5,
     threads: int = 2,
 ) -> None:
@@ -104,54 +109,62 @@ def main(
     for name in models:
         with tempfile.TemporaryDirectory() as place:
             folder = _folder(name, tokenizer, Path(place))
-            contest = Contest(folder, Path(place), tokens, (length, entry), threads)
-            found = contest.timed(new_tokens, repeats)
-            prices = {kind: contest.price(kind, new_tokens, repeats) for kind in ("mpt-edge", "mpt-edge int8")}
+            contest = Contest(folder, Path(place), tokens, (prompt_length, prompt_position), threads)
+            speeds = contest.time_all(new_tokens, repeats)
+            costs = {kind: contest.cost(kind, new_tokens, repeats) for kind in ("mpt-edge", "mpt-edge int8")}
             notes += [f"{folder.name}: {note}" for note in (*contest.missing, contest.memory(new_tokens))]
-        base = found["transformers, prompt"][1]
-        for way, (first, rate) in found.items():
-            table.add_row(folder.name, way, f"{first:.1f}", f"{rate:.0f}", f"{rate / base:.2f} x")
-        for kind, price in prices.items():
-            notes.append(f"{folder.name}: {kind} takes {price:.3f} times as long under a prompt as without")
+        base = speeds["transformers, prompt"][1]
+        for way, (first, speed) in speeds.items():
+            table.add_row(folder.name, way, f"{first:.1f}", f"{speed:.0f}", f"{speed / base:.2f} x")
+        for kind, cost in costs.items():
+            notes.append(f"{folder.name}: {kind} takes {cost:.3f} times as long under a prompt as without")
     Console(width=120).print(table)
     print(*notes, sep="\n")
     print(
-        f"{tokens} tokens of text, {new_tokens} new ones, l = {length} at {entry}, float32 unless stated, "
-        f"{threads} threads, medians of {repeats}; {platform.machine()}, torch {torch.__version__}"
+        f"{tokens} tokens of text, {new_tokens} new ones, l = {prompt_length} at {prompt_position}, "
+        f"float32 unless stated, {threads} threads, medians of {repeats}; "
+        f"{platform.machine()}, torch {torch.__version__}"
     )
 
 
 class Contest:
-    """One model and everything that can write with it."""
+    """One model and all runtimes that generate with it."""
 
-    def __init__(self, folder: Path, place: Path, tokens: int, prompt: tuple[int, Entry], threads: int) -> None:
-        """Export the model, load all contenders, and check that those without a prompt write the same.
+    def __init__(
+        self, folder: Path, place: Path, tokens: int, prompt: tuple[int, PromptPosition], threads: int
+    ) -> None:
+        """Export the model, load all contenders, and check that those without a prompt generate the same text.
 
         Args:
             folder: the model.
-            place: where files go.
+            place: folder for files.
             tokens: length of the text.
-            prompt: rows of the prompt, and where it enters.
+            prompt: virtual tokens of the prompt, and its position.
             threads: threads of each contender.
         """
         backbone = open_backbone(str(folder))
         assert isinstance(backbone, GenerativeBackbone)
         self.folder, self.place, self.threads = folder, place, threads
-        self.length, entry = prompt
-        self.seq2seq = backbone.family == "seq2seq"
-        shape = prompt_shape(backbone.model, entry, self.length)
+        self.length, position = prompt
+        self.seq2seq = backbone.family is Family.SEQ2SEQ
+        layers = (backbone.model.layer_count,) if position is PromptPosition.ALL_LAYERS else ()
+        shape = (self.length, *layers, backbone.model.hidden_size)
         rng = np.random.default_rng(0)
         values = (0.05 * rng.standard_normal(shape)).astype(np.float32)
-        shared = SharedPrompt("shared", values, Layout.PREFIX, backbone.fingerprint, entry=entry)
+        shared = SharedPrompt("shared", values, Placement(Layout.PREFIX, position), backbone.fingerprint)
         VectorFolder(place / "vectors").save(shared)
-        export_bundle(ExportPlan(backbone, [place / "vectors"], place / "bundle", precision="both"))
-        graph, small = self._graph("float32"), self._graph("int8")
+        export_bundle(ExportPlan(backbone, [place / "vectors"], place / "bundle", precisions=list(Precision)))
+        graph, small = (self._graph(precision) for precision in Precision)
         self.ids = rng.integers(3, 1000, tokens).tolist()
         family = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
         model = family.from_pretrained(folder, dtype=torch.float32).eval()
         text = model.get_input_embeddings()(torch.tensor(self.ids)).detach()
-        cache, small_cache = (one.encode_prompt(values) for one in (graph, small))  # once, when a task is selected
-        rows = torch.from_numpy(values if values.ndim == 2 else values[:, 0])  # it has no room at other layers
+        cache, small_cache = (
+            one.encode_prompt(values) for one in (graph, small)
+        )  # computed once, when a task is selected
+        rows = torch.from_numpy(
+            values if values.ndim == 2 else values[:, 0]
+        )  # transformers has no prompt at other layers
         self.ways: dict[str, Writer] = {
             "mpt-edge, prompt": lambda count: ours(graph, self.ids, cache, count),
             "mpt-edge, no prompt": lambda count: ours(graph, self.ids, graph.no_past, count),
@@ -162,22 +175,22 @@ class Contest:
         }
         self.missing: list[str] = []
         self._peers(family.from_pretrained(folder, dtype=torch.float32).eval())
-        wanted = self.ways["mpt-edge, no prompt"](8)
+        expected = self.ways["mpt-edge, no prompt"](8)
         for name in ("transformers, no prompt", "stock export, no prompt"):
             if name in self.ways:
-                assert self.ways[name](8) == wanted, f"{name} writes something else"
+                assert self.ways[name](8) == expected, f"{name} generates another text"
 
-    def _graph(self, precision: str) -> OnnxCausal | OnnxSeq2Seq:
+    def _graph(self, precision: Precision) -> OnnxCausal | OnnxSeq2Seq:
         bundle = Bundle.open(self.place / "bundle")
-        graphs = bundle.graphs(precision)
+        graphs, options = bundle.graphs(precision), SessionOptions(threads=self.threads)
         if self.seq2seq:
             encoder, decoder = graphs
-            return OnnxSeq2Seq(encoder, decoder, bundle.manifest, threads=self.threads)
+            return OnnxSeq2Seq(encoder, decoder, bundle.manifest, options)
         (graph,) = graphs
-        return OnnxCausal(graph, bundle.manifest, threads=self.threads)
+        return OnnxCausal(graph, bundle.manifest, options)
 
     def _peers(self, model: PreTrainedModel) -> None:
-        """Add the peers that there are; why one is missing is noted."""
+        """Add the peers that are installed, and note the reason for each missing one."""
         stock = stock_seq2seq if self.seq2seq else stock_causal
         self.ways["stock export, no prompt"] = stock(model, self.ids, self.place / "stock", self.threads)
         words = AutoTokenizer.from_pretrained(self.folder).convert_ids_to_tokens(self.ids)
@@ -190,27 +203,27 @@ class Contest:
             except ValueError as error:
                 self.missing.append(f"no CTranslate2 {kind} ({str(error).splitlines()[0][:120]})")
 
-    def timed(self, new_tokens: int, repeats: int) -> dict[str, tuple[float, float]]:
+    def time_all(self, new_tokens: int, repeats: int) -> dict[str, tuple[float, float]]:
         """Return milliseconds to the first token and tokens a second of each way."""
         firsts: dict[str, list[float]] = {name: [] for name in self.ways}
         wholes: dict[str, list[float]] = {name: [] for name in self.ways}
         for _ in range(repeats):
             for name, way in self.ways.items():
-                # Untimed: whoever comes after another runtime pays for its threads and its place in the processor's
-                # caches, for tens of milliseconds, which is as long as a model of a few megabytes writes.
+                # Untimed: the first run after another runtime pays for its threads and processor caches. That takes
+                # tens of milliseconds, as long as a model of a few megabytes generates.
                 way(new_tokens)
                 for count, times in ((1, firsts), (new_tokens, wholes)):
                     started = time.perf_counter()
-                    written = way(count)
+                    tokens = way(count)
                     times[name].append(time.perf_counter() - started)
-                    assert len(written) == count, f"{name} wrote {len(written)} of {count} tokens"
+                    assert len(tokens) == count, f"{name} generated {len(tokens)} of {count} tokens"
         return {name: (1e3 * median(firsts[name]), new_tokens / median(wholes[name])) for name in self.ways}
 
-    def price(self, kind: str, new_tokens: int, repeats: int) -> float:
-        """Return how many times as long one of our graphs takes under a prompt: the median of pairs of turns.
+    def cost(self, kind: str, new_tokens: int, repeats: int) -> float:
+        """Return the ratio of time with a prompt to time without, for one of our graphs: the median of pairs of turns.
 
-        No other runtime has a turn in between, whose threads would still wait for work, and either of a pair is first
-        in turn.
+        Both of a pair take turns at being first. No other runtime runs in between, since its threads
+        would still wait for work.
         """
         prompt, plain = (self.ways[f"{kind}, {which}"] for which in ("prompt", "no prompt"))
         ratios = []
@@ -224,7 +237,7 @@ class Contest:
         return median(ratios[2:])  # the first two warm up
 
     def memory(self, new_tokens: int) -> str:
-        """Return what a process that writes holds at most, beside the model's files and its key/value cache."""
+        """Return the peak memory of a generating process, compared with the model's files and its key/value cache."""
         bundle = self.place / "bundle"
         facts = {"bundle": str(bundle), "ids": self.ids, "length": self.length, "count": new_tokens}
         command = [sys.executable, "-c", MEMORY.format(**facts)]
@@ -240,18 +253,18 @@ class Contest:
 
 
 def ours(graph: OnnxCausal | OnnxSeq2Seq, ids: list[int], cache: dict[str, np.ndarray], count: int) -> list[int]:
-    """Write with the exported graph."""
+    """Generate with the exported graph."""
     given = np.array([ids])
     state, logits = graph.open(Batch(given, np.ones_like(given), np.zeros_like(given)), [cache])
-    found = [int(logits[0].argmax())]
-    while len(found) < count:
-        logits = state.step(np.array([found[-1]]))
-        found.append(int(logits[0].argmax()))
-    return found
+    tokens = [int(logits[0].argmax())]
+    while len(tokens) < count:
+        logits = state.step(np.array([tokens[-1]]))
+        tokens.append(int(logits[0].argmax()))
+    return tokens
 
 
 def _folder(name: str, tokenizer: Path, place: Path) -> Path:
-    """Return a model's folder; one of `SHAPES` is made there, with random weights."""
+    """Return a model's folder; one of `SHAPES` is made in ``place``, with random weights."""
     if name not in SHAPES:
         return Path(name)
     if isinstance(SHAPES[name], T5Config) and not (tokenizer / "tokenizer.json").is_file():

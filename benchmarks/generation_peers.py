@@ -1,6 +1,6 @@
-"""What `generation.py` compares with: a stock ONNX export without a prompt, CTranslate2, and transformers itself.
+"""Peers of `generation.py`: a stock ONNX export without a prompt, CTranslate2, and transformers itself.
 
-Each `Writer` reads token ids and writes a given number of tokens greedily, without ever ending early.
+Each `Writer` generates a given number of tokens greedily after fixed token ids, and never ends early.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
-#: From how many tokens to write to the tokens.
+#: Returns as many new tokens as it is asked for.
 Writer = Callable[[int], list[int]]
 
 
 def transformers_writer(model: PreTrainedModel, rows: Tensor) -> Writer:
-    """Write with transformers' own `generate` behind embeddings ``(1, rows, d)``, as PEFT feeds prompt and text."""
+    """Generate with transformers' own `generate` after embeddings ``(1, rows, d)``, as PEFT feeds prompt and text."""
     model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
     ones = torch.ones(rows.shape[:2], dtype=torch.long)
 
     @torch.no_grad()
     def write(count: int) -> list[int]:
-        found = model.generate(
+        result = model.generate(
             inputs_embeds=rows, attention_mask=ones, max_new_tokens=count, do_sample=False, pad_token_id=0
         )
-        return [int(token) for token in found[0, -count:]]
+        return [int(token) for token in result[0, -count:]]
 
     return write
 
 
 def ctranslate2_writer(folder: Path, place: Path, tokens: Sequence[str], kind: str, threads: int) -> Writer:
-    """Write with CTranslate2 in ``"float32"`` or ``"int8"``; ``place`` is a folder for its model.
+    """Generate with CTranslate2 in ``"float32"`` or ``"int8"``; ``place`` is a folder for its model.
 
     Raises:
         ImportError: it is not installed.
-        ValueError: it knows no such architecture.
+        ValueError: it does not support the architecture.
     """
     import ctranslate2  # an optional peer
 
@@ -64,7 +64,7 @@ def ctranslate2_writer(folder: Path, place: Path, tokens: Sequence[str], kind: s
 
 
 def stock_causal(model: PreTrainedModel, ids: Sequence[int], place: Path, threads: int) -> Writer:
-    """Write with a plain export of a decoder-only model and its cache: one graph, as common exporters make it."""
+    """Generate with a plain export of a decoder-only model and its cache: one graph, as common exporters make it."""
     model.set_attn_implementation("eager")
     tokens = torch.ones(2, 3, dtype=torch.long)
     with torch.no_grad():
@@ -75,20 +75,20 @@ def stock_causal(model: PreTrainedModel, ids: Sequence[int], place: Path, thread
     run = _export(_Causal(model), (tokens, torch.ones(2, 7, dtype=torch.long), *past), axes, place, threads)
 
     def write(count: int) -> list[int]:
-        given, found = np.array([ids]), list[int]()
+        given, tokens = np.array([ids]), list[int]()
         cache = [np.zeros((1, heads, 0, size), np.float32)] * len(past)
         mask = np.ones_like(given)
-        while len(found) < count:
+        while len(tokens) < count:
             logits, *cache = run([given, mask, *cache])
-            found.append(int(logits[0, -1].argmax()))
-            given, mask = np.array([[found[-1]]]), np.pad(mask, ((0, 0), (0, 1)), constant_values=1)
-        return found
+            tokens.append(int(logits[0, -1].argmax()))
+            given, mask = np.array([[tokens[-1]]]), np.pad(mask, ((0, 0), (0, 1)), constant_values=1)
+        return tokens
 
     return write
 
 
 def stock_seq2seq(model: PreTrainedModel, ids: Sequence[int], place: Path, threads: int) -> Writer:
-    """Write with a plain export of a T5: the encoder, the decoder's first step and its further ones, a graph each."""
+    """Generate with a plain export of a T5: encoder, first step and further steps of the decoder, a graph each."""
     model.set_attn_implementation("eager")
     tokens = torch.ones(2, 3, dtype=torch.long)
     seen = {0: "batch", 1: "seen"}
@@ -107,13 +107,13 @@ def stock_seq2seq(model: PreTrainedModel, ids: Sequence[int], place: Path, threa
         given = np.array([ids])
         mask = np.ones_like(given)
         logits, *cache = start([begin, mask, *encode([given, mask])])
-        found = [int(logits[0, -1].argmax())]
-        while len(found) < count:
-            logits, *own = step([np.array([[found[-1]]]), mask, *cache])
-            # A layer's own keys and values have grown; those of the encoder's rows stay.
+        tokens = [int(logits[0, -1].argmax())]
+        while len(tokens) < count:
+            logits, *own = step([np.array([[tokens[-1]]]), mask, *cache])
+            # Self-attention's keys and values grow; those of cross-attention stay.
             cache = [own[i // 4 * 2 + i % 4] if i % 4 < 2 else part for i, part in enumerate(cache)]
-            found.append(int(logits[0, -1].argmax()))
-        return found
+            tokens.append(int(logits[0, -1].argmax()))
+        return tokens
 
     return write
 
@@ -139,7 +139,7 @@ class _Encoder(nn.Module):
 
 
 class _First(nn.Module):
-    """The decoder's first step: it also makes the keys and values of the encoder's rows."""
+    """The decoder's first step, which also computes the keys and values of cross-attention."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class _First(nn.Module):
 
 
 class _Further(nn.Module):
-    """A further step: four tensors a layer go in, and the two that grew come out."""
+    """A further step, from four tensors a layer to the two that grew."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class _Further(nn.Module):
         own, cross = ([past[i + j] for i in range(0, len(past), 4) for j in pair] for pair in ((0, 1), (2, 3)))
         cache = EncoderDecoderCache(_filled(own), _filled(cross))
         cache.is_updated = dict.fromkeys(range(len(past) // 4), True)
-        # The keys and values are made, so of the encoder's rows only the shape is read.
+        # Cross-attention reads its cache, so only the shape of the encoder's states matters.
         hidden = cross[0].new_zeros(1).expand(*mask.shape, self.model.config.d_model)
         logits, cache = _decoded(self.model, ids, mask, hidden, cache)
         return logits, *_flat(cache.self_attention_cache)
@@ -197,7 +197,7 @@ def _flat(cache: DynamicCache) -> list[Tensor]:
 def _export(
     module: nn.Module, arguments: tuple[Tensor, ...], axes: Sequence[dict[int, str]], place: Path, threads: int
 ) -> Callable[[Sequence[Any]], list[Any]]:
-    """Export a module by tracing, load it, and return what runs it on its inputs in order; unread ones are left out."""
+    """Export a module by tracing, and return a function that runs it on its inputs in order, without unread ones."""
     place.mkdir(parents=True, exist_ok=True)
     names = [f"input.{i}" for i in range(len(arguments))]
     with warnings.catch_warnings(), torch.no_grad():
@@ -218,7 +218,7 @@ def _export(
 
     def run(values: Sequence[Any]) -> list[Any]:
         feeds = {name: value for name, value in zip(names, values, strict=True) if name in read}
-        found: list[Any] = session.run(None, feeds)
-        return found
+        outputs: list[Any] = session.run(None, feeds)
+        return outputs
 
     return run

@@ -1,4 +1,4 @@
-"""How long `import mpt_edge` takes against what it stands on, as whole processes, in turn.
+"""Duration of `import mpt_edge` beside that of its dependencies, as whole processes, in turn.
 
 python benchmarks/import_time.py
 """

@@ -2,9 +2,9 @@
 
 python benchmarks/peft_runtime.py
 
-PEFT makes a multitask adapter with a classifier for all-MiniLM-L6-v2, and `mpt-edge import peft` takes it. Values are
-random, which changes no time; the task in the prefix layout is what distilling one of them leaves. The answers of both
-are compared before anything is timed.
+PEFT makes a multitask adapter with a classifier for all-MiniLM-L6-v2, and `mpt-edge import peft`
+imports it. Values are random, which changes no time. The task in the prefix layout has the form of a
+task distilled from one of them. Answers are compared before any timing.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import mpt_edge
 from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.placement import Layout, Placement
+from mpt_edge.inference.heads import Similarity
 from mpt_edge.training.backbones.encoder_backbone import load_encoder
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, import_adapter, read_adapter
@@ -55,27 +57,27 @@ mpt_edge.load({bundle!r}, threads={threads}).task("task-0")([{text!r}])
 
 def main(
     tasks: Annotated[int, typer.Option(help="Tasks of the adapter.")] = 8,
-    length: Annotated[int, typer.Option("--length", "-l", help="Virtual tokens.")] = 100,
+    prompt_length: Annotated[int, typer.Option("--prompt-length", "-l", help="Virtual tokens.")] = 100,
     repeats: Annotated[int, typer.Option(help="Timed runs of each; they take turns.")] = 21,
     threads: int = 2,
 ) -> None:
     """Print medians, PEFT beside this runtime."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as name:
-        rows = compared(Path(name), tasks, length, repeats, threads)
+        rows = compare(Path(name), tasks, prompt_length, repeats, threads)
     table = Table("", "PEFT", "joint layout, the same answers", "prefix layout", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     Console(width=120).print(table)
     print(
-        f"{tasks} tasks, l = {length}, {len(TEXT.split())} words of text, float32, {threads} threads, medians of "
-        f"{repeats}; {platform.machine()}, torch {torch.__version__}"
+        f"{tasks} tasks, l = {prompt_length}, {len(TEXT.split())} words of text, float32, {threads} threads, "
+        f"medians of {repeats}; {platform.machine()}, torch {torch.__version__}"
     )
 
 
-def compared(root: Path, tasks: int, length: int, repeats: int, threads: int) -> list[tuple[str, str, str, str]]:
+def compare(root: Path, tasks: int, length: int, repeats: int, threads: int) -> list[tuple[str, str, str, str]]:
     """Return the table's rows."""
-    adapter, bundle = made(root, tasks, length)
+    adapter, bundle = make_bundle(root, tasks, length)
     base = str(load_encoder("minilm-l6").folder)
 
     def load_peft() -> PeftModel:
@@ -88,11 +90,12 @@ def compared(root: Path, tasks: int, length: int, repeats: int, threads: int) ->
 
     def peft_request(task: int = 0) -> torch.Tensor:
         with torch.no_grad():
-            found: torch.Tensor = theirs(**tokenizer([TEXT], return_tensors="pt"), task_ids=torch.tensor([task])).logits
-            return found
+            inputs = tokenizer([TEXT], return_tensors="pt")
+            logits: torch.Tensor = theirs(**inputs, task_ids=torch.tensor([task])).logits
+            return logits
 
     joint, fast = ours.task("task-0"), ours.task("fast")
-    assert np.allclose(joint.states([TEXT])[0], peft_request().numpy()[0], atol=1e-4)
+    assert np.allclose(joint.scores([TEXT])[0], peft_request().numpy()[0], atol=1e-4)
     theirs.load_adapter(str(adapter), "other")
     others = [f"task-{i}" for i in range(1, tasks)]
     for other in others:
@@ -106,9 +109,9 @@ def compared(root: Path, tasks: int, length: int, repeats: int, threads: int) ->
         },
         repeats,
     )
-    places = {"base": base, "adapter": str(adapter), "bundle": str(bundle), "text": TEXT, "threads": threads}
+    values = {"base": base, "adapter": str(adapter), "bundle": str(bundle), "text": TEXT, "threads": threads}
     loads = timed({"peft": load_peft, "ours": lambda: mpt_edge.load(bundle, threads=threads)}, 5)
-    cold = timed({"peft": lambda: fresh(COLD_PEFT, places), "ours": lambda: fresh(COLD_OURS, places)}, 5)
+    cold = timed({"peft": lambda: fresh(COLD_PEFT, values), "ours": lambda: fresh(COLD_OURS, values)}, 5)
     sizes = [size(adapter / "adapter_model.safetensors"), size(bundle / "tasks/task-1.safetensors")]
     shared = size(bundle / "prompts/adapter.safetensors")
     every = sum(size(path) for path in (bundle / "tasks").glob("task-*")) + shared
@@ -123,8 +126,8 @@ def compared(root: Path, tasks: int, length: int, repeats: int, threads: int) ->
     ]
 
 
-def made(root: Path, tasks: int, length: int) -> tuple[Path, Path]:
-    """Let PEFT make an adapter, import it, and export a bundle; one task of it also lies in the prefix layout."""
+def make_bundle(root: Path, tasks: int, length: int) -> tuple[Path, Path]:
+    """Let PEFT make an adapter, import it, and export a bundle, with one of its tasks in the prefix layout too."""
     backbone = load_encoder("minilm-l6")
     base = AutoModelForSequenceClassification.from_pretrained(backbone.folder, num_labels=2)
     config = MultitaskPromptTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=length, num_tasks=tasks)
@@ -141,22 +144,23 @@ def made(root: Path, tasks: int, length: int) -> tuple[Path, Path]:
     imported.save(root / "vectors")
     assert imported.prompt is not None
     shared, first = imported.prompt, imported.tasks[0]
-    own: dict[str, Any] = {
-        "own_prompt": shared.values,
-        "prompt": "",
-        "prompt_sha256": "",
-        "layout": "prefix",
-        "entry": shared.entry,
-    }
-    answers: dict[str, Any] = {"readout": "similarity", "label_texts": (("a bad film",), ("a good film",))}
-    replace(first, name="fast", **own, **answers).save(root / "vectors/tasks/fast.safetensors")
+    placement = Placement(Layout.PREFIX, shared.placement.position)
+    replace(
+        first,
+        name="fast",
+        head_type=Similarity.name,
+        label_texts=(("a bad film",), ("a good film",)),
+        prompt=None,
+        prompt_sha256=None,
+        own_prompt=replace(shared, name="fast", placement=placement, head=None),
+    ).save(root / "vectors/tasks/fast.safetensors")
     export_bundle(ExportPlan(backbone, [root / "vectors"], root / "bundle"))
     return root / "adapter", Bundle.open(root / "bundle").folder
 
 
-def fresh(code: str, places: dict[str, object]) -> None:
+def fresh(code: str, values: dict[str, object]) -> None:
     """Run code in a process of its own."""
-    subprocess.run([sys.executable, "-c", code.format(**places)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code.format(**values)], check=True, capture_output=True)
 
 
 def size(path: Path) -> int:

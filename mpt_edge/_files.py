@@ -1,4 +1,4 @@
-"""Atomic writes and size-limited reads."""
+"""Paths as users write them, atomic writes and size-limited reads."""
 
 from __future__ import annotations
 
@@ -9,9 +9,33 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mpt_edge.errors import CorruptFileError
+from mpt_edge.errors import CorruptFileError, InputError
 
 _CHUNK = 1 << 20
+
+
+def user_path(path: object) -> Path:
+    """Return a path with a leading ``~`` or ``~user`` replaced by that home folder.
+
+    Every path of the command and of the Python API is read so. As in shells, ``~user`` stays as it is
+    where there is no such user.
+
+    Raises:
+        InputError: it is no path, or this process has no home folder.
+    """
+    try:
+        given = Path(path)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"{path!r} is no path; pass a str or a pathlib.Path.") from None
+    if "\0" in str(given):
+        raise InputError(f"{str(given)!r} is no path, since it holds a null character; correct it.")
+    try:
+        result = given.expanduser()
+    except RuntimeError:
+        result = given
+    if given.parts[:1] == ("~",) and not result.is_absolute():
+        raise InputError(f"{given} starts from a home folder, and there is none; set HOME, or write the whole path.")
+    return result
 
 
 def sha256(path: Path) -> str:
@@ -21,6 +45,20 @@ def sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def check_readable(path: Path) -> None:
+    """Check that a file may be read, where a library would blame its content. Raises CorruptFileError."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> CorruptFileError:
+    """Return the error for a file that the system does not let us read."""
+    fix = "change its permissions" if isinstance(error, PermissionError) else "check the path, or restore the file"
+    return CorruptFileError(f"cannot read {path} ({error.strerror or error}); {fix}.")
 
 
 def read_small(path: Path, limit: int) -> bytes:
@@ -45,8 +83,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise CorruptFileError(f"cannot read {path} ({reason}); check the path, or restore the file.") from error
+        raise unreadable(path, error) from error
 
 
 @contextlib.contextmanager
@@ -55,18 +92,26 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     The bytes are on disk before the rename. A crash leaves either the old file or the new one. The rename
     itself is on disk after `sync_folder`.
+
+    Raises:
+        InputError: the path is a folder.
+        OSError: it cannot be written; the error names ``path``.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; pass the path of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))  # the umask decides who may read it
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))  # the umask decides who may read it
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the first error counts
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and (error.filename is None or str(error.filename) == str(temporary)):
+            error.filename, error.filename2 = str(path), None  # nobody knows the temporary name
         raise
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+import mpt_edge
 from mpt_edge.formats.taskfile import TaskFile
 from tests.support.blocks import Example, assert_shown, examples
 from tests.support.pages import shell
@@ -43,6 +46,25 @@ def test_each_block_prints_the_output_shown(clone: Path, example: Example):
     printed = example.run(clone)
     if example.output:
         assert_shown(printed, example.output)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "mpt_edge",
+        "mpt_edge.formats.bundle",
+        "mpt_edge.formats.taskfile",
+        "mpt_edge.inference.loading",
+        "mpt_edge.inference.model",
+        "mpt_edge.inference.task",
+    ],
+)
+def test_docstrings_show_real_output(clone: Path, module: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(clone)
+    names = {"mpt_edge": mpt_edge, "Bundle": mpt_edge.Bundle}
+    results = doctest.testmod(importlib.import_module(module), extraglobs=names)
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 def test_the_card_is_the_one_that_the_task_files_give(clone: Path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import mpt_edge
 from mpt_edge._arrays import Floats
-from mpt_edge._files import sha256
+from mpt_edge._files import sha256, user_path
 from mpt_edge.formats.bundle_reader import MODEL, TOKENIZER, graph_names, weights_name
 from mpt_edge.formats.manifest import MANIFEST, FileEntry, GenerationFacts, Manifest, Precision
 from mpt_edge.formats.placement import PromptPosition
@@ -65,6 +65,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is
             written.
     """
+    plan = replace(plan, output=user_path(plan.output), vectors=list(map(user_path, plan.vectors)))
     check_output(plan.output, force=plan.force)
     observe("reading prompts and tasks")
     contents = collect(plan.vectors, plan.backbone)

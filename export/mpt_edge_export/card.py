@@ -30,7 +30,7 @@ d = {width}. `mpt-edge export` wrote this card from the task files.
 _FOOT = """
 The linear probe is a logistic regression on the embeddings of the same frozen backbone without a prompt. It was
 trained on the same examples; its regularization and scaling were chosen on validation. Differences are computed before
-rounding. Test metrics were measured once, at the end of training. Vectors carry the license of their training data.
+rounding. The test split was measured when training had ended. Vectors carry the license of their training data.
 
 Data:
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.manifest import Manifest, Precision
 from mpt_edge.formats.vectors import VectorFolder, task_names
@@ -45,6 +46,7 @@ def export_command(
     Raises:
         InputError: a vectors folder is empty, or the output is in use.
     """
+    output, vectors = user_path(output), list(map(user_path, vectors))
     check_output(output, force=force)  # before the backbone, which takes longer
     console = Console(stderr=True)
     with console.status("loading the backbone") as status:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -36,8 +37,11 @@ def check_output(output: Path, *, force: bool) -> None:
         force: whether a bundle in it may be replaced.
 
     Raises:
-        InputError: it holds a bundle or other files, or it is a file.
+        InputError: it holds a bundle or other files, it is a file, or it cannot be made.
     """
+    parent = next(path for path in output.absolute().parents if path.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):  # found here, since an export takes minutes
+        raise _unwritable(output, os.strerror(errno.EACCES))
     if (output / MANIFEST).exists() and not force:
         raise InputError(f"{output} already holds a bundle; pass --force to replace it.")
     if not output.exists():
@@ -55,9 +59,12 @@ def check_output(output: Path, *, force: bool) -> None:
 def replacing_folder(output: Path) -> Iterator[Path]:
     """Yield a hidden folder beside ``output`` that takes its place when the block succeeds."""
     output = output.resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(output)
-    staging = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.new-"))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(output)
+        staging = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.new-"))
+    except OSError as error:
+        raise _unwritable(output, error.strerror or str(error)) from error
     retired = staging.with_name(staging.name.replace(".new-", ".old-"))
     try:
         yield staging
@@ -84,6 +91,10 @@ def _swap(staging: Path, output: Path, retired: Path) -> None:
         if retired.exists() and not output.exists():
             retired.rename(output)
         raise
+
+
+def _unwritable(output: Path, reason: str) -> InputError:
+    return InputError(f"cannot make the folder {output} ({reason}); name another with --output.")
 
 
 def _remove_leftovers(output: Path) -> None:

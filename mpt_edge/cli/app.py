@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn, TextIO
@@ -10,7 +10,8 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 import mpt_edge
-from mpt_edge.cli import bench, export, peft, run, tasks, train
+from mpt_edge.cli import bench, export, peft, run, streams, tasks, train
+from mpt_edge.cli.options import Commands
 from mpt_edge.errors import MptEdgeError
 
 # Newer versions of typer carry a click of their own, so click's base error is reached through typer.
@@ -19,7 +20,10 @@ _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 #: Exit status after Ctrl-C.
 _INTERRUPTED = 130
 
-app = typer.Typer(
+#: Errors of writing that no other path or permission would mend.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+app = Commands(
     name="mpt-edge",
     help="Many language tasks on one frozen model: train, export and run multitask prompts.",
     no_args_is_help=True,
@@ -54,9 +58,7 @@ def _root(
 def main() -> None:
     """Run the command. Exit with 1 on an error of ours, 2 on wrong usage, 130 on Ctrl-C."""
     arguments, debug = _extract_debug(sys.argv[1:])
-    if sys.stdout is None:  # the caller has closed it
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
-    stdout = sys.stdout
+    stdout = streams.prepare()
     try:
         status = app(args=arguments, standalone_mode=False)
         stdout.flush()
@@ -90,13 +92,14 @@ def _sentence(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror or error}; check the path and its permissions."
+        fix = "check the path, or free some space" if error.errno in _FULL else "check the path and its permissions"
+        return f"{place}{error.strerror or error}; {fix}."
     return "out of memory; lower the batch size or the prompt length."
 
 
 def _exit_quietly(stdout: TextIO) -> NoReturn:
-    """Exit after the reader left (`| head`), which is no error. Python must not flush into the pipe again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    """Exit after the reader left (`| head`), which is no error."""
+    streams.discard(stdout)
     sys.exit(0)
 
 
@@ -104,4 +107,5 @@ def _fail(message: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
     print(f"mpt-edge: {message}", file=sys.stderr)
+    streams.settle(sys.stdout)
     sys.exit(code)

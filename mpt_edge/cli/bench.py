@@ -36,7 +36,7 @@ mpt-edge bench
 
 mpt-edge bench --bundle bundles/app --tokens 64 --threads 2 --json
 
-Run nothing else meanwhile: on a busy machine, times and ratios are unsteady.
+Calls are timed in turn, in one run. Run nothing else meanwhile: a busy machine makes times and ratios unsteady.
 """
 
 
@@ -44,7 +44,7 @@ def bench(
     bundle: BundleFolder = None,
     tokens: Annotated[int, typer.Option(min=1, help="Length of the text, in tokens.")] = 16,
     length: Annotated[
-        int, typer.Option("--prompt-length", "-l", min=1, help="Virtual tokens of the random prompt to time.")
+        int, typer.Option("--prompt-length", "-l", min=1, help="Virtual tokens of the random prompt that is timed.")
     ] = 100,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of one request.")] = 1,
     precision: PrecisionOption = None,
@@ -52,7 +52,7 @@ def bench(
     repeats: Annotated[int, typer.Option(min=3, help="Timed runs of each call; the median is reported.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure size, load, selection, request and memory; calls are timed in turn, in one run."""
+    """Measure the size, latency and memory of a bundle on this machine."""
     opened = Bundle.open(bundle or default_bundle())
     _check_room(opened, tokens, length, new_tokens)
     started = time.perf_counter()

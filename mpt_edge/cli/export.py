@@ -30,17 +30,17 @@ class GraphPrecision(StrEnum):
 
 
 def export(
-    backbone: Annotated[str, typer.Argument(help="minilm-l6, a local folder, or a hub id.")],
+    backbone: Annotated[str, typer.Argument(help="Backbone: minilm-l6, a local folder, or a hub id.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The bundle's folder.", show_default="the user's cache folder"),
     ] = None,
     vectors: Annotated[
-        list[Path] | None, typer.Option(help="Folder with prompts/ and tasks/, as training leaves it; repeatable.")
+        list[Path] | None, typer.Option(help="Folder of a training run, with prompts/ and tasks/; repeatable.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
     precision: Annotated[
-        GraphPrecision, typer.Option(help="Weights of the graph; int8 is a quarter of the size.")
+        GraphPrecision, typer.Option(help="Precision of the weights; int8 takes a quarter of the space.")
     ] = GraphPrecision.FLOAT32,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:

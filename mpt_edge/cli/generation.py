@@ -20,14 +20,18 @@ from mpt_edge.inference.task import Task
 from mpt_edge.inference.text import Text
 
 MaxNewTokens = Annotated[int | None, typer.Option(help="Maximum tokens of generated text.", show_default="the task's")]
-Temperature = Annotated[float | None, typer.Option(help="Above 0, tokens are sampled.", show_default="0")]
-TopK = Annotated[int | None, typer.Option(help="Sample from this many likeliest tokens.", show_default="all")]
+Temperature = Annotated[
+    float | None, typer.Option(help="Sampling temperature; 0 takes the likeliest token.", show_default="0")
+]
+TopK = Annotated[int | None, typer.Option(help="Sample from the K likeliest tokens.", show_default="all")]
 TopP = Annotated[
     float | None,
-    typer.Option(help="Sample from the likeliest tokens that together have this probability.", show_default="1"),
+    typer.Option(help="Sample from the likeliest tokens of this total probability.", show_default="1"),
 ]
 NumBeams = Annotated[int | None, typer.Option(help="Beam width.", show_default="1")]
-RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1, words repeat less.", show_default="1")]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option(help="Penalty on repeated tokens; 1 is none.", show_default="1")
+]
 Seed = Annotated[int | None, typer.Option(help="Random seed.", show_default="0")]
 Stop = Annotated[
     list[str] | None,

@@ -1,12 +1,15 @@
-"""Options that several commands share."""
+"""Options that several commands share, and commands that read paths as the Python API does."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
+from mpt_edge._files import user_path
 from mpt_edge.formats.manifest import Precision
 
 BundleFolder = Annotated[
@@ -19,4 +22,29 @@ PrecisionOption = Annotated[
     typer.Option("--precision", help="Graph to use, if the bundle has both.", show_default="float32, if there"),
 ]
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of one request.", show_default="automatic")]
+
+
+class _Command(TyperCommand):
+    """A command that replaces the ``~`` of its paths; shells leave that of ``--output=~/x`` in place."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the command. Raises InputError for a path from a home folder where there is none."""
+        ctx.params = {name: _expanded(value) for name, value in ctx.params.items()}
+        return super().invoke(ctx)
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_expanded, value))
+    return user_path(value) if isinstance(value, Path) else value
+
+
+class Commands(typer.Typer):
+    """A group of such commands."""
+
+    def command(self, *args: Any, **options: Any) -> Callable[[_Function], _Function]:
+        """Declare a command; see `typer.Typer.command`."""
+        return super().command(*args, **{"cls": _Command, **options})

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from mpt_edge.cli.rows import InputRow
 from mpt_edge.inference.answers import Answer
@@ -27,7 +27,6 @@ class JsonLines:
         """Write to an open file; ``numbered`` adds each row's line."""
         self.rows = 0
         self._file, self._numbered = file, numbered
-        self._ascii = not (file.encoding or "").lower().replace("-", "").startswith("utf8")
 
     def __call__(self, rows: Sequence[InputRow], answers: Sequence[Answer]) -> None:
         """Write the answers to some rows, and flush them."""
@@ -36,7 +35,7 @@ class JsonLines:
                 first, second = (row.text, None) if isinstance(row.text, str) else row.text
                 given = {"text": first, "text_pair": second, "line": row.number if self._numbered else None}
                 entries = {key: value for key, value in (answer.to_dict() | given).items() if value is not None}
-                self._file.write(json.dumps(entries, ensure_ascii=self._ascii) + "\n")
+                self._file.write(json_text(entries, self._file) + "\n")
             self._file.flush()
         self.rows += len(rows)
 
@@ -93,6 +92,12 @@ def _kept(part: Path) -> Iterator[None]:
         else:
             part.unlink(missing_ok=True)
         raise
+
+
+def json_text(value: object, file: TextIO, **options: Any) -> str:
+    """Return a value as JSON that a stream can encode."""
+    is_utf8 = (file.encoding or "").lower().replace("-", "").startswith("utf8")
+    return json.dumps(value, ensure_ascii=not is_utf8, **options)
 
 
 def note(message: str) -> None:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mpt_edge._extras import require
-from mpt_edge.cli.options import BundleFolder
+from mpt_edge.cli.options import BundleFolder, Commands
+from mpt_edge.cli.output import note
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference.loading import default_bundle
@@ -23,7 +24,7 @@ mpt-edge import peft reviews --backbone my-bert --task film=0 --task book=2 --la
 mpt-edge import peft owner/adapter --backbone owner/base-model --output vectors   (all task ids, from the hub)
 """
 
-app = typer.Typer(help="Import prompts and tasks that other libraries trained.", no_args_is_help=True)
+app = Commands(help="Import prompts and tasks that other libraries trained.", no_args_is_help=True)
 
 
 @app.callback()
@@ -34,17 +35,18 @@ def _imports() -> None:
 @app.command("peft", epilog=EPILOG)
 def import_peft(
     adapter: Annotated[str, typer.Argument(help="Folder or hub id of a PEFT adapter.", show_default=False)],
-    backbone: Annotated[str, typer.Option(help="Its base model: minilm-l6, a local folder, or a hub id.")],
+    backbone: Annotated[str, typer.Option(help="The adapter's base model: minilm-l6, a local folder, or a hub id.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for prompts/ and tasks/, or a bundle to install into.")
     ],
     task: Annotated[
-        list[str] | None, typer.Option(help="NAME=ID of a task id to import; repeatable.", show_default="all ids")
+        list[str] | None,
+        typer.Option(help="NAME=ID: a name for a task id of the adapter; repeatable.", show_default="all ids"),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the shared prompt.", show_default="the adapter's")] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Label of the head, in order; or a text that a generative model chooses from. Repeatable."),
+        typer.Option(help="A label of the head, in order, or a text that a generative model may choose; repeatable."),
     ] = None,
     pair: Annotated[bool, typer.Option("--pair", help="The tasks read pairs of texts.")] = False,
     max_length: Annotated[
@@ -72,7 +74,7 @@ def import_peft(
     )
     imported = import_command(adapter, backbone, output, options, revision=revision)
     for warning in imported.warnings:
-        typer.echo(f"mpt-edge: {warning}", err=True)
+        note(warning)
     table = Table("task", "id", "head type", "labels", "contents", box=None, pad_edge=False)
     for file in imported.tasks:
         table.add_row(file.name, str(file.training["task_id"]), file.head_type, str(len(file.labels)), file.contents)
@@ -88,17 +90,17 @@ def export_peft(
     output: Annotated[Path, typer.Option("--output", "-o", help="The adapter's folder.")],
     bundle: BundleFolder = None,
     fold: Annotated[
-        bool, typer.Option("--fold", help="Write each task's composed prompt as plain prompt tuning.")
+        bool, typer.Option("--fold", help="Write each task as plain prompt tuning, with its composed prompt.")
     ] = False,
     base_model: Annotated[
         str | None, typer.Option(help="Name by which PEFT loads the base model.", show_default="the backbone's id")
     ] = None,
 ) -> None:
-    """Write tasks as a PEFT adapter, multitask or folded into plain prompt tuning."""
+    """Export tasks to PEFT, as one multitask adapter or as plain prompt tuning."""
     require("export", "torch", "transformers")
     from mpt_edge_export.peft.exporting import export_adapter
 
     opened = Bundle.open(bundle or default_bundle())
     for warning in export_adapter(opened, task, output, fold=fold, base_model=base_model):
-        typer.echo(f"mpt-edge: {warning}", err=True)
+        note(warning)
     typer.echo(f"written to {output}")

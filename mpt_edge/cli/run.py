@@ -42,9 +42,9 @@ mpt-edge run --task sst2 --input reviews.csv --text-column review --output label
 
 cat questions.txt | mpt-edge run --task trec --json
 
-Rows of a file may name their own task in a column "task". Standard input is answered each --batch-size rows.
+Rows of a file may name their task in a column "task". Standard input is answered in batches of --batch-size rows.
 
-In JSON, "text" is the input and "output" is the generated text.
+In JSON lines, "text" is the input, and "output" is a generated text.
 """
 
 #: Rows that are read, answered and written at once.
@@ -66,14 +66,16 @@ def run(
         list[str] | None, typer.Argument(metavar="TEXT", help="One or more texts to answer.", show_default=False)
     ] = None,
     *,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Task for every row without a task column.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Task of the texts, or of rows that name none.")
+    ] = None,
     source: Annotated[
         Path | None, typer.Option("--input", "-i", help="Rows: .jsonl, .ndjson, .csv or .txt; - is standard input.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write JSON lines to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,
     bundle: BundleFolder = None,
-    pair: Annotated[str | None, typer.Option(help="Second text of a single TEXT, for a task of pairs.")] = None,
+    pair: Annotated[str | None, typer.Option(help="Second text of a single TEXT, for tasks that read pairs.")] = None,
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     pair_column: Annotated[
         str | None, typer.Option(help="Column of the second text.", show_default="text_pair, if there")
@@ -84,7 +86,9 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum rows in one run of the model.")] = 32,
     threads: Threads = None,
     precision: PrecisionOption = None,
-    on_error: Annotated[OnError, typer.Option(help="At a row without an answer, stop or skip it.")] = OnError.STOP,
+    on_error: Annotated[
+        OnError, typer.Option(help="For a row that cannot be answered: stop, or skip it.")
+    ] = OnError.STOP,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
     max_new_tokens: generation.MaxNewTokens = None,
     temperature: generation.Temperature = None,
@@ -244,7 +248,7 @@ def _check_usage(texts: list[str] | None, source: Path | None, pair: str | None,
         )
     if pair is not None and not texts:
         raise InputError("--pair goes with one TEXT; for rows of a file, name a column with --pair-column.")
-    if not texts and source is None and (sys.stdin is None or sys.stdin.isatty()):
+    if not texts and source in (None, _STDIN) and (sys.stdin is None or (source is None and sys.stdin.isatty())):
         raise InputError("there is nothing to read; pass a TEXT, or --input FILE, or pipe lines into the command.")
 
 

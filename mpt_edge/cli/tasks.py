@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mpt_edge.cli.options import BundleFolder, PrecisionOption
+from mpt_edge.cli.options import BundleFolder, Commands, PrecisionOption
+from mpt_edge.cli.output import json_text
 from mpt_edge.cli.table import printable
 from mpt_edge.errors import CorruptFileError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
@@ -26,7 +26,7 @@ from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.loading import default_bundle, open_model
 from mpt_edge.inference.model import Model
 
-app = typer.Typer(
+app = Commands(
     help="List, show, install, verify, remove and roll back the tasks of a bundle, and show its history.",
     no_args_is_help=True,
 )
@@ -59,7 +59,7 @@ def list_(
     bundle: BundleFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """List the tasks with their size and their result on test: accuracy, or the named metric."""
+    """List the tasks with their sizes and test metrics: accuracy, or the metric that is named."""
     opened = _open(bundle)
     rows, damaged = [], []
     for name in opened.task_names:
@@ -71,7 +71,7 @@ def list_(
             continue
     if as_json:
         for row in rows:
-            typer.echo(json.dumps(row, ensure_ascii=False))
+            typer.echo(json_text(row, sys.stdout))
     else:
         Console().print(_table(rows))
     if damaged:
@@ -101,15 +101,15 @@ def show(task: Name, bundle: BundleFolder = None) -> None:
     file = opened.task(task)
     facts = {key: value for key, value in vars(file).items() if key not in ("u", "v", "own_prompt")}
     facts |= {"u": list(file.u.shape), "v": list(file.v.shape), "dtype": file.u.dtype.name}
-    typer.echo(json.dumps(_summary(opened, file) | facts, indent=2, ensure_ascii=False))
+    typer.echo(json_text(_summary(opened, file) | facts, sys.stdout, indent=2))
 
 
 @app.command(epilog=INSTALL_EPILOG)
 def install(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Task files, as training leaves them.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Task files that training wrote.")],
     bundle: BundleFolder = None,
 ) -> None:
-    """Add task files to the bundle, all or none, after checking that they belong there."""
+    """Add task files to the bundle, all or none, if they were made for this backbone and prompt."""
     opened = _open(bundle)
     for task in opened.install_all(files):
         typer.echo(f"installed {task.name} ({opened.task_bytes(task.name):,} bytes) in {opened.folder}")
@@ -140,7 +140,7 @@ def log(
     records = list(reversed(_open(bundle).manifest.changes))
     if as_json:
         for record in records:
-            typer.echo(json.dumps(asdict(record)))
+            typer.echo(json_text(asdict(record), sys.stdout))
     else:
         Console().print(_log_table(records))
 
@@ -160,7 +160,7 @@ def verify(
     bundle: BundleFolder = None,
     precision: PrecisionOption = None,
 ) -> None:
-    """Check every file's hash, and every task's reference example: a recorded example with its answer."""
+    """Check every file's hash, and each task's answer to its recorded reference example."""
     opened = _open(bundle)
     opened.verify_files()
     model = open_model(opened, precision=precision, verify=False)

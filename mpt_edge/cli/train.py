@@ -15,7 +15,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mpt_edge._extras import check_installed, require
-from mpt_edge.cli.options import Threads
+from mpt_edge.cli.options import Commands
+from mpt_edge.cli.output import note
 from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.placement import Layout, PromptPosition
 from mpt_edge.formats.taskfile import TaskFile
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mpt_edge.training.data.recipes import Recipe
     from mpt_edge.training.trainer import Progress
 
-app = typer.Typer(help="Train a shared prompt and tasks on a frozen backbone.", no_args_is_help=True)
+app = Commands(help="Train a shared prompt and tasks on a frozen backbone.", no_args_is_help=True)
 
 SOURCE_EPILOG = """
 Examples:
@@ -45,9 +46,9 @@ mpt-edge train target mine.toml --from models/minilm-l6 --data data --output run
 """
 
 Recipes = Annotated[list[Path], typer.Argument(help="Task recipes, one TOML file each.", show_default=False)]
-Data = Annotated[Path, typer.Option(help="Folder that the recipes' paths start from.")]
+Data = Annotated[Path, typer.Option(help="Folder that the recipes' paths are relative to.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for vectors, checkpoint and log.")]
-Backbone = Annotated[str, typer.Option(help="minilm-l6, a local folder, or a hub id.")]
+Backbone = Annotated[str, typer.Option(help="Frozen model: minilm-l6, a local folder, or a hub id.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs over all tasks' examples.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples per batch.")]
 MicroBatchSize = Annotated[
@@ -64,16 +65,19 @@ TaskLr = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate o
 Seed = Annotated[int, typer.Option(min=0, help="Random seed of initialization, order and sampling.")]
 PrecisionOption = Annotated[
     MixedPrecision | None,
-    typer.Option("--precision", help="bf16 or fp16, if the hardware supports it.", show_default="no"),
+    typer.Option(
+        "--precision", help="Mixed precision, if the hardware supports it.", show_default="accelerate's, or no"
+    ),
 ]
 GradientCheckpointing = Annotated[
     bool,
-    typer.Option("--gradient-checkpointing", help="Recompute activations when needed: less memory, more time."),
+    typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass, to save memory."),
 ]
 Distill = Annotated[float, typer.Option(min=0.0, help="Distillation weight λ; 0 uses no teachers.")]
 DistillTemperature = Annotated[float, typer.Option(min=0.01, help="Temperature T of the distillation.")]
 DistillHidden = Annotated[bool, typer.Option(help="Distill hidden states as well as answers.")]
-Test = Annotated[bool, typer.Option("--test", help="Measure the test split, once, at the end.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of PyTorch.", show_default="automatic")]
+Test = Annotated[bool, typer.Option("--test", help="Measure the test split at the end.")]
 
 
 @app.command(epilog=SOURCE_EPILOG)
@@ -87,15 +91,16 @@ def source(
     layout: Annotated[
         Layout,
         typer.Option(
-            help="prefix: the prompt is cached, since it attends to no text; joint: both attend to each other."
+            help="Attention layout. prefix: the prompt attends to no text, so it is cached; "
+            "joint: both attend to each other."
         ),
     ] = Layout.PREFIX,
     position: Annotated[
         PromptPosition | None,
         typer.Option(
             "--prompt-position",
-            help="first_layer: as the first layer's input; embeddings: in place of word embeddings, as in PEFT; "
-            "all_layers: with virtual tokens of its own at each layer.",
+            help="Where the prompt enters. first_layer: as the first layer's input; embeddings: in place of word "
+            "embeddings, as in PEFT; all_layers: at each layer, with virtual tokens of its own.",
             show_default="all_layers; first_layer in the joint layout",
         ),
     ] = None,
@@ -124,7 +129,7 @@ def source(
     test: Test = False,
     threads: Threads = None,
 ) -> None:
-    """Train one shared prompt over many tasks, and each task's u and v, with a teacher prompt for each task."""
+    """Train one shared prompt and the u and v of many tasks, each distilled from a teacher prompt."""
     settings = Settings(
         epochs=epochs,
         batch_size=batch_size,
@@ -163,20 +168,23 @@ def target(
     data: Data = Path(),
     backbone: Backbone = "minilm-l6",
     prompt: Annotated[
-        str | None, typer.Option(help="Prompt, if there are several; or a task that carries its own.")
+        str | None, typer.Option(help="Name of the prompt, if there are several, or of a task that carries its own.")
     ] = None,
     layout: Annotated[
-        Layout | None, typer.Option(help="Train in another attention layout.", show_default="the prompt's own")
+        Layout | None, typer.Option(help="Attention layout to train in.", show_default="the prompt's own")
     ] = None,
     train: Annotated[
-        Trained, typer.Option(help="u and v alone, a copy of the prompt too, or one copy for a group of tasks.")
+        Trained,
+        typer.Option(
+            help="Parameters to train: u and v; u, v and a copy of the prompt; or one copy for a group of tasks."
+        ),
     ] = Trained.VECTORS,
     name: Annotated[str, typer.Option(help="Name of a group's shared prompt.")] = "group",
     init: Annotated[
         str,
         typer.Option(
-            help="Initialization of u and v: average of the source tasks; nearest, the source task with the "
-            "lowest loss on your examples; ones; or a task's name."
+            help="Initialization of u and v: average (of the source tasks), nearest (the source task with the "
+            "lowest loss on your examples), ones, or a task's name."
         ),
     ] = "average",
     teacher: Annotated[
@@ -187,9 +195,9 @@ def target(
     distill_temperature: DistillTemperature = DistillationSettings.temperature,
     distill_hidden: DistillHidden = DistillationSettings.hidden,
     shots: Annotated[int, typer.Option(min=0, help="Examples per label for few-shot training; 0 takes all.")] = 0,
-    subset_seed: Annotated[int, typer.Option(min=0, help="Random seed of the choice of these examples.")] = 0,
+    subset_seed: Annotated[int, typer.Option(min=0, help="Random seed of the few-shot choice.")] = 0,
     keep_last: Annotated[
-        bool, typer.Option("--keep-last", help="Keep the last step, not the best epoch: for few validation examples.")
+        bool, typer.Option("--keep-last", help="Keep the last step, not the best epoch; for few validation examples.")
     ] = False,
     epochs: Epochs = Settings.epochs,
     batch_size: BatchSize = Settings.batch_size,
@@ -204,7 +212,7 @@ def target(
     test: Test = False,
     threads: Threads = None,
 ) -> None:
-    """Train further tasks on a shared prompt: u and v alone, or with a copy of the prompt."""
+    """Train further tasks on a shared prompt: u and v alone, or a copy of the prompt too."""
     settings = Settings(
         epochs=epochs,
         batch_size=batch_size,
@@ -239,7 +247,7 @@ def target(
 @app.command()
 def probe(
     recipes: Recipes,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A run's folder, whose task files get the metrics.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run whose task files get the metrics.")],
     data: Data = Path(),
     backbone: Backbone = "minilm-l6",
     test: Test = False,
@@ -268,7 +276,7 @@ def report(
         Path | None, typer.Option("--output", "-o", help="The HTML page.", show_default="RUN/report.html")
     ] = None,
 ) -> None:
-    """Write a page with learning curves, the tasks' metrics, and a map of their vectors."""
+    """Write an HTML page with learning curves, metrics, and a map of the tasks' vectors."""
     require("train", "matplotlib")
     from mpt_edge.training.report import write_report
 
@@ -348,13 +356,12 @@ def _report(tasks: list[TaskFile], output: Path, *, test: bool) -> None:
     console.print(f"written to {output}", highlight=False, markup=False)
     untested = [task.name for task in tasks if test and "test" not in task.metrics]
     if untested:
-        typer.echo(f"mpt-edge: {', '.join(untested)}: the recipe names no test split, so none was measured.", err=True)
+        note(f"{', '.join(untested)}: the recipe names no test split, so none was measured.")
     constant = constant_tasks(tasks)
     if constant:
-        typer.echo(
-            f"mpt-edge: {', '.join(constant)}: the answers have nothing to do with the text (Matthews correlation 0); "
-            "train again with a lower --prompt-lr or --task-lr, or from another --init.",
-            err=True,
+        note(
+            f"{', '.join(constant)}: the answers have nothing to do with the text (Matthews correlation 0); "
+            "train again with a lower --prompt-lr or --task-lr, or from another --init."
         )
 
 

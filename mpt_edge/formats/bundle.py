@@ -6,9 +6,8 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
-from mpt_edge._files import read_small
+from mpt_edge._files import read_small, user_path
 from mpt_edge._locks import MAX_WAIT, locked
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle_reader import BundleReader, hash_bytes
@@ -49,11 +48,14 @@ class Bundle(BundleReader):
             MismatchError: a task belongs to another bundle, or is older than the installed version.
             InputError: two files hold the same task, the bundle cannot be written, or the wait was too short.
         """
-        contents = [(str(source), read_small(Path(source), MAX_TASK_BYTES)) for source in sources]
-        tasks = [TaskFile.parse(data, source) for source, data in contents]
+        if isinstance(sources, str | os.PathLike):
+            raise InputError(f"{os.fspath(sources)!r} is one path; pass a list of paths, or call install.")
+        files = [user_path(source) for source in sources]
+        contents = [read_small(file, MAX_TASK_BYTES) for file in files]
+        tasks = [TaskFile.parse(data, str(file)) for file, data in zip(files, contents, strict=True)]
         _check_names(tasks)
         with self._changing(wait) as change:
-            for task, (_, data) in zip(tasks, contents, strict=True):
+            for task, data in zip(tasks, contents, strict=True):
                 self._add(change, task, data)
         return tasks
 

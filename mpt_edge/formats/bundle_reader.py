@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from mpt_edge._files import read_small, sha256
+from mpt_edge._files import check_readable, read_small, sha256, unreadable, user_path
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.manifest import MANIFEST, Family, Manifest, Precision, read_manifest
 from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt
@@ -63,9 +63,9 @@ class BundleReader:
             BundleNotFoundError: there is no bundle.
             CorruptFileError: its manifest cannot be used.
         """
-        path = Path(folder)
+        path = user_path(folder)
         file = path / MANIFEST
-        if not file.is_file():
+        if _file_size(file) is None:
             hint = (
                 f"build it with `mpt-edge export minilm-l6 --output {path}`"
                 if (path / TASKS).is_dir() or not path.exists()
@@ -98,7 +98,7 @@ class BundleReader:
         """Return the path of a listed file, after checking that it is there with the listed size.
 
         Raises:
-            CorruptFileError: it is not listed, missing, of another size, or leads out of the folder.
+            CorruptFileError: it is not listed, missing, unreadable, of another size, or leads out of the folder.
         """
         if name not in self.manifest.files:
             raise CorruptFileError(f"{self.folder / MANIFEST} does not list {name}; export the bundle again.")
@@ -276,9 +276,14 @@ class BundleReader:
 
 
 def _file_size(path: Path) -> int | None:
-    """Return a file's size; None if it is missing, which it may be from one moment to the next, or no file."""
+    """Return a file's size; None if there is none. Raises CorruptFileError for one that may not be read."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    check_readable(path)
+    return status.st_size

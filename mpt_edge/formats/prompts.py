@@ -9,15 +9,15 @@ two vectors scale every layer.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mpt_edge._arrays import Floats, Stored
-from mpt_edge._files import read_small
+from mpt_edge._files import read_small, user_path
 from mpt_edge.errors import CorruptFileError, MismatchError
 from mpt_edge.formats import tensors
 from mpt_edge.formats.linear_head import LinearHead
@@ -97,8 +97,8 @@ class SharedPrompt:
         """SHA-256 of the values and the head; task files identify their prompt by it."""
         return tensors.fingerprint(self.values, *(self.head.tensors().values() if self.head else ()))
 
-    def save(self, path: Path) -> None:
-        """Write the prompt as one safetensors file, atomically."""
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the prompt as one safetensors file, atomically; missing folders are made."""
         metadata = {
             "format": FORMAT,
             "name": self.name,
@@ -109,12 +109,13 @@ class SharedPrompt:
             "license": self.license,
             "head": self.head.activations if self.head else None,
         }
-        tensors.write(path, {"prompt": self.values} | (self.head.tensors() if self.head else {}), metadata)
+        tensors.write(user_path(path), {"prompt": self.values} | (self.head.tensors() if self.head else {}), metadata)
 
     @classmethod
-    def load(cls, path: Path) -> SharedPrompt:
+    def load(cls, path: str | os.PathLike[str]) -> SharedPrompt:
         """Read a prompt file. Raises CorruptFileError for any other file."""
-        return cls.parse(read_small(path, MAX_PROMPT_BYTES), str(path))
+        file = user_path(path)
+        return cls.parse(read_small(file, MAX_PROMPT_BYTES), str(file))
 
     @classmethod
     def parse(cls, data: bytes, source: str) -> SharedPrompt:

@@ -7,17 +7,17 @@ up to ten labels it stays below 4 KB.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mpt_edge._arrays import Stored
-from mpt_edge._files import read_small
+from mpt_edge._files import read_small, user_path
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats import tensors
 from mpt_edge.formats.generation_options import GenerationOptions
@@ -138,8 +138,8 @@ class TaskFile:
             return pairs
         return f"{pairs}, its own prompt and a head" if self.own_prompt.head else f"{pairs} and its own prompt"
 
-    def save(self, path: Path) -> None:
-        """Write the task as one safetensors file, atomically."""
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the task as one safetensors file, atomically; missing folders are made."""
         own, head = self.own_prompt, self.own_prompt.head if self.own_prompt else None
         arrays = {"u": self.u, "v": self.v}
         arrays |= {"prompt": own.values} if own else {}
@@ -170,12 +170,13 @@ class TaskFile:
             "head": head.activations if head else None,
             "generation": dict(self.generation) or None,
         }
-        tensors.write(path, arrays, metadata)
+        tensors.write(user_path(path), arrays, metadata)
 
     @classmethod
-    def load(cls, path: Path) -> TaskFile:
+    def load(cls, path: str | os.PathLike[str]) -> TaskFile:
         """Read a task file. Raises CorruptFileError for any other file."""
-        return cls.parse(read_small(path, MAX_TASK_BYTES), str(path))
+        file = user_path(path)
+        return cls.parse(read_small(file, MAX_TASK_BYTES), str(file))
 
     @classmethod
     def parse(cls, data: bytes, source: str) -> TaskFile:

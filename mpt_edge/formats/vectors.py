@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from mpt_edge._files import user_path
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError
 from mpt_edge.formats.manifest import MANIFEST, Manifest, read_manifest
 from mpt_edge.formats.prompts import SharedPrompt, compose
@@ -42,6 +43,10 @@ class VectorFolder:
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        """Replace a leading ``~``. Raises InputError for a value that is no path."""
+        object.__setattr__(self, "path", user_path(self.path))
 
     def prompt_path(self, name: str) -> Path:
         """Return the path of a shared prompt, present or not."""
@@ -151,7 +156,14 @@ class VectorFolder:
             ) from error
 
     def _files(self, kind: str) -> dict[str, Path]:
-        return {path.stem: path for path in sorted((self.path / kind).glob(f"*{SUFFIX}"))}
+        folder = self.path / kind
+        try:
+            paths = sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)  # glob hides what it cannot read
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise InputError(f"cannot read {folder} ({error.strerror}); check its permissions.") from error
+        return {path.stem: path for path in paths}
 
 
 def _composed_prompt(task: TaskFile) -> SharedPrompt | None:

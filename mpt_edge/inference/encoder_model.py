@@ -22,7 +22,7 @@ from mpt_edge.inference.runtime.encoder import OnnxEncoder
 from mpt_edge.inference.runtime.kv_cache import stack
 from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.inference.task import Texts
-from mpt_edge.inference.text import NO_TOKENS, Batch, Encoded, Text, render, validate_text
+from mpt_edge.inference.text import NO_TOKENS, Batch, Encoded, Text, render, try_validate
 
 
 class EncoderModel(Model):
@@ -96,9 +96,13 @@ class EncoderModel(Model):
         """Return a row with the segment ids that its task reads, or an error for one without tokens."""
         if isinstance(row, InputError):
             return row
-        if len(row.ids) <= self.texts.special_tokens(pair=isinstance(row.text, tuple)):
+        if not self._has_tokens(row):
             return InputError(NO_TOKENS)
         return row if file.token_types else replace(row, types=[0] * len(row.ids))
+
+    def _has_tokens(self, row: Encoded) -> bool:
+        """Whether a row has more than special tokens."""
+        return len(row.ids) > self.texts.special_tokens(pair=isinstance(row.text, tuple))
 
     def _answer(self, requests: Sequence[Request], batch_size: int) -> list[Answer]:
         answers: dict[int, Answer] = {}
@@ -114,14 +118,19 @@ class EncoderModel(Model):
     def _embed(self, texts: Text | Texts, task: SelectedTask | None, *, normalize: bool) -> Floats:
         given: Sequence[Text] = texts if isinstance(texts, list) else [texts]
         if task is None:
-            inputs = [Inputs.PAIR if isinstance(text, tuple) else Inputs.TEXT for text in given]
-            valid = [validate_text(*item) for item in zip(given, inputs, strict=True)]
-            rows = self.texts.encode(valid, self.manifest.max_length)
+            rows = self._bare_rows(given)
         else:
             rows = [request.row for request in all_valid(self._prepare(given, [task] * len(given), {}))]
         pooled = self._pooled(rows, task)
         vectors = unit(pooled) if normalize else pooled
         return vectors if isinstance(texts, list) else vectors[0]
+
+    def _bare_rows(self, texts: Sequence[Text]) -> list[Encoded]:
+        """Tokenize texts and pairs of texts for the backbone alone. Raises InputError."""
+        inputs = [Inputs.PAIR if isinstance(text, tuple) else Inputs.TEXT for text in texts]
+        valid: list[Text] = all_valid([try_validate(*item) for item in zip(texts, inputs, strict=True)])
+        rows = self.texts.encode(valid, self.manifest.max_length)
+        return all_valid([row if self._has_tokens(row) else InputError(NO_TOKENS) for row in rows])
 
     def _pooled(self, rows: Sequence[Encoded], task: ComposedTask | None) -> Floats:
         """Return the pooled states ``(rows, d)`` under one prompt, or under none."""

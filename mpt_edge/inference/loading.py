@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpt_edge._files import user_path
+from mpt_edge.errors import BundleNotFoundError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.inference.encoder_model import EncoderModel
 from mpt_edge.inference.generative_model import GenerativeModel
@@ -36,7 +38,7 @@ def load(
     ['CPUExecutionProvider']
 
     Args:
-        path: the bundle's folder; None for ``$MPT_EDGE_BUNDLE``, else ``models/minilm-l6`` in the
+        path: the bundle's folder, ``~`` allowed; None for ``$MPT_EDGE_BUNDLE``, else ``models/minilm-l6`` in the
             current folder, else the one in the user's cache folder.
         precision: ``"float32"`` or ``"int8"``; None for float32, or for the only one in the bundle.
         threads: CPU threads of one request; None leaves it to ONNX Runtime.
@@ -45,7 +47,7 @@ def load(
             the tokenizer are always checked.
 
     Raises:
-        BundleNotFoundError: there is no bundle.
+        BundleNotFoundError: there is no bundle, or none is named and the user has no cache folder.
         CorruptFileError: a file is missing or damaged.
         InputError: the bundle has no graph of that precision, or ONNX Runtime no such provider.
     """
@@ -63,16 +65,33 @@ def open_model(
 
 
 def default_bundle() -> Path:
-    """Return ``$MPT_EDGE_BUNDLE``, else ``models/minilm-l6`` here if there, else the user's cache folder."""
+    """Return ``$MPT_EDGE_BUNDLE``, else ``models/minilm-l6`` here if there, else the user's cache folder.
+
+    Raises:
+        BundleNotFoundError: none of them is there, and the user has no cache folder.
+    """
     named = os.environ.get(VARIABLE)
     if named:
-        return Path(named)
+        return user_path(named)
     local = Path("models") / DEFAULT
     return local if local.is_dir() else cache_bundle()
 
 
 def cache_bundle() -> Path:
-    """Return the default bundle's path in the user's cache folder."""
+    """Return the default bundle's path in the user's cache folder.
+
+    Raises:
+        BundleNotFoundError: the user has no home folder, as in many containers.
+    """
     from platformdirs import user_cache_path  # imported here, since apps name their bundle
 
-    return user_cache_path("mpt-edge") / DEFAULT
+    try:
+        folder: Path | None = user_cache_path("mpt-edge")
+    except (RuntimeError, OSError, KeyError):  # as versions of platformdirs put it
+        folder = None
+    if folder is None or not folder.is_absolute():  # older ones return a folder named "~"
+        raise BundleNotFoundError(
+            "no folder is named, and there is no home folder with a cache to look into; name the bundle with --bundle "
+            f"or ${VARIABLE}, and the folder of an export with --output."
+        )
+    return folder / DEFAULT

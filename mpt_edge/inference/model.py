@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Unpack, cast, overload
+from typing import Any, NoReturn, Unpack, overload
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Answer, Prediction, Stream
 from mpt_edge.inference.heads.base import Request, SelectedTask, all_valid
 from mpt_edge.inference.task import A, Task, Texts
-from mpt_edge.inference.text import Text, TextEncoder, validate_text
+from mpt_edge.inference.text import Text, TextEncoder, try_validate
 
 #: Maximum rows in one run of the graph, unless the caller says otherwise.
 BATCH_SIZE = 32
@@ -234,20 +234,20 @@ class Model(ABC):
         options: GenerationKwargs,
     ) -> list[Request | MptEdgeError]:
         """Validate texts of selected tasks, and tokenize those that are valid."""
-        results: list[Request | MptEdgeError | None] = [None] * len(texts)
-        valid: list[tuple[int, Text, SelectedTask]] = []
+        results: dict[int, Request | MptEdgeError] = {}
+        valid: dict[int, tuple[Text, SelectedTask]] = {}
         for i, (text, task) in enumerate(zip(texts, tasks, strict=True)):
             if isinstance(task, MptEdgeError):
                 results[i] = task
                 continue
-            try:
-                valid.append((i, validate_text(text, task.file.inputs), task))
-            except InputError as error:
-                results[i] = error
-        requests = self._requests([text for _, text, _ in valid], [task for _, _, task in valid], options)
-        for (i, _, _), request in zip(valid, requests, strict=True):
-            results[i] = request
-        return cast("list[Request | MptEdgeError]", results)
+            checked = try_validate(text, task.file.inputs)
+            if isinstance(checked, InputError):
+                results[i] = checked
+            else:
+                valid[i] = checked, task
+        requests = self._requests([text for text, _ in valid.values()], [task for _, task in valid.values()], options)
+        results |= zip(valid, requests, strict=True)
+        return [results[i] for i in range(len(texts))]
 
     def _try_select(self, name: str) -> SelectedTask | MptEdgeError:
         try:

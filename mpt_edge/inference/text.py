@@ -254,6 +254,14 @@ def validate_text(text: object, inputs: Inputs) -> Text:
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
+def try_validate(text: object, inputs: Inputs) -> Text | InputError:
+    """Return the text of `validate_text`, or its error."""
+    try:
+        return validate_text(text, inputs)
+    except InputError as error:
+        return error
+
+
 def _offsets(encoding: Any) -> list[Offset]:
     owners = [-1 if owner is None else int(owner) for owner in encoding.sequence_ids]
     return [Offset(owner, *span) for owner, span in zip(owners, encoding.offsets, strict=True)]

@@ -25,7 +25,7 @@ def bundle(writer_bundle: Path) -> Path:
 
 
 def test_one_text_is_streamed(bundle: Path) -> None:
-    """What arrives on standard output is the text that the API returns, and nothing else."""
+    """Standard output has the text that the API returns, and nothing else."""
     task = mpt_edge.load(bundle).task("story")
     for given, options in (
         (["--max-new-tokens", 12], {"max_new_tokens": 12}),

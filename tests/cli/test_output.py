@@ -75,7 +75,7 @@ def test_a_file_without_rows_leaves_the_output_alone(run: Command, tmp_path: Pat
 
 
 def test_a_row_that_stops_the_run_leaves_the_output_alone(run: Command, tmp_path: Path) -> None:
-    """The answers before it lie beside the file, until a next run succeeds."""
+    """The answers before it are kept beside the file, until a later run succeeds."""
     output, part = tmp_path / "answers.jsonl", tmp_path / "answers.jsonl.part"
     output.write_text("of yesterday\n")
     path = tmp_path / "rows.txt"

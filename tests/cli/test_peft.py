@@ -53,7 +53,7 @@ def test_imported_tasks_answer(bundle: Path) -> None:
     assert (result["task"], result["label"] in ("bad", "fair", "good")) == ("book", True)
     assert set(result["scores"]) == {"bad", "fair", "good"}
     listed = outcomes.done(commands.run_here("tasks", "list", "--bundle", bundle))
-    assert "and a head" not in listed  # it lies once beside the prompt
+    assert "and a head" not in listed  # the prompt file has it, once
 
 
 def test_into_a_bundle_that_is_there(base: Path, bundle: Path, tmp_path: Path) -> None:

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from mpt_edge.cli import rows
-from mpt_edge.cli.rows import BadRow, Columns, Format, InputRow, format_of, from_arguments, from_stream
+from mpt_edge.cli.rows import Columns, InputRow, format_of, from_arguments, from_stream
 from mpt_edge.errors import InputError
+from mpt_edge.formats import records
+from mpt_edge.formats.records import BadRecord, Format
 
 
-def read(data: bytes, form: Format, columns: Columns | None = None) -> list[InputRow | BadRow]:
+def read(data: bytes, form: Format, columns: Columns | None = None) -> list[InputRow | BadRecord]:
     return list(from_stream(io.BytesIO(data), "f", form, columns or Columns()).rows)
 
 
-def bad(data: bytes, form: Format, columns: Columns | None = None) -> BadRow:
-    (result,) = [row for row in read(data, form, columns) if isinstance(row, BadRow)]
+def bad(data: bytes, form: Format, columns: Columns | None = None) -> BadRecord:
+    (result,) = [row for row in read(data, form, columns) if isinstance(row, BadRecord)]
     assert result.message.startswith(f"f line {result.number} ")
     assert result.message.endswith(".")
     assert "\n" not in result.message
@@ -74,16 +75,16 @@ def test_line_that_is_not_utf8(form: Format) -> None:
 
 @pytest.mark.parametrize("form", [Format.TEXT, Format.JSONL])
 def test_line_without_end(form: Format, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "MAX_LINE", 32)
+    monkeypatch.setattr(records, "MAX_LINE", 32)
     result = read(b"x" * 100 + b'\n{"text": "b"}\n', form)
-    assert isinstance(result[0], BadRow)
+    assert isinstance(result[0], BadRecord)
     assert "longer than" in result[0].message
     assert isinstance(result[1], InputRow)
     assert result[1].number == 2
 
 
 def test_position_counts_the_rest_of_a_line_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "MAX_LINE", 32)
+    monkeypatch.setattr(records, "MAX_LINE", 32)
     data = b"x" * 100 + b"\nb\n"
     source = from_stream(io.BytesIO(data), "f", Format.TEXT, Columns())
     assert len(list(source.rows)) == 2
@@ -91,7 +92,7 @@ def test_position_counts_the_rest_of_a_line_that_is_too_long(monkeypatch: pytest
 
 
 def test_line_of_exactly_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "MAX_LINE", 4)
+    monkeypatch.setattr(records, "MAX_LINE", 4)
     assert read(b"abc\nabc\n", Format.TEXT) == [InputRow("abc", None, 1), InputRow("abc", None, 2)]
 
 

@@ -1,4 +1,4 @@
-"""`mpt-edge run`: what it prints for texts and files, and the sentence for every bad input."""
+"""`mpt-edge run`: answers to texts and files, and the sentence for every bad input."""
 
 from __future__ import annotations
 

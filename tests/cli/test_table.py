@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.cells import cell_len
 
-from mpt_edge.cli.table import printable
+from mpt_edge import Model
+from mpt_edge.cli.rows import InputRow
+from mpt_edge.cli.table import AnswerTable, printable
 
 
 class Terminal(io.TextIOWrapper):
@@ -32,3 +35,26 @@ def test_control_characters_stay_out_of_terminals() -> None:
     file = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     assert printable(text, file) == text  # a file gets the text itself
     assert printable(text, file, always=True) == plain
+
+
+def test_the_header_is_repeated_for_further_columns(model: Model) -> None:
+    """Windows of one task have no task column; a window of another task adds it."""
+    table = AnswerTable(model, file := io.StringIO())
+    for names in (["topic"], ["topic"], ["sentiment", "topic"], ["topic"]):
+        rows = [InputRow("a witty film", None, i) for i in range(len(names))]
+        table.write(rows, model.run(["a witty film"] * len(names), names))
+    first, second = file.getvalue().split("\n\n")
+    assert [line.split()[2:] for line in first.splitlines()[1:]] == [["a", "witty", "film"]] * 2
+    assert first.splitlines()[0].split() == ["label", "score", "text"]
+    assert second.splitlines()[0].split() == ["label", "score", "task", "text"]
+    assert [line.split()[2] for line in second.splitlines()[1:]] == ["sentiment", "topic", "topic"]
+
+
+def test_a_long_text_is_cut_to_the_width(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    table = AnswerTable(model, file := io.StringIO())
+    text = "the \u65e5\u672c film\n" * 9  # each of these characters is two cells wide
+    table.write([InputRow(text, None, 1)], model.run([text], "topic"))
+    line = file.getvalue().splitlines()[1]
+    assert "\u2026 (truncated to 16 tokens)" in line
+    assert cell_len(line) <= 60

@@ -18,7 +18,6 @@ from mpt_edge.formats.linear_head import Activation, LinearHead, LinearLayer
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.formats.prompts import FORMAT, MAX_PROMPT_BYTES, SharedPrompt, compose
 
-
 STATED = {"format": FORMAT, "layout": "prefix", "prompt_position": "first_layer"}
 
 
@@ -109,7 +108,17 @@ def test_fingerprint_follows_values_shape_and_type(prompt: SharedPrompt) -> None
         ({"other": np.ones((2, 2), np.float32)}, {}),
         ({"prompt": np.ones((2, 2), np.float32), "more": np.ones(2, np.float32)}, {}),
     ],
-    ids=["layout", "no layout", "position", "too few axes", "too many axes", "no placement", "one axis", "no prompt", "two tensors"],
+    ids=[
+        "layout",
+        "no layout",
+        "position",
+        "too few axes",
+        "too many axes",
+        "no placement",
+        "one axis",
+        "no prompt",
+        "two tensors",
+    ],
 )
 def test_file_that_is_no_prompt(arrays: dict[str, np.ndarray], entries: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"

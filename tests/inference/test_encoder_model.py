@@ -1,4 +1,4 @@
-"""The model of an encoder, as an app uses it: batches, tasks that are added, and what it refuses."""
+"""Encoders: batches of texts and tasks, layouts, and texts that are refused."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import mpt_edge
-from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
+from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.formats.prompts import SharedPrompt, compose
-from mpt_edge.inference.answers import Prediction
+from mpt_edge.formats.placement import Layout, Placement
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference.encoder_model import EncoderModel
+from mpt_edge.inference.heads.base import Request
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
 from mpt_edge.inference.text import Batch, Encoded, Text, TextEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
@@ -54,11 +57,11 @@ def test_mixed_batch_with_pairs(mixed: EncoderModel) -> None:
 def test_order_is_kept(mixed: EncoderModel) -> None:
     texts = rows(300, seed=1)
     names = list(np.random.default_rng(2).choice(["sentiment", "topic", "longer"], 300, p=[0.7, 0.2, 0.1]))
-    found = mixed.run(texts, names, batch_size=16)
-    assert [answer.task for answer in found] == names
-    vectors = np.array([next(iter(answer.similarities.values())) for answer in found])
-    assert len(np.unique(vectors.round(5))) > 280  # texts give answers of their own, so an exchange would show
-    assert_same(found, [mixed.task(name)(text) for text, name in zip(texts, names, strict=True)])
+    answers = mixed.run(texts, names, batch_size=16)
+    assert [answer.task for answer in answers] == names
+    vectors = np.array([next(iter(answer.similarities.values())) for answer in answers])
+    assert len(np.unique(vectors.round(5))) > 280  # texts have different answers, so an exchange would show
+    assert_same(answers, [mixed.task(name)(text) for text, name in zip(texts, names, strict=True)])
 
 
 def test_many_rows_are_split_by_tokens(model: EncoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,23 +85,9 @@ def test_many_rows_are_split_by_tokens(model: EncoderModel, monkeypatch: pytest.
     assert [count for count, _ in shapes] == [3] * 13 + [1]
 
 
-def test_list_in_list_out(model: EncoderModel) -> None:
-    task = model.task("topic")
-    single = task(TEXTS[0])
-    assert isinstance(single, Prediction)
-    many = task(TEXTS)
-    assert isinstance(many, list)
-    assert_same(many, [task(text) for text in TEXTS])
-    assert_same(task([TEXTS[0]]), [single])
-    assert task([]) == []
-    assert model.run([], []) == []
-    assert_same(model.run(TEXTS, "topic"), many)
-    assert_same(model.run(tuple(TEXTS), ["topic"] * 5), many)
-
-
 def test_pair(model: EncoderModel) -> None:
     task = model.task("same")
-    assert task.kind == "pair"
+    assert task.file.inputs is Inputs.PAIR
     one, swapped = task(("good film", "bad law")), task(("bad law", "good film"))
     assert np.abs(vector(one) - vector(swapped)).max() > 1e-4  # segments and order are read
     assert_same(task([("good film", "bad law"), ("bad law", "good film")]), [one, swapped])
@@ -117,8 +106,8 @@ def test_prediction(model: EncoderModel) -> None:
             assert sum(answer.scores.values()) == pytest.approx(1, abs=1e-9)
             assert answer.score == answer.scores[answer.label] == max(answer.scores.values())
             assert answer.similarities[answer.label] == max(answer.similarities.values())
-            assert all(0 <= chance <= 1 for chance in answer.scores.values())
-            assert all(-1.00001 <= found <= 1.00001 for found in answer.similarities.values())
+            assert all(0 <= prob <= 1 for prob in answer.scores.values())
+            assert all(-1.00001 <= value <= 1.00001 for value in answer.similarities.values())
     assert len({answer.label for answer in model.task("topic")(rows(60))}) > 1
 
 
@@ -145,32 +134,33 @@ def test_empty_text(model: EncoderModel, text: str) -> None:
 
 
 def test_a_text_without_tokens_is_not_answered(fresh: EncoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left of it are the tokens that stand around every text; this tokenizer leaves something of any."""
+    """Special tokens alone are no text. This tokenizer has tokens for any text, so one is emptied here."""
     encode = TextEncoder.encode
 
-    def nothing_of(self: TextEncoder, texts: list[str], limit: int) -> list[Encoded]:
-        return encode(self, ["" if text == "nothing" else text for text in texts], limit)
+    def emptied(self: TextEncoder, texts: list[str], limit: int, **options: Any) -> list[Encoded]:
+        return encode(self, ["" if text == "nothing" else text for text in texts], limit, **options)
 
-    monkeypatch.setattr(TextEncoder, "encode", nothing_of)
+    monkeypatch.setattr(TextEncoder, "encode", emptied)
     with pytest.raises(InputError, match="text 2: the text has no tokens for this model; pass words"):
         fresh.run(["a film", "nothing"], "topic")
-    for call in (lambda: fresh.task("topic").states(["nothing"]), lambda: fresh.check("nothing", "topic")):
-        with pytest.raises(InputError, match="the text has no tokens for this model"):
-            call()
-    assert fresh.check("a film", "topic") == "a film"
+    topic = fresh.task("topic")
+    for call in (topic.scores, topic.embed, fresh.embed):
+        with pytest.raises(InputError, match="text 1: the text has no tokens for this model"):
+            call(["nothing"])
+    good, bad = fresh.prepare(["a film", "nothing"], "topic")
+    assert isinstance(good, Request)
+    assert str(bad) == "the text has no tokens for this model; pass words that its tokenizer knows."
 
 
-def test_spaces_in_front_are_no_text(model: EncoderModel) -> None:
-    """More of them than characters are read: what stands behind them is."""
-    found = model.task("topic")(" " * 5000 + "atom")
-    assert found.truncated
-    assert found.scores == model.task("topic")("atom").scores
+def test_leading_spaces_are_no_text(model: EncoderModel) -> None:
+    """More of them than the characters that are read; the word after them counts."""
+    answer = model.task("topic")(" " * 5000 + "atom")
+    assert answer.truncated
+    assert answer.scores == model.task("topic")("atom").scores
 
 
-def test_options_are_for_models_that_write(model: EncoderModel) -> None:
-    with pytest.raises(InputError, match="the texts are one text; pass a list"):
-        model.run(TEXTS[0], "topic")
-    with pytest.raises(InputError, match="write no text; leave seed out"):
+def test_options_are_for_generative_models(model: EncoderModel) -> None:
+    with pytest.raises(InputError, match="generate no text; leave seed out"):
         model.task("topic")(TEXTS[0], seed=1)
     assert model.task("topic")(TEXTS[0], seed=None) == model.task("topic")(TEXTS[0])  # None leaves it to the task
 
@@ -180,108 +170,15 @@ def test_odd_texts_are_read(model: EncoderModel) -> None:
         assert sum(model.task("topic")(text).scores.values()) == pytest.approx(1)
 
 
-def test_run_that_cannot_be_done(model: EncoderModel) -> None:
-    with pytest.raises(InputError, match="2 texts but 1 tasks"):
-        model.run(["a", "b"], ["topic"])
-    with pytest.raises(InputError, match="batch size of 0"):
-        model.run(["a"], "topic", batch_size=0)
-    with pytest.raises(UnknownTaskError, match="did you mean 'topic'"):
-        model.run(["a"], ["topik"])
-    with pytest.raises(InputError, match="-1 threads"):
-        mpt_edge.load(model.bundle.folder, threads=-1)
-
-
-def test_check(model: EncoderModel) -> None:
-    assert model.check("a", "topic") == "a"
-    assert model.check(["a", "b"], "same") == ("a", "b")
-    with pytest.raises(InputError):
-        model.check("a", "same")
-
-
-def test_task_attributes(model: EncoderModel, shared_prompt: SharedPrompt) -> None:
-    task = model.task("topic")
-    assert (task.name, task.kind, task.labels) == ("topic", "classification", ("sport", "law", "science"))
-    assert repr(task) == "Task('topic', similarity, 3 labels)"
-    np.testing.assert_array_equal(task.prompt, compose(shared_prompt.values, task.file.u, task.file.v))
-    assert model.tasks == ["same", "sentiment", "topic"]
-
-
-def test_selecting_again_computes_nothing(fresh: EncoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    encode = OnnxEncoder.encode_prompt
-    monkeypatch.setattr(OnnxEncoder, "encode_prompt", lambda *a: calls.append(1) or encode(*a))
-    for _ in range(3):
-        fresh.task("topic")("a film")
-        fresh.run(["a film"], "topic")
-    assert len(calls) == 1
-
-
 def test_template(fresh: EncoderModel, tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path) -> None:
-    for name, template in (("templated", "the {text} was {text}"), ("untouched", "")):
+    for name, template in (("templated", "the {text} was {text}"), ("untouched", None)):
         labels = {"no": "bad", "yes": "good"}
         vectors = {"u": np.ones(6, np.float16), "v": np.ones(32, np.float16)}
         make_task(tiny, shared_prompt, name, labels, template=template, **vectors).save(tmp_path / name)
         fresh.add_task(tmp_path / name)
-    found, plain = fresh.run(["film", "the film was film"], ["templated", "untouched"])
-    np.testing.assert_allclose(vector(found), vector(plain), atol=1e-5)
-    assert np.abs(vector(found) - vector(fresh.task("untouched")("film"))).max() > 1e-3
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.rglob("*") if f.is_file()}
-
-
-def test_add_task_leaves_the_disk_alone(tiny_bundle: Path, long_prompt_task: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    before = digests(folder)
-    model = mpt_edge.load(folder, threads=1)
-    task = model.add_task(long_prompt_task)
-    assert model.tasks == ["longer", "same", "sentiment", "topic"]
-    assert task.prompt.shape == (11, 32)
-    assert_same([task("good film")], model.run(["good film"], "longer"))
-    assert digests(folder) == before
-    with pytest.raises(UnknownTaskError):
-        mpt_edge.load(folder, threads=1).task("longer")
-
-
-def test_add_task_replaces(
-    fresh: EncoderModel, tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path
-) -> None:
-    old = fresh.task("topic")
-    before = old("a film")
-    make_task(tiny, shared_prompt, "topic", {"x": "ball", "y": "law"}, version=2).save(tmp_path / "t")
-    fresh.add_task(tmp_path / "t")
-    assert fresh.task("topic").labels == ("x", "y")
-    assert set(fresh.run(["a film"], "topic")[0].scores) == {"x", "y"}
-    assert old("a film") == before  # a task in hand stays what it was
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"backbone": "0" * 64}, {"tokenizer": "0" * 64}, {"prompt_sha256": "0" * 64}, {"u": np.ones(7, np.float16)}],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_add_task_made_for_another(
-    fresh: EncoderModel, tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path, changes: dict[str, object]
-) -> None:
-    replace(make_task(tiny, shared_prompt, "fresh", {"no": "bad", "yes": "good"}), **changes).save(tmp_path / "t")
-    with pytest.raises(MismatchError):
-        fresh.add_task(tmp_path / "t")
-    assert fresh.tasks == ["same", "sentiment", "topic"]
-
-
-def test_add_task_that_is_no_file(fresh: EncoderModel, tmp_path: Path) -> None:
-    with pytest.raises(CorruptFileError, match="cannot read"):
-        fresh.add_task(tmp_path / "none")
-
-
-def test_prompt_that_overflows(
-    fresh: EncoderModel, tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path
-) -> None:
-    huge = {"u": np.full(6, 3e38, np.float32), "v": np.full(32, 3e38, np.float32)}
-    make_task(tiny, shared_prompt, "huge", {"no": "bad", "yes": "good"}, **huge).save(tmp_path / "t")
-    with pytest.raises(MismatchError, match="the prompt of 'huge' overflows"), np.errstate(over="ignore"):
-        fresh.add_task(tmp_path / "t")
+    filled, plain = fresh.run(["film", "the film was film"], ["templated", "untouched"])
+    np.testing.assert_allclose(vector(filled), vector(plain), atol=1e-5)
+    assert np.abs(vector(filled) - vector(fresh.task("untouched")("film"))).max() > 1e-3
 
 
 def test_label_text_longer_than_the_backbone_reads(
@@ -306,8 +203,8 @@ def test_threads_give_the_same_answers(tiny_bundle: Path, long_prompt_task: Path
     expected = [model.run(*job) for job in jobs]
     model = load()  # so that the threads also race to select the tasks
     with ThreadPoolExecutor(8) as pool_of_threads:
-        found = list(pool_of_threads.map(lambda job: model.run(*job), jobs))
-    for one, other in zip(found, expected, strict=True):
+        answers = list(pool_of_threads.map(lambda job: model.run(*job), jobs))
+    for one, other in zip(answers, expected, strict=True):
         assert_same(one, other, 1e-6)
 
 
@@ -315,10 +212,10 @@ def test_threads_give_the_same_answers(tiny_bundle: Path, long_prompt_task: Path
 def joint_bundle(
     tiny_bundle: Path, tmp_path: Path, shared_prompt: SharedPrompt
 ) -> Iterator[Callable[[], EncoderModel]]:
-    """A bundle whose shared prompt was trained in the joint layout."""
+    """Return a function that loads a bundle whose shared prompt has the joint layout."""
     folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
     file = folder / "prompts" / "mpt.safetensors"
-    replace(shared_prompt, layout="joint").save(file)
+    replace(shared_prompt, placement=Placement(Layout.JOINT)).save(file)
     bundle = Bundle.open(folder)
     entry = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "size": file.stat().st_size}
     bundle._write({**bundle.manifest.files, "prompts/mpt.safetensors": entry})
@@ -328,17 +225,7 @@ def joint_bundle(
 def test_joint_layout_in_a_mixed_batch(joint_bundle: Callable[[], EncoderModel], model: EncoderModel) -> None:
     joint = joint_bundle()
     texts, names = rows(12), ["sentiment", "topic"] * 6
-    found = joint.run(texts, names)
-    assert_same(found, [joint.task(name)(text) for text, name in zip(texts, names, strict=True)])
+    answers = joint.run(texts, names)
+    assert_same(answers, [joint.task(name)(text) for text, name in zip(texts, names, strict=True)])
     prefix = model.run(texts, names)
-    assert max(np.abs(vector(a) - vector(b)).max() for a, b in zip(found, prefix, strict=True)) > 1e-3
-
-
-def test_a_readout_whose_head_is_not_there(tiny_bundle: Path, tmp_path: Path) -> None:
-    """A task may leave its head to the shared prompt, which then must have one."""
-    bundle = Bundle.open(Path(shutil.copytree(tiny_bundle, tmp_path / "bundle")))
-    task = replace(bundle.task("topic"), name="headless", readout="tokens", label_texts=())
-    task.save(tmp_path / "headless.safetensors")
-    bundle.install(tmp_path / "headless.safetensors")
-    with pytest.raises(MismatchError, match="answers by a head of 3 outputs, and its prompt 'mpt' has none"):
-        mpt_edge.load(bundle.folder).task("headless")
+    assert max(np.abs(vector(a) - vector(b)).max() for a, b in zip(answers, prefix, strict=True)) > 1e-3

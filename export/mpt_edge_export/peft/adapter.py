@@ -23,9 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mpt_edge._arrays import Floats
-from mpt_edge._files import read_small
+from mpt_edge._files import check_readable, read_small, user_path
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
 from mpt_edge.formats.manifest import Family
+from mpt_edge.training.hub import check_cache
 from mpt_edge_export.peft.task_types import TASK_TYPES, Method, TaskType
 
 CONFIG, SAFETENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -143,9 +144,10 @@ def read_adapter(source: str, revision: str | None = None) -> PeftAdapter:
 
 def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
     """Return an adapter's folder, and its commit where it came from the hub."""
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     if folder.is_dir():
         return folder, None
+    check_cache()
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=[CONFIG, SAFETENSORS, BIN]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -160,8 +162,9 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise InputError(f"{folder} holds no {CONFIG}; pass the folder that PEFT's save_pretrained wrote.")
+    data = read_small(path, MAX_CONFIG)
     try:
-        config = json.loads(read_small(path, MAX_CONFIG))
+        config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{path} is not JSON; save the adapter again with PEFT.") from error
     if not isinstance(config, dict):
@@ -184,6 +187,7 @@ def read_tensors(path: Path) -> dict[str, Floats]:
     Raises:
         CorruptFileError: the file cannot be read, or contains other objects than finite tensors.
     """
+    check_readable(path)
     try:
         values = (
             load_file(path)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.manifest import MANIFEST
@@ -47,7 +48,7 @@ def import_command(
         MismatchError: it does not belong to the backbone or the bundle.
         UnsupportedModelError: its method or architecture is not supported.
     """
-    folder = Path(adapter).expanduser()
+    folder = user_path(adapter)
     is_folded = is_caikit(folder) and not (folder / CONFIG).is_file()
     # Before the backbone, which takes longer to read.
     peft_adapter = read_caikit(folder) if is_folded else read_adapter(adapter, revision)

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mpt_edge._arrays import Floats
+from mpt_edge._files import user_path
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.formats.bundle_reader import BundleReader
 from mpt_edge.formats.linear_head import LinearHead
@@ -87,7 +88,7 @@ def export_adapter(
     """
     if not names:
         raise InputError("no task is named; pass the tasks to export with --task.")
-    tasks = [bundle.task(name) for name in names]
+    tasks, output = [bundle.task(name) for name in names], user_path(output)
     folders = [output / name for name in names] if fold and len(names) > 1 else [output]
     for folder in folders:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, cast
+from typing import ClassVar, TypeVar, cast
 
 from mpt_edge._arrays import Floats
 from mpt_edge.errors import InputError, MptEdgeError
@@ -18,6 +18,8 @@ from mpt_edge.inference.answers import Answer, Prediction
 from mpt_edge.inference.numerics import softmax
 from mpt_edge.inference.runtime.kv_cache import PromptCache
 from mpt_edge.inference.text import Encoded
+
+_Result = TypeVar("_Result")
 
 
 class Display(StrEnum):
@@ -85,11 +87,11 @@ def predict(task: TaskFile, logits: Floats, *, truncated: bool, are_cosines: boo
     )
 
 
-def all_valid(results: Sequence[Request | MptEdgeError]) -> list[Request]:
-    """Return requests. Raises the first error, with the number of its text."""
+def all_valid(results: Sequence[_Result | MptEdgeError]) -> list[_Result]:
+    """Return results without errors. Raises the first error, with the number of its text."""
     for i, result in enumerate(results, start=1):
         if isinstance(result, InputError):
             raise InputError(f"text {i}: {result}") from result
         if isinstance(result, MptEdgeError):
             raise result
-    return cast("list[Request]", list(results))
+    return cast("list[_Result]", list(results))

@@ -34,7 +34,7 @@ class SessionOptions:
         """Refuse impossible options. Raises InputError."""
         limit = _MAX_THREADS_PER_CORE * (os.cpu_count() or 1)
         if self.threads is not None and (type(self.threads) is not int or not 0 < self.threads <= limit):
-            raise InputError(f"{self.threads!r} threads are not possible here; pass 1 to {limit}, or none.")
+            raise InputError(f"{self.threads!r} threads are not possible here; pass 1 to {limit}, or leave it out.")
         if isinstance(self.providers, str) or (self.providers is not None and not self.providers):
             raise InputError("the providers are no list of names; pass a list such as ['CPUExecutionProvider'].")
         available = onnxruntime.get_available_providers()

@@ -11,7 +11,9 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from mpt_edge._files import check_readable, unreadable, user_path
 from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError
+from mpt_edge.training.hub import check_cache
 
 #: Backbones in Python packages: short name -> (module, hub id, license).
 PACKAGED = {
@@ -49,7 +51,7 @@ class ModelSource:
         """
         path = self.folder / name
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            return json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
         except ValueError as error:
             raise CorruptFileError(f"{path} is not JSON; download the model again.") from error
 
@@ -62,7 +64,8 @@ def locate_model(source: str, revision: str | None = None) -> ModelSource:
         revision: branch, tag or commit on the hub.
 
     Raises:
-        InputError: there is no model of that name.
+        InputError: there is no model of that name, or downloads have no folder.
+        CorruptFileError: a file of a local folder cannot be read.
         MissingExtraError: the package of a short name is not installed.
     """
     if source in PACKAGED:
@@ -71,9 +74,11 @@ def locate_model(source: str, revision: str | None = None) -> ModelSource:
         if spec is None or spec.origin is None:
             raise MissingExtraError(module.replace("_", "-"), "minilm")
         return ModelSource(source, Path(spec.origin).parent / "model", identity, license=license)
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     if folder.is_dir():
+        _check_files(folder)
         return ModelSource(source, folder, folder.resolve().name, license=_card_license(folder))
+    check_cache()
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -84,12 +89,22 @@ def locate_model(source: str, revision: str | None = None) -> ModelSource:
     return ModelSource(source, folder, source, folder.name, _card_license(folder))
 
 
+def _check_files(folder: Path) -> None:
+    """Check that a model's files may be read. Raises CorruptFileError."""
+    try:
+        files = [path for path in folder.iterdir() if any(map(path.match, _HUB_FILES)) and path.is_file()]
+    except OSError as error:
+        raise unreadable(folder, error) from error
+    for path in files:
+        check_readable(path)
+
+
 def _card_license(folder: Path) -> str | None:
     """Return the license in the front matter of the model card; None if it states none."""
     card = folder / "README.md"
     if not card.is_file():
         return None
-    parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    parts = card.read_text(encoding="utf-8-sig", errors="replace").split("---", 2)
     lines = parts[1].splitlines() if len(parts) == 3 and not parts[0].strip() else []
     stated = next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
     return stated or None

@@ -26,6 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.head_types import find_head_type, head_type_names
 from mpt_edge.formats.taskfile import MIN_LENGTH, NAME, Inputs, Side
@@ -108,17 +109,19 @@ _OPTIONAL = frozenset(f.name for f in fields(Recipe) if f.default is None)
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe.
+    """Read a recipe, with or without a byte order mark.
 
     Raises:
         InputError: the file is missing, no TOML, or has an unknown, missing or unusable entry.
     """
+    path = user_path(path)
     try:
-        with path.open("rb") as file:
-            entries = tomllib.load(file)
+        entries = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8; save it with that encoding.") from error
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not TOML: {error}; correct the file.") from error
     _check_entries(entries, path)
     recipe = _parse(entries, path)

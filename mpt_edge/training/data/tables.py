@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mpt_edge._extras import require
+from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.records import (
     SUFFIXES,
@@ -20,6 +21,7 @@ from mpt_edge.formats.records import (
 )
 from mpt_edge.training.data.columns import as_name, roots
 from mpt_edge.training.data.recipes import Recipe
+from mpt_edge.training.hub import check_cache
 
 #: Suffixes of local files. Lines of text have no labels.
 _SUFFIXES = (*(suffix for suffix, form in SUFFIXES.items() if form is not Format.TEXT), ".json", ".parquet")
@@ -61,7 +63,7 @@ def read_table(recipe: Recipe, split: str, root: Path, entries: Sequence[str]) -
     used = [*(name for entry in entries for name in roots(entry)), *recipe.where]
     place = getattr(recipe, split)
     try:
-        table = _load_hub(recipe, place) if recipe.hub else Table(_load_file(root / place, used))
+        table = _load_hub(recipe, place) if recipe.hub else Table(_load_file(root / user_path(place), used))
     except InputError as error:
         raise InputError(f"{recipe.name}: {error}") from error
     for name in used:
@@ -114,6 +116,7 @@ def _starts_with_list(path: Path) -> bool:
 def _load_hub(recipe: Recipe, split: str) -> Table:
     """Load a split of the recipe's hub data set. Raises InputError."""
     require("train", "datasets")
+    check_cache()
     import datasets
 
     datasets.utils.logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Reading adapters: everything PEFT writes, and one sentence for everything else."""
+"""Reading adapters: all that PEFT writes, and one sentence for anything else."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from transformers import AutoModel, T5Config, T5ForConditionalGeneration
 
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
 from mpt_edge.formats.prompts import compose
+from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge_export.peft import read_adapter
+from mpt_edge_export.peft.task_types import TASK_TYPES, Method
 from tests.support import adapters
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return adapters.save_base("bert", tmp_path_factory.mktemp("base") / "tiny-bert")
+def base(bert: EncoderBackbone) -> Path:
+    return bert.folder
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
@@ -30,27 +32,28 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_multitask(base: Path, tmp_path: Path, ranks: int, safe: bool) -> None:
     model = adapters.make_adapter(base, "SEQ_CLS", tmp_path, num_ranks=ranks, safe_serialization=safe)
     assert (tmp_path / "adapter_model.safetensors").is_file() == safe
-    found = read_adapter(str(tmp_path))
-    assert (found.method, found.task_type, found.length, found.tasks) == ("MULTITASK_PROMPT_TUNING", "SEQ_CLS", 5, 3)
-    assert found.base_model == str(base)
+    result = read_adapter(str(tmp_path))
+    assert (result.method, result.task_type) == (Method.MULTITASK, TASK_TYPES["SEQ_CLS"])
+    assert (result.length, result.tasks) == (5, 3)
+    assert result.base_model == str(base)
     encoder = model.prompt_encoder["default"]
-    assert np.array_equal(found.shared(), encoder.embedding.weight.detach().numpy())
-    assert set(found.modules) == {"classifier.weight", "classifier.bias"}
+    assert np.array_equal(result.shared(), encoder.embedding.weight.detach().numpy())
+    assert set(result.modules) == {"classifier.weight", "classifier.bias"}
     for task in range(3):
-        u, v = found.vectors(task)
+        u, v = result.vectors(task)
         assert (u.shape, v.shape) == (((5,), (32,)) if ranks == 1 else ((5, ranks), (ranks, 32)))
         with torch.no_grad():
             expected = encoder(torch.arange(5)[None], torch.tensor([task]))[0].numpy()
-        np.testing.assert_allclose(compose(found.shared(), u, v), expected, rtol=1e-6, atol=1e-7)
-        assert ranks > 1 or np.array_equal(compose(found.shared(), u, v), expected)
+        np.testing.assert_allclose(compose(result.shared(), u, v), expected, rtol=1e-6, atol=1e-7)
+        assert ranks > 1 or np.array_equal(compose(result.shared(), u, v), expected)
 
 
 def test_plain_prompt_tuning(base: Path, tmp_path: Path) -> None:
     model = adapters.make_adapter(base, "FEATURE_EXTRACTION", tmp_path, multitask=False)
-    found = read_adapter(str(tmp_path))
-    assert (found.method, found.tasks, found.modules) == ("PROMPT_TUNING", 1, {})
+    result = read_adapter(str(tmp_path))
+    assert (result.method, result.tasks, result.modules) == (Method.PLAIN, 1, {})
     expected = model.prompt_encoder["default"].embedding.weight.detach().numpy()
-    assert np.array_equal(compose(found.shared(), *found.vectors(0)), expected)
+    assert np.array_equal(compose(result.shared(), *result.vectors(0)), expected)
 
 
 def test_source_file_that_is_gone(base: Path, tmp_path: Path) -> None:
@@ -78,11 +81,11 @@ def test_decoder_half(tmp_path: Path, submodules: int | None) -> None:
         ),
     )
     model.save_pretrained(tmp_path)
-    found = read_adapter(str(tmp_path))
-    assert found.has_decoder_half == (submodules != 1)
+    result = read_adapter(str(tmp_path))
+    assert result.has_decoder_half == (submodules != 1)
     weights = model.prompt_encoder["default"].embedding.weight.detach().numpy()
-    assert np.array_equal(found.shared(), weights[:4])
-    assert found.vectors(1)[0].shape == (4,)
+    assert np.array_equal(result.shared(), weights[:4])
+    assert result.vectors(1)[0].shape == (4,)
 
 
 def edited(key: str, value: object) -> Callable[[Path], None]:
@@ -150,7 +153,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_cannot_be_read_is_said_in_a_sentence(base: Path, tmp_path: Path, case: str) -> None:
+def test_broken_adapter_is_refused_in_one_sentence(base: Path, tmp_path: Path, case: str) -> None:
     adapters.make_adapter(base, "SEQ_CLS", tmp_path)
     damage, error, message = BROKEN[case]
     damage(tmp_path)
@@ -161,13 +164,13 @@ def test_what_cannot_be_read_is_said_in_a_sentence(base: Path, tmp_path: Path, c
     assert not (tmp_path / "made").exists()
 
 
-def test_safetensors_go_before_what_was_pickled(base: Path, tmp_path: Path) -> None:
+def test_safetensors_take_precedence(base: Path, tmp_path: Path) -> None:
     adapters.make_adapter(base, "SEQ_CLS", tmp_path)
     (tmp_path / "adapter_model.bin").write_bytes(b"nonsense")
     assert read_adapter(str(tmp_path)).tasks == 3
 
 
-def test_names_of_heads_that_peft_wrapped(base: Path, tmp_path: Path) -> None:
+def test_names_of_wrapped_heads(base: Path, tmp_path: Path) -> None:
     adapters.make_adapter(base, "SEQ_CLS", tmp_path)
 
     def wrap(values: dict[str, Any]) -> None:
@@ -177,9 +180,9 @@ def test_names_of_heads_that_peft_wrapped(base: Path, tmp_path: Path) -> None:
 
     given = read_adapter(str(tmp_path)).modules
     saved(wrap)(tmp_path)
-    found = read_adapter(str(tmp_path)).modules
-    assert found.keys() == given.keys() == {"classifier.weight", "classifier.bias"}
-    assert all(np.array_equal(found[name], given[name]) for name in given)
+    result = read_adapter(str(tmp_path)).modules
+    assert result.keys() == given.keys() == {"classifier.weight", "classifier.bias"}
+    assert all(np.array_equal(result[name], given[name]) for name in given)
 
 
 def test_lora_is_refused(base: Path, tmp_path: Path) -> None:

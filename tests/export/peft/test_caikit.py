@@ -10,6 +10,7 @@ import torch
 
 from mpt_edge.errors import CorruptFileError
 from mpt_edge_export.peft import read_caikit
+from mpt_edge_export.peft.task_types import Method
 from tests.support import adapters
 
 CONFIG = "base_model_name: google/flan-t5-base\nverbalizer: 'Classify: {{input}} label:'\ntuning_type: MULTITASK\n"
@@ -30,20 +31,20 @@ def write(folder: Path, *names: str, rows: int = 4) -> dict[str, np.ndarray]:
 def test_read(tmp_path: Path, names: tuple[str, ...], task_type: str) -> None:
     values = write(tmp_path, *names)
     (tmp_path / "config.yml").write_text(CONFIG)
-    found = read_caikit(tmp_path)
-    assert (found.method, found.task_type, found.length, found.tasks) == ("PROMPT_TUNING", task_type, 4, 1)
-    assert np.array_equal(found.shared(), values[names[0]])
-    assert found.has_decoder_half == (len(names) == 2)
-    assert (found.base_model, found.template) == ("google/flan-t5-base", "Classify: {text} label:")
-    assert [part.tolist() for part in found.vectors(0)] == [[1.0] * 4, [1.0] * 8]
+    result = read_caikit(tmp_path)
+    assert (result.method, result.task_type.name, result.length, result.tasks) == (Method.PLAIN, task_type, 4, 1)
+    assert np.array_equal(result.shared(), values[names[0]])
+    assert result.has_decoder_half == (len(names) == 2)
+    assert (result.base_model, result.template) == ("google/flan-t5-base", "Classify: {text} label:")
+    assert [part.tolist() for part in result.vectors(0)] == [[1.0] * 4, [1.0] * 8]
 
 
 def test_half_precision_and_parameters(tmp_path: Path) -> None:
     value = torch.nn.Parameter(torch.randn(3, 8).bfloat16())
     torch.save(value, tmp_path / "decoder.pt")
-    found = read_caikit(tmp_path)
-    assert np.array_equal(found.shared(), value.detach().float().numpy())
-    assert (found.base_model, found.template) == ("", "")
+    result = read_caikit(tmp_path)
+    assert np.array_equal(result.shared(), value.detach().float().numpy())
+    assert (result.base_model, result.template) == (None, None)
 
 
 def test_code_is_not_run(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_code_is_not_run(tmp_path: Path) -> None:
     [torch.ones(4), torch.ones(0, 8), {"a": torch.ones(2, 2)}, {"": torch.ones(2, 2), "a": torch.ones(2, 2)}],
     ids=["1d", "0", "dict", "two"],
 )
-def test_no_matrix(tmp_path: Path, value: object) -> None:
+def test_file_without_one_matrix(tmp_path: Path, value: object) -> None:
     torch.save(value, tmp_path / "encoder.pt")
     with pytest.raises(CorruptFileError, match=r"encoder\.pt is not one matrix of numbers"):
         read_caikit(tmp_path)

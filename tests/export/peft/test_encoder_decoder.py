@@ -15,8 +15,11 @@ from transformers import AutoTokenizer
 import mpt_edge
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.manifest import Family
+from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.formats.prompts import compose
 from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
+from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
@@ -26,9 +29,10 @@ from tests.support import adapters
 from tests.support.adapters import VIRTUAL
 
 NEW = 9
+JOINT = Placement(Layout.JOINT, PromptPosition.FIRST_LAYER)
 TEXTS = ["a witty film", "the gorgeous ball game was a dull vote", "atom"]
 
-#: Name, options of the adapter, and the task id that is asked for.
+#: Options of each adapter, and the task id to run.
 ADAPTERS = {
     "many": ({"multitask": True, "num_transformer_submodules": 1, "num_ranks": 2}, 2),
     "halves": ({"multitask": True}, 1),
@@ -61,11 +65,11 @@ def imports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     assert isinstance(backbone, GenerativeBackbone)
     models = {}
     for name, (options, _) in ADAPTERS.items():
-        # In float64: these logits are so large that float32 alone is half of 1e-4 away from what the weights say.
+        # In float64: these logits are so large that rounding in float32 alone takes half of the tolerance of 1e-4.
         models[name] = adapters.make_adapter(base, "SEQ_2_SEQ_LM", root / name, **options).double()
         imported = import_adapter(read_adapter(str(root / name)), backbone, ImportOptions(max_new_tokens=NEW))
-        said = " ".join(imported.warnings)
-        assert ("5 further virtual tokens for the decoder's input" in said) is (name != "many")
+        warnings = " ".join(imported.warnings)
+        assert ("5 further virtual tokens for the decoder's input" in warnings) is (name != "many")
         imported.save(root / "vectors")
     export_bundle(ExportPlan(backbone, [root / "vectors"], root / "bundle"))
     return Imports(backbone, models, root)
@@ -76,7 +80,7 @@ def generated(model: PeftModel, ids: list[int], index: int | None, **options: bo
     given = torch.tensor([ids])
     tasks = {} if index is None else {"task_ids": torch.tensor([index])}
     with torch.no_grad():
-        found = model.generate(
+        output = model.generate(
             input_ids=given,
             attention_mask=torch.ones_like(given),
             max_new_tokens=NEW,
@@ -86,60 +90,61 @@ def generated(model: PeftModel, ids: list[int], index: int | None, **options: bo
             **tasks,
             **options,
         )
-    return found.sequences[0, 1:].tolist(), torch.stack(found.logits)[:, 0].numpy()
+    return output.sequences[0, 1:].tolist(), torch.stack(output.logits)[:, 0].numpy()
 
 
 def ours(imports: Imports, bundle: Bundle, task: str) -> tuple[list[list[int]], np.ndarray]:
     """Search greedily over the exported graphs, all texts in one batch, and return tokens and logits."""
     file = bundle.task(task)
-    shared = bundle.prompt(file.prompt) if file.own_prompt is None else None
-    values, layout = (shared.values, shared.layout) if shared else (file.own_prompt, file.layout)
-    session = OnnxSeq2Seq(*bundle.graphs(), bundle.manifest, threads=1)
+    shared = file.own_prompt or bundle.prompt(file.prompt)
+    session = OnnxSeq2Seq(*bundle.graphs(), bundle.manifest, SessionOptions(threads=1))
     batch = imports.backbone.texts.pad(imports.backbone.texts.encode(TEXTS, 30))
-    cache = session.encode_prompt(compose(values, file.u, file.v), layout)
+    cache = session.encode_prompt(compose(shared.values, file.u, file.v), shared.placement.layout)
     state, logits = session.open(batch, [cache])
-    found = [logits]
-    while len(found) < NEW:
-        tokens = found[-1].argmax(-1)[:, None]
-        found.append(state.extend(tokens, np.ones_like(tokens))[:, 0])
-    stacked = np.stack(found, axis=1)
+    steps = [logits]
+    while len(steps) < NEW:
+        tokens = steps[-1].argmax(-1)[:, None]
+        steps.append(state.extend(tokens, np.ones_like(tokens))[:, 0])
+    stacked = np.stack(steps, axis=1)
     return stacked.argmax(-1).tolist(), stacked
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_logits_and_tokens_are_pefts(imports: Imports, name: str) -> None:
-    """The decoder half that PEFT saved beside two of the three plays no part in either."""
+    """The decoder half that PEFT saved with two of the three adapters has no effect in either."""
     tokens, logits = ours(imports, imports.bundle, imports.task(name))
     for row, encoded in enumerate(imports.backbone.texts.encode(TEXTS, 30)):
-        wanted, theirs = generated(imports.models[name], encoded.ids, ADAPTERS[name][1])
-        assert tokens[row] == wanted
+        expected, theirs = generated(imports.models[name], encoded.ids, ADAPTERS[name][1])
+        assert tokens[row] == expected
         assert np.abs(logits[row] - theirs).max() < 1e-4
-        assert generated(imports.models[name], encoded.ids, ADAPTERS[name][1], use_cache=False)[0] == wanted
+        assert generated(imports.models[name], encoded.ids, ADAPTERS[name][1], use_cache=False)[0] == expected
     assert len({str(ours(imports, imports.bundle, imports.task(other))[0]) for other in ADAPTERS}) == len(ADAPTERS)
 
 
 def test_texts_are_pefts(imports: Imports) -> None:
-    """What a user gets is PEFT's tokens as text."""
+    """A user gets PEFT's tokens as text."""
     task = mpt_edge.load(imports.root / "bundle", threads=1).task("halves-1")
     tokenizer = AutoTokenizer.from_pretrained(imports.backbone.folder)
-    for text, found in zip(TEXTS, task(TEXTS), strict=True):
+    for text, answer in zip(TEXTS, task(TEXTS), strict=True):
         ids = imports.backbone.texts.encode([text], 30)[0].ids
         tokens, _ = generated(imports.models["halves"], ids, 1)
-        assert found.label == tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        assert answer.text == tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
 def test_files(imports: Imports) -> None:
     bundle = imports.bundle
-    assert (bundle.manifest.family, bundle.manifest.layout) == ("seq2seq", "joint")
+    assert (bundle.manifest.family, bundle.manifest.placement) == (Family.SEQ2SEQ, JOINT)
     adapter = read_adapter(str(imports.root / "halves"))
     assert np.array_equal(bundle.prompt("halves").values, adapter.prompt[:VIRTUAL])
-    assert bundle.prompt("halves").layout == "joint"
+    assert bundle.prompt("halves").placement == JOINT
     for index in range(3):
         task = bundle.task(f"halves-{index}")
         u, v = adapter.vectors(index)
         assert np.array_equal(task.u, u)
         assert np.array_equal(task.v, v)
-    assert bundle.task("plain").layout == "joint"
+    own = bundle.task("plain").own_prompt
+    assert own is not None
+    assert own.placement == JOINT
 
 
 @pytest.mark.parametrize("fold", [False, True], ids=["multitask", "folded"])
@@ -158,7 +163,7 @@ def test_back_to_peft(imports: Imports, tmp_path: Path, fold: bool) -> None:
 
 
 def test_prompt_that_caikit_folded(imports: Imports, tmp_path: Path) -> None:
-    """Both halves as caikit writes them: the encoder's runs, the decoder's is named and left out."""
+    """Of both halves that caikit writes, the encoder's is used; the decoder's is reported and left out."""
     encoder = imports.models["halves"].prompt_encoder["default"]
     with torch.no_grad():
         rows = encoder(torch.arange(2 * VIRTUAL)[None], torch.tensor([0]))[0]
@@ -175,9 +180,12 @@ def test_prompt_that_caikit_folded(imports: Imports, tmp_path: Path) -> None:
 
 
 def test_prefix_prompts_stay_here(imports: Imports, tmp_path: Path) -> None:
-    """T5's encoder reads both ways, so a prompt that was trained by itself is not PEFT's."""
+    """T5's encoder supports both layouts, so a prompt that was trained in the prefix layout is not PEFT's."""
     bundle = Bundle.open(shutil.copytree(imports.root / "bundle", tmp_path / "bundle"))
-    replace(bundle.task("plain"), name="ours", layout="prefix").save(tmp_path / "ours.safetensors")
+    plain = bundle.task("plain")
+    assert plain.own_prompt is not None
+    own = replace(plain.own_prompt, placement=replace(JOINT, layout=Layout.PREFIX))
+    replace(plain, name="ours", own_prompt=own).save(tmp_path / "ours.safetensors")
     bundle.install(tmp_path / "ours.safetensors")
     with pytest.raises(UnsupportedModelError, match="trained in the prefix layout"):
         export_adapter(bundle, ["ours"], tmp_path / "back")

@@ -15,7 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.errors import CorruptFileError
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.inference.generation.beams import BeamRow, beam_search
 from mpt_edge.inference.generation.choice import likelihoods

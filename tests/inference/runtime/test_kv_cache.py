@@ -71,7 +71,9 @@ def opened(graph: Path, rows: int = 2) -> KeyValueCache:
 def read(cache: KeyValueCache, tokens: list[list[int]], mask: list[list[int]] | None = None) -> list[float]:
     ids = np.array(tokens)
     index = np.zeros((len(ids), 1), np.int64)
-    result = cache.read({"input_ids": ids, "logits_index": index}, np.ones_like(ids) if mask is None else np.array(mask))
+    result = cache.read(
+        {"input_ids": ids, "logits_index": index}, np.ones_like(ids) if mask is None else np.array(mask)
+    )
     assert result.shape == (len(ids), 1, 1)
     return [float(value) for value in result[:, 0, 0]]
 

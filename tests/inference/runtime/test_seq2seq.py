@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from mpt_edge.training.stages import NewPrompt, Plan, train_source
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
@@ -27,7 +28,6 @@ from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.settings import Settings, TeacherPlan
-from mpt_edge.training.stages import NewPrompt, Plan, train_source
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support import commands
 from tests.support.places import SHARED

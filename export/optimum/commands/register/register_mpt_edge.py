@@ -39,8 +39,7 @@ class MptEdgeExportCommand(BaseOptimumCLICommand):
         try:
             export_command(args.model, args.output, args.vectors, **options)
         except MptEdgeError as error:
-            print(f"optimum-cli: {error}", file=sys.stderr)
-            sys.exit(1)
+            sys.exit(f"optimum-cli: {error}")
 
 
 REGISTER_COMMANDS = [(MptEdgeExportCommand, ExportCommand)]
