@@ -78,7 +78,7 @@ def replacing_folder(output: Path) -> Iterator[Path]:
 
 def _no_change(output: Path) -> AbstractContextManager[None]:
     """Hold the lock of a bundle's folder, if there is one, so that no task is installed while it is moved."""
-    may_lock = output.is_dir() and os.name != "nt"  # Windows moves no folder with an open file
+    may_lock = output.is_dir() and os.access(output, os.W_OK) and os.name != "nt"  # where open files keep folders
     return locked(output / LOCK) if may_lock else nullcontext()
 
 

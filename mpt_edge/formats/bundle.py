@@ -1,4 +1,7 @@
-"""Changing a bundle folder: installing, rolling back and removing tasks."""
+"""Changing a bundle folder: installing, rolling back and removing tasks.
+
+A file that is a link is replaced or removed as a link. The file that it leads to stays as it is.
+"""
 
 from __future__ import annotations
 

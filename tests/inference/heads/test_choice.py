@@ -70,7 +70,7 @@ def test_the_likeliest_continuation_wins(changed: Callable[..., Any]) -> None:
 
 
 def test_room_for_the_longest_label_alone(writer_bundle: Path, changed: Callable[..., Any]) -> None:
-    """A label's tokens follow the text. A limit of new tokens does not count; labels beyond the context are refused."""
+    """The options' limit of new tokens does not count, and labels longer than the context are refused."""
     tokenizer = Tokenizer.from_file(str(writer_bundle / "tokenizer.json"))
     longest = max(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in LABELS.values())
     task = changed(max_length=500)
