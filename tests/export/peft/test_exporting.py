@@ -16,12 +16,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import mpt_edge
+from mpt_edge._files import sha256
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError, UnsupportedModelError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.linear_head import LinearHead
 from mpt_edge.formats.manifest import Family, MaskToken
 from mpt_edge.formats.placement import PEFT_PLACEMENT, Placement
 from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import task_key
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.peft import ImportOptions, export_adapter, import_adapter, read_adapter
@@ -212,7 +214,9 @@ def test_head_type_that_peft_lacks_is_refused(root: Path, tmp_path: Path) -> Non
     name = "FEATURE_EXTRACTION-0"
     words = {"head_type": "mask", "labels": ("a", "b"), "label_texts": (("a",), ("the",)), "template": "{text} [MASK]"}
     replace(bundle.task(name), training={}, **words).save(tmp_path / "t")
-    bundle._put({f"tasks/{name}.safetensors": (tmp_path / "t").read_bytes()})
+    (tmp_path / "t").replace(bundle.folder / task_key(name))
+    entry = {"sha256": sha256(bundle.folder / task_key(name)), "size": (bundle.folder / task_key(name)).stat().st_size}
+    bundle.manifest = replace(bundle.manifest, files={**bundle.manifest.files, task_key(name): entry})
     with pytest.raises(UnsupportedModelError, match="has the head type mask, which PEFT has no task type for"):
         export_adapter(bundle, [name], tmp_path / "a")
     assert not (tmp_path / "a").exists()
