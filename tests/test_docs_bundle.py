@@ -65,7 +65,7 @@ class OtherRuntime:
         return pooled / np.linalg.norm(pooled)
 
     def scores(self, text: str) -> np.ndarray:
-        template = self.said["template"]
+        template = self.said.get("template")
         rendered = template.replace("{text}", text) if template else text
         logits = float(self.said["scale"]) * np.array([self.vector(rendered) @ label for label in self.labels])
         return np.exp(logits) / np.exp(logits).sum()  # step 7

@@ -43,8 +43,8 @@ def load(
         precision: ``"float32"`` or ``"int8"``; None for float32, or for the only one in the bundle.
         threads: CPU threads of one request; None leaves it to ONNX Runtime.
         providers: ONNX Runtime's execution providers, the preferred first; None for the CPU.
-        verify: check the SHA-256 of the graph and its weights, not only their sizes. Prompts, tasks and
-            the tokenizer are always checked.
+        verify: check the SHA-256 of the graph and its weights. Without it, files of the right size are
+            trusted. Prompts, tasks and the tokenizer are always checked.
 
     Raises:
         BundleNotFoundError: there is no bundle, or none is named and the user has no cache folder.

@@ -89,19 +89,35 @@ def test_file_that_is_not_listed(folder: Path, name: str, reader: Callable[[Bund
 
 
 @each_file
-def test_link_that_leads_out(folder: Path, tmp_path: Path, name: str, reader: Callable[[Bundle], object]) -> None:
+def test_link_to_a_file_elsewhere(folder: Path, tmp_path: Path, name: str, reader: Callable[[Bundle], object]) -> None:
+    """Contents are hashed, so a link may lead anywhere."""
     outside = tmp_path / "outside"
     shutil.move(folder / name, outside)
     (folder / name).symlink_to(outside)
-    with pytest.raises(CorruptFileError, match="leads out of the bundle"):
+    reader(Bundle.open(folder))
+    flip(outside)
+    with pytest.raises(CorruptFileError, match=f"{name} is damaged"):
+        reader(Bundle.open(folder))
+    outside.unlink()
+    with pytest.raises(CorruptFileError, match=f"{name} is missing"):
         reader(Bundle.open(folder))
 
 
-def test_folder_link_that_leads_out(folder: Path, tmp_path: Path) -> None:
-    shutil.move(folder / "tasks", tmp_path / "tasks")
-    (folder / "tasks").symlink_to(tmp_path / "tasks")
-    with pytest.raises(CorruptFileError, match="leads out of the bundle"):
-        Bundle.open(folder).task("topic")
+@pytest.mark.parametrize("name", ["tasks", "prompts", "onnx"])
+def test_link_to_a_folder_elsewhere(folder: Path, tmp_path: Path, name: str) -> None:
+    expected = mpt_edge.load(folder, threads=1).task("topic")("a film")
+    shutil.move(folder / name, tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    assert mpt_edge.load(folder, threads=1).task("topic")("a film") == expected
+
+
+@each_file
+@pytest.mark.parametrize("target", ["/dev/zero", ".", "loop"])
+def test_link_to_no_file(folder: Path, name: str, target: str, reader: Callable[[Bundle], object]) -> None:
+    (folder / name).unlink()
+    (folder / name).symlink_to((folder / name) if target == "loop" else target)
+    with pytest.raises(CorruptFileError, match=rf"{name} (is missing|\(Too many levels of symbolic links\))"):
+        reader(Bundle.open(folder))
 
 
 def test_links_inside_and_to_the_bundle_are_fine(folder: Path, tmp_path: Path) -> None:

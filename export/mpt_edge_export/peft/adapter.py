@@ -26,7 +26,7 @@ from mpt_edge._arrays import Floats
 from mpt_edge._files import check_readable, read_small, user_path
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
 from mpt_edge.formats.manifest import Family
-from mpt_edge.training.hub import check_cache
+from mpt_edge.training.hub import cached_origin, check_cache, newest_commit
 from mpt_edge_export.peft.task_types import TASK_TYPES, Method, TaskType
 
 CONFIG, SAFETENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -107,7 +107,7 @@ def read_adapter(source: str, revision: str | None = None) -> PeftAdapter:
         UnsupportedModelError: an adapter of another method or task type.
         CorruptFileError: a file is missing, damaged, or contradicts the configuration.
     """
-    folder, commit = _locate(source, revision)
+    folder, source, commit = _locate(source, revision)
     config = _config(folder)
     method, task_type = config.get("peft_type"), TASK_TYPES.get(str(config.get("task_type")))
     if method not in list(Method):
@@ -142,11 +142,12 @@ def read_adapter(source: str, revision: str | None = None) -> PeftAdapter:
     )
 
 
-def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
-    """Return an adapter's folder, and its commit where it came from the hub."""
-    folder = user_path(source)
+def _locate(source: str, revision: str | None) -> tuple[Path, str, str | None]:
+    """Return an adapter's folder, its folder or hub id as a name, and its commit where it came from the hub."""
+    folder = newest_commit(user_path(source))
     if folder.is_dir():
-        return folder, None
+        identity, commit = cached_origin(folder)
+        return folder, identity if commit else source, commit
     check_cache()
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=[CONFIG, SAFETENSORS, BIN]))
@@ -155,7 +156,7 @@ def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
             f"no adapter {source!r}: it is no folder here, and the hub did not give it ({type(error).__name__}); "
             "check the name, or pass the folder of a downloaded adapter."
         ) from error
-    return folder, folder.name
+    return folder, source, folder.name
 
 
 def _config(folder: Path) -> dict[str, Any]:

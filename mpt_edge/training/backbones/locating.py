@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from mpt_edge._files import check_readable, unreadable, user_path
 from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError
-from mpt_edge.training.hub import check_cache
+from mpt_edge.training.hub import cached_origin, check_cache, newest_commit
 
 #: Backbones in Python packages: short name -> (module, hub id, license).
 PACKAGED = {
@@ -21,6 +21,12 @@ PACKAGED = {
 }
 
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
+
+#: Weights as PyTorch saves them. They are asked for only where a repository has no others.
+_PICKLED = "pytorch_model*.bin"
+
+#: Names of weights that transformers looks for, in its order; those of several files have an index.
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class ModelSource:
     folder: Path
     """Folder of the files."""
     id: str
-    """Hub id, or the folder's name."""
+    """Hub id, also of a folder in the hub's cache; the name of any other folder."""
     revision: str | None = None
     """Hub commit; None for other sources."""
     license: str | None = None
@@ -74,25 +80,39 @@ def locate_model(source: str, revision: str | None = None) -> ModelSource:
         if spec is None or spec.origin is None:
             raise MissingExtraError(module.replace("_", "-"), "minilm")
         return ModelSource(source, Path(spec.origin).parent / "model", identity, license=license)
-    folder = user_path(source)
+    folder = newest_commit(user_path(source))
     if folder.is_dir():
         _check_files(folder)
-        return ModelSource(source, folder, folder.resolve().name, license=_card_license(folder))
+        identity, commit = cached_origin(folder)
+        return ModelSource(source, folder, identity, commit, _card_license(folder))
+    folder = _download(source, revision)
+    return ModelSource(source, folder, source, folder.name, _card_license(folder))
+
+
+def _download(source: str, revision: str | None) -> Path:
+    """Return the folder of a repository's files, fetched from the hub unless they are here.
+
+    Raises:
+        InputError: there is no repository of that name, or downloads have no folder.
+    """
     check_cache()
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=_HUB_FILES))
+        if not any((folder / name).is_file() for name in _SAFETENSORS):
+            # By its commit, since a branch may have moved meanwhile.
+            folder = Path(snapshot_download(source, revision=folder.name, allow_patterns=[*_HUB_FILES, _PICKLED]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"no backbone {source!r}: it is neither {' nor '.join(PACKAGED)}, nor a folder here, and the hub "
             f"did not give it ({type(error).__name__}); check the name, or pass the folder of a downloaded model."
         ) from error
-    return ModelSource(source, folder, source, folder.name, _card_license(folder))
+    return folder
 
 
 def _check_files(folder: Path) -> None:
     """Check that a model's files may be read. Raises CorruptFileError."""
     try:
-        files = [path for path in folder.iterdir() if any(map(path.match, _HUB_FILES)) and path.is_file()]
+        files = [path for path in folder.iterdir() if any(map(path.match, [*_HUB_FILES, _PICKLED])) and path.is_file()]
     except OSError as error:
         raise unreadable(folder, error) from error
     for path in files:

@@ -18,6 +18,9 @@ from mpt_edge.errors import CorruptFileError, UnsupportedModelError
 #: Errors that damaged weights raise.
 _UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError)
 
+#: Names of files of weights, or of the indexes of several.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
 #: Weights that no head type uses, and that many checkpoints lack.
 _POOLER = re.compile(r"(^|\.)pooler\.")
 
@@ -44,6 +47,7 @@ def read_model(auto_class: Any, folder: Path, attention: str) -> Any:
                 output_loading_info=True,
             )
     except _UNREADABLE as error:
+        _check_present(folder)
         raise CorruptFileError(f"cannot read the weights in {folder}; download the model again.") from error
     except MemoryError:  # its own message is clear
         raise
@@ -54,6 +58,15 @@ def read_model(auto_class: Any, folder: Path, attention: str) -> Any:
         ) from error
     _check_complete(model, report, folder)
     return model
+
+
+def _check_present(folder: Path) -> None:
+    """Check that there are weights at all. Raises CorruptFileError for a folder with those of other libraries."""
+    names = {path.name for path in folder.iterdir()}
+    if not names & {f"{stem}{index}" for stem in _WEIGHTS for index in ("", ".index.json")}:
+        raise CorruptFileError(
+            f"{folder} holds no weights in {' or '.join(_WEIGHTS)}; download them too, or use a model that has them."
+        )
 
 
 def reason(error: Exception) -> str:
