@@ -96,7 +96,7 @@ def test_streams_of_inputs_are_not_single() -> None:
         ("film", "the texts are one text; pass a list"),
         (3, "the texts are a int"),
         ({"a": "b"}, "the texts are a dict"),
-        ({"a", "b"}, "the texts are a set"),
+        ({"a"}, "the texts are a set"),
         (np.array("a"), "an array of 0 axes"),
         (np.full((1, 1, 1), "a"), "an array of 3 axes"),
         ([b"film"], "text 1: expected a text or a pair of texts, got bytes"),
