@@ -97,9 +97,7 @@ def compare(root: Path, tasks: int, length: int, repeats: int, threads: int) -> 
     joint, fast = ours.task("task-0"), ours.task("fast")
     assert np.allclose(joint.scores([TEXT])[0], peft_request().numpy()[0], atol=1e-4)
     theirs.load_adapter(str(adapter), "other")
-    others = [f"task-{i}" for i in range(1, tasks)]
-    for other in others:
-        ours.task(other)
+    others = [ours.task(f"task-{i}").name for i in range(1, tasks)]
     turn = iter(range(10**9))
     request = timed({"peft": peft_request, "joint": lambda: joint(TEXT), "prefix": lambda: fast(TEXT)}, repeats)
     switch = timed(

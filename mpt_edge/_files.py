@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -40,12 +41,9 @@ def user_path(path: object) -> Path:
 def sha256(path: Path) -> str:
     """Return the hex SHA-256 of a file, read in chunks. Raises CorruptFileError for one that cannot be read."""
     digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with _reading(path), path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -55,6 +53,16 @@ def check_readable(path: Path) -> None:
         path.open("rb").close()
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def check_listable(folder: Path) -> None:
+    """Check that a folder, if it is there, may be listed; patterns find nothing otherwise. Raises CorruptFileError."""
+    try:
+        next(folder.iterdir(), None)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise unreadable(folder, error) from error
 
 
 def unreadable(path: Path, error: OSError) -> CorruptFileError:
@@ -69,7 +77,7 @@ def read_small(path: Path, limit: int) -> bytes:
     Raises:
         CorruptFileError: the file is missing, unreadable or too large.
     """
-    try:
+    with _reading(path):
         size = path.stat().st_size
         if size > limit:
             raise CorruptFileError(
@@ -77,6 +85,13 @@ def read_small(path: Path, limit: int) -> bytes:
                 "replace it with the original."
             )
         return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn the system's errors into one sentence. Raises CorruptFileError."""
+    try:
+        yield
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -85,7 +100,8 @@ def read_small(path: Path, limit: int) -> bytes:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` when the block succeeds.
 
-    The bytes are on disk before the rename. A crash leaves either the old file or the new one.
+    The bytes are on disk before the rename. A crash leaves either the old file or the new one. The rename
+    itself is on disk after `sync_folder`.
 
     Raises:
         InputError: the path is a folder.
@@ -101,10 +117,30 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        if error.filename is None or str(error.filename) == str(temporary):  # a name that nobody knows
-            error.filename, error.filename2 = str(path), None
-        raise
-    finally:
-        with contextlib.suppress(OSError):
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the first error counts
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and (error.filename is None or str(error.filename) == str(temporary)):
+            error.filename, error.filename2 = str(path), None  # nobody knows the temporary name
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Flush the names in a folder to disk, so that renames and deletions in it survive a power cut."""
+    if os.name == "nt":  # Windows opens no folders, and writes their entries through
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def temporary_target(name: str) -> str | None:
+    """Return the file name for which `atomic_write` made a temporary name; None for any other name."""
+    target, _, token = name.removeprefix(".").rpartition(".")
+    is_ours = name.startswith(".") and len(token) == 8 and set(token) <= set("0123456789abcdef")
+    return target if is_ours and target else None

@@ -7,7 +7,7 @@
     ├── CorruptFileError      (ValueError)          a file is missing, damaged or malformed
     ├── MismatchError         (ValueError)          made for another backbone, tokenizer or prompt
     ├── UnknownTaskError      (LookupError)         no such task in the bundle
-    ├── InputError            (ValueError)          text, rows or options that cannot be used
+    ├── InputError            (ValueError)          text, rows, options or folders that cannot be used
     ├── UnsupportedModelError (ValueError)          an architecture that cannot carry a prompt
     ├── ParityError           (ValueError)          the exported graph disagrees with PyTorch
     ├── TrainingError         (RuntimeError)        training failed at a named step
@@ -60,7 +60,7 @@ class UnknownTaskError(MptEdgeError, LookupError):
 
 
 class InputError(MptEdgeError, ValueError):
-    """Texts, rows or options that cannot be used as given."""
+    """Texts, rows or options that cannot be used as given, or a folder that cannot be changed."""
 
 
 class UnsupportedModelError(MptEdgeError, ValueError):

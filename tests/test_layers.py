@@ -22,7 +22,7 @@ TOOLS = ("torch", "transformers", "onnx", "optimum")
 
 #: From the lowest layer to the highest. A module imports from its own layer and lower ones.
 LAYERS = (
-    ("mpt_edge.errors", "mpt_edge._arrays", "mpt_edge._extras", "mpt_edge._files"),
+    ("mpt_edge.errors", "mpt_edge._arrays", "mpt_edge._extras", "mpt_edge._files", "mpt_edge._locks"),
     ("mpt_edge.formats",),
     ("mpt_edge.inference.answers", "mpt_edge.inference.batching", "mpt_edge.inference.numerics"),
     ("mpt_edge.inference.text",),

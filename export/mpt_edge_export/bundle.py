@@ -10,8 +10,8 @@ from typing import Any
 import mpt_edge
 from mpt_edge._arrays import Floats
 from mpt_edge._files import sha256, user_path
-from mpt_edge.formats.bundle_reader import MANIFEST, MODEL, TOKENIZER, graph_names, weights_name
-from mpt_edge.formats.manifest import FileEntry, GenerationFacts, Manifest, Precision
+from mpt_edge.formats.bundle_reader import MODEL, TOKENIZER, graph_names, weights_name
+from mpt_edge.formats.manifest import MANIFEST, FileEntry, GenerationFacts, Manifest, Precision
 from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone

@@ -101,8 +101,10 @@ def collect(folders: Sequence[Path], backbone: AnyBackbone) -> Contents:
     prompts: dict[str, SharedPrompt] = {}
     tasks: dict[str, TaskFile] = {}
     for vectors in map(VectorFolder, folders):
-        prompts |= {name: _check_name(vectors.prompt_path(name), item) for name, item in vectors.prompts().items()}
-        tasks |= {name: _check_name(vectors.task_path(name), item) for name, item in vectors.tasks().items()}
+        for name, path in vectors.prompt_files.items():
+            prompts[name] = _check_name(name, path, SharedPrompt.load(path))
+        for name, path in vectors.task_files.items():
+            tasks[name] = _check_name(name, path, TaskFile.load(path))
     for kind, items in (("prompt", prompts), ("task", tasks)):
         for name, item in items.items():
             if item.backbone != backbone.fingerprint:
@@ -127,15 +129,15 @@ def _check_task(task: TaskFile, shared: SharedPrompt | None, backbone: AnyBackbo
     check_task_labels(task, backbone.texts)
 
 
-def _check_name(path: Path, item: _Vectors) -> _Vectors:
-    """Return an item whose name is its file's, and one that a bundle can list.
+def _check_name(name: str, path: Path, item: _Vectors) -> _Vectors:
+    """Return an item whose name is the one that its folder has for it, and one that a bundle can list.
 
     Raises:
         InputError: it is not; the bundle could not be opened.
     """
     if NAME.fullmatch(item.name) is None:
         raise InputError(f"{path} holds {item.name!r}, a name that no bundle can list; train or import it anew.")
-    if item.name != path.stem:
+    if item.name != name:
         raise InputError(f"{path} holds {item.name!r}; rename the file to {item.name}{path.suffix}, or leave it out.")
     return item
 
@@ -161,7 +163,7 @@ def check_room(backbone: AnyBackbone, contents: Contents) -> None:
 def copy_files(folders: Sequence[Path], output: Path) -> None:
     """Copy the files of all prompts and tasks unchanged, later ones over earlier ones."""
     for source in folders:
-        for path in VectorFolder(source).files:
-            copy = output / path.relative_to(source)
+        for key, path in VectorFolder(source).files_by_key.items():
+            copy = output / key
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, copy)

@@ -9,18 +9,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from mpt_edge._files import temporary_target
+from mpt_edge._locks import locked
 from mpt_edge.errors import InputError
-from mpt_edge.formats.bundle import LOCK, PREVIOUS
-from mpt_edge.formats.bundle_reader import MANIFEST, TOKENIZER
-from mpt_edge.formats.vectors import PROMPTS, TASKS
+from mpt_edge.formats.bundle import LOCK
+from mpt_edge.formats.bundle_reader import TOKENIZER
+from mpt_edge.formats.manifest import MANIFEST
+from mpt_edge.formats.vectors import INSTALLED, PROMPTS, TASKS
 
-#: Names that a bundle's folder may contain. An export drops two of them on purpose. `PREVIOUS` holds the files that
-#: installs replaced, which may not fit the prompts of the new bundle. `LOCK` is held for a moment only, so one that
-#: is found here was left by a process that died.
-_PARTS = {MANIFEST, TOKENIZER, "onnx", PROMPTS, TASKS, "README.md", PREVIOUS, LOCK}
+#: Names that a bundle's folder may contain. An export drops two of them on purpose. `INSTALLED` holds installed tasks,
+#: which it writes to `TASKS`, and those that they replaced, which may not fit the prompts of the new bundle. `LOCK`
+#: may have been left by a process that was killed.
+_PARTS = {MANIFEST, TOKENIZER, "onnx", PROMPTS, TASKS, "README.md", INSTALLED, LOCK}
 
 #: Seconds without a change after which a staging folder counts as left over from an export that was killed.
 _ABANDONED = 24 * 60 * 60
@@ -47,7 +50,7 @@ def check_output(output: Path, *, force: bool) -> None:
         raise InputError(f"{output} is a file; pass a folder.")
     names = sorted(path.name for path in output.iterdir())
     # An install that was killed may have left a half-written manifest beside the lock.
-    foreign = [name for name in names if name not in _PARTS and not name.startswith(f".{MANIFEST}.")]
+    foreign = [name for name in names if name not in _PARTS and temporary_target(name) != MANIFEST]
     if foreign:
         raise InputError(f"{output} holds {foreign[0]!r}, which is no part of a bundle; pass a new or empty folder.")
 
@@ -66,17 +69,28 @@ def replacing_folder(output: Path) -> Iterator[Path]:
     try:
         yield staging
         staging.chmod(0o755)
-        try:
-            if output.exists():
-                output.rename(retired)
-            staging.rename(output)
-        except BaseException:  # Ctrl-C too: the retired folder is the only copy
-            if retired.exists() and not output.exists():
-                retired.rename(output)
-            raise
+        with _no_change(output):
+            _swap(staging, output, retired)
         shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _no_change(output: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a bundle's folder, if there is one, so that no task is installed while it is moved."""
+    may_lock = output.is_dir() and os.access(output, os.W_OK) and os.name != "nt"  # where open files keep folders
+    return locked(output / LOCK) if may_lock else nullcontext()
+
+
+def _swap(staging: Path, output: Path, retired: Path) -> None:
+    try:
+        if output.exists():
+            output.rename(retired)
+        staging.rename(output)
+    except BaseException:  # Ctrl-C too: the retired folder is the only copy
+        if retired.exists() and not output.exists():
+            retired.rename(output)
+        raise
 
 
 def _unwritable(output: Path, reason: str) -> InputError:

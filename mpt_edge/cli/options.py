@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -47,4 +47,14 @@ class Commands(typer.Typer):
 
     def command(self, *args: Any, **options: Any) -> Callable[[_Function], _Function]:
         """Declare a command; see `typer.Typer.command`."""
-        return super().command(*args, **{"cls": _Command, **options})
+        declare = super().command(*args, **{"cls": _Command, **options})
+
+        def declared(function: _Function) -> _Function:
+            hints = get_type_hints(function, include_extras=True)
+            for hint in hints.values():
+                for info in getattr(hint, "__metadata__", ()):
+                    info.readable = False  # typer would refuse an output that one may write and not read
+            function.__annotations__ = hints  # as text, each would be read anew
+            return declare(function)
+
+        return declared

@@ -1,8 +1,9 @@
-"""`mpt-edge tasks`: list, show, install, verify, remove and roll back the tasks of a bundle."""
+"""`mpt-edge tasks`: list, show, install, verify, remove and roll back the tasks of a bundle, and show its history."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,9 @@ from rich.text import Text
 from mpt_edge.cli.options import BundleFolder, Commands, PrecisionOption
 from mpt_edge.cli.output import json_text
 from mpt_edge.cli.table import printable
-from mpt_edge.errors import CorruptFileError, MismatchError
+from mpt_edge.errors import CorruptFileError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.history import ChangeRecord
 from mpt_edge.formats.manifest import Precision
 from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.taskfile import TaskFile
@@ -24,7 +26,10 @@ from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.loading import default_bundle, open_model
 from mpt_edge.inference.model import Model
 
-app = Commands(help="List, show, install, verify, remove and roll back the tasks of a bundle.", no_args_is_help=True)
+app = Commands(
+    help="List, show, install, verify, remove and roll back the tasks of a bundle, and show its history.",
+    no_args_is_help=True,
+)
 
 INSTALL_EPILOG = """
 Example:
@@ -36,6 +41,9 @@ Name = Annotated[str, typer.Argument(help="A task's name, as `mpt-edge tasks lis
 
 #: Maximum characters of an answer in a message.
 _MAX_SHOWN = 60
+
+#: Digits of a hash in the history; `--json` has all.
+_SHOWN_DIGITS = 16
 
 #: Tolerance of a reference example's score. int8 moves scores without changing answers: the largest difference of
 #: the shipped tasks is 0.04.
@@ -59,6 +67,8 @@ def list_(
             rows.append(_summary(opened, opened.task(name)))
         except (CorruptFileError, MismatchError) as error:  # the others can still be used
             damaged.append(error)
+        except UnknownTaskError:  # another process has removed it meanwhile
+            continue
     if as_json:
         for row in rows:
             typer.echo(json_text(row, sys.stdout))
@@ -96,12 +106,13 @@ def show(task: Name, bundle: BundleFolder = None) -> None:
 
 @app.command(epilog=INSTALL_EPILOG)
 def install(
-    file: Annotated[Path, typer.Argument(help="A task file that training wrote.")], bundle: BundleFolder = None
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Task files that training wrote.")],
+    bundle: BundleFolder = None,
 ) -> None:
-    """Add a task file to the bundle, if it was made for this backbone and prompt."""
+    """Add task files to the bundle, all or none, if they were made for this backbone and prompt."""
     opened = _open(bundle)
-    task = opened.install(file)
-    typer.echo(f"installed {task.name} ({opened.task_bytes(task.name):,} bytes) in {opened.folder}")
+    for task in opened.install_all(files):
+        typer.echo(f"installed {task.name} ({opened.task_bytes(task.name):,} bytes) in {opened.folder}")
 
 
 @app.command()
@@ -121,6 +132,29 @@ def rollback(task: Name, bundle: BundleFolder = None) -> None:
 
 
 @app.command()
+def log(
+    bundle: BundleFolder = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """List the last changes to the bundle's tasks, the newest first."""
+    records = list(reversed(_open(bundle).manifest.changes))
+    if as_json:
+        for record in records:
+            typer.echo(json_text(asdict(record), sys.stdout))
+    else:
+        Console().print(_log_table(records))
+
+
+def _log_table(records: list[ChangeRecord]) -> Table:
+    table = Table("when", "change", "task", "version", "sha256", box=None, pad_edge=False)
+    for record in records:
+        version = "" if record.version is None else record.version
+        cells = (record.when, record.action, record.task, version, record.sha256[:_SHOWN_DIGITS])
+        table.add_row(*(Text(printable(str(cell), sys.stdout, always=True)) for cell in cells))
+    return table
+
+
+@app.command()
 def verify(
     tasks: Annotated[list[str] | None, typer.Argument(help="Tasks to verify; all if none is named.")] = None,
     bundle: BundleFolder = None,
@@ -128,8 +162,7 @@ def verify(
 ) -> None:
     """Check every file's hash, and each task's answer to its recorded reference example."""
     opened = _open(bundle)
-    for name in opened.manifest.files:
-        opened.verify(name)
+    opened.verify_files()
     model = open_model(opened, precision=precision, verify=False)
     tolerance = _SELF_TEST_TOLERANCE[opened.choose_precision(precision)]
     names = tasks or opened.task_names

@@ -6,152 +6,166 @@ A file that is a link is replaced or removed as a link. The file that it leads t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 
-from mpt_edge._files import atomic_write, read_small, user_path
+from mpt_edge._files import read_small, user_path
+from mpt_edge._locks import MAX_WAIT, locked
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.formats.bundle_reader import MANIFEST, BundleReader, hash_bytes
-from mpt_edge.formats.manifest import FileEntry
+from mpt_edge.formats.bundle_reader import BundleReader, hash_bytes
+from mpt_edge.formats.history import Action
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
-from mpt_edge.formats.vectors import SUFFIX, TASKS, task_key
+from mpt_edge.formats.transaction import Transaction, reporting_failures
+from mpt_edge.formats.vectors import SUFFIX, task_key
 
-#: Subfolder of the task files that installs replaced.
-PREVIOUS = "previous"
-
-#: File that one writer holds.
+#: File that is locked during a change.
 LOCK = ".lock"
 
 
 class Bundle(BundleReader):
     """An opened bundle folder, to read and to change.
 
+    Each change happens as a whole or not at all, whatever stops it. Another process's change is waited for.
+
     >>> bundle = Bundle.open("models/minilm-l6")
     >>> bundle.task_names[:3]
     ['banking77', 'clinc150', 'sms_spam']
     """
 
-    def install(self, source: str | os.PathLike[str]) -> TaskFile:
-        """Add a task file to the bundle, or replace one of the same name.
+    def install(self, source: str | os.PathLike[str], *, wait: float = MAX_WAIT) -> TaskFile:
+        """Add a task file to the bundle, or replace one of the same name; see `install_all`."""
+        return self.install_all([source], wait=wait)[0]
+
+    def install_all(self, sources: Iterable[str | os.PathLike[str]], *, wait: float = MAX_WAIT) -> list[TaskFile]:
+        """Add task files to the bundle in one change, or replace those of the same names.
 
         A replaced task that could be used is kept, for `rollback`.
 
-        Raises:
-            CorruptFileError: it is no task file.
-            MismatchError: it belongs to another bundle, or is older than the installed version.
-        """
-        file = user_path(source)
-        data = read_small(file, MAX_TASK_BYTES)
-        task = TaskFile.parse(data, str(file))
-        with self._locked():
-            self.check_fit(task)
-            installed = self._installed(task.name)
-            if installed is not None and installed.version > task.version:
-                raise MismatchError(
-                    f"{task.name!r} is installed in a newer version than {task.version}; remove it first to go back."
-                )
-            files = {task_key(task.name): data}
-            if installed is not None:
-                old = self.read(task_key(task.name), MAX_TASK_BYTES)
-                files |= {_previous_key(task.name): old} if old != data else {}
-            self._put(files)
-        return task
+        Args:
+            sources: the files.
+            wait: seconds to wait for another process that changes the bundle.
 
-    def rollback(self, task: str) -> TaskFile:
+        Raises:
+            CorruptFileError: a file is no task file.
+            MismatchError: a task belongs to another bundle, or is older than the installed version.
+            InputError: two files hold the same task, the bundle cannot be written, or the wait was too short.
+        """
+        if isinstance(sources, str | os.PathLike):
+            raise InputError(f"{os.fspath(sources)!r} is one path; pass a list of paths, or call install.")
+        files = [user_path(source) for source in sources]
+        contents = [read_small(file, MAX_TASK_BYTES) for file in files]
+        tasks = [TaskFile.parse(data, str(file)) for file, data in zip(files, contents, strict=True)]
+        _check_names(tasks)
+        with self._changing(wait) as change:
+            for task, data in zip(tasks, contents, strict=True):
+                self._add(change, task, data)
+        return tasks
+
+    def rollback(self, task: str, *, wait: float = MAX_WAIT) -> TaskFile:
         """Restore the task file that the last `install` replaced; a second call undoes the first.
 
         A file that is missing or damaged is not kept for that second call.
 
+        Args:
+            task: the task's name.
+            wait: seconds to wait for another process that changes the bundle.
+
         Raises:
             UnknownTaskError: there is no such task.
-            InputError: it was never replaced.
+            InputError: it was never replaced, the bundle cannot be written, or the wait was too short.
             CorruptFileError: the kept file is damaged.
         """
-        with self._locked():
-            now, before = task_key(task), _previous_key(task)
+        now, before = task_key(task), previous_key(task)
+        with self._changing(wait) as change:
             self._check_known(task)
             if before not in self.manifest.files:
                 raise InputError(f"{task!r} has no earlier version in {self.folder}; install the file you want.")
-            old = self.read(before, MAX_TASK_BYTES)
-            restored = TaskFile.parse(old, str(self.folder / before))
+            restored = TaskFile.parse(self.read(before, MAX_TASK_BYTES), str(self._stored(before)))
             self.check_fit(restored)
-            files = {now: old}
-            with contextlib.suppress(CorruptFileError):
-                files[before] = self.read(now, MAX_TASK_BYTES)
-            gone = {before} - set(files)
-            self._put(files, gone)
-            self._delete(gone)
+            change.copy(now, before)
+            if self._is_whole(now):
+                change.copy(before, now)
+            else:
+                change.drop(before)
+            change.record(Action.ROLLBACK, task, restored.version, change.files[now]["sha256"])
         return restored
 
-    def remove(self, task: str) -> None:
-        """Remove a task, and the version that it replaced. Raises UnknownTaskError."""
-        with self._locked():
+    def remove(self, task: str, *, wait: float = MAX_WAIT) -> None:
+        """Remove a task, and the version that it replaced.
+
+        Args:
+            task: the task's name.
+            wait: seconds to wait for another process that changes the bundle.
+
+        Raises:
+            UnknownTaskError: there is no such task.
+            InputError: the bundle cannot be written, or the wait was too short.
+        """
+        with self._changing(wait) as change:
             self._check_known(task)
-            gone = (task_key(task), _previous_key(task))
-            self._write({path: entry for path, entry in self.manifest.files.items() if path not in gone})
-            self._delete(gone)
-            with contextlib.suppress(OSError):  # other tasks have files there, or it never existed
-                (self.folder / PREVIOUS).rmdir()
+            removed = self._installed(task)
+            sha256 = change.files[task_key(task)]["sha256"]
+            change.drop(task_key(task))
+            change.drop(previous_key(task))
+            version = None if removed is None else removed.version
+            change.record(Action.REMOVE, task, version, sha256)
+
+    def _add(self, change: Transaction, task: TaskFile, data: bytes) -> None:
+        """Prepare to install a task. Raises MismatchError."""
+        self.check_fit(task)
+        key, installed = task_key(task.name), self._installed(task.name)
+        if installed is not None and installed.version > task.version:
+            raise MismatchError(
+                f"{task.name!r} is installed in a newer version than {task.version}; remove it first to go back."
+            )
+        if installed is not None and self.manifest.files[key]["sha256"] != hash_bytes(data):
+            change.copy(previous_key(task.name), key)
+        change.write(key, task.name, data)
+        change.record(Action.INSTALL, task.name, task.version, change.files[key]["sha256"])
 
     def _installed(self, name: str) -> TaskFile | None:
         """Return the installed task of that name; None for one that is missing or needs repair."""
         try:
             return self.task(name)
-        except (UnknownTaskError, CorruptFileError, MismatchError):
+        except CorruptFileError as error:
+            _check_damaged(error)
+            return None
+        except (UnknownTaskError, MismatchError):
             return None
 
-    def _put(self, contents: Mapping[str, bytes], gone: Collection[str] = ()) -> None:
-        """Write small files, then the manifest that lists them and drops those that are gone."""
-        for name, data in contents.items():
-            with atomic_write(self.folder / name) as temporary:
-                temporary.write_bytes(data)
-        entries = {name: FileEntry(sha256=hash_bytes(data), size=len(data)) for name, data in contents.items()}
-        listed = {name: entry for name, entry in self.manifest.files.items() if name not in gone}
-        self._write({**listed, **entries})
-
-    def _delete(self, names: Collection[str]) -> None:
-        for name in names:
-            (self.folder / name).unlink(missing_ok=True)
+    def _is_whole(self, key: str) -> bool:
+        try:
+            self.read(key, MAX_TASK_BYTES)
+        except CorruptFileError as error:
+            _check_damaged(error)
+            return False
+        return True
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the bundle for one writer, with the manifest read again under the lock."""
-        self._check_folders()
-        lock = self.folder / LOCK
-        try:
-            handle = os.open(lock, os.O_CREAT | os.O_EXCL)
-        except FileExistsError as error:
-            raise InputError(
-                f"another process is changing {self.folder}; wait, or delete {lock} if none is."
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"cannot write into {self.folder} ({error.strerror}); check its permissions, or change a copy of it."
-            ) from error
-        try:
+    def _changing(self, wait: float) -> Iterator[Transaction]:
+        """Prepare a change under the lock, with the manifest read again, and make it if the block succeeds."""
+        with reporting_failures(self.folder), locked(self.folder / LOCK, wait):
             self.reload()
-            yield
-        finally:
-            os.close(handle)
-            lock.unlink(missing_ok=True)
-
-    def _check_folders(self) -> None:
-        """Refuse to change files outside the bundle. Raises InputError."""
-        bundle = self.folder.resolve()
-        for path in (self.folder / TASKS, self.folder / PREVIOUS):
-            if not path.resolve().is_relative_to(bundle):
-                raise InputError(
-                    f"{path} is a link out of the bundle, and a change would reach the files there; replace the link "
-                    "by a copy of the folder."
-                )
-
-    def _write(self, files: Mapping[str, FileEntry]) -> None:
-        manifest = replace(self.manifest, files=dict(sorted(files.items())))
-        with atomic_write(self.folder / MANIFEST) as temporary:
-            temporary.write_text(manifest.to_json(), encoding="utf-8")
-        self.manifest = manifest
+            change = Transaction(self.folder, self.manifest)
+            yield change
+            self.manifest = change.commit()
 
 
-def _previous_key(task: str) -> str:
-    return f"{PREVIOUS}/{task}{SUFFIX}"
+def previous_key(task: str) -> str:
+    """Return the name under which a manifest lists the file that a task replaced."""
+    return f"previous/{task}{SUFFIX}"
+
+
+def _check_damaged(error: CorruptFileError) -> None:
+    """Raise the error again unless the file itself is damaged: too many open files, say, pass."""
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno not in {errno.ENOENT, errno.EIO}:
+        raise error
+
+
+def _check_names(tasks: Sequence[TaskFile]) -> None:
+    """Refuse files that hold the same task. Raises InputError."""
+    names = [task.name for task in tasks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"two of the files hold the task {twice!r}; leave one out.")

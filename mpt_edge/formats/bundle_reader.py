@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from mpt_edge._files import check_readable, read_small, sha256, unreadable, user_path
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.formats.manifest import Family, Manifest, Precision
+from mpt_edge.formats.manifest import MANIFEST, Family, Manifest, Precision, read_manifest
 from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
 from mpt_edge.formats.vectors import TASKS, prompt_key, task_key, task_names
 
-MANIFEST, TOKENIZER, MODEL = "bundle.json", "tokenizer.json", "onnx/model.onnx"
+TOKENIZER, MODEL = "tokenizer.json", "onnx/model.onnx"
 
-_MAX_MANIFEST = 8 << 20
 _MAX_TOKENIZER = 64 << 20
+
+#: Largest number of changes by other processes during one read; each takes longer than the read.
+_MAX_ATTEMPTS = 100
+
+_Result = TypeVar("_Result")
 
 
 def graph_names(family: Family, precision: Precision) -> list[str]:
@@ -59,14 +65,14 @@ class BundleReader:
         """
         path = user_path(folder)
         file = path / MANIFEST
-        if not _is_file(file):
+        if _file_size(file) is None:
             hint = (
                 f"build it with `mpt-edge export minilm-l6 --output {path}`"
                 if (path / TASKS).is_dir() or not path.exists()
                 else "pass the folder that holds bundle.json"
             )
             raise BundleNotFoundError(f"no bundle in {path}; {hint}, or name another with --bundle.")
-        return cls(path, _read_manifest(file))
+        return cls(path, read_manifest(file))
 
     @property
     def task_names(self) -> list[str]:
@@ -83,8 +89,8 @@ class BundleReader:
         Raises:
             MismatchError: the folder was exported again, with other prompts or another backbone.
         """
-        manifest = _read_manifest(self.folder / MANIFEST)
-        if replace(manifest, files={}) != replace(self.manifest, files={}):  # installing changes files alone
+        manifest = read_manifest(self.folder / MANIFEST)
+        if not manifest.is_same_export(self.manifest):
             raise MismatchError(f"{self.folder} was exported anew since it was loaded; load it again.")
         self.manifest = manifest
 
@@ -94,16 +100,15 @@ class BundleReader:
         Raises:
             CorruptFileError: it is not listed, missing, unreadable, or of another size.
         """
-        path = self.folder / name
         if name not in self.manifest.files:
             raise CorruptFileError(f"{self.folder / MANIFEST} does not list {name}; export the bundle again.")
-        if not _is_file(path):
+        path = self._stored(name)
+        size = _file_size(path)
+        if size is None:
             raise CorruptFileError(f"{path} is missing; export the bundle again or restore the file.")
         expected = self.manifest.files[name]["size"]
-        if path.stat().st_size != expected:
-            raise CorruptFileError(
-                f"{path} has {path.stat().st_size:,} bytes instead of {expected:,}; restore it or export again."
-            )
+        if size != expected:
+            raise CorruptFileError(f"{path} has {size:,} bytes instead of {expected:,}; restore it or export again.")
         return path
 
     def read(self, name: str, limit: int) -> bytes:
@@ -117,6 +122,11 @@ class BundleReader:
         path = self.path(name)
         self._check(name, sha256(path))
         return path
+
+    def verify_files(self) -> None:
+        """Check the hash of every listed file. Raises CorruptFileError."""
+        for name in self.manifest.files:
+            self._retry(partial(self._verify_if_listed, name))
 
     @property
     def precisions(self) -> list[Precision]:
@@ -181,13 +191,28 @@ class BundleReader:
             CorruptFileError: its file is missing or damaged.
             MismatchError: it was made for another backbone, tokenizer or prompt.
         """
+        return self._retry(partial(self._task, name))
+
+    def _task(self, name: str) -> TaskFile:
         self._check_known(name)
-        file = task_key(name)
-        task = TaskFile.parse(self.read(file, MAX_TASK_BYTES), str(self.folder / file))
+        key = task_key(name)
+        task = TaskFile.parse(self.read(key, MAX_TASK_BYTES), str(self._stored(key)))
         if task.name != name:
-            raise CorruptFileError(f"{self.folder / file} holds the task {task.name!r}; install both tasks again.")
+            raise CorruptFileError(f"{self._stored(key)} holds the task {task.name!r}; install both tasks again.")
         self.check_fit(task)
         return task
+
+    def _retry(self, read: Callable[[], _Result]) -> _Result:
+        """Read; repeat it with the new manifest if it fails because another process changed the bundle."""
+        for _ in range(_MAX_ATTEMPTS):
+            used = self.manifest
+            try:
+                return read()
+            except CorruptFileError:
+                self.reload()
+                if self.manifest == used:
+                    raise
+        return read()
 
     def check_fit(self, task: TaskFile) -> None:
         """Check by fingerprint and shape that a task belongs to this bundle.
@@ -238,20 +263,26 @@ class BundleReader:
     def _check(self, name: str, digest: str) -> None:
         if digest != self.manifest.files[name]["sha256"]:
             raise CorruptFileError(
-                f"{self.folder / name} is damaged (its SHA-256 is not the manifest's); restore it or export again."
+                f"{self._stored(name)} is damaged (its SHA-256 is not the manifest's); restore it or export again."
             )
 
+    def _verify_if_listed(self, name: str) -> None:
+        if name in self.manifest.files:  # a task may have been removed since
+            self.verify(name)
 
-def _is_file(path: Path) -> bool:
-    """Whether there is a file. Raises CorruptFileError for one that may not be read."""
+    def _stored(self, name: str) -> Path:
+        return self.folder / self.manifest.stored(name)
+
+
+def _file_size(path: Path) -> int | None:
+    """Return a file's size; None if there is none. Raises CorruptFileError for one that may not be read."""
     try:
-        result = path.is_file()
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
         raise unreadable(path, error) from error
-    if result:
-        check_readable(path)
-    return result
-
-
-def _read_manifest(file: Path) -> Manifest:
-    return Manifest.parse(read_small(file, _MAX_MANIFEST), file)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    check_readable(path)
+    return status.st_size

@@ -65,7 +65,8 @@ class GenerationOptions:
     """Texts that end generation; they are not part of the result."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible options. Raises InputError."""
+        """Make a tuple of the stop texts, and refuse impossible options. Raises InputError."""
+        object.__setattr__(self, "stop", _texts(self.stop))
         for name, allowed in _TYPES.items():
             value = getattr(self, name)
             if not isinstance(value, allowed) or isinstance(value, bool):
@@ -98,7 +99,8 @@ class GenerationOptions:
         if not abs(self.length_penalty) <= MAX_LENGTH_PENALTY:
             limits = f"between -{MAX_LENGTH_PENALTY} and {MAX_LENGTH_PENALTY}"
             yield f"the length penalty must lie {limits}; pass 1 for the mean"
-        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+        early_stopping = self.early_stopping
+        if not isinstance(early_stopping, bool) and not (isinstance(early_stopping, str) and early_stopping == "never"):
             yield 'early_stopping must be true, false or "never"; correct it'
         if self.seed < 0:
             yield "the seed must be 0 or more; correct it"
@@ -112,12 +114,17 @@ class GenerationOptions:
         Raises:
             InputError: an entry is unknown, or cannot be used.
         """
+        if not isinstance(entries, Mapping):
+            raise InputError(f"the options are {entries!r}; pass a dict by name.")
         unknown = [name for name in entries if name not in NAMES]
         if unknown:
             raise InputError(f"there is no option {unknown[0]!r}; use one of {', '.join(sorted(NAMES))}.")
-        stop = entries.get("stop", ())
-        texts = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
-        return cls(**{**entries, "stop": texts})
+        return cls(**entries)
+
+
+def _texts(stop: Any) -> Any:
+    """Return stop texts as a tuple; an object that is neither text nor list is left for the check."""
+    return (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
 
 
 #: Names of all options.

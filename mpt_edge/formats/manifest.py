@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
+from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.formats.history import ChangeRecord, is_record
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 
 #: Version of bundle.json that this code writes, and the newest that it reads.
 SCHEMA = 1
 
+#: File name of the manifest.
+MANIFEST = "bundle.json"
+
+#: Size limit of bundle.json in bytes.
+MAX_MANIFEST = 8 << 20
+
 #: Largest size or token id; arrays take none far above.
 _MAX_COUNT = (1 << 31) - 1
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+#: Paths that a change may write and delete: task files.
+_TASK_PATH = re.compile(r"(installed|tasks)/[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 
 
 class Family(StrEnum):
@@ -51,10 +62,11 @@ class Precision(StrEnum):
 
 
 class FileEntry(TypedDict):
-    """Expected content of a file."""
+    """Expected content of a file, and its path where that is not its name."""
 
     sha256: str
     size: int
+    path: NotRequired[str]
 
 
 class PromptEntry(TypedDict):
@@ -127,13 +139,31 @@ class Manifest:
     parity: Mapping[str, Any] = field(repr=False)
     """Largest difference between ONNX Runtime and PyTorch at export."""
     files: Mapping[str, FileEntry] = field(repr=False)
-    """SHA-256 and size of every file, by path."""
+    """SHA-256 and size of every file, by name: the path at which an export writes it."""
     made_by: str
     """Version of mpt-edge that wrote it."""
     generation: GenerationFacts | None = None
     """Properties of a generative backbone; None for encoders."""
     mask: MaskToken | None = None
     """Mask token of an encoder with a masked-LM head."""
+    changes: Sequence[ChangeRecord] = field(default=(), repr=False)
+    """The last changes, the newest at the end."""
+    retired: Sequence[str] = field(default=(), repr=False)
+    """Paths of files that the last change replaced or removed; the next one deletes them."""
+
+    def stored(self, name: str) -> str:
+        """Return the path of a listed file within the bundle."""
+        return self.files[name].get("path", name)
+
+    @property
+    def stored_paths(self) -> set[str]:
+        """Paths of all listed files within the bundle."""
+        return set(map(self.stored, self.files))
+
+    def is_same_export(self, other: Manifest) -> bool:
+        """Whether two manifests differ at most by changes to tasks."""
+        first, second = (replace(each, files={}, changes=(), retired=()) for each in (self, other))
+        return first == second
 
     @property
     def is_generative(self) -> bool:
@@ -151,6 +181,7 @@ class Manifest:
         placement = entries.pop("placement")
         entries |= {"layout": placement.layout, "prompt_position": placement.position}
         entries |= {name: part and asdict(part) for name in ("generation", "mask") for part in (entries[name],)}
+        entries |= {"changes": [asdict(record) for record in self.changes], "retired": list(self.retired)}
         return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -179,10 +210,14 @@ class Manifest:
         wrong = next(_wrong(entries), None)
         if wrong is not None:
             raise CorruptFileError(f"{source}: the entry {wrong!r} cannot be used; export the bundle again.")
-        for path in entries["files"]:
-            if _PATH.fullmatch(path) is None:
-                raise CorruptFileError(f"{source} lists the path {path!r}, which is not allowed; export it again.")
+        for path in _bad_paths(entries):
+            raise CorruptFileError(f"{source} lists the path {path!r}, which is not allowed; export it again.")
         return cls(**_parsed(entries))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read ``bundle.json``. Raises CorruptFileError."""
+    return Manifest.parse(read_small(path, MAX_MANIFEST), path)
 
 
 #: Entries of bundle.json besides the schema.
@@ -210,7 +245,16 @@ def _parsed(entries: Mapping[str, Any]) -> dict[str, Any]:
             start_id=generation.get("start_id"),
         ),
         "mask": mask and MaskToken(mask["id"], mask["token"]),
+        "changes": tuple(map(ChangeRecord.parse, entries["changes"])),
+        "retired": tuple(entries["retired"]),
     }
+
+
+def _bad_paths(entries: Mapping[str, Any]) -> Iterator[str]:
+    """Yield paths that leave the bundle, and task files elsewhere than a change puts them."""
+    yield from (name for name in entries["files"] if _PATH.fullmatch(name) is None)
+    moved = [entry["path"] for entry in entries["files"].values() if "path" in entry]
+    yield from (path for path in (*moved, *entries["retired"]) if _TASK_PATH.fullmatch(str(path)) is None)
 
 
 def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
@@ -233,6 +277,8 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
         "mask": entries["mask"] is None or _is_mask(entries["mask"]),
         "prompts": _all_are(entries["prompts"], {"length": int, "fingerprint": str}),
         "files": _all_are(entries["files"], {"size": int, "sha256": str}),
+        "changes": isinstance(entries["changes"], list) and all(map(is_record, entries["changes"])),
+        "retired": isinstance(entries["retired"], list),
     }
     good |= {name: isinstance(entries[name], dict) for name in ("backbone", "parity")}
     yield from (name for name, is_good in good.items() if not is_good)

@@ -18,7 +18,7 @@ import numpy as np
 
 from mpt_edge._arrays import Floats, Stored
 from mpt_edge._files import read_small, user_path
-from mpt_edge.errors import CorruptFileError, MismatchError
+from mpt_edge.errors import CorruptFileError, InputError, MismatchError
 from mpt_edge.formats import tensors
 from mpt_edge.formats.linear_head import LinearHead
 from mpt_edge.formats.placement import Placement
@@ -86,6 +86,11 @@ class SharedPrompt:
     """License of the training data."""
     head: LinearHead | None = field(default=None, repr=False)
     """Linear head of all its tasks, as PEFT saves it."""
+
+    def __post_init__(self) -> None:
+        """Refuse values of other types. Raises InputError."""
+        if not isinstance(self.values, np.ndarray) or not isinstance(self.placement, Placement):
+            raise InputError("a prompt has a numpy array of values and a Placement; pass these.")
 
     @property
     def length(self) -> int:

@@ -117,6 +117,13 @@ class TaskFile:
     token_types: bool = field(default=True, repr=False)
     """Whether segment ids mark the second text of a pair, where the backbone reads them."""
 
+    def __post_init__(self) -> None:
+        """Refuse vectors, names and labels of other types. Raises InputError."""
+        if not isinstance(self.u, np.ndarray) or not isinstance(self.v, np.ndarray):
+            raise InputError("u and v of a task are numpy arrays; pass these, in float16 or float32.")
+        if not isinstance(self.name, str) or isinstance(self.labels, str):
+            raise InputError("a task has a str as its name and a tuple of labels; pass these.")
+
     @property
     def head_class(self) -> type[HeadType]:
         """The head type's class. Raises CorruptFileError for an unknown name."""

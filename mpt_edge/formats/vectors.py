@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from mpt_edge._files import user_path
-from mpt_edge.errors import InputError, MismatchError
+from mpt_edge._files import check_listable, user_path
+from mpt_edge.errors import CorruptFileError, InputError, MismatchError
+from mpt_edge.formats.manifest import MANIFEST, Manifest, read_manifest
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
 
 #: Subfolders, and the suffix of every file in them.
 PROMPTS, TASKS, SUFFIX = "prompts", "tasks", ".safetensors"
+
+#: Subfolder of a bundle with the tasks that were installed since its export.
+INSTALLED = "installed"
 
 
 def prompt_key(name: str) -> str:
@@ -34,7 +38,8 @@ def task_names(keys: Iterable[str]) -> list[str]:
 class VectorFolder:
     """Shared prompts and tasks in one folder; a missing folder has none.
 
-    A bundle is such a folder too. Only `mpt_edge.Bundle` compares its files with the manifest.
+    A bundle is such a folder too: its manifest leads to the tasks that were installed. Only `mpt_edge.Bundle`
+    compares its files with the manifest.
     """
 
     path: Path
@@ -49,7 +54,7 @@ class VectorFolder:
 
     def task_path(self, name: str) -> Path:
         """Return the path of a task, present or not."""
-        return self.path / task_key(name)
+        return self.task_files.get(name, self.path / task_key(name))
 
     @property
     def prompt_files(self) -> dict[str, Path]:
@@ -58,13 +63,26 @@ class VectorFolder:
 
     @property
     def task_files(self) -> dict[str, Path]:
-        """Files of the tasks by name, in the order of their paths."""
-        return self._files(TASKS)
+        """Files of the tasks by name, in the order of the names."""
+        plain, manifest = self._files(TASKS), self._manifest()
+        if manifest is None:
+            return plain
+        retired = {self.path / path for path in manifest.retired}
+        kept = {name: path for name, path in plain.items() if path not in retired}
+        stored = {name: manifest.stored(task_key(name)) for name in task_names(manifest.files)}
+        moved = {name: self.path / path for name, path in stored.items() if path != task_key(name)}
+        return dict(sorted((kept | moved).items(), key=lambda item: task_key(item[0])))
+
+    @property
+    def files_by_key(self) -> dict[str, Path]:
+        """All files by the path that an export gives them, prompts first."""
+        prompts = {prompt_key(name): path for name, path in self.prompt_files.items()}
+        return prompts | {task_key(name): path for name, path in self.task_files.items()}
 
     @property
     def files(self) -> list[Path]:
         """All files, prompts first."""
-        return [*self.prompt_files.values(), *self.task_files.values()]
+        return list(self.files_by_key.values())
 
     def prompts(self) -> dict[str, SharedPrompt]:
         """Read all shared prompts. Raises CorruptFileError for a file that is none."""
@@ -76,7 +94,7 @@ class VectorFolder:
 
     def save(self, item: SharedPrompt | TaskFile) -> Path:
         """Write a shared prompt or a task under its name, atomically, and return its path."""
-        path = self.task_path(item.name) if isinstance(item, TaskFile) else self.prompt_path(item.name)
+        path = self.path / (task_key if isinstance(item, TaskFile) else prompt_key)(item.name)
         item.save(path)
         return path
 
@@ -122,15 +140,25 @@ class VectorFolder:
             raise MismatchError(f"the task {task.name!r} scales another prompt than {path}; copy the right one there.")
         return shared
 
+    def _manifest(self) -> Manifest | None:
+        """Return a bundle's manifest; None where there is none, or where no installed task depends on it."""
+        path, installed = self.path / MANIFEST, self.path / INSTALLED
+        if not path.is_file():
+            return None
+        try:
+            return read_manifest(path)
+        except CorruptFileError as error:
+            if not installed.is_dir():
+                return None
+            raise CorruptFileError(
+                f"{path} cannot be used, and only it names the installed tasks; restore it, or delete {installed} to "
+                "go on without them."
+            ) from error
+
     def _files(self, kind: str) -> dict[str, Path]:
         folder = self.path / kind
-        try:
-            paths = sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)  # glob hides what it cannot read
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except OSError as error:
-            raise InputError(f"cannot read {folder} ({error.strerror}); check its permissions.") from error
-        return {path.stem: path for path in paths}
+        check_listable(folder)
+        return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
 
 
 def _composed_prompt(task: TaskFile) -> SharedPrompt | None:

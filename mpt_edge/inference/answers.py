@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpt_edge._arrays import Floats
+from mpt_edge.inference.arguments import check_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,8 @@ class Prediction(Answer):
     """Cosine similarity of the text to every label, -1 to 1; empty for head types that compare nothing."""
 
     def top_k(self, k: int) -> list[tuple[str, float]]:
-        """Return the ``k`` likeliest labels with their probabilities, best first."""
+        """Return the ``k`` likeliest labels with their probabilities, best first. Raises InputError for no number."""
+        k = check_count(k, "number of labels")
         return sorted(self.scores.items(), key=lambda item: -item[1])[:k]
 
     @property

@@ -22,7 +22,6 @@ from mpt_edge.inference.numerics import pool, unit
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
 from mpt_edge.inference.runtime.kv_cache import stack
 from mpt_edge.inference.runtime.session import SessionOptions
-from mpt_edge.inference.task import Texts
 from mpt_edge.inference.text import NO_TOKENS, Batch, Encoded, Text, render, try_validate
 
 
@@ -112,24 +111,22 @@ class EncoderModel(Model):
             answers[i] = _head(requests[i].task).answer(scores, requests[i].row)
         return [answers[i] for i in range(len(requests))]
 
-    def _scores(self, texts: Texts, task: SelectedTask) -> list[Floats]:
+    def _scores(self, texts: Sequence[object], task: SelectedTask) -> list[Floats]:
         requests = all_valid(self._prepare(texts, [task] * len(texts), {}))
         scores = dict(self._scored(requests, BATCH_SIZE))
         return [scores[i] for i in range(len(requests))]
 
-    def _embed(self, texts: Text | Texts, task: SelectedTask | None, *, normalize: bool) -> Floats:
-        given: Sequence[Text] = texts if isinstance(texts, list) else [texts]
+    def _embed(self, texts: Sequence[object], task: SelectedTask | None, *, normalize: bool) -> Floats:
         if task is None:
-            rows = self._bare_rows(given)
+            rows = self._bare_rows(texts)
         else:
-            rows = [request.row for request in all_valid(self._prepare(given, [task] * len(given), {}))]
+            rows = [request.row for request in all_valid(self._prepare(texts, [task] * len(texts), {}))]
         pooled = self._pooled(rows, task)
-        vectors = unit(pooled) if normalize else pooled
-        return vectors if isinstance(texts, list) else vectors[0]
+        return unit(pooled) if normalize else pooled
 
-    def _bare_rows(self, texts: Sequence[Text]) -> list[Encoded]:
+    def _bare_rows(self, texts: Sequence[object]) -> list[Encoded]:
         """Tokenize texts and pairs of texts for the backbone alone. Raises InputError."""
-        inputs = [Inputs.PAIR if isinstance(text, tuple) else Inputs.TEXT for text in texts]
+        inputs = [Inputs.PAIR if isinstance(text, tuple | list) else Inputs.TEXT for text in texts]
         valid: list[Text] = all_valid([try_validate(*item) for item in zip(texts, inputs, strict=True)])
         rows = self.texts.encode(valid, self.manifest.max_length)
         return all_valid([row if self._has_tokens(row) else InputError(NO_TOKENS) for row in rows])

@@ -12,6 +12,7 @@ from mpt_edge.formats.manifest import Family
 from mpt_edge.formats.placement import Layout
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Answer, Stream
+from mpt_edge.inference.arguments import check_name, check_text
 from mpt_edge.inference.batching import MAX_TOKENS, by_length
 from mpt_edge.inference.generation.choice import likelihoods
 from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid
@@ -68,9 +69,9 @@ class GenerativeModel(Model):
             InputError: the text cannot be read, or the target has no tokens.
             UnknownTaskError: there is no such task.
         """
-        selected = self._select(task)
+        selected = self._select(check_name(task))
         (request,) = all_valid(self._prepare([text], [selected], {}))
-        (tokens,) = self.texts.continuations([target])
+        (tokens,) = self.texts.continuations([check_text(target, "target text")])
         if not tokens:
             raise InputError("the target text has no tokens; pass at least one word.")
         limit = self._options(selected, {}).max_new_tokens

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn, Unpack, overload
 
 import numpy as np
@@ -19,6 +18,15 @@ from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Answer, Prediction, Stream
+from mpt_edge.inference.arguments import (
+    check_class,
+    check_count,
+    check_name,
+    inputs_of,
+    is_single,
+    task_names,
+    text_list,
+)
 from mpt_edge.inference.heads.base import Request, SelectedTask, all_valid
 from mpt_edge.inference.task import A, Task, Texts
 from mpt_edge.inference.text import Text, TextEncoder, try_validate
@@ -76,7 +84,9 @@ class Model(ABC):
             CorruptFileError: its file is damaged.
             MismatchError: it was made for another backbone, tokenizer or prompt, or answers otherwise.
         """
-        selected = self._select(name)
+        selected = self._select(check_name(name))
+        if answers is not None:
+            check_class(answers, Answer)
         given = selected.head.answer_type
         if answers is not None and not issubclass(given, answers):
             raise MismatchError(f"{name!r} answers with {given.__name__}, not {answers.__name__}; pass that class.")
@@ -91,7 +101,7 @@ class Model(ABC):
             CorruptFileError: it is no task file.
             MismatchError: it was made for another backbone, tokenizer or prompt.
         """
-        file = TaskFile.load(Path(path))
+        file = TaskFile.load(path)
         self.bundle.check_fit(file)
         with self._lock:
             self._selected[file.name] = self._compose(file)
@@ -100,8 +110,8 @@ class Model(ABC):
     @overload
     def run(
         self,
-        texts: Sequence[Text],
-        tasks: str | Sequence[str],
+        texts: Texts,
+        tasks: str | Iterable[str],
         *,
         batch_size: int = BATCH_SIZE,
         **options: Unpack[GenerationKwargs],
@@ -109,8 +119,8 @@ class Model(ABC):
     @overload
     def run(
         self,
-        texts: Sequence[Text],
-        tasks: str | Sequence[str],
+        texts: Texts,
+        tasks: str | Iterable[str],
         *,
         answers: type[A],
         batch_size: int = BATCH_SIZE,
@@ -118,8 +128,8 @@ class Model(ABC):
     ) -> list[A]: ...
     def run(
         self,
-        texts: Sequence[Text],
-        tasks: str | Sequence[str],
+        texts: Texts,
+        tasks: str | Iterable[str],
         *,
         answers: type[Answer] | None = None,
         batch_size: int = BATCH_SIZE,
@@ -128,8 +138,8 @@ class Model(ABC):
         """Answer texts of several tasks in mixed batches; row i runs under its own task.
 
         Args:
-            texts: texts, or pairs of texts.
-            tasks: one task for all, or one per text.
+            texts: a list of texts or of pairs of texts, or another iterable of them, such as a generator.
+            tasks: the name of one task for all, or one name per text.
             answers: class of the answers, for type checkers; nothing is checked.
             batch_size: maximum rows in one run of the graph.
             options: options for text generation, for all rows; see `mpt_edge.GenerationOptions`.
@@ -142,7 +152,7 @@ class Model(ABC):
         return self.answer(all_valid(self.prepare(texts, tasks, **options)), batch_size=batch_size)
 
     def prepare(
-        self, texts: Sequence[object], tasks: str | Sequence[str], **options: Unpack[GenerationKwargs]
+        self, texts: Iterable[object], tasks: str | Iterable[str], **options: Unpack[GenerationKwargs]
     ) -> list[Request | MptEdgeError]:
         """Validate and tokenize texts, for `answer`. Arguments are those of `run`.
 
@@ -152,13 +162,10 @@ class Model(ABC):
         Raises:
             InputError: the lengths differ, or an option cannot be used.
         """
-        if isinstance(texts, str):
-            raise InputError("the texts are one text; pass a list of texts.")
-        names = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
-        if len(names) != len(texts):
-            raise InputError(f"{len(texts)} texts but {len(names)} tasks; pass one task, or one for each text.")
+        given = text_list(texts)
+        names = task_names(tasks, len(given))
         selected = {name: self._try_select(name) for name in dict.fromkeys(names)}
-        return self._prepare(texts, [selected[name] for name in names], options)
+        return self._prepare(given, [selected[name] for name in names], options)
 
     def answer(self, requests: Sequence[Request], *, batch_size: int = BATCH_SIZE) -> list[Answer]:
         """Answer prepared requests in mixed batches.
@@ -168,11 +175,9 @@ class Model(ABC):
             batch_size: maximum rows in one run of the graph.
 
         Raises:
-            InputError: the batch size is below 1.
+            InputError: the batch size is no number, or below 1.
         """
-        if batch_size < 1:
-            raise InputError(f"a batch size of {batch_size} is not possible; pass 1 or more.")
-        return self._answer(requests, batch_size)
+        return self._answer(requests, check_count(batch_size, "batch size"))
 
     def embed(self, texts: Text | Texts, *, normalize: bool = True) -> Floats:
         """Return the embeddings of texts by the bare backbone, without any prompt.
@@ -187,7 +192,8 @@ class Model(ABC):
         Raises:
             InputError: a text cannot be read, or the model is no encoder.
         """
-        return self._embed(texts, None, normalize=normalize)
+        vectors = self._embed(inputs_of(texts), None, normalize=normalize)
+        return vectors[0] if is_single(texts) else vectors
 
     def __repr__(self) -> str:
         """Show class, bundle, backbone and number of tasks."""
@@ -219,10 +225,10 @@ class Model(ABC):
     def _stream(self, text: object, task: SelectedTask, options: GenerationKwargs) -> Stream:  # noqa: ARG002
         raise InputError(f"{task.file.name!r} generates no text; call it instead.")
 
-    def _embed(self, texts: Text | Texts, task: SelectedTask | None, *, normalize: bool) -> Floats:  # noqa: ARG002
+    def _embed(self, texts: Sequence[object], task: SelectedTask | None, *, normalize: bool) -> Floats:  # noqa: ARG002
         raise InputError(f"{self.bundle.folder} is a generative model, which has no embeddings; use an encoder.")
 
-    def _scores(self, texts: Texts, task: SelectedTask) -> list[Floats]:  # noqa: ARG002
+    def _scores(self, texts: Sequence[object], task: SelectedTask) -> list[Floats]:  # noqa: ARG002
         raise InputError(f"{task.file.name!r} is a task of a generative model, which has no such scores; call it.")
 
     def _run(self, texts: Sequence[object], task: SelectedTask, options: GenerationKwargs) -> list[Answer]:

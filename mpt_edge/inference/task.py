@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, NoReturn, Protocol, TypeVar, Unpack, cast, overload
 
 from mpt_edge._arrays import Floats
 from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.inference.answers import Answer, Stream
+from mpt_edge.inference.arguments import inputs_of, is_single, text_list
 from mpt_edge.inference.heads.base import Head, SelectedTask
 from mpt_edge.inference.text import Text
 
 A = TypeVar("A", bound=Answer)
 
-#: A list of texts, or of pairs of texts.
-Texts = list[Text] | list[str] | list[tuple[str, str]]
+#: A list of texts or of pairs of texts, or another iterable of them that has an order.
+Texts = Iterable[Text]
 
 
 class TaskRunner(Protocol):
@@ -26,9 +27,9 @@ class TaskRunner(Protocol):
 
     def _stream(self, text: object, task: SelectedTask, options: GenerationKwargs) -> Stream: ...
 
-    def _embed(self, texts: Text | Texts, task: SelectedTask | None, *, normalize: bool) -> Floats: ...
+    def _embed(self, texts: Sequence[object], task: SelectedTask | None, *, normalize: bool) -> Floats: ...
 
-    def _scores(self, texts: Texts, task: SelectedTask) -> list[Floats]: ...
+    def _scores(self, texts: Sequence[object], task: SelectedTask) -> list[Floats]: ...
 
 
 class Task(Generic[A]):
@@ -76,22 +77,24 @@ class Task(Generic[A]):
         return self._selected.prompt
 
     @overload
-    def __call__(self, text: Text, **options: Unpack[GenerationKwargs]) -> A: ...
+    # A str is an iterable of texts too, and the first overload that fits is taken.
+    def __call__(self, text: Text, **options: Unpack[GenerationKwargs]) -> A: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, text: Texts, **options: Unpack[GenerationKwargs]) -> list[A]: ...
     def __call__(self, text: Text | Texts, **options: Unpack[GenerationKwargs]) -> A | list[A]:
         """Answer one text, or each of a list of texts, in order.
 
         Args:
-            text: the input.
+            text: a text, a pair of texts (a tuple), or a list of either. A generator, an array or a column of a
+                table is read as a list.
             options: options for text generation; see `mpt_edge.GenerationOptions`.
 
         Raises:
             InputError: a text is empty or not of the task's kind, or an option cannot be used.
         """
-        texts = text if isinstance(text, list) else [text]
+        texts = inputs_of(text)
         answers = cast("list[A]", self._model._run(texts, self._selected, options))
-        return answers if isinstance(text, list) else answers[0]
+        return answers[0] if is_single(text) else answers
 
     def stream(self, text: Text, **options: Unpack[GenerationKwargs]) -> Stream:
         """Generate a text piece by piece; pieces are whole characters.
@@ -114,7 +117,8 @@ class Task(Generic[A]):
         Raises:
             InputError: a text cannot be read, or the model is no encoder.
         """
-        return self._model._embed(texts, self._selected, normalize=normalize)
+        vectors = self._model._embed(inputs_of(texts), self._selected, normalize=normalize)
+        return vectors[0] if is_single(texts) else vectors
 
     def scores(self, texts: Texts) -> list[Floats]:
         """Return the raw scores that answers are made of, before any softmax.
@@ -126,7 +130,7 @@ class Task(Generic[A]):
         Raises:
             InputError: a text cannot be read, or the model is no encoder.
         """
-        return self._model._scores(texts, self._selected)
+        return self._model._scores(text_list(texts), self._selected)
 
     def __repr__(self) -> str:
         """Show name, head type and number of labels."""

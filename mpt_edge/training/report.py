@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mpt_edge._files import atomic_write
+from mpt_edge._files import atomic_write, check_listable
 from mpt_edge.errors import InputError
 from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.taskfile import TaskFile
@@ -46,7 +46,9 @@ def write_report(folder: Path, output: Path) -> None:
 
     Raises:
         InputError: the folder holds no run.
+        CorruptFileError: it cannot be read.
     """
+    check_listable(folder)
     runs = sorted(path.parent for path in folder.rglob(LOG))
     if not runs:
         raise InputError(f"{folder} holds no run (no {LOG}); pass the folder of a training run.")

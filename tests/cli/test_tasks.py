@@ -19,6 +19,7 @@ from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.generative_model import GenerativeModel
 from tests.support import commands
+from tests.support.bundles import previous_path, task_path
 from tests.support.outcomes import done, refused
 from tests.support.writers import TEXTS
 
@@ -134,7 +135,7 @@ def test_install_and_run(tasks: Command, bundle: Path, make: Callable[..., Path]
     said = done(tasks("install", path))
     assert said == f"installed fresh ({path.stat().st_size:,} bytes) in {bundle}\n"
     assert list(listed(tasks)) == ["fresh", *NAMES]
-    assert (bundle / "tasks" / "fresh.safetensors").read_bytes() == path.read_bytes()
+    assert task_path(bundle, "fresh").read_bytes() == path.read_bytes()
     row = json.loads(done(commands.run_here("run", "-b", bundle, "--json", "--task", "fresh", "a witty film")))
     original = mpt_edge.load(bundle).task("sentiment")("a witty film")  # of the same vectors, by other names
     assert row["label"] == {"bad": "no", "good": "yes"}[original.label]
@@ -152,16 +153,16 @@ def test_install_replaces_an_older_version_only(tasks: Command, make: Callable[.
 
 
 def test_rollback_restores_the_replaced_version(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
-    first = (bundle / "tasks" / "sentiment.safetensors").read_bytes()
+    first = task_path(bundle, "sentiment").read_bytes()
     done(tasks("install", make(version=2)))
-    second = (bundle / "tasks" / "sentiment.safetensors").read_bytes()
+    second = task_path(bundle, "sentiment").read_bytes()
     assert done(tasks("rollback", "sentiment")) == f"rolled sentiment back to version 1 in {bundle}\n"
-    assert (bundle / "tasks" / "sentiment.safetensors").read_bytes() == first
+    assert task_path(bundle, "sentiment").read_bytes() == first
     done(tasks("verify"))
     done(tasks("rollback", "sentiment"))
-    assert (bundle / "tasks" / "sentiment.safetensors").read_bytes() == second
+    assert task_path(bundle, "sentiment").read_bytes() == second
     done(tasks("remove", "sentiment"))
-    assert not (bundle / "previous" / "sentiment.safetensors").exists()
+    assert not any("sentiment" in name for name in Bundle.open(bundle).manifest.files)
     done(tasks("verify"))
 
 
@@ -180,7 +181,7 @@ def test_rollback_without_an_earlier_version(tasks: Command) -> None:
 
 def test_rollback_to_a_damaged_file_changes_nothing(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
     done(tasks("install", make(version=2)))
-    kept = bundle / "previous" / "sentiment.safetensors"
+    kept = previous_path(bundle, "sentiment")
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")
     assert "is damaged" in refused(tasks("rollback", "sentiment"))
     assert listed(tasks)["sentiment"]["version"] == 2
@@ -233,17 +234,19 @@ def test_install_of_a_prompt_file(tasks: Command, bundle: Path) -> None:
     assert "is not a task file this version reads" in refused(tasks("install", bundle / "prompts" / "mpt.safetensors"))
 
 
-def test_install_while_another_process_writes(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
-    lock = bundle / ".lock"
-    lock.touch()
-    assert f"wait, or delete {lock} if none is." in refused(tasks("install", make(name="fresh")))
-    assert lock.exists()
+def test_install_of_several_files(tasks: Command, bundle: Path, make: Callable[..., Path], tmp_path: Path) -> None:
+    files = [make(name=name).rename(tmp_path / name) for name in ("one", "two")]
+    bad = make(name="three", tokenizer="0" * 64)
+    assert "the task 'three' was made for another tokenizer" in refused(tasks("install", *files, bad))
+    assert list(listed(tasks)) == NAMES
+    said = done(tasks("install", *files)).splitlines()
+    assert said == [f"installed {path.name} ({path.stat().st_size:,} bytes) in {bundle}" for path in files]
+    assert list(listed(tasks)) == ["one", *NAMES, "two"]
 
 
 def test_remove(tasks: Command, bundle: Path) -> None:
     assert done(tasks("remove", "topic")) == f"removed topic from {bundle}\n"
     assert list(listed(tasks)) == ["same", "sentiment"]
-    assert not (bundle / "tasks" / "topic.safetensors").exists()
     assert not (bundle / ".lock").exists()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from mpt_edge._locks import locked
 from mpt_edge.errors import InputError
+from mpt_edge.formats.bundle import LOCK
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.staging import check_output, replacing_folder
@@ -102,3 +105,20 @@ def test_leftovers_of_killed_exports_are_removed_a_day_later(tmp_path: Path) -> 
     with replacing_folder(tmp_path / "b"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["b", *kept])
+
+
+def test_folder_is_not_replaced_during_a_change(folder: Path) -> None:
+    done = threading.Event()
+
+    def replace() -> None:
+        with replacing_folder(folder) as staging:
+            (staging / "bundle.json").write_text("new")
+        done.set()
+
+    with locked(folder / LOCK):
+        thread = threading.Thread(target=replace)
+        thread.start()
+        assert not done.wait(0.1)
+        assert (folder / "bundle.json").read_text() == "old"
+    thread.join(30)
+    assert read_files(folder) == {"bundle.json": b"new"}

@@ -1,4 +1,4 @@
-"""Weights in a file of their own: what is large lies there once, on pages, and reads as before."""
+"""Weights beside graphs: large tensors are stored once, on memory pages, and read unchanged."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def offsets(path: Path) -> dict[str, int]:
     return {t.name: int(entry.value) for t in tensors for entry in t.external_data if entry.key == "offset"}
 
 
-def test_equal_weights_lie_once_whatever_they_are_called(tmp_path: Path) -> None:
+def test_equal_weights_are_stored_once_whatever_their_names(tmp_path: Path) -> None:
     first = {"table": LARGE, "small": np.ones(3, np.float32), "turned": LARGE.reshape(2, 256)}
     second = {"head": LARGE, "other": LARGE + 1}
     one, two, weights = (tmp_path / name for name in ("one.onnx", "two.onnx", "weights"))
     save_graphs({one: graph(**first), two: graph(**second)}, weights)
     assert (offsets(one)["table"], offsets(two)["head"]) == (0, 0)
     assert "small" not in offsets(one)
-    assert all(place % 4096 == 0 for path in (one, two) for place in offsets(path).values())
+    assert all(offset % 4096 == 0 for path in (one, two) for offset in offsets(path).values())
     assert weights.stat().st_size == 2 * 4096 + LARGE.nbytes
     for path, given in ((one, first), (two, second)):
         for tensor in onnx.load(path).graph.initializer:

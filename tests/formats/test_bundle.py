@@ -6,18 +6,21 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mpt_edge
+from mpt_edge._locks import locked
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.formats.bundle import Bundle
-from mpt_edge.formats.bundle_reader import MANIFEST
+from mpt_edge.formats.bundle import LOCK, Bundle, previous_key
+from mpt_edge.formats.history import MAX_RECORDS
+from mpt_edge.formats.manifest import MANIFEST
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
-from tests.support.bundles import PROMPT, TASK, edit, flip
+from tests.support.bundles import PROMPT, TASK, edit, flip, task_path
 from tests.support.encoders import make_task
 
 LABELS = {"no": "bad", "yes": "good"}
@@ -29,24 +32,31 @@ def test_install_and_remove(folder: Path, task_file: MakeTask) -> None:
     bundle = Bundle.open(folder)
     assert bundle.install(source).name == "fresh"
     assert bundle.task_names == Bundle.open(folder).task_names == ["fresh", "same", "sentiment", "topic"]
-    assert (folder / "tasks" / "fresh.safetensors").read_bytes() == source.read_bytes()
+    path = task_path(folder, "fresh")
+    assert path.parent == folder / "installed"
+    assert path.read_bytes() == source.read_bytes()
     assert Bundle.open(folder).task("fresh").labels == ("no", "yes")
     bundle.remove("fresh")
     assert bundle.task_names == Bundle.open(folder).task_names == ["same", "sentiment", "topic"]
-    assert not (folder / "tasks" / "fresh.safetensors").exists()
     leftovers = [p.name for p in folder.rglob(".*")]
     assert leftovers == []
+    assert path.exists()  # a reader may have read the old manifest
+    bundle.remove("topic")
+    assert not (folder / "installed").exists()
+    assert (folder / TASK).exists()
+    bundle.install(source)
+    assert not (folder / TASK).exists()
 
 
-def test_remove_leaves_no_empty_folder_of_replaced_files(folder: Path, task_file: MakeTask) -> None:
+def test_files_of_a_change_stay_for_one_more(folder: Path, task_file: MakeTask) -> None:
     bundle = Bundle.open(folder)
-    for name in ("fresh", "other"):
-        bundle.install(task_file(name))
-        bundle.install(task_file(name, version=2))
-    bundle.remove("fresh")
-    assert [path.name for path in (folder / "previous").iterdir()] == ["other.safetensors"]
-    bundle.remove("other")
-    assert not (folder / "previous").exists()
+    seen = []
+    for version in range(1, 6):
+        bundle.install(task_file(version=version))
+        seen.append(task_path(folder, "fresh").name)
+    present = {path.name for path in (folder / "installed").iterdir()}
+    assert present == {*seen[-3:]}  # in use, kept for a rollback, and retired by the last change
+    assert bundle.manifest.retired == (f"installed/{seen[-3]}",)
 
 
 def test_remove_of_an_unknown_task(folder: Path) -> None:
@@ -91,19 +101,28 @@ def test_install_of_a_file_that_is_no_task(folder: Path, tmp_path: Path, content
 
 
 def test_lock(folder: Path, task_file: MakeTask) -> None:
-    lock = folder / ".lock"
-    lock.touch()
+    lock = folder / LOCK
     before = (folder / MANIFEST).read_bytes()
     bundle = Bundle.open(folder)
-    for change in (lambda: bundle.install(task_file()), lambda: bundle.remove("topic")):
-        with pytest.raises(InputError, match=r"another process is changing .*\.lock"):
-            change()
-    assert lock.exists()  # another's lock stays
-    assert (folder / MANIFEST).read_bytes() == before
-    assert bundle.task("topic").name == "topic"  # reading needs no lock
-    lock.unlink()
+    with locked(lock):
+        for change in (
+            lambda: bundle.install(task_file(), wait=0.02),
+            lambda: bundle.remove("topic", wait=0.02),
+            lambda: bundle.rollback("topic", wait=0.02),
+        ):
+            with pytest.raises(InputError, match=r"another process has been changing .*/bundle for 0\.02 s; try again"):
+                change()
+        assert lock.exists()  # another's lock stays
+        assert (folder / MANIFEST).read_bytes() == before
+        assert bundle.task("topic").name == "topic"  # reading needs no lock
     bundle.remove("topic")
     assert not lock.exists()
+
+
+def test_lock_file_of_a_killed_process_locks_nothing(folder: Path) -> None:
+    (folder / LOCK).write_text("left over")
+    Bundle.open(folder).remove("topic", wait=0)
+    assert not (folder / LOCK).exists()
 
 
 def test_two_writers_do_not_lose_each_others_change(folder: Path, task_file: MakeTask) -> None:
@@ -124,7 +143,9 @@ def test_failed_write_leaves_the_old_manifest(
 
     bundle = Bundle.open(folder)
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        InputError, match=r"stays as it was \(No space left on device\); free some space, and try again"
+    ):
         bundle.install(source)
     monkeypatch.undo()
     assert list(folder.rglob(".*")) == []
@@ -189,9 +210,53 @@ def test_rollback_repairs_and_keeps_nothing_damaged(
     bundle = Bundle.open(folder)
     bundle.install(task_file(version=1))
     bundle.install(task_file(version=2))
-    damage(folder / "tasks" / "fresh.safetensors")
+    damage(task_path(folder, "fresh"))
     assert bundle.rollback("fresh").version == 1
     assert Bundle.open(folder).task("fresh").version == 1
     with pytest.raises(InputError, match="has no earlier version"):
         bundle.rollback("fresh")
-    assert not list(folder.glob("previous/*"))
+    assert previous_key("fresh") not in Bundle.open(folder).manifest.files
+
+
+def test_install_of_several_is_one_change(folder: Path, task_file: MakeTask) -> None:
+    bundle = Bundle.open(folder)
+    before = (folder / MANIFEST).read_bytes()
+    with pytest.raises(CorruptFileError, match="cannot read"):
+        bundle.install_all([task_file("one"), folder / "none"])
+    with pytest.raises(InputError, match="two of the files hold the task 'one'; leave one out"):
+        bundle.install_all([task_file("one"), task_file("one")])
+    bad = task_file("bad", backbone="0" * 64)
+    with pytest.raises(MismatchError):
+        bundle.install_all([task_file("one"), bad])
+    assert (folder / MANIFEST).read_bytes() == before
+    assert [task.name for task in bundle.install_all([task_file("one"), task_file("two")])] == ["one", "two"]
+    assert Bundle.open(folder).task_names == ["one", "same", "sentiment", "topic", "two"]
+
+
+def test_history(folder: Path, task_file: MakeTask) -> None:
+    bundle = Bundle.open(folder)
+    assert bundle.manifest.changes == ()
+    bundle.install_all([task_file("fresh", version=1), task_file("other", version=3)])
+    bundle.install(task_file("fresh", version=2))
+    digest = bundle.manifest.files["tasks/fresh.safetensors"]["sha256"]
+    bundle.rollback("fresh")
+    bundle.remove("other")
+    records = Bundle.open(folder).manifest.changes
+    assert [(record.action, record.task, record.version) for record in records] == [
+        ("install", "fresh", 1),
+        ("install", "other", 3),
+        ("install", "fresh", 2),
+        ("rollback", "fresh", 1),
+        ("remove", "other", 3),
+    ]
+    assert records[2].sha256 == digest
+    assert records[3].sha256 == bundle.manifest.files["tasks/fresh.safetensors"]["sha256"]
+    assert all(datetime.fromisoformat(record.when).tzinfo == UTC for record in records)
+
+
+def test_history_is_bounded(folder: Path, task_file: MakeTask) -> None:
+    bundle = Bundle.open(folder)
+    source = task_file()
+    for _ in range(MAX_RECORDS + 5):
+        bundle.install(source)
+    assert len(Bundle.open(folder).manifest.changes) == MAX_RECORDS

@@ -116,7 +116,7 @@ def test_link_to_a_folder_elsewhere(folder: Path, tmp_path: Path, name: str) -> 
 def test_link_to_no_file(folder: Path, name: str, target: str, reader: Callable[[Bundle], object]) -> None:
     (folder / name).unlink()
     (folder / name).symlink_to((folder / name) if target == "loop" else target)
-    with pytest.raises(CorruptFileError, match=f"{name} is missing"):
+    with pytest.raises(CorruptFileError, match=rf"{name} (is missing|\(Too many levels of symbolic links\))"):
         reader(Bundle.open(folder))
 
 

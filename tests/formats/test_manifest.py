@@ -84,7 +84,6 @@ def test_entry_that_is_no_object(folder: Path, entry: str) -> None:
         ("name", 3),
         ("family", "diffusion"),
         ("head_type", ["similarity"]),
-        ("head_type", "guess"),
         ("layout", "sideways"),
         ("prompt_position", "elsewhere"),
         ("prompt_position", None),

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpt_edge.formats.bundle_reader import MANIFEST
+from mpt_edge.formats.bundle import previous_key
+from mpt_edge.formats.manifest import MANIFEST, read_manifest
+from mpt_edge.formats.vectors import task_key
 
 TASK = "tasks/topic.safetensors"
 PROMPT = "prompts/mpt.safetensors"
@@ -18,6 +20,16 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     entries = json.loads((folder / MANIFEST).read_text("utf-8"))
     change(entries)
     (folder / MANIFEST).write_text(json.dumps(entries), "utf-8")
+
+
+def task_path(folder: Path, name: str) -> Path:
+    """Return the path of a task's file in a bundle."""
+    return folder / read_manifest(folder / MANIFEST).stored(task_key(name))
+
+
+def previous_path(folder: Path, name: str) -> Path:
+    """Return the path of the file that a task replaced in a bundle."""
+    return folder / read_manifest(folder / MANIFEST).stored(previous_key(name))
 
 
 def flip(path: Path, offset: int = -1) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.formats.bundle_reader import MANIFEST
+from mpt_edge.formats.manifest import MANIFEST
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
@@ -67,8 +67,8 @@ def _install(imported: Imported, bundle: Bundle) -> None:
     is_new = shared is not None and (listed is None or shared.fingerprint != listed["fingerprint"])
     with tempfile.TemporaryDirectory() as folder:
         vectors = VectorFolder(Path(folder))
-        for task in imported.tasks:
-            bundle.install(vectors.save(_with_own_prompt(task, shared) if shared and is_new else task))
+        tasks = [_with_own_prompt(task, shared) if shared and is_new else task for task in imported.tasks]
+        bundle.install_all([vectors.save(task) for task in tasks])
 
 
 def _with_own_prompt(task: TaskFile, shared: SharedPrompt) -> TaskFile:

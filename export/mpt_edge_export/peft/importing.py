@@ -110,7 +110,7 @@ def import_adapter(adapter: PeftAdapter, backbone: AnyBackbone, options: ImportO
 
 
 def _placement(backbone: AnyBackbone) -> Placement:
-    """Return the placement in which a backbone computes what PEFT computes.
+    """Return the placement in which a backbone gives the same answers as PEFT.
 
     In decoder-only models a prompt attends only to itself anyway, so it can be cached: that is the
     prefix layout. T5's encoder can be read both ways, so it takes PEFT's layout. Where positions are

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,15 @@ class SessionOptions:
     def __post_init__(self) -> None:
         """Refuse impossible options. Raises InputError."""
         limit = _MAX_THREADS_PER_CORE * (os.cpu_count() or 1)
-        if self.threads is not None and (type(self.threads) is not int or not 0 < self.threads <= limit):
+        is_count = isinstance(self.threads, Integral) and not isinstance(self.threads, bool)
+        if self.threads is not None and not (is_count and 0 < self.threads <= limit):
             raise InputError(f"{self.threads!r} threads are not possible here; pass 1 to {limit}, or leave it out.")
-        if isinstance(self.providers, str) or (self.providers is not None and not self.providers):
+        if self.providers is None:
+            return
+        if not isinstance(self.providers, list | tuple) or not self.providers:
             raise InputError("the providers are no list of names; pass a list such as ['CPUExecutionProvider'].")
         available = onnxruntime.get_available_providers()
-        for name in self.providers or ():
+        for name in self.providers:
             if name not in available:
                 raise InputError(
                     f"this ONNX Runtime has no provider {name!r}, only {', '.join(available)}; pass one of these, or "
@@ -58,7 +62,7 @@ def open_session(path: Path, options: SessionOptions | None = None) -> Any:
     """
     options = options or SessionOptions()
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads or 0
+    settings.intra_op_num_threads = int(options.threads or 0)
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import mpt_edge
 from mpt_edge.errors import InputError, MismatchError, UnknownTaskError, UnsupportedModelError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.linear_head import LinearHead
-from mpt_edge.formats.manifest import Family, MaskToken
+from mpt_edge.formats.manifest import Family
 from mpt_edge.formats.placement import PEFT_PLACEMENT, Placement
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
@@ -207,12 +206,9 @@ def test_refused_task_among_folded_ones_writes_nothing(root: Path, tmp_path: Pat
 
 def test_head_type_that_peft_lacks_is_refused(root: Path, tmp_path: Path) -> None:
     """A task at a mask may have PEFT's placement, and still has no task type there."""
-    bundle = Bundle.open(shutil.copytree(root / "bundle", tmp_path / "bundle"))
-    bundle.manifest = replace(bundle.manifest, mask=MaskToken(4, "[MASK]"))
-    name = "FEATURE_EXTRACTION-0"
+    bundle = Bundle.open(root / "bundle")
     words = {"head_type": "mask", "labels": ("a", "b"), "label_texts": (("a",), ("the",)), "template": "{text} [MASK]"}
-    replace(bundle.task(name), training={}, **words).save(tmp_path / "t")
-    bundle._put({f"tasks/{name}.safetensors": (tmp_path / "t").read_bytes()})
+    task = replace(bundle.task("FEATURE_EXTRACTION-0"), name="masked", training={}, **words)
     with pytest.raises(UnsupportedModelError, match="has the head type mask, which PEFT has no task type for"):
-        export_adapter(bundle, [name], tmp_path / "a")
+        export_adapter(beside(bundle, task), ["masked"], tmp_path / "a")
     assert not (tmp_path / "a").exists()

@@ -1,4 +1,4 @@
-"""Streamed text against the whole decoded at once: whole characters, and the real tokenizers."""
+"""Streamed text against text decoded at once: whole characters, stop texts, and real tokenizers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES = sorted((SHARED / "weights").rglob("tokenizer.json"))
 
 
 def byte_fallback() -> Tokenizer:
-    """A tokenizer in Llama's manner, which spells most characters in bytes."""
+    """Return a tokenizer like Llama's, which spells most characters in bytes."""
     vocabulary = {"<unk>": 0, **{f"<0x{i:02X}>": i + 1 for i in range(256)}}
     for character in "▁abcdefghijklmnopqrstuvwxyzHO,.!":
         vocabulary[character] = len(vocabulary)
@@ -39,9 +39,9 @@ def streamed(tokenizer: Tokenizer, text: str, before: str) -> None:
     front, ids = (tokenizer.encode(part, add_special_tokens=False).ids for part in (before, text))
     stream = TextStream(tokenizer, front)
     pieces = [stream.push(i) for i in ids] + [stream.finish()]
-    wanted = tokenizer.decode([*front, *ids])[len(tokenizer.decode(front)) :]
-    assert "".join(pieces) == stream.text == wanted
-    if "\ufffd" not in wanted:
+    expected = tokenizer.decode([*front, *ids])[len(tokenizer.decode(front)) :]
+    assert "".join(pieces) == stream.text == expected
+    if "\ufffd" not in expected:
         assert not any("\ufffd" in piece for piece in pieces)
 
 
@@ -60,7 +60,7 @@ def test_real_tokenizers(text: str, before: str) -> None:
         streamed(Tokenizer.from_file(str(file)), text, before)
 
 
-def test_what_may_be_a_stop_text_is_held_back() -> None:
+def test_a_possible_stop_text_is_held_back() -> None:
     tokenizer = byte_fallback()
     ids = tokenizer.encode("abc end of it", add_special_tokens=False).ids
     stream = TextStream(tokenizer, stop=("end.", "of"))
@@ -87,30 +87,30 @@ def test_beams_stop_where_a_stream_does(stop: tuple[str, ...], before: str) -> N
     tokenizer = byte_fallback()
     front, ids = (tokenizer.encode(text, add_special_tokens=False).ids for text in (before, "abc end 😀 of it"))
     stream, stops = TextStream(tokenizer, front, stop), stop_check(tokenizer, stop, front)
-    for place, token in enumerate(ids):
+    for position, token in enumerate(ids):
         stream.push(token)
-        assert stream.stopped == stops(ids[: place + 1])
+        assert stream.stopped == stops(ids[: position + 1])
         if stream.stopped:
             break
 
 
 @pytest.mark.parametrize("before", ["", "Once"])
-def test_beams_see_a_stop_text_behind_a_character_that_their_window_cuts(before: str) -> None:
+def test_beams_see_a_stop_text_after_a_character_that_their_window_cuts(before: str) -> None:
     """One byte without its character would spoil all bytes that follow it."""
     tokenizer = byte_fallback()
     front, ids = (tokenizer.encode(text, add_special_tokens=False).ids for text in (before, "日本語テスト한국어" * 3))
     stop = ("한국",)
     stream, stops = TextStream(tokenizer, front, stop), stop_check(tokenizer, stop, front)
-    for place, token in enumerate(ids, 1):
+    for position, token in enumerate(ids, 1):
         stream.push(token)
-        assert stops(ids[:place]) == stream.stopped, place
+        assert stops(ids[:position]) == stream.stopped, position
         if stream.stopped:
             break
     assert stream.text.strip() == "日本語テスト"
 
 
-def test_a_special_token_ends_a_text_where_it_is_asked_for() -> None:
-    """No text shows it, so it must be told by its number; what was held back comes out."""
+def test_a_special_token_as_stop_text() -> None:
+    """Decoded text never shows it, so its id counts. Text held back is released."""
     tokenizer = byte_level()
     tokenizer.add_special_tokens(["<|im_end|>"])
     ids = [*tokenizer.encode("ab", add_special_tokens=False).ids, tokenizer.token_to_id("<|im_end|>")]

@@ -38,6 +38,8 @@ from mpt_edge.training.settings import Settings, TeacherPlan
 from mpt_edge.training.source_stage import train_source
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support.adapters import shake
+from tests.support.commands import run_here
+from tests.support.counting import count_texts
 from tests.support.encoders import save_tokenizer
 from tests.support.stages import answers_as_trained, silent
 
@@ -157,6 +159,22 @@ def test_long_texts_lose_their_end_and_not_the_mask(trained: tuple[EncoderBackbo
     assert long.truncated
     assert long.scores == pytest.approx(task(" ".join(["atom"] * 12)).scores, abs=1e-6)
     assert not task("a [MASK] film").truncated  # masks of the text do not count
+
+
+def test_texts_are_tokenized_once(
+    trained: tuple[EncoderBackbone, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the model, and by the command with bad rows."""
+    task = mpt_edge.load(trained[1], threads=1).task("after")
+    seen = count_texts(monkeypatch)
+    task(TEXTS)
+    assert seen == [f"{text} was [MASK]" for text in TEXTS]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ("", *TEXTS)))
+    seen.clear()
+    options = ["--bundle", trained[1], "--threads", 1, "--json", "--on-error", "skip"]
+    result = run_here("run", "--task", "after", "--input", tmp_path / "rows.jsonl", *options)
+    assert len(result.stdout.splitlines()) == len(TEXTS)
+    assert [text for text in seen if "[MASK]" in text] == [f"{text} was [MASK]" for text in TEXTS]
 
 
 def test_the_mask_between_the_texts_of_a_pair(

@@ -1,4 +1,4 @@
-"""The other real model, with learned positions and local attention: the command against transformers' forward."""
+"""A real model with learned positions and local attention, through the command, against transformers' forward."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.no_grad()
 def reference(bundle: Path, text: str) -> str:
-    """Write greedily by whole passes; text counts from 0, and the prompt has no positions.
+    """Generate greedily by whole passes. Text positions count from 0, and the prompt has none.
 
-    transformers adds positions to whatever comes as embeddings, so the prompt's are taken off first.
+    transformers adds positions to all embeddings, so those of the prompt are subtracted first.
     """
     model = AutoModelForCausalLM.from_pretrained(NEO, dtype=torch.float32).eval()
     tokenizer, opened = AutoTokenizer.from_pretrained(NEO), Bundle.open(bundle)
@@ -51,20 +51,20 @@ def reference(bundle: Path, text: str) -> str:
     start = len(ids)
     while len(ids) < start + COUNT:
         rows = torch.cat([prompt, model.get_input_embeddings()(torch.tensor(ids))])[None]
-        places = torch.cat([torch.arange(len(prompt)), torch.arange(len(ids))])[None]
-        token = int(model(inputs_embeds=rows, position_ids=places).logits[0, -1].argmax())
+        positions = torch.cat([torch.arange(len(prompt)), torch.arange(len(ids))])[None]
+        token = int(model(inputs_embeds=rows, position_ids=positions).logits[0, -1].argmax())
         if token == tokenizer.eos_token_id:
             break
         ids.append(token)
     return str(tokenizer.decode(ids[start:], skip_special_tokens=True)).lstrip()
 
 
-def test_the_command_writes_what_transformers_writes(bundle: Path) -> None:
+def test_the_command_generates_what_transformers_generates(bundle: Path) -> None:
     """One text streamed, and three of different lengths in one batch."""
-    wanted = [reference(bundle, text) for text in TEXTS]
+    expected = [reference(bundle, text) for text in TEXTS]
     options = ["--bundle", bundle, "--task", "story", "--max-new-tokens", COUNT]
-    assert commands.run("run", *options, TEXTS[1]).stdout == wanted[1] + "\n"
+    assert commands.run("run", *options, TEXTS[1]).stdout == expected[1] + "\n"
     rows = commands.run("run", *options, "--json", *TEXTS).stdout.splitlines()
-    assert [json.loads(row)["output"] for row in rows] == wanted
-    assert len(set(wanted)) == len(TEXTS)
-    assert min(map(len, wanted)) > 10
+    assert [json.loads(row)["output"] for row in rows] == expected
+    assert len(set(expected)) == len(TEXTS)
+    assert min(map(len, expected)) > 10

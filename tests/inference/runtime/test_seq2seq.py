@@ -1,6 +1,6 @@
-"""T5 from training to the device: random weights, transformers' generate as the reference.
+"""T5 from training to the device: random weights, with transformers' generate as the reference.
 
-The tokenizer is T5's where it lies in ../shared/weights, and one made in its manner elsewhere.
+The tokenizer is T5's where ../shared/weights has it, and a similar one elsewhere.
 """
 
 from __future__ import annotations
@@ -14,31 +14,33 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from mpt_edge.training.stages import NewPrompt, Plan, train_source
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 import mpt_edge
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.formats.prompts import compose
-from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.manifest import Family
+from mpt_edge.formats.placement import Layout, Placement, PromptPosition
+from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.inference.answers import Generation
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.data.recipes import Recipe
+from mpt_edge.training.plan import NewPrompt, Plan
 from mpt_edge.training.settings import Settings, TeacherPlan
+from mpt_edge.training.source_stage import train_source
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support import commands
 from tests.support.places import SHARED
-from tests.support.stages import silent
+from tests.support.stages import answers_as_trained, silent
 
 TOKENIZER = SHARED / "weights" / "tokenizers" / "t5"
 TEXTS = ["The house is wonderful.", "Two plus two", "A cat sat on the mat and looked at the moon"]
 
 
 def save_tokenizer(folder: Path) -> None:
-    """Write a tokenizer of pieces of words; each text has an end behind it."""
+    """Write a tokenizer of pieces of words, which ends each text with a token."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     special = ["<pad>", "</s>", "<unk>"]
@@ -53,7 +55,7 @@ def save_tokenizer(folder: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of a small random T5 with its tokenizer."""
     place = tmp_path_factory.mktemp("t5") / "tiny-t5"
-    size = 32128 if TOKENIZER.is_dir() else 128  # more than there are pieces, as T5's own
+    size = 32128 if TOKENIZER.is_dir() else 128  # more than pieces, as in T5
     if TOKENIZER.is_dir():
         shutil.copytree(TOKENIZER, place)
     else:
@@ -64,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module", params=["prefix", "joint"])
+@pytest.fixture(scope="module", params=Layout)
 def trained(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train two tasks with teachers, and export them."""
     data = tmp_path_factory.mktemp("data")
@@ -76,7 +78,7 @@ def trained(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pyte
         "say",
         "say.jsonl",
         "say.jsonl",
-        kind="generation",
+        head_type="generation",
         template="say: {text}",
         max_length=24,
         max_target_length=6,
@@ -87,22 +89,21 @@ def trained(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pyte
     )
     backbone = open_backbone(str(folder))
     assert isinstance(backbone, GenerativeBackbone)
-    assert backbone.family == "seq2seq"
+    assert backbone.family is Family.SEQ2SEQ
     settings = Settings(epochs=2, batch_size=3, max_tasks=0, prompt_lr=0.3, task_lr=0.3)
     plan = Plan([say, choose], data, data / "run", settings)
-    teachers = TeacherPlan(folder=data / "teachers", epochs=1, rate=0.3)
+    teachers = TeacherPlan(folder=data / "teachers", epochs=1, lr=0.3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(data / "cache"))
-        train_source(
-            backbone, plan, NewPrompt(name="mpt", length=9, layout=request.param, entry="first_layer"), silent, teachers
-        )
+        prompt = NewPrompt(name="mpt", length=9, layout=request.param, position=PromptPosition.FIRST_LAYER)
+        train_source(backbone, plan, prompt, silent, teachers)
     export_bundle(ExportPlan(backbone, [data / "run"], data / "bundle"))
     return data / "bundle"
 
 
 @torch.no_grad()
 def test_text_is_that_of_transformers(folder: Path, trained: Path) -> None:
-    """The joint layout is what PEFT feeds; in the prefix layout the encoder's states are made by hand."""
+    """Both layouts, with the encoder's layers run one by one."""
     model = mpt_edge.load(trained, threads=1)
     plain = T5ForConditionalGeneration.from_pretrained(folder).eval()
     tokenizer, bundle = AutoTokenizer.from_pretrained(folder), Bundle.open(trained)
@@ -116,19 +117,19 @@ def test_text_is_that_of_transformers(folder: Path, trained: Path) -> None:
             ids = tokenizer(f"say: {text}", return_tensors="pt").input_ids
             rows = torch.cat([prompt, plain.get_input_embeddings()(ids[0])])[None]
             mask = torch.zeros(1, 1, rows.shape[1], rows.shape[1])
-            if shared.layout == "prefix":
+            if shared.placement.layout is Layout.PREFIX:
                 mask[..., :9, 9:] = -1e9
             hidden, bias = rows, None
             for block in plain.encoder.block:
                 hidden, bias, _ = block(hidden, attention_mask=mask, position_bias=bias)
             hidden = plain.encoder.final_layer_norm(hidden)
             ones = torch.ones(hidden.shape[:2], dtype=torch.long)
-            found = plain.generate(
+            result = plain.generate(
                 input_ids=ids, encoder_outputs=BaseModelOutput(hidden), attention_mask=ones, do_sample=False, **options
             )
-            wanted = tokenizer.decode(found[0], skip_special_tokens=True)
+            expected = tokenizer.decode(result[0], skip_special_tokens=True)
             assert isinstance(answer, Generation)
-            assert answer.text == wanted.lstrip()
+            assert answer.text == expected.lstrip()
     assert model.run(TEXTS, "say") == [model.task("say")(text) for text in TEXTS]
 
 
@@ -138,37 +139,27 @@ def test_a_batch_of_both_layouts_and_of_prompts_of_two_lengths(trained: Path, tm
     values = bundle.prompt("mpt").values
     names = ["say"]
     for name in ("say", "choose"):
-        for layout, rows in (("joint", 9), ("joint", 5), ("prefix", 4)):
-            file = bundle.task(name)
-            changed = replace(
-                file,
-                name=f"{name}-{layout}-{rows}",
-                u=file.u[:rows],
-                own_prompt=values[:rows],
-                layout=layout,
-                entry=bundle.manifest.entry,
-            )
+        for layout, length in ((Layout.JOINT, 9), (Layout.JOINT, 5), (Layout.PREFIX, 4)):
+            file, placement = bundle.task(name), Placement(layout, bundle.manifest.placement.position)
+            own = SharedPrompt("own", values[:length], placement, file.backbone)
+            changed = replace(file, name=f"{name}-{layout}-{length}", u=file.u[:length], own_prompt=own)
             changed.save(tmp_path / "task.safetensors")
             names.append(model.add_task(tmp_path / "task.safetensors").name)
     together = model.run([TEXTS[2]] * len(names), names, max_new_tokens=5)
     for name, answer in zip(names, together, strict=True):
         alone = model.task(name)(TEXTS[2], max_new_tokens=5)
-        assert (answer.task, answer.label) == (name, alone.label)
-        assert answer.score == pytest.approx(alone.score, abs=1e-5)
+        assert (answer.task, answer.summary) == (name, alone.summary)
+        assert answer.confidence == pytest.approx(alone.confidence, abs=1e-5)
 
 
-def test_golden_examples_and_the_command(trained: Path) -> None:
+def test_reference_examples_and_the_command(trained: Path) -> None:
     model = mpt_edge.load(trained, threads=1)
-    for name in ("say", "choose"):
-        reference_example = TaskFile.parse((trained / f"tasks/{name}.safetensors").read_bytes(), name).reference_example
-        answer = model.task(name)(reference_example["text"])
-        assert (answer.label, answer.score) == (
-            reference_example["label"],
-            pytest.approx(reference_example["score"], abs=1e-3),
-        )
+    say = model.bundle.task("say").reference_example
+    assert model.task("say")(say["text"]).text == say["label"]
+    assert answers_as_trained(model, model.bundle.task("choose"))
     assert np.isclose(sum(model.task("choose")("Two plus two").scores.values()), 1)
     done = commands.run("run", "--task", "say", TEXTS[0], "--bundle", trained, "--max-new-tokens", 5)
-    assert done.stdout == model.task("say")(TEXTS[0], max_new_tokens=5).label + "\n"
+    assert done.stdout == model.task("say")(TEXTS[0], max_new_tokens=5).text + "\n"
     done = commands.run("bench", "--bundle", trained, "--repeats", 3, "--new-tokens", 3, "--json")
     assert json.loads(done.stdout)["tokens_per_second_prefix"] > 0
     assert "2 tasks are as they were made" in commands.run("tasks", "verify", "--bundle", trained).stdout

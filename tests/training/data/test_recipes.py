@@ -74,7 +74,7 @@ def test_bad_entry_is_one_sentence_naming_file_and_entry(tmp_path: Path, text: s
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "toy.toml"
     path.write_bytes(b"name = '\xff\xfe'\n")
-    with pytest.raises(InputError, match=r"toy\.toml is not TOML"):
+    with pytest.raises(InputError, match=r"toy\.toml is not UTF-8"):
         load_recipe(path)
 
 
@@ -154,3 +154,24 @@ def test_shipped_recipes_load_under_their_own_name(path: Path) -> None:
     assert recipe.name == path.stem
     assert recipe.license
     assert recipe.source
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "toy.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert load_recipe(path).name == "toy"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])  # as PowerShell and old editors save
+def test_other_encodings(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "toy.toml"
+    path.write_bytes((GOOD + 'source = "M\u00fcller"\n').encode(encoding))
+    with pytest.raises(InputError, match="is not UTF-8; save it with that encoding"):
+        load_recipe(path)
+
+
+def test_recipe_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy.toml").write_text(GOOD, "utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert load_recipe(Path("~/toy.toml")).name == "toy"

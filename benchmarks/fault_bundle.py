@@ -1,0 +1,262 @@
+"""A bundle without graphs to change, and the check of one whose change was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import resource
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mpt_edge._files import sha256
+from mpt_edge.errors import MptEdgeError
+from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.manifest import MANIFEST, Family, FileEntry, Manifest, Pooling
+from mpt_edge.formats.placement import Placement
+from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.vectors import VectorFolder
+
+#: Hashes of the tasks by name in the manifest.
+State = dict[str, str]
+
+Change = Callable[[Bundle], object]
+
+_TOKENIZER = b"{}"
+_PROMPT = SharedPrompt("mpt", np.ones((3, 4), np.float16), Placement(), "b" * 64)
+
+
+def make_task(name: str, version: int) -> TaskFile:
+    """Return a task whose vectors depend on its version."""
+    return TaskFile(
+        name=name,
+        head_type="similarity",
+        labels=("no", "yes"),
+        label_texts=(("no",), ("yes",)),
+        u=np.full(3, 1 + version / 1024, np.float16),
+        v=np.ones(4, np.float16),
+        prompt="mpt",
+        prompt_sha256=_PROMPT.fingerprint,
+        backbone="b" * 64,
+        tokenizer=hashlib.sha256(_TOKENIZER).hexdigest(),
+        version=version,
+    )
+
+
+@dataclass
+class Place:
+    """A folder with a prepared bundle, task files to install, and copies of the bundle to change."""
+
+    folder: Path
+    base: Path = field(init=False)
+    """The prepared bundle: `alpha` was replaced, `delta` removed, and a killed change left files."""
+
+    def __post_init__(self) -> None:
+        """Prepare the bundle."""
+        self.base = self.folder / "base"
+        self.base.mkdir(parents=True)
+        vectors = VectorFolder(self.base)
+        vectors.save(_PROMPT)
+        for name in ("alpha", "beta", "delta"):
+            vectors.save(make_task(name, 1))
+        (self.base / "tokenizer.json").write_bytes(_TOKENIZER)
+        (self.base / MANIFEST).write_text(_manifest(self.base).to_json(), encoding="utf-8")
+        bundle = Bundle.open(self.base)
+        bundle.install(self.file("alpha", 2))
+        bundle.remove("delta")
+        (self.base / "installed" / f"gamma.{'0' * 32}.safetensors").write_bytes(b"left over")
+        for name in (f".{MANIFEST}.0123abcd", "installed/.gamma.safetensors.0123abcd", ".lock"):
+            (self.base / name).write_bytes(b"")
+
+    def file(self, name: str, version: int) -> Path:
+        """Return the path of a task file outside the bundle."""
+        path = self.folder / "files" / f"{name}-{version}.safetensors"
+        if not path.exists():
+            make_task(name, version).save(path)
+        return path
+
+    def copy(self, folder: Path | None = None) -> Path:
+        """Return a fresh copy of the prepared bundle."""
+        target = folder or self.folder / "copy"
+        shutil.rmtree(target, ignore_errors=True)
+        return Path(shutil.copytree(self.base, target))
+
+    @property
+    def changes(self) -> dict[str, Change]:
+        """Changes by name."""
+        together = [self.file("alpha", 3), self.file("gamma", 1), self.file("beta", 2)]
+        return {
+            "install": lambda bundle: bundle.install(together[0]),
+            "install of three": lambda bundle: bundle.install_all(together),
+            "rollback": lambda bundle: bundle.rollback("alpha"),
+            "remove": lambda bundle: bundle.remove("alpha"),
+        }
+
+    def states(self, change: Change) -> list[State]:
+        """Return the states before and after a change."""
+        folder = self.copy(self.folder / "dry")
+        old = read_state(folder)
+        change(Bundle.open(folder))
+        return [old, read_state(folder)]
+
+
+def _manifest(folder: Path) -> Manifest:
+    files = {
+        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256(path), size=path.stat().st_size)
+        for path in folder.rglob("*.*")
+    }
+    return Manifest(
+        name="faults", family=Family.ENCODER, placement=Placement(), prompt_length=3, hidden_size=4, layers=1, heads=1,
+        head_size=4, pooling=Pooling.MEAN, token_types=False, max_length=64, pad_id=0, made_by="benchmarks/faults.py",
+        backbone={"id": "none", "fingerprint": "b" * 64}, tokenizer=hashlib.sha256(_TOKENIZER).hexdigest(),
+        prompts={"mpt": {"fingerprint": _PROMPT.fingerprint, "layout": "prefix", "length": 3}}, parity={}, files=files,
+    )  # fmt: skip
+
+
+def read_state(folder: Path) -> State:
+    """Return the hashes of a bundle's tasks, after reading and checking each file."""
+    bundle = Bundle.open(folder)
+    bundle.verify_files()
+    for name in bundle.task_names:
+        bundle.task(name)
+    return {name: entry["sha256"] for name, entry in bundle.manifest.files.items() if name.endswith(".safetensors")}
+
+
+def problem(folder: Path, allowed: Sequence[State], later: Path) -> str | None:
+    """Return the problem of a bundle whose change was stopped; None if it is as it must be.
+
+    Args:
+        folder: the bundle; it is changed.
+        allowed: states that it may be in.
+        later: a task file that can be installed.
+    """
+    try:
+        if read_state(folder) not in allowed:
+            return "it is in a state between the old and the new one"
+        task = Bundle.open(folder).install(later)
+        if task.name not in Bundle.open(folder).task_names:
+            return "the next install is lost"
+        read_state(folder)
+    except MptEdgeError as error:
+        return str(error)
+    return next((f"{path} is left over" for path in leftovers(folder)), None)
+
+
+def leftovers(folder: Path) -> Iterator[str]:
+    """Yield the files of a bundle that its manifest does not name."""
+    manifest = Bundle.open(folder).manifest
+    named = {MANIFEST, *manifest.stored_paths, *manifest.retired}
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    yield from (path for path in found if path not in named)
+
+
+@dataclass
+class Tally:
+    """Counted results of one kind of trial."""
+
+    name: str
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, result: str, trouble: str | None = None) -> None:
+        """Count a trial by its result, or keep its problem."""
+        self.counts["broken" if trouble else result] += 1
+        if trouble:
+            self.problems.append(f"{result}: {trouble}")
+
+    def __str__(self) -> str:
+        """Show all counts in one line, and the first problems below."""
+        parts = [f"{count:,} {result}" for result, count in sorted(self.counts.items()) if result != "broken"]
+        line = ", ".join([f"{self.counts.total():,} trials", *parts, f"{self.counts['broken']:,} broken"])
+        return "\n".join([f"{self.name}: {line}", *(f"    {each}" for each in self.problems[:5])])
+
+
+#: Exit codes of a child: the change is made, refused by one of our sentences, or failed with a foreign error.
+DONE, REFUSED, FOREIGN = 0, 1, 2
+
+
+class Child:
+    """A forked process that waits, makes one change and ends."""
+
+    def __init__(self, change: Callable[[], object], *, user: int | None = None, file_size: int | None = None) -> None:
+        """Fork; the child waits for `begin`.
+
+        Args:
+            change: called in the child.
+            user: number of the user that the child becomes.
+            file_size: limit on the size of the files that the child writes, in bytes.
+        """
+        wait, self._go = os.pipe()
+        self._answer, answer = os.pipe()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(wait)
+            os.close(answer)
+            return
+        code = FOREIGN
+        try:
+            os.read(wait, 1)
+            if file_size is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
+            if user is not None:
+                os.setuid(user)
+            code = _report(change, answer)
+        finally:
+            os._exit(code)
+
+    def begin(self) -> None:
+        """Let the child go."""
+        os.write(self._go, b"x")
+
+    def kill(self) -> None:
+        """End the child at once."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> tuple[int, str]:
+        """Return the exit code, negative for a signal, and the child's message."""
+        _, status = os.waitpid(self.pid, 0)
+        message = os.read(self._answer, 4096).decode()
+        os.close(self._answer)
+        os.close(self._go)
+        return os.waitstatus_to_exitcode(status), message
+
+
+def _report(change: Callable[[], object], answer: int) -> int:
+    message, code = "", DONE
+    try:
+        change()
+    except MptEdgeError as error:
+        message, code = str(error), REFUSED
+    except BaseException as error:  # the trial is about foreign errors
+        message, code = repr(error), FOREIGN
+    with contextlib.suppress(OSError):  # faults are injected here too
+        os.write(answer, message.encode())
+    return code
+
+
+def run_child(
+    change: Callable[[], object], *, user: int | None = None, file_size: int | None = None
+) -> tuple[int, str]:
+    """Make a change in a process of its own, and return `Child.wait`'s result."""
+    child = Child(change, user=user, file_size=file_size)
+    child.begin()
+    return child.wait()
+
+
+def typical_seconds(place: Place, change: Change, repeats: int = 5) -> float:
+    """Return the longest time of a change among some."""
+    seconds = []
+    for _ in range(repeats):
+        bundle = Bundle.open(place.copy())
+        started = time.perf_counter()
+        change(bundle)
+        seconds.append(time.perf_counter() - started)
+    return max(seconds)
