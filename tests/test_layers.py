@@ -24,7 +24,12 @@ TOOLS = ("torch", "transformers", "onnx", "optimum")
 LAYERS = (
     ("mpt_edge.errors", "mpt_edge._arrays", "mpt_edge._extras", "mpt_edge._files", "mpt_edge._locks"),
     ("mpt_edge.formats",),
-    ("mpt_edge.inference.answers", "mpt_edge.inference.batching", "mpt_edge.inference.numerics"),
+    (
+        "mpt_edge.inference.answers",
+        "mpt_edge.inference.arguments",
+        "mpt_edge.inference.batching",
+        "mpt_edge.inference.numerics",
+    ),
     ("mpt_edge.inference.text",),
     ("mpt_edge.inference.runtime",),
     ("mpt_edge.inference.generation",),

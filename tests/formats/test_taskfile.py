@@ -80,9 +80,10 @@ def task() -> TaskFile:
 
 def same(one: TaskFile, other: TaskFile) -> bool:
     """Whether two tasks have equal entries, tensors bit by bit."""
-    blank = {"u": None, "v": None, "own_prompt": None}
+    nothing = np.empty(0)
+    blank = {"u": nothing, "v": nothing, "own_prompt": None}
     arrays = [(one.u, other.u), (one.v, other.v)]
-    prompts = [task.own_prompt and replace(task.own_prompt, values=None) for task in (one, other)]
+    prompts = [task.own_prompt and replace(task.own_prompt, values=nothing) for task in (one, other)]
     if one.own_prompt and other.own_prompt:
         arrays.append((one.own_prompt.values, other.own_prompt.values))
     are_equal = all((a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()) for a, b in arrays)
