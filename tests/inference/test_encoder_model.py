@@ -15,7 +15,6 @@ import pytest
 
 import mpt_edge
 from mpt_edge.errors import InputError
-from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.placement import Layout, Placement
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import Inputs
@@ -25,6 +24,7 @@ from mpt_edge.inference.runtime.encoder import OnnxEncoder
 from mpt_edge.inference.text import Batch, Encoded, Text, TextEncoder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from tests.support.answers import LONG, TEXTS, assert_same, rows, vector
+from tests.support.bundles import PROMPT, edit
 from tests.support.encoders import make_task
 
 
@@ -214,11 +214,10 @@ def joint_bundle(
 ) -> Iterator[Callable[[], EncoderModel]]:
     """Return a function that loads a bundle whose shared prompt has the joint layout."""
     folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    file = folder / "prompts" / "mpt.safetensors"
+    file = folder / PROMPT
     replace(shared_prompt, placement=Placement(Layout.JOINT)).save(file)
-    bundle = Bundle.open(folder)
     entry = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "size": file.stat().st_size}
-    bundle._write({**bundle.manifest.files, "prompts/mpt.safetensors": entry})
+    edit(folder, lambda manifest: manifest["files"].update({PROMPT: entry}))
     return lambda: mpt_edge.load(folder, threads=1)
 
 
