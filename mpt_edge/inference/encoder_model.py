@@ -16,7 +16,6 @@ from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.batching import MAX_TOKENS, by_length
 from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid
 from mpt_edge.inference.heads.encoder_head import EncoderHead, TextStates
-from mpt_edge.inference.heads.labels import check_task_labels
 from mpt_edge.inference.model import BATCH_SIZE, Model
 from mpt_edge.inference.numerics import pool, unit
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
@@ -46,13 +45,11 @@ class EncoderModel(Model):
         self.backbone = OnnxEncoder(graph, bundle.manifest, options)
         self.providers = self.backbone.providers
 
-    def embed_under(self, task: ComposedTask, texts: Sequence[str]) -> Floats:
-        """Return the unit embeddings ``(texts, d)`` of texts read under a task's prompt."""
-        rows = self.texts.encode(texts, self._max_length(task))
+    def embed_under(self, task: ComposedTask, rows: Sequence[Encoded]) -> Floats:
+        """Return the unit embeddings ``(rows, d)`` of texts read under a task's prompt."""
         return unit(self._pooled(rows, task))
 
     def _compose(self, file: TaskFile) -> SelectedTask:
-        check_task_labels(file, self.texts)
         shared, composed = self._composed(file)
         head_class = file.head_class
         assert issubclass(head_class, EncoderHead)  # the bundle's check of the task refuses others

@@ -17,7 +17,6 @@ from mpt_edge.inference.batching import MAX_TOKENS, by_length
 from mpt_edge.inference.generation.choice import likelihoods
 from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid
 from mpt_edge.inference.heads.generative_head import GenerativeHead
-from mpt_edge.inference.heads.labels import check_task_labels
 from mpt_edge.inference.heads.text_generation import TextGeneration
 from mpt_edge.inference.model import Model
 from mpt_edge.inference.runtime.causal import OnnxCausal
@@ -79,7 +78,6 @@ class GenerativeModel(Model):
         return float(result)
 
     def _compose(self, file: TaskFile) -> SelectedTask:
-        check_task_labels(file, self.texts)
         shared, composed = self._composed(file)
         head_class, layout = file.head_class, shared.placement.layout
         assert issubclass(head_class, GenerativeHead)  # the bundle's check of the task refuses others

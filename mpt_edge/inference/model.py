@@ -261,7 +261,7 @@ class Model(ABC):
         if isinstance(request, InputError):
             return request
         row, file = request.row, request.task.file
-        if not self.texts.is_unknown(text, row, file.template, file.truncation_side):
+        if not self.texts.is_unknown(text, row, file.truncation_side):
             return request
         return replace(request, row=replace(row, unknown=True))
 

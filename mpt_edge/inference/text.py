@@ -208,16 +208,15 @@ class TextEncoder:
             "raise max_length, or ask for fewer new tokens."
         )
 
-    def is_unknown(self, text: Text, row: Encoded, template: str | None = None, side: Side = Side.RIGHT) -> bool:
+    def is_unknown(self, text: Text, row: Encoded, side: Side = Side.RIGHT) -> bool:
         """Whether an input has no token that the tokenizer knows. Byte-level tokenizers know all.
 
         Args:
-            text: the input, without the template.
+            text: the input, without the task's template, whose own words do not count.
             row: its tokens, as `encode` or `fit` returned them.
-            template: the task's template, whose own words do not count.
             side: side on which the text is cut.
         """
-        if not self._drops and self._unknown not in row.ids and (template is None or self._unknown is None):
+        if not self._drops and self._unknown not in row.ids:  # so most texts are tokenized once
             return False
         count, ids = len(row.ids), set[int | None]()
         for part in _parts(text):

@@ -14,6 +14,7 @@ import pytest
 import mpt_edge
 from mpt_edge.cli.run import WINDOW, _window
 from mpt_edge.formats.bundle import Bundle
+from mpt_edge.inference.text import TextEncoder
 from tests.support import commands, outcomes
 from tests.support.outcomes import refused
 from tests.support.writers import CONTEXT, LABELS, LENGTH, TEXTS
@@ -217,3 +218,17 @@ def test_an_encoder_generates_no_text(tiny_bundle: Path) -> None:
     done = commands.run_here("run", "--task", "topic", "a film", "--bundle", tiny_bundle, "--max-new-tokens", 3)
     assert done.returncode == 1
     assert "generate no text; leave --max-new-tokens out" in done.stderr
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_text_without_known_tokens_is_said(bundle: Path, monkeypatch: pytest.MonkeyPatch, beams: int) -> None:
+    """Below a streamed text, and beside each of several."""
+    monkeypatch.setattr(TextEncoder, "is_unknown", lambda *_: True)
+    options = ["--bundle", bundle, "--max-new-tokens", 2, "--num-beams", beams]
+    done = commands.run_here("run", "--task", "story", "The cat", *options)
+    assert done.stderr == (
+        "mpt-edge: the tokenizer knows no token of the text for 'story', so the answer says nothing about it.\n"
+    )
+    done = commands.run_here("run", "--task", "story", "The cat", "The dog", *options)
+    assert "> The dog (no known tokens)\n" in done.stdout
+    assert done.stderr == ""

@@ -58,3 +58,13 @@ def test_a_long_text_is_cut_to_the_width(model: Model, monkeypatch: pytest.Monke
     line = file.getvalue().splitlines()[1]
     assert "\u2026 (truncated to 16 tokens)" in line
     assert cell_len(line) <= 60
+
+
+def test_a_text_without_known_tokens_is_said(model: Model) -> None:
+    table = AnswerTable(model, file := io.StringIO())
+    texts = ["\U0001f600", "\u65e5 " * 20, "a film"]
+    table.write([InputRow(text, None, 1) for text in texts], model.run(texts, "topic"))
+    first, second, third = file.getvalue().splitlines()[1:]
+    assert first.endswith("\U0001f600 (no known tokens)")
+    assert second.endswith("(truncated to 16 tokens, no known tokens)")
+    assert third.endswith("a film")

@@ -139,3 +139,15 @@ def test_prompt_of_an_encoder_takes_positions_in_place_of_embeddings(
     long.save(tmp_path / "v/prompts/mpt.safetensors")
     with pytest.raises(InputError, match="has 48 positions and a prompt takes 46 of them"):
         export_bundle(ExportPlan(tiny, [tmp_path / "v"], tmp_path / "b"))
+
+
+def test_task_whose_labels_are_alike_is_refused(tiny: EncoderBackbone, vectors: Path, tmp_path: Path) -> None:
+    path = vectors / "tasks/topic.safetensors"
+    replace(TaskFile.load(path), label_texts=(("ball",), ("BALL",), ("law",))).save(path)
+    with pytest.raises(MismatchError) as caught:
+        export_bundle(ExportPlan(tiny, [vectors], tmp_path / "out" / "b"))
+    assert str(caught.value) == (
+        "'topic' cannot be used: the labels 'sport' and 'law' have the same tokens; train the task again with other "
+        "label texts."
+    )
+    assert not (tmp_path / "out").exists()

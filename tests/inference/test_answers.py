@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,3 +108,8 @@ def test_stream_that_is_closed_early() -> None:
         assert next(part) == "so "
     assert closed == [True]
     assert part.answer is None
+
+
+def test_json_of_an_unknown_text() -> None:
+    assert replace(PREDICTION, unknown=True).to_dict() == PREDICTION.to_dict() | {"unknown": True}
+    assert replace(EMBEDDING, unknown=True) != EMBEDDING

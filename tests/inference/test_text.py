@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.taskfile import Inputs, Side
 from mpt_edge.inference.text import CHARACTERS_PER_TOKEN, Encoded, Offset, Text, TextEncoder, render, validate_text
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 
 CLS, SEP = 2, 3
 
@@ -261,3 +263,59 @@ def test_special_tokens(texts: TextEncoder) -> None:
 def test_text_that_is_no_unicode() -> None:
     with pytest.raises(InputError):
         validate_text("half \ud800 surrogate", Inputs.TEXT)
+
+
+def unigram() -> Tokenizer:
+    """Return a tokenizer with a token for a space alone, as those of T5 have."""
+    tokenizer = Tokenizer(models.Unigram([("<pad>", 0.0), ("<unk>", -9.0), ("\u2581", -3.0), ("a", -1.0)], unk_id=1))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+def dropping() -> Tokenizer:
+    """Return a tokenizer that leaves unknown characters out, as transformers makes of some Llamas."""
+    tokenizer = Tokenizer(models.BPE({"\u2581": 0, "a": 1}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+def by_words() -> Tokenizer:
+    """Return a tokenizer that has a token for a word that it does not know."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, ":": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [unigram, dropping, by_words])
+@pytest.mark.parametrize(
+    ("text", "is_unknown"),
+    [
+        ("\U0001f600", True),
+        ("\U0001f600 \u65e5\u672c \U0001f61e", True),
+        (("\U0001f600", "\u65e5"), True),
+        ("a", False),
+        ("\U0001f600 a", False),
+        (("\U0001f600", "a"), False),
+    ],
+)
+def test_a_text_of_unknown_tokens(make: Callable[[], Tokenizer], text: Text, is_unknown: bool) -> None:
+    encoder = TextEncoder(make().to_str().encode())
+    template = "a {text}" if isinstance(text, str) else "a {text} a {text_pair}"
+    (row,) = encoder.encode([text], 8)
+    assert encoder.is_unknown(text, row) is is_unknown
+    for side in Side:  # the words of the template do not count
+        assert encoder.is_unknown(text, encoder.fit(template, text, 16, side), side) is is_unknown
+
+
+@pytest.mark.parametrize(("side", "text"), [(Side.RIGHT, "\u65e5 " * 9 + "a"), (Side.LEFT, "a" + " \u65e5" * 9)])
+def test_only_the_tokens_that_are_read_count(side: Side, text: str) -> None:
+    encoder = TextEncoder(by_words().to_str().encode())
+    row = encoder.fit(None, text, 8, side)
+    assert row.truncated
+    assert encoder.is_unknown(text, row, side)
+    assert not encoder.is_unknown(text, encoder.fit(None, text, 20, side), side)
+
+
+@pytest.mark.parametrize("text", ["\U0001f600", "\u65e5\u672c", "\x00", "\U0001d800"])
+def test_byte_level_tokenizers_know_every_text(writer: GenerativeBackbone, text: str) -> None:
+    assert not writer.texts.is_unknown(text, writer.texts.encode([text], 64)[0])

@@ -14,6 +14,7 @@ from mpt_edge.inference.answers import Prediction
 from mpt_edge.inference.generation.choice import likelihoods
 from mpt_edge.inference.heads.base import ComposedTask, Request, predict
 from mpt_edge.inference.heads.generative_head import GenerativeHead, GenerativeReader, Room
+from mpt_edge.inference.heads.labels import check_tokens
 from mpt_edge.inference.runtime.decoding import Decoding
 
 
@@ -32,7 +33,9 @@ class Choice(GenerativeHead):
     @classmethod
     def prepare(cls, task: ComposedTask, reader: GenerativeReader) -> Self:
         """Tokenize the label texts; see `GenerativeHead.prepare`."""
-        return cls(task.file, reader, reader.texts.continuations([group[0] for group in task.file.label_texts]))
+        choices = reader.texts.continuations([group[0] for group in task.file.label_texts])
+        check_tokens(task.file, range(len(choices)), choices)
+        return cls(task.file, reader, choices)
 
     def room(self, options: GenerationOptions) -> Room:  # noqa: ARG002
         """Return the length of the longest label."""

@@ -46,8 +46,8 @@ class EncoderReader(Protocol):
     texts: TextEncoder
     manifest: Manifest
 
-    def embed_under(self, task: ComposedTask, texts: Sequence[str]) -> Floats:
-        """Return the unit embeddings ``(texts, d)`` of texts read under a task's prompt."""
+    def embed_under(self, task: ComposedTask, rows: Sequence[Encoded]) -> Floats:
+        """Return the unit embeddings ``(rows, d)`` of texts read under a task's prompt."""
 
 
 class EncoderHead(Head):
@@ -70,7 +70,7 @@ class EncoderHead(Head):
         """Compute once whatever the task needs for every text.
 
         Raises:
-            MismatchError: the prompt or its head does not suit this head type.
+            MismatchError: the prompt or its head does not suit this head type, or labels are alike.
         """
 
     def word_query(self, rows: Sequence[Encoded]) -> WordQuery:

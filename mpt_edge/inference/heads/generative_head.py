@@ -47,7 +47,7 @@ class GenerativeHead(Head):
         """Compute once whatever the task needs for every text.
 
         Raises:
-            InputError: the task cannot be used with this tokenizer.
+            MismatchError: the task cannot be used with this tokenizer.
         """
         return cls(task.file, reader)
 

@@ -10,6 +10,9 @@ from mpt_edge.formats.head_types import HeadType
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.text import TextEncoder
 
+#: Way out of a task that was made so.
+_TRAIN_AGAIN = "train the task again with other label texts"
+
 
 def label_problem(
     texts: TextEncoder,
@@ -39,15 +42,7 @@ def label_problem(
             f"the labels {one!r} and {other!r} differ only in spaces or in the encoding of accents; give them one "
             "name, or names of other letters."
         )
-    tokens = [_tokens(texts, group, head_type, max_length) for group in label_texts]
-    empty = next((labels[i] for i, group in enumerate(tokens) if () in group), None)
-    if empty is not None:
-        return f"the text of the label {empty!r} has no tokens for this model; {fix}."
-    same = _first_pair(tokens)
-    if same is not None:
-        one, other = (labels[i] for i in same)
-        return f"the labels {one!r} and {other!r} have the same tokens; {fix}."
-    return None
+    return _token_problem(labels, [_tokens(texts, group, head_type, max_length) for group in label_texts], fix)
 
 
 def check_task_labels(file: TaskFile, texts: TextEncoder) -> None:
@@ -64,10 +59,41 @@ def check_task_labels(file: TaskFile, texts: TextEncoder) -> None:
         file.labels,
         file.label_texts,
         max_length=file.max_length,
-        fix="train the task again with other label texts",
+        fix=_TRAIN_AGAIN,
     )
     if problem is not None:
         raise MismatchError(f"{file.name!r} cannot be used: {problem}")
+
+
+def check_tokens(file: TaskFile, owners: Iterable[int], tokens: Iterable[Sequence[int]]) -> None:
+    """Refuse a task whose label texts have the same tokens, as `check_task_labels` does.
+
+    Args:
+        file: the task.
+        owners: index of the label of each text.
+        tokens: tokens of each text, as the model reads it.
+
+    Raises:
+        MismatchError: some labels are alike, or a label text has no tokens.
+    """
+    groups: list[set[tuple[int, ...]]] = [set() for _ in file.labels]
+    for owner, ids in zip(owners, tokens, strict=True):
+        groups[owner].add(tuple(ids))
+    problem = _token_problem(file.labels, [frozenset(group) for group in groups], _TRAIN_AGAIN)
+    if problem is not None:
+        raise MismatchError(f"{file.name!r} cannot be used: {problem}")
+
+
+def _token_problem(labels: Sequence[str], tokens: Sequence[frozenset[tuple[int, ...]]], fix: str) -> str | None:
+    """Return why tokens of label texts do not tell labels apart, as a sentence; None if they do."""
+    empty = next((labels[i] for i, group in enumerate(tokens) if () in group), None)
+    if empty is not None:
+        return f"the text of the label {empty!r} has no tokens for this model; {fix}."
+    same = _first_pair(tokens)
+    if same is not None:
+        one, other = (labels[i] for i in same)
+        return f"the labels {one!r} and {other!r} have the same tokens; {fix}."
+    return None
 
 
 def _tokens(

@@ -13,6 +13,7 @@ from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Prediction
 from mpt_edge.inference.heads.base import ComposedTask, predict
 from mpt_edge.inference.heads.encoder_head import EncoderHead, EncoderReader, TextStates, WordQuery
+from mpt_edge.inference.heads.labels import check_tokens
 from mpt_edge.inference.heads.verbalizer import Verbalizer, mask_position
 from mpt_edge.inference.text import Encoded
 
@@ -42,7 +43,9 @@ class Mask(EncoderHead):
         """Look up the label words; see `EncoderHead.prepare`."""
         file, mask = task.file, reader.manifest.mask
         assert mask is not None  # `misfits` refuses other bundles
-        return cls(file, Verbalizer.encode(reader.texts, file.template or "", mask.token, file.label_texts), mask)
+        words = Verbalizer.encode(reader.texts, file.template or "", mask.token, file.label_texts)
+        check_tokens(file, words.owners.tolist(), [[token] for token in words.tokens.tolist()])
+        return cls(file, words, mask)
 
     def word_query(self, rows: Sequence[Encoded]) -> WordQuery:
         """Ask for all label words at each row's mask."""

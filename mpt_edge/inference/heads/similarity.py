@@ -9,6 +9,7 @@ from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Prediction
 from mpt_edge.inference.heads.base import ComposedTask, predict
 from mpt_edge.inference.heads.encoder_head import EncoderHead, EncoderReader, TextStates
+from mpt_edge.inference.heads.labels import check_tokens
 from mpt_edge.inference.numerics import label_embeddings, unit
 from mpt_edge.inference.text import Encoded
 
@@ -29,8 +30,11 @@ class Similarity(EncoderHead):
         """Embed the label texts; see `EncoderHead.prepare`."""
         file = task.file
         owners = [i for i, group in enumerate(file.label_texts) for _ in group]
-        embedded = reader.embed_under(task, [text for group in file.label_texts for text in group])
-        return cls(file, label_embeddings(embedded, owners, len(file.labels)))
+        texts = [text for group in file.label_texts for text in group]
+        rows = reader.texts.encode(texts, min(file.max_length, reader.manifest.max_length))
+        special = reader.texts.special_tokens(pair=False)
+        check_tokens(file, owners, [row.ids if len(row.ids) > special else [] for row in rows])
+        return cls(file, label_embeddings(reader.embed_under(task, rows), owners, len(file.labels)))
 
     def scores(self, states: TextStates | Floats) -> Floats:
         """Return the cosine similarities ``(labels,)``."""

@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 import mpt_edge
-from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.errors import InputError, UnsupportedModelError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.manifest import Family
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
@@ -219,3 +219,16 @@ def test_our_own_tasks_where_positions_count_from_zero(tmp_path: Path) -> None:
     export_bundle(ExportPlan(backbone, [tmp_path / "v"], tmp_path / "bundle"))
     with pytest.raises(UnsupportedModelError, match="would answer differently"):
         export_adapter(Bundle.open(tmp_path / "bundle"), ["ours"], tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (("yes", "yes "), "the labels 'yes' and 'yes ' differ only in spaces"),
+        (("yes", "yes"), "the label 'yes' is there twice; name each label once"),
+        (("yes", ""), "the text of the label '' has no tokens for this model; pass other words with --label"),
+    ],
+)
+def test_choice_of_texts_that_are_alike(imports: Imports, labels: tuple[str, ...], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        import_adapter(read_adapter(str(imports.root / "plain")), imports.backbone, ImportOptions(labels=labels))

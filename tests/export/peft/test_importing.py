@@ -272,3 +272,8 @@ def test_beside_our_own_prompts_in_one_bundle_is_refused(bert: EncoderBackbone, 
     ours.save(tmp_path / "vectors/prompts/ours.safetensors")
     with pytest.raises(MismatchError, match="'my-adapter' enters at embeddings and that of 'ours' at first_layer"):
         export_bundle(ExportPlan(bert, [tmp_path / "vectors"], tmp_path / "bundle"))
+
+
+def test_labels_that_look_the_same(bert: EncoderBackbone, adapter: Path) -> None:
+    with pytest.raises(InputError, match="the labels 'a' and 'a ' differ only in spaces or in the encoding of accents"):
+        import_adapter(read_adapter(str(adapter)), bert, ImportOptions(labels=("a", "b", "a ")))

@@ -14,7 +14,7 @@ from scipy.special import log_softmax, softmax
 from tokenizers import Tokenizer
 
 import mpt_edge
-from mpt_edge.errors import InputError
+from mpt_edge.errors import InputError, MismatchError
 from mpt_edge.formats.bundle import Bundle
 from tests.inference.heads.conftest import Reference
 from tests.support.writers import CONTEXT, LABELS, LENGTH, TEXTS
@@ -83,5 +83,7 @@ def test_room_for_the_longest_label_alone(writer_bundle: Path, changed: Callable
 
 
 def test_label_text_without_tokens(changed: Callable[..., Any]) -> None:
-    with pytest.raises(InputError, match="a label text of 'mood' has no tokens; train the task again"):
+    with pytest.raises(
+        MismatchError, match="the text of the label 'good' has no tokens for this model; train the task"
+    ):
         changed(label_texts=(("",), ("other",)))

@@ -136,3 +136,15 @@ def test_a_run_may_mix_head_types(masked: EncoderBackbone, tmp_path: Path) -> No
     tasks = train_source(masked, plan, NewPrompt(length=4), silent)
     assert [(task.head_type, task.template) for task in tasks] == [("similarity", None), ("mask", "{text} is [MASK]")]
     assert not any(np.array_equal(task.v, np.ones(32)) for task in tasks)
+
+
+def test_labels_of_one_word(masked: EncoderBackbone) -> None:
+    task = TaskData(
+        Recipe("mood", "t", "v", template="{text} is {mask}", head_type="mask"),
+        ("no", "yes"),
+        Examples(["a film", "a game"], [0, 1]),
+        Examples(["a film"], [0]),
+        None,
+    )
+    with pytest.raises(InputError, match="mood: the labels 'no' and 'yes' have the same tokens; use other words under"):
+        MaskObjective(masked, task, [["good"], ["Good"]])
