@@ -144,7 +144,7 @@ def test_bundle_that_may_not_be_changed(folder: Path, task_file, command: str) -
     argument = task_file() if command == "install" else "topic"
     folder.chmod(0o555)
     message = refused(run_bound("tasks", command, argument, "--bundle", folder))
-    assert f"cannot write into {folder} (Permission denied)" in message
+    assert f"{folder} could not be changed and stays as it was (Permission denied)" in message
 
 
 @as_other_user
