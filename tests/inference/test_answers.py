@@ -64,7 +64,7 @@ def test_summary_and_confidence(answer: Answer, summary: str, confidence: float 
 
 @pytest.mark.parametrize(
     ("k", "expected"),
-    [(0, []), (1, [("b", 0.5)]), (2, [("b", 0.5), ("a", 0.25)]), (9, [("b", 0.5), ("a", 0.25), ("c", 0.25)])],
+    [(1, [("b", 0.5)]), (2, [("b", 0.5), ("a", 0.25)]), (9, [("b", 0.5), ("a", 0.25), ("c", 0.25)])],
 )
 def test_top_k(k: int, expected: list[tuple[str, float]]) -> None:
     """Equal labels keep their order."""
