@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+
+from mpt_edge.inference.runtime.session import SessionOptions, open_session
 
 #: Returns as many new tokens as it is asked for.
 Writer = Callable[[int], list[int]]
@@ -211,9 +212,7 @@ def _export(
             input_names=names,
             dynamic_axes=dict(zip(names, axes, strict=True)),
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(place / "model.onnx", options)
+    session = open_session(place / "model.onnx", SessionOptions(threads=threads))
     read = {value.name for value in session.get_inputs()}
 
     def run(values: Sequence[Any]) -> list[Any]:

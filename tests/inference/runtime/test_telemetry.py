@@ -139,6 +139,23 @@ def test_commands(traced: Run, tiny_bundle: Path, task_file: Callable[..., Path]
     traced(command("bench", "--bundle", bundle, "--tokens", 8, "--prompt-length", 6, "--repeats", 3))
 
 
+#: The exporter and the benchmarks that reach ONNX Runtime by ways of their own.
+OTHERS = {
+    "exporter": "from mpt_edge_export.quantize import quantize_dynamic",
+    "imports are timed": "import import_time; import_time.RUNS = 1; import_time.main()",
+    "generation is timed": "import generation",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_exporter_and_benchmarks(home: Path, name: str) -> None:
+    environ = environment(home) | {"PYTHONPATH": str(Path(__file__).parents[3] / "benchmarks")}
+    arguments = [sys.executable, "-c", OTHERS[name]]
+    done = subprocess.run(arguments, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(home.rglob("*"))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("threads", [1, 2, None])
 @pytest.mark.parametrize("when", ["before", "after"])
