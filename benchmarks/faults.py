@@ -117,17 +117,7 @@ def _settle(tally: Tally, place: Place, name: str, folder: Path, states: list[St
 def killed_at_calls(place: Place, stride: int) -> Tally:
     """Kill changes at their system calls."""
     tally = Tally("killed at system calls")
-    for name, change, states in _trials(place):
-        for number in range(1 + int(_RANDOM.integers(stride)), _MAX_CALLS, stride):
-            folder = place.copy()
-            traced = _traced(partial(_apply, change, folder), f"inject=all:signal=SIGKILL:when={number}")
-            if traced is None:
-                tally.name += " (skipped: strace is not usable)"
-                return tally
-            code, message, _ = traced
-            _settle(tally, place, name, folder, states, code, message)
-            if code >= 0:
-                break  # it has fewer calls
+    _at_each_call(tally, place, stride, "all:signal=SIGKILL", lambda code, _: code < 0)
     return tally
 
 
@@ -150,18 +140,31 @@ def killed_at_random(place: Place, kills: int) -> Tally:
 def failed_calls(place: Place, stride: int) -> Tally:
     """Let each system call that changes files fail, as on a full disk."""
     tally = Tally("failed system calls")
+    _at_each_call(tally, place, stride, f"{_WRITES}:error=ENOSPC", lambda _, log: "INJECTED" in log)
+    return tally
+
+
+def _at_each_call(tally: Tally, place: Place, stride: int, fault: str, was_hit: Callable[[int, str], bool]) -> None:
+    """Inject a fault at one call after the other, until a change has no more of them.
+
+    Args:
+        tally: the counts, which are added to.
+        place: the bundle and its changes.
+        stride: distance of the calls that are hit; the first is drawn by lot.
+        fault: calls and fault, as strace's option ``inject`` has them.
+        was_hit: tells from exit code and log of a change whether it met the fault.
+    """
     for name, change, states in _trials(place):
         for number in range(1 + int(_RANDOM.integers(stride)), _MAX_CALLS, stride):
             folder = place.copy()
-            traced = _traced(partial(_apply, change, folder), f"inject={_WRITES}:error=ENOSPC:when={number}")
+            traced = _traced(partial(_apply, change, folder), f"inject={fault}:when={number}")
             if traced is None:
                 tally.name += " (skipped: strace is not usable)"
-                return tally
+                return
             code, message, log = traced
             _settle(tally, place, name, folder, states, code, message)
-            if "INJECTED" not in log:
+            if not was_hit(code, log):
                 break
-    return tally
 
 
 def full_disk(place: Place, stride: int) -> Tally:
