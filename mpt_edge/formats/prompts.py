@@ -135,22 +135,31 @@ class SharedPrompt:
                 f"{source} is not a prompt file this version reads (found {metadata.get('format', 'no format')!r}, "
                 f"expected {FORMAT!r}); pass prompts/<name>.safetensors or upgrade mpt-edge."
             )
-        values, placement = arrays.get("prompt"), parse_placement(metadata)
-        others = [name for name in arrays if name != "prompt" and not name.startswith("head.")]
-        if values is None or placement is None or values.ndim != placement.ndim or not values.size or others:
+        prompt = parse_prompt(arrays, metadata, source, metadata.get("name", ""))
+        if prompt is None or any(name != "prompt" and not name.startswith("head.") for name in arrays):
             raise CorruptFileError(f"{source} is not a prompt file; pass prompts/<name>.safetensors.")
-        activations = tensors.structured(metadata, "head", list, source)
-        return cls(
-            name=metadata.get("name", ""),
-            values=values,
-            placement=placement,
-            backbone=metadata.get("backbone", ""),
-            training=tensors.structured(metadata, "training", dict, source),
-            license=metadata.get("license"),
-            head=LinearHead.parse(arrays, activations, values.shape[-1], source),
-        )
+        return prompt
 
 
-def parse_placement(metadata: Mapping[str, str]) -> Placement | None:
-    """Return the placement that a file's metadata states; None where it states none that exists."""
-    return Placement.parse(metadata.get("layout"), metadata.get("prompt_position"))
+def parse_prompt(
+    arrays: Mapping[str, Stored], metadata: Mapping[str, str], source: str, name: str
+) -> SharedPrompt | None:
+    """Return the prompt in the tensors and metadata of a prompt or task file; None where they do not fit.
+
+    Raises:
+        CorruptFileError: its training facts or its head cannot be read.
+    """
+    values = arrays.get("prompt")
+    placement = Placement.parse(metadata.get("layout"), metadata.get("prompt_position"))
+    if values is None or placement is None or values.ndim != placement.ndim or not values.size:
+        return None
+    activations = tensors.structured(metadata, "head", list, source)
+    return SharedPrompt(
+        name=name,
+        values=values,
+        placement=placement,
+        backbone=metadata.get("backbone", ""),
+        training=tensors.structured(metadata, "training", dict, source),
+        license=metadata.get("license"),
+        head=LinearHead.parse(arrays, activations, values.shape[-1], source),
+    )

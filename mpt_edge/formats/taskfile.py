@@ -22,9 +22,8 @@ from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats import tensors
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.head_types import HeadType, find_head_type
-from mpt_edge.formats.linear_head import LinearHead
 from mpt_edge.formats.metrics import are_metrics
-from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt, length_and_width, parse_placement, scaled_shape
+from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt, length_and_width, parse_prompt, scaled_shape
 
 #: Format entry of a task file.
 FORMAT = "mpt-edge task 1"
@@ -265,25 +264,17 @@ class TaskFile:
 
 def _own_prompt(arrays: Mapping[str, Stored], metadata: Mapping[str, str], source: str) -> SharedPrompt | None:
     """Return the prompt that a task file carries. Raises CorruptFileError for an incomplete one."""
-    values, placement = arrays.get("prompt"), parse_placement(metadata)
-    activations = tensors.structured(metadata, "head", list, source)
-    if values is None:
-        if activations or set(arrays) - {"u", "v"} or {"layout", "prompt_position"} & set(metadata):
+    if "prompt" not in arrays:
+        described = {"head", "layout", "prompt_position"} & set(metadata)
+        if described or set(arrays) - {"u", "v"}:
             raise CorruptFileError(f"{source} describes a prompt of its own and holds none; import the task again.")
         return None
-    if placement is None or values.ndim != placement.ndim or not values.size:
+    prompt = parse_prompt(arrays, metadata, source, metadata.get("task", ""))
+    if prompt is None:
         raise CorruptFileError(
             f"{source}: its own prompt does not fit its layout and prompt position; train or import the task again."
         )
-    return SharedPrompt(
-        name=metadata.get("task", ""),
-        values=values,
-        placement=placement,
-        backbone=metadata.get("backbone", ""),
-        training=tensors.structured(metadata, "training", dict, source),
-        license=metadata.get("license"),
-        head=LinearHead.parse(arrays, activations, values.shape[-1], source),
-    )
+    return prompt
 
 
 def _member(kind: Any, metadata: Mapping[str, str], key: str, default: Any, source: str) -> Any:
