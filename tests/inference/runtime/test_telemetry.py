@@ -51,9 +51,12 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def environment(home: Path) -> dict[str, str]:
-    """An empty home, and no switch that the caller may have set."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ORT_", "XDG_", "MPT_EDGE"))}
-    return kept | {"HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    """An empty home, and no switch: ONNX Runtime sends nothing where a variable names a build service."""
+    kept = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+    return {key: os.environ[key] for key in kept if key in os.environ} | {
+        "HOME": str(home),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 def command(*arguments: object) -> list[str]:
