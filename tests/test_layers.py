@@ -195,6 +195,22 @@ def test_the_root_has_the_public_face_errors_and_a_few_helpers() -> None:
     assert folders == {"formats", "inference", "training", "cli"}
 
 
+#: Modules without logic, and base classes that the tests of their subclasses run.
+WITHOUT_OWN_TESTS = {"__main__", "_arrays", "encoder_head", "generative_head", "decoding"}
+
+
+def test_every_module_with_logic_has_a_test_file_of_its_name() -> None:
+    places = {PACKAGE: ROOT / "tests", EXPORT: ROOT / "tests" / "export"}
+    expected = {
+        place / module.relative_to(folder).with_name(f"test_{module.stem.lstrip('_')}.py")
+        for folder, place in places.items()
+        for module in folder.rglob("*.py")
+        if module.stem not in WITHOUT_OWN_TESTS | {"__init__"}
+    }
+    assert len(expected) > 100
+    assert sorted(str(file.relative_to(ROOT)) for file in expected if not file.is_file()) == []
+
+
 def test_import_loads_no_training_tools() -> None:
     code = "import sys, mpt_edge; print(*sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
