@@ -25,8 +25,12 @@ from mpt_edge_export import ExportPlan, export_bundle
 from tests.support import exports, writers
 from tests.support.encoders import LENGTH, make_task, save_tokenizer
 
-#: Files that take a minute or two each. They begin first, or one process would be at them while others have no more.
-_LONGEST = ("test_readme.py", "test_docs_peft.py", "test_docs_app.py", "test_wheel.py", "test_docs_generation.py")
+#: Files that take longest. They begin first, or one process would be at them while others have no more.
+_LONGEST = (
+    "test_docs_app.py", "test_readme.py", "test_causal_graph.py", "test_hardware.py", "test_seq2seq_graph.py",
+    "test_encoder_decoder.py", "test_all_layers.py", "test_generative.py", "test_docs_peft.py", "test_wheel.py",
+    "test_docs_generation.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
