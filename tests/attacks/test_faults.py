@@ -15,12 +15,12 @@ from tests.support.places import ROOT
 
 @pytest.fixture(scope="module")
 def tallies() -> dict[str, dict[str, int]]:
-    """Return the counts of a short run of benchmarks/faults.py, by kind of fault."""
+    """Return the counts of a short run of attacks/faults.py, by kind of fault."""
     options = ["--kills", "60", "--opens", "2000", "--installs", "50", "--stride", "5"]
     memory = Path("/dev/shm")  # noqa: S108 - where there is one, a sync takes no time
     where = {"TMPDIR": str(memory)} if memory.is_dir() else {}
     done = subprocess.run(
-        [sys.executable, "benchmarks/faults.py", *options],
+        [sys.executable, "attacks/faults.py", *options],
         cwd=ROOT,
         env={**os.environ, **where, "PYTHONPATH": f"{ROOT}:{ROOT / 'export'}"},
         capture_output=True,
