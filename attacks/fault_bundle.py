@@ -63,7 +63,7 @@ class Place:
         for name in ("alpha", "beta", "delta"):
             vectors.save(make_task(name, 1))
         (self.base / "tokenizer.json").write_bytes(_TOKENIZER)
-        (self.base / MANIFEST).write_text(_manifest(self.base).to_json(), encoding="utf-8")
+        (self.base / MANIFEST).write_text(make_manifest(self.base).to_json(), encoding="utf-8")
         bundle = Bundle.open(self.base)
         bundle.install(self.file("alpha", 2))
         bundle.remove("delta")
@@ -103,7 +103,8 @@ class Place:
         return [old, read_state(folder)]
 
 
-def _manifest(folder: Path) -> Manifest:
+def make_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a bundle whose other files are written."""
     files = {
         path.relative_to(folder).as_posix(): FileEntry(sha256=sha256(path), size=path.stat().st_size)
         for path in folder.rglob("*.*")
