@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mpt_edge.errors import MptEdgeError
 
@@ -104,3 +105,8 @@ def run_child(
     child = Child(change, user=user, file_size=file_size)
     child.begin()
     return child.wait()
+
+
+def resident_bytes() -> int:
+    """Return the memory in use by this process. It needs /proc."""
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
