@@ -7,6 +7,7 @@ of thousands of digits. Texts in it that hold JSON themselves, as metadata of sa
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -138,9 +139,9 @@ class Mutator:
         match old:
             case bool():
                 return not old
-            case int():
+            case int() if abs(old) < 1 << 70:
                 return random.choice([old + 1, old - 1, -old, old * 2, old ^ (1 << random.randrange(40)), str(old)])
-            case float():
+            case float() if math.isfinite(old):
                 return random.choice([old * 1.001, -old, old * 1e30, round(old), str(old)])
             case str() if old:
                 i = random.randrange(len(old))
