@@ -26,6 +26,7 @@ from attacks.mutant_strategies import generated_container, generated_manifest
 from attacks.mutant_workers import Report, mutant, run_workers
 from attacks.originals import file_bytes, make_manifests, make_prompts, make_tasks, make_tokenizers, shipped_files
 from attacks.tiny import build_in_child
+from mpt_edge.errors import MptEdgeError
 
 #: Share of each kind in all mutants, in thousandths. The last ones cost a hundred times as much as the first.
 SHARES = {
@@ -60,7 +61,7 @@ def main(
         chosen = {replay.name.split("-")[0]} if replay else set(filter(None, kinds.split(","))) or set(SHARES)
         made = {kind.name: kind for kind in make_kinds(folder, chosen)}
         if replay is not None:
-            _replay(made[replay.name.split("-")[0]], replay)
+            print(replay_file(made[replay.name.split("-")[0]], replay))
             return
         failed = 0
         for name, kind in made.items():
@@ -115,10 +116,15 @@ def summary(kind: Kind, report: Report) -> str:
     return "\n".join(lines + [f"    {number}: {text}" for number, text in sorted(report.failures)[:8]])
 
 
-def _replay(kind: Kind, path: Path) -> None:
-    """Check one kept mutant in this process; errors show their traceback."""
+def replay_file(kind: Kind, path: Path) -> str:
+    """Check one kept mutant in this process, and return the result; a failure shows its traceback."""
     kind.begin()
-    print(kind.check(path.read_bytes(), is_sealed=path.name.endswith("-sealed")))
+    try:
+        return kind.check(path.read_bytes(), is_sealed=path.name.endswith("-sealed"))
+    except MptEdgeError as error:
+        return f"refused: {error}"
+    finally:
+        kind.end()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 
 from attacks.mutant_kinds import Kind, MeaningError, PromptKind, TaskKind, join, seal, split
 from attacks.mutant_workers import mutant, run_workers, try_numbers
-from attacks.mutants import SHARES, attack, make_kinds, summary
+from attacks.mutants import SHARES, attack, make_kinds, replay_file, summary
 from attacks.originals import file_bytes, make_prompts, make_tasks
 from mpt_edge.errors import InputError
 from mpt_edge.formats.taskfile import TaskFile
@@ -48,6 +48,21 @@ def test_mutants_in_processes(kinds: dict[str, Kind], tmp_path: Path) -> None:
     assert report.counts == try_numbers(kinds["prompt"], 3, range(60)).counts
     assert summary(kinds["prompt"], report).startswith("prompt: 60 mutants, ")
     assert not (tmp_path / "keep").exists()
+
+
+def test_kept_mutants_are_checked_again(
+    kinds: dict[str, Kind], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, is_sealed = mutant(kinds["prompt"], 0, 0)
+    monkeypatch.setattr(PromptKind, "check", lambda self, data, *, is_sealed: str(1 // (len(data) * 0)))
+    report = attack(kinds["prompt"], 0, 1, 1, tmp_path)
+    assert report.failures == [(0, "ZeroDivisionError: integer division or modulo by zero")]
+    (path,) = tmp_path.iterdir()
+    assert (path.name, path.read_bytes()) == (f"prompt-0-0{'-sealed' * is_sealed}", data)
+    with pytest.raises(ZeroDivisionError):
+        replay_file(kinds["prompt"], path)
+    monkeypatch.undo()
+    assert replay_file(kinds["prompt"], path).startswith("refused: ") or is_sealed
 
 
 def test_sealed_files_have_the_products_hash(tmp_path: Path) -> None:
