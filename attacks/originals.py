@@ -82,8 +82,7 @@ def make_manifests(folder: Path) -> list[Manifest]:
     changed = replace(
         plain, head_type="similarity", mask=MaskToken(4, "[MASK]"), changes=(record,) * 2, parity={"float32": 1e-6},
         files={**plain.files, "onnx/model.onnx": graph, "onnx/model.onnx_data": graph, topic: moved},
-        retired=(topic,),
-        releases={**plain.releases, "topic": Release(version=3, sha256="c" * 64)},
+        retired=(topic,), releases={**plain.releases, "topic": Release(version=1, sha256="c" * 64)},
     )  # fmt: skip
     causal = replace(plain, family=Family.CAUSAL, pooling=None, generation=facts)
     return [plain, changed, causal, replace(causal, family=Family.SEQ2SEQ, generation=replace(facts, start_id=0))]
