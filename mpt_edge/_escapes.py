@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 
-#: C0 and C1 controls, marks and embeddings that turn the direction of text, and line separators.
-_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f"
+#: C0 and C1 controls, marks and embeddings that turn the direction of text, line separators, and lone surrogates, which
+#: are bytes of file names that no encoding has.
+_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff"
 
 _IN_TEXT, _IN_LINE = re.compile(f"[{_CONTROLS}]"), re.compile(f"[\t\n{_CONTROLS}]")
 

@@ -17,9 +17,9 @@ _MARKS = {"\u200e", "\u200f", "\u061c"}
 
 
 def is_obeyed(char: str) -> bool:
-    """Whether a terminal obeys a character, by the categories of Unicode."""
+    """Whether a terminal obeys a character, or can have none of it, by the categories of Unicode."""
     kind, turns = unicodedata.category(char), unicodedata.bidirectional(char) in _TURNS
-    return (kind == "Cc" and char not in "\n\t") or kind in {"Zl", "Zp"} or turns or char in _MARKS
+    return (kind == "Cc" and char not in "\n\t") or kind in {"Zl", "Zp", "Cs"} or turns or char in _MARKS
 
 
 def test_all_characters() -> None:
@@ -51,8 +51,9 @@ def test_one_line() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"indent": 2}, {"ensure_ascii": True}], ids=str)
 def test_json_keeps_its_value(options: dict[str, object]) -> None:
-    value = {"a\u202e": ["\x00\x1b\x7f\x9b\u2028\n", "\U0001f469\u200d\U0001f467"]}
+    value = {"a\u202e": ["\x00\x1b\x7f\x9b\u2028\n\udc9b", "\U0001f469\u200d\U0001f467"]}
     text = escaped_json(json.dumps(value, **{"ensure_ascii": False, **options}))  # type: ignore[arg-type]
     assert json.loads(text) == value
+    assert text.encode()
     assert text == escaped(text)
     assert "\\u202e" in text
