@@ -35,6 +35,9 @@ from mpt_edge.formats.taskfile import MIN_LENGTH, NAME, Inputs, Side
 #: Size limit of a recipe, in bytes, and the largest number in it.
 _MAX_BYTES, _MAX_NUMBER = 1 << 20, 2**31 - 1
 
+#: Characters of a value in a message.
+_MAX_SHOWN = 60
+
 #: Hub ids; a path would lead to any folder of this machine.
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
@@ -122,12 +125,9 @@ def load_recipe(path: Path) -> Recipe:
         InputError: the file is missing, no TOML, or has an unknown, missing or unusable entry.
     """
     path = user_path(path)
+    data = _read(path)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path} is larger than {_MAX_BYTES >> 20} MiB; pass a recipe.")
-        entries = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the path.") from error
+        entries = tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8; save it with that encoding.") from error
     except tomllib.TOMLDecodeError as error:
@@ -142,6 +142,18 @@ def load_recipe(path: Path) -> Recipe:
     return recipe
 
 
+def _read(path: Path) -> bytes:
+    """Return a recipe's bytes. Raises InputError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the path.") from error
+    if len(data) > _MAX_BYTES:
+        raise InputError(f"{path} is larger than {_MAX_BYTES >> 20} MiB; pass a recipe.")
+    return data
+
+
 def _check_entries(entries: Mapping[str, Any], path: Path) -> None:
     """Check the names and types of entries. Raises InputError."""
     known = [f.name for f in fields(Recipe)]
@@ -154,7 +166,9 @@ def _check_entries(entries: Mapping[str, Any], path: Path) -> None:
     for name, value in entries.items():
         expected = _TYPES.get(name, str)
         if not isinstance(value, expected) or isinstance(value, bool):
-            raise InputError(f"{path}: {name!r} must be a {expected.__name__}, not {value!r}; correct it.")
+            raise InputError(
+                f"{path}: {name!r} must be a {expected.__name__}, not {repr(value)[:_MAX_SHOWN]}; correct it."
+            )
 
 
 def _parse(entries: Mapping[str, Any], path: Path) -> Recipe:
