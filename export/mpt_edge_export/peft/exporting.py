@@ -111,7 +111,7 @@ def _content(bundle: BundleReader, tasks: list[TaskFile], method: Method, base_m
             f"the tasks {', '.join(task.name for task in tasks)} {problem}, and a PEFT adapter has one for all; "
             "export them one by one."
         )
-    name = base_model or str(tasks[0].training.get("base_model") or bundle.manifest.backbone.get("id", ""))
+    name = str(base_model or tasks[0].training.get("base_model") or bundle.manifest.backbone.get("id", ""))
     return AdapterContent(tasks, prompts[0], types[0], name, method)
 
 
