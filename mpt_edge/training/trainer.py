@@ -26,7 +26,7 @@ from mpt_edge.training.objectives.objective import TaskObjective
 from mpt_edge.training.runlog import RunLog
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule, stochastic_schedule
 from mpt_edge.training.settings import Settings
-from mpt_edge.training.torch_files import load_tensors, tensors_in
+from mpt_edge.training.torch_files import load_tensors
 
 #: Largest value that files can hold, which are in float16.
 _LARGEST = torch.finfo(torch.float16).max
@@ -126,8 +126,7 @@ class Trainer:
             "identity": self.identity,
             "step": self.step,
             "prompts": self.prompts.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
             "hardware": self.hardware.state(),
             "best_score": self.best_score,
             "best": self.best,
@@ -256,13 +255,20 @@ class Trainer:
         if {key: value.shape for key, value in best.items()} != shapes and (best or is_finished):
             raise ValueError("the best values have another shape")
         self.prompts.load_state_dict(state["prompts"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, values in self.optimizer.state.items():
-            if any(each.ndim and each.shape != parameter.shape for each in tensors_in(values)):
-                raise ValueError("the optimizer's values have another shape")
-        self.scheduler.load_state_dict(state["scheduler"])
+        self._restore_optimizer(state["optimizer"], step)
         self.hardware.load_state(state["hardware"])
         self.step, self.best_score, self.best = step, score, best
+
+    def _restore_optimizer(self, state: Mapping[int, Any], step: int) -> None:
+        """Continue with an optimizer's moments. Its rates follow from the settings and the step."""
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        for parameter, values in self.optimizer.state.items():
+            shapes = {name: value.shape for name, value in values.items()}
+            if shapes != {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
+                raise ValueError("the optimizer's values have another shape")
+        self.scheduler.last_epoch = step
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.base_lrs, strict=True):
+            group["lr"] = rate * self._rate(step)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

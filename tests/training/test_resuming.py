@@ -140,8 +140,8 @@ ENTRIES = {
     "best_score": [MISSING, "high", None, 1],
     "best": [MISSING, [], None, {"u": 1}, {"u": torch.ones(2)}],
     "prompts": [MISSING, {}, [], {"shared": torch.ones(3)}, {"shared": "x"}],
-    "optimizer": [MISSING, {}, [], {"state": {}, "param_groups": []}, {"state": [], "param_groups": [1]}, "x"],
-    "scheduler": [MISSING, [], 1, "x"],
+    "optimizer": [MISSING, [], {0: {}}, {0: {"step": torch.ones(())}}, {0: [1]}, "x", None],
+    "hardware": [MISSING],
 }
 
 
@@ -167,7 +167,7 @@ def test_optimizer_of_other_shapes(tiny: EncoderBackbone, tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         run.train(killed(run, 6, 7))
     good = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    good["optimizer"]["state"][0]["exp_avg"] = torch.ones(3, 3)
+    good["optimizer"][0]["exp_avg"] = torch.ones(3, 3)
     torch.save(good, tmp_path / "checkpoint.pt")
     with pytest.raises(InputError, match=r"checkpoint\.pt is no checkpoint of a run; delete it"):
         trainer(tiny, tmp_path)

@@ -14,7 +14,7 @@ import yaml
 
 from mpt_edge._arrays import Floats
 from mpt_edge._files import read_small
-from mpt_edge.errors import CorruptFileError
+from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge_export.peft.adapter import PeftAdapter, read_tensors
 from mpt_edge_export.peft.task_types import TASK_TYPES, Method
 
@@ -36,8 +36,11 @@ def read_caikit(folder: Path) -> PeftAdapter:
     decoder's half. ``decoder.pt`` alone belongs to a decoder-only model.
 
     Raises:
+        InputError: there is neither.
         CorruptFileError: a file cannot be read, or is no matrix.
     """
+    if not is_caikit(folder):
+        raise InputError(f"{folder} holds neither {ENCODER} nor {DECODER}; pass the folder of a folded prompt.")
     parts = [_matrix(folder / name) for name in (ENCODER, DECODER) if (folder / name).is_file()]
     if len(parts) == 2 and parts[0].shape != parts[1].shape:
         raise CorruptFileError(f"{folder}: {ENCODER} and {DECODER} differ in shape; export the prompt again.")

@@ -81,7 +81,7 @@ def read_encoder(source: ModelSource) -> EncoderBackbone:
 def _mask(source: ModelSource) -> MaskToken | None:
     """Return the mask token of a checkpoint with a masked-LM head."""
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    has_head = any(name.endswith("ForMaskedLM") for name in config.architectures or ())
+    has_head = any(str(name).endswith("ForMaskedLM") for name in config.architectures or ())
     return read_mask(source.folder) if config.model_type in TRANSFORMS and has_head else None
 
 

@@ -113,12 +113,15 @@ def _faithful(files: Sequence[bytes], tokenizer: PreTrainedTokenizerBase, folder
 
     Raises:
         UnsupportedModelError: none does.
-        CorruptFileError: a file is no tokenizer.
+        CorruptFileError: a file is no tokenizer, or the tokenizer reads no text.
     """
     probes = [*_PROBES, *(f"a {token}b{token} c" for token in tokenizer.added_tokens_encoder)]
     pairs = [list(pair) for pair in pairwise(probes)]
-    with quiet_transformers():
-        expected = [tokenizer(probes)["input_ids"], tokenizer(pairs)["input_ids"]]
+    try:
+        with quiet_transformers():
+            expected = [tokenizer(probes)["input_ids"], tokenizer(pairs)["input_ids"]]
+    except Exception as error:  # entries of its configuration are used unchecked
+        raise CorruptFileError(f"the tokenizer in {folder} reads no text; download the model again.") from error
     for data in files:
         try:
             candidate = Tokenizer.from_buffer(data)
