@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import patch
@@ -122,20 +123,24 @@ def _copy(folder: Path, place: Path, *, pickled: bool = False) -> Path:
 def damages(path: Path, rng: np.random.Generator) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield ways to damage a file, without end."""
     data = path.read_bytes()
-    yield "empty", lambda: path.write_bytes(b"")
-    yield "not UTF-8", lambda: path.write_bytes(b"\xff\xfe\x80" + data)
-    yield "a folder", lambda: _replace(path, path.mkdir)
-    yield "missing", path.unlink
-    yield "a link to itself", lambda: _replace(path, lambda: path.symlink_to(path.name))
-    yield "noise", lambda: path.write_bytes(rng.bytes(len(data) % 4096))
-    yield "nesting", lambda: path.write_bytes(b"[" * 100_000)
-    yield "a long number", lambda: path.write_bytes(b'{"step": ' + b"9" * 5000 + b"}\n")
+    once: list[tuple[str, Callable[[], object]]] = [
+        ("empty", lambda: path.write_bytes(b"")),
+        ("not UTF-8", lambda: path.write_bytes(b"\xff\xfe\x80" + data)),
+        ("a folder", lambda: _replace(path, path.mkdir)),
+        ("missing", path.unlink),
+        ("a link to itself", lambda: _replace(path, lambda: path.symlink_to(path.name))),
+        ("noise", lambda: path.write_bytes(rng.bytes(len(data) % 4096))),
+        ("nesting", lambda: path.write_bytes(b"[" * 100_000)),
+        ("a long number", lambda: path.write_bytes(b'{"step": ' + b"9" * 5000 + b"}\n")),
+    ]
     structured = list(_structured(path))
     while True:
-        yield "cut", lambda: path.write_bytes(data[: int(rng.integers(len(data)))])
-        yield "bytes changed", lambda: path.write_bytes(_flipped(data, rng))
         if structured:
             yield "values changed", structured[int(rng.integers(len(structured)))]
+        yield "bytes changed", lambda: path.write_bytes(_flipped(data, rng))
+        if once:
+            yield once.pop(int(rng.integers(len(once))))
+        yield "cut", lambda: path.write_bytes(data[: int(rng.integers(len(data)))])
 
 
 def _replace(path: Path, make: Callable[[], object]) -> None:
@@ -200,21 +205,18 @@ def check(target: Target, count: int, place: Path, seed: int = 0) -> Tally:
     tally.add("read whole")
     names = [path.relative_to(good) for pattern in target.files for path in sorted(good.glob(pattern))]
     for name in names:
-        for number, (kind, _) in zip(range(count), damages(good / name, np.random.default_rng(seed)), strict=False):
-            folder = Path(shutil.copytree(good, place / "damaged", symlinks=True))
-            damage = _nth(folder / name, number, rng)
+        folder = _fresh(good, place / "damaged")
+        for kind, damage in islice(damages(folder / name, rng), count):
             damage()
             tally.add(*_outcome(target, folder, f"{kind} {name}"))
-            shutil.rmtree(place / "damaged")
+            _fresh(good, folder)
     return tally
 
 
-def _nth(path: Path, number: int, rng: np.random.Generator) -> Callable[[], object]:
-    """Return the damage of a number to a copy of a file."""
-    ways = damages(path, rng)
-    for _ in range(number):
-        next(ways)
-    return next(ways)[1]
+def _fresh(good: Path, folder: Path) -> Path:
+    """Return a folder with a new copy of the good files."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return Path(shutil.copytree(good, folder, symlinks=True))
 
 
 def _outcome(target: Target, folder: Path, what: str) -> tuple[str, str | None]:
