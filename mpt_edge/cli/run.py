@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mpt_edge
+from mpt_edge._console import error_console
 from mpt_edge.cli import generation
 from mpt_edge.cli.options import BundleFolder, DigestOption, PrecisionOption, Threads
 from mpt_edge.cli.output import JsonLines, answers_in, note
@@ -319,6 +319,6 @@ def _bar(stream: BinaryIO | None) -> Iterator[Callable[[int], None]]:
         yield lambda _: None
         return
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=error_console()) as bar:
         row = bar.add_task("reading", total=status.st_size)
         yield lambda position: bar.update(row, completed=position)
