@@ -21,7 +21,7 @@ from mpt_edge.inference.numerics import pool, unit
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
 from mpt_edge.inference.runtime.kv_cache import stack
 from mpt_edge.inference.runtime.session import SessionOptions
-from mpt_edge.inference.text import NO_TOKENS, Batch, Encoded, Text, render, try_validate
+from mpt_edge.inference.text import NO_TOKENS, Batch, Encoded, Text, render_beginning, try_validate
 
 
 class EncoderModel(Model):
@@ -80,7 +80,7 @@ class EncoderModel(Model):
             else:
                 groups.setdefault((limit, head.needs_offsets), []).append(i)
         for (limit, offsets), members in groups.items():
-            rendered = [render(tasks[i].file.template, texts[i]) for i in members]
+            rendered = [render_beginning(tasks[i].file.template, texts[i], limit) for i in members]
             rows |= zip(members, self.texts.encode(rendered, limit, offsets=offsets), strict=True)
         return [self._checked(rows[i], task.file) for i, task in enumerate(tasks)]
 
