@@ -119,7 +119,7 @@ class BoundedTokenizer:
             windows = [_window(text, max_length * CHARACTERS_PER_TOKEN) for text in texts]
         given = iter(texts)
         for call in _calls(windows):
-            encodings = self._encode([window.text for window in call])
+            encodings = self._encode([window.text for window in call], offsets=offsets)
             for window, encoding, text in zip(call, encodings, given, strict=False):  # `given` goes on in the next call
                 has_too_few = max_length is not None and len(encoding) < max_length + window.margin
                 if has_too_few and not window.is_whole:
@@ -130,12 +130,13 @@ class BoundedTokenizer:
     def _read_on(self, text: str, max_length: int, *, offsets: bool) -> Piece:
         """Read more of a text of which the first characters made too few tokens."""
         window = _window(text, max_characters(max_length))
-        (encoding,) = self._encode([window.text])
+        (encoding,) = self._encode([window.text], offsets=offsets)
         return _piece(encoding, window, max_length, offsets=offsets)
 
-    def _encode(self, texts: Sequence[str]) -> Any:
+    def _encode(self, texts: Sequence[str], *, offsets: bool = False) -> Any:
+        encode = self.library.encode_batch if offsets else self.library.encode_batch_fast
         with self._guarded():
-            return self.library.encode_batch(list(texts), add_special_tokens=False)
+            return encode(texts, add_special_tokens=False)
 
     def _row(self, text: Sequence[str], pieces: Sequence[Piece], max_length: int | None, *, offsets: bool) -> Row:
         """Truncate the tokens of a text or of a pair, and add special tokens."""

@@ -16,9 +16,9 @@ def count_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     original = BoundedTokenizer._encode
 
-    def encode(self: BoundedTokenizer, texts: Sequence[str]) -> Any:
+    def encode(self: BoundedTokenizer, texts: Sequence[str], **options: Any) -> Any:
         seen.extend(text for text in texts if text != _RARE)  # which every new encoder reads once
-        return original(self, texts)
+        return original(self, texts, **options)
 
     monkeypatch.setattr(BoundedTokenizer, "_encode", encode)
     return seen
