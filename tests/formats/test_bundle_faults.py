@@ -204,14 +204,14 @@ def test_install_that_cannot_read_the_installed_version_is_refused(
     """Too many open files, say; an older version would replace a newer one unseen."""
     bundle = Bundle.open(folder)
     bundle.install(task_file(version=2))
-    path, older, real = task_path(folder, "fresh"), task_file(version=1), Path.read_bytes
+    path, older, real = task_path(folder, "fresh"), task_file(version=1), os.open
 
-    def fail(self: Path) -> bytes:
-        if self == path:
+    def fail(name: Path, *arguments: int) -> int:
+        if name == path:
             raise OSError(24, "Too many open files")
-        return real(self)
+        return real(name, *arguments)
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(os, "open", fail)
     with pytest.raises(CorruptFileError, match=r"cannot read .* \(Too many open files\)"):
         bundle.install(older)
     monkeypatch.undo()

@@ -26,10 +26,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mpt_edge._files import user_path
-from mpt_edge.errors import InputError
+from mpt_edge._files import open_regular, user_path
+from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.head_types import find_head_type, head_type_names
 from mpt_edge.formats.taskfile import MIN_LENGTH, NAME, Inputs, Side
+
+#: Size limit of a recipe in bytes. Those of 151 labels have 20 KB.
+MAX_RECIPE = 1 << 20
 
 #: Default metric of recipes that generate text.
 DEFAULT_TEXT_METRIC = "exact_match"
@@ -116,7 +119,13 @@ def load_recipe(path: Path) -> Recipe:
     """
     path = user_path(path)
     try:
-        entries = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        with open_regular(path) as file:
+            data = file.read(MAX_RECIPE + 1)
+        if len(data) > MAX_RECIPE:
+            raise InputError(f"{path} has more than the {MAX_RECIPE:,} bytes that a recipe may have; shorten it.")
+        entries = tomllib.loads(data.decode("utf-8-sig"))
+    except CorruptFileError as error:
+        raise InputError(f"the recipe {error}") from error
     except OSError as error:
         raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the path.") from error
     except UnicodeDecodeError as error:

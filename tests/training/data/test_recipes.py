@@ -9,7 +9,7 @@ import pytest
 from mpt_edge.errors import InputError
 from mpt_edge.formats.head_types import head_type_names
 from mpt_edge.formats.taskfile import Inputs, Side
-from mpt_edge.training.data.recipes import Recipe, load_recipe
+from mpt_edge.training.data.recipes import MAX_RECIPE, Recipe, load_recipe
 
 GOOD = 'name = "toy"\ntrain = "train.jsonl"\nvalidation = "validation.jsonl"\n'
 
@@ -81,8 +81,15 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.toml"):
         load_recipe(tmp_path / "none.toml")
-    with pytest.raises(InputError, match="cannot read the recipe"):
+    with pytest.raises(InputError, match=r"the recipe .* is a folder; pass a regular file"):
         load_recipe(tmp_path)
+
+
+def test_a_recipe_that_is_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "toy.toml"
+    path.write_text(GOOD + "#" * MAX_RECIPE)
+    with pytest.raises(InputError, match="has more than the 1,048,576 bytes that a recipe may have; shorten it"):
+        load_recipe(path)
 
 
 def test_smallest_recipe_and_its_defaults(tmp_path: Path) -> None:
