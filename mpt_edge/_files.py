@@ -94,7 +94,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 def _check_regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise CorruptFileError(f"{path} is {_kind(mode)}; pass a regular file.")
+        raise CorruptFileError(f"cannot read {path}, which is {_kind(mode)}; pass a regular file.")
 
 
 def _kind(mode: int) -> str:

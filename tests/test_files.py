@@ -108,7 +108,7 @@ def test_only_regular_files_are_read_or_replaced(tmp_path: Path, kind: str, is_l
         (tmp_path / "link").symlink_to(path)
         path = tmp_path / "link"
     for read in (lambda p: read_small(p, 10), sha256, open_regular):
-        with pytest.raises(CorruptFileError, match=f"{path} is a {kind}; pass a regular file"):
+        with pytest.raises(CorruptFileError, match=f"cannot read {path}, which is a {kind}; pass a regular file"):
             read(path)
     with pytest.raises(InputError, match=f"{path} is a {kind}; pass the path of a file"), atomic_write(path):
         pass
@@ -126,7 +126,7 @@ def test_a_pipe_that_takes_the_place_of_a_file(tmp_path: Path, monkeypatch: pyte
         return original(name, *arguments)
 
     monkeypatch.setattr(os, "open", swapped)
-    with pytest.raises(CorruptFileError, match="is a pipe"):
+    with pytest.raises(CorruptFileError, match="which is a pipe"):
         read_small(path, 10)
 
 

@@ -19,7 +19,7 @@ from mpt_edge._files import check_readable, read_small, sha256, unreadable, user
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.manifest import MANIFEST, Family, Manifest, Precision, read_manifest
 from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt
-from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
+from mpt_edge.formats.taskfile import MAX_TASK_BYTES, NAME, TaskFile
 from mpt_edge.formats.vectors import TASKS, prompt_key, task_key, task_names
 
 TOKENIZER, MODEL = "tokenizer.json", "onnx/model.onnx"
@@ -257,7 +257,7 @@ class BundleReader:
             yield f"number of layers than {self.manifest.layers}"
 
     def _check_known(self, task: str) -> None:
-        if task not in self.task_names:
+        if NAME.fullmatch(task) is None or task not in self.task_names:
             raise UnknownTaskError(task, self.task_names, str(self.folder))
 
     def _check(self, name: str, digest: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NotRequired, TypedDict
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.formats.history import ChangeRecord, is_record
+from mpt_edge.formats.limits import MAX_LAYERS, MAX_LENGTH
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 
 #: Version of bundle.json that this code writes, and the newest that it reads.
@@ -192,7 +193,7 @@ class Manifest:
             CorruptFileError: no manifest, an incomplete one, or one of a newer version.
         """
         try:
-            entries = json.loads(data)
+            entries = _read_json(data)
             schema = entries.pop("schema")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptFileError(f"{source} is not a bundle manifest; export the bundle again.") from error
@@ -213,6 +214,14 @@ class Manifest:
         for path in _bad_paths(entries):
             raise CorruptFileError(f"{source} lists the path {path!r}, which is not allowed; export it again.")
         return cls(**_parsed(entries))
+
+
+def _read_json(data: bytes) -> Any:
+    """Read JSON in UTF-8. Raises ValueError for half a character, too, which no path or message could hold."""
+    entries = json.loads(data.decode())
+    if b"\\u" in data:
+        json.dumps(entries, ensure_ascii=False).encode()
+    return entries
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -262,8 +271,12 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
     is_encoder, generation = entries["family"] == Family.ENCODER, entries["generation"]
     good = {name: isinstance(entries[name], str) for name in ("name", "tokenizer", "made_by")}
     good |= {name: _is_count(entries[name]) for name in ("prompt_length", "pad_id")}
-    sizes = ("hidden_size", "layers", "heads", "head_size", "max_length")
+    sizes = ("hidden_size", "heads", "head_size")
     good |= {name: _is_count(entries[name], minimum=1) for name in sizes}
+    good |= {
+        name: _is_count(entries[name], minimum=1) and entries[name] <= limit
+        for name, limit in (("layers", MAX_LAYERS), ("max_length", MAX_LENGTH))
+    }
     good |= {
         "family": _is_member(entries["family"], Family),
         "head_type": entries["head_type"] is None or isinstance(entries["head_type"], str),

@@ -16,7 +16,7 @@ from mpt_edge.errors import InputError, MismatchError, MptEdgeError, UnknownTask
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.formats.prompts import SharedPrompt, compose
-from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.taskfile import NAME, TaskFile
 from mpt_edge.inference.answers import Answer, Prediction, Stream
 from mpt_edge.inference.arguments import (
     check_class,
@@ -275,6 +275,8 @@ class Model(ABC):
         selected = self._selected.get(name)
         if selected is not None:
             return selected
+        if NAME.fullmatch(name) is None:
+            raise UnknownTaskError(name, self.tasks, str(self.bundle.folder))
         with self._lock:
             if name not in self._selected:
                 self.bundle.reload()  # it may have been installed, replaced or removed since

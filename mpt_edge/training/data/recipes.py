@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from mpt_edge._files import open_regular, user_path
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.head_types import find_head_type, head_type_names
+from mpt_edge.formats.limits import text_problems
 from mpt_edge.formats.taskfile import MIN_LENGTH, NAME, Inputs, Side
 
 #: Size limit of a recipe in bytes. Those of 151 labels have 20 KB.
@@ -125,7 +126,7 @@ def load_recipe(path: Path) -> Recipe:
             raise InputError(f"{path} has more than the {MAX_RECIPE:,} bytes that a recipe may have; shorten it.")
         entries = tomllib.loads(data.decode("utf-8-sig"))
     except CorruptFileError as error:
-        raise InputError(f"the recipe {error}") from error
+        raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the path.") from error
     except UnicodeDecodeError as error:
@@ -181,6 +182,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     parts = recipe.inputs.placeholders
     if recipe.template is not None and not all(part in recipe.template for part in parts):
         yield f"the template {recipe.template!r} lacks {' or '.join(parts)}; put it where the text goes"
+    for problem in text_problems(tuple(recipe.labels), tuple(recipe.labels.values()), recipe.template):
+        yield f"{problem}; shorten the recipe"
     if len(recipe.labels) == 1:
         yield "one label is no choice; list at least two, or none to take them from the data"
     if not all(isinstance(text, str) and text for text in recipe.stop):

@@ -81,7 +81,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.toml"):
         load_recipe(tmp_path / "none.toml")
-    with pytest.raises(InputError, match=r"the recipe .* is a folder; pass a regular file"):
+    with pytest.raises(InputError, match=r"cannot read .*, which is a folder; pass a regular file"):
         load_recipe(tmp_path)
 
 
