@@ -21,6 +21,7 @@ from mpt_edge.inference.numerics import pool, unit
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
 from mpt_edge.inference.runtime.kv_cache import stack
 from mpt_edge.inference.runtime.session import SessionOptions
+from mpt_edge.inference.selection import MAX_CACHE_BYTES
 from mpt_edge.inference.text import NO_TOKENS, Batch, Encoded, Text, render_beginning, try_validate
 
 
@@ -38,9 +39,10 @@ class EncoderModel(Model):
         precision: str | None = None,
         options: SessionOptions | None = None,
         verify: bool = True,
+        max_cache_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
         """Use `mpt_edge.load` instead."""
-        super().__init__(bundle)
+        super().__init__(bundle, max_cache_bytes)
         (graph,) = bundle.graphs(precision, verify=verify)
         self.backbone = OnnxEncoder(graph, bundle.manifest, options)
         self.providers = self.backbone.providers

@@ -140,9 +140,9 @@ class TextEncoder:
         """Return the number of special tokens added to a text, or to a pair of texts."""
         return self._tokens.special[pair]
 
-    def continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of texts that continue others, without special tokens."""
-        return self._ids(texts)
+    def continuations(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Return the first ``max_length`` tokens of texts that continue others, without special tokens."""
+        return self._ids(texts, max_length)
 
     def words(self, texts: Sequence[str], *, spaced: bool = True) -> list[int]:
         """Return the token of each word, spelled after a space or at the beginning of a text.
@@ -224,9 +224,9 @@ class TextEncoder:
             parts[longest] = part[max(offsets[longest][count][0], 1) :]
         return True
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of whole texts, without special tokens."""
-        return [piece.ids for piece in self._tokens.read(texts)]
+    def _ids(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Return the tokens of texts, without special tokens; of whole ones unless a maximum is given."""
+        return [piece.ids for piece in self._tokens.read(texts, max_length)]
 
 
 def render(template: str | None, text: Text) -> Text:
