@@ -157,7 +157,8 @@ class Forger:
         other = next(label for label in self.genuine.labels if label != right["label"])
         wrong: list[dict[str, Any]] = [{"label": other}, {"label": "none"}, {"score": right["score"] - 0.03}]
         wrong += [{"score": value} for value in (float("nan"), float("inf"), "high", None, [1], 10**400)]
-        wrong += [{"text": value} for value in ("", 1, None, ["a", "b"], [], {})]
+        texts: list[Any] = ["", 1, None, ["a", "b"], [], {}]
+        wrong += [{"text": value} for value in texts]
         for change in wrong:
             yield "other example", replace(self.genuine, reference_example=right | change)
         for key in right:

@@ -37,6 +37,7 @@ LAYERS = (
         "mpt_edge.inference.arguments",
         "mpt_edge.inference.batching",
         "mpt_edge.inference.numerics",
+        "mpt_edge.inference.tokenization",
     ),
     ("mpt_edge.inference.text",),
     ("mpt_edge.inference.runtime",),

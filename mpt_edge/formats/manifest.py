@@ -14,6 +14,7 @@ from typing import Any, NotRequired, TypedDict
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.formats.history import ChangeRecord, is_record
+from mpt_edge.formats.limits import MAX_LAYERS, MAX_LENGTH
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.formats.strict_json import canonical_json, parse_json
 
@@ -324,8 +325,12 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
     is_encoder, generation = entries["family"] == Family.ENCODER, entries["generation"]
     good = {name: isinstance(entries[name], str) for name in ("name", "tokenizer", "made_by")}
     good |= {name: _is_count(entries[name]) for name in ("prompt_length", "pad_id")}
-    sizes = ("hidden_size", "layers", "heads", "head_size", "max_length")
+    sizes = ("hidden_size", "heads", "head_size")
     good |= {name: _is_count(entries[name], minimum=1) for name in sizes}
+    good |= {
+        name: _is_count(entries[name], minimum=1) and entries[name] <= limit
+        for name, limit in (("layers", MAX_LAYERS), ("max_length", MAX_LENGTH))
+    }
     good |= {
         "family": _is_member(entries["family"], Family),
         "head_type": entries["head_type"] is None or isinstance(entries["head_type"], str),

@@ -300,3 +300,14 @@ def test_history_is_bounded(folder: Path, task_file: MakeTask) -> None:
     for _ in range(MAX_RECORDS + 5):
         bundle.install_untested(source)
     assert len(Bundle.open(folder).manifest.changes) == MAX_RECORDS
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_changes_keep_the_permissions_of_what_they_replace(folder: Path, task_file: MakeTask) -> None:
+    (folder / "bundle.json").chmod(0o600)
+    task_path(folder, "topic").chmod(0o640)
+    Bundle.open(folder).install(task_file("topic", version=2))
+    assert [path.stat().st_mode & 0o777 for path in (folder / "bundle.json", task_path(folder, "topic"))] == [
+        0o600,
+        0o640,
+    ]
