@@ -12,6 +12,7 @@ that, the one with more characters gets the odd token.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -39,6 +40,9 @@ _MAX_CALL = 1 << 17
 
 #: The longest beginning that ends with a word before a space. No tokenizer joins these two.
 _WORDS = re.compile(r".*\S(?= )", re.DOTALL)
+
+#: Entry of a model in ``tokenizer.json`` that BPE can have, too.
+_PREFIX = re.compile(rb'"continuing_subword_prefix":\s*"[^"]')
 
 #: Tokens of the vocabulary that are tried as a text of one token.
 _MAX_PROBES = 256
@@ -91,6 +95,7 @@ class BoundedTokenizer:
         """
         self._source = source
         with self._guarded():
+            _check_merges(data)
             self.library = Tokenizer.from_buffer(data)
             self.library.no_padding()
             self.library.no_truncation()
@@ -218,6 +223,22 @@ class BoundedTokenizer:
 
     def _unusable(self) -> CorruptFileError:
         return CorruptFileError(f"{self._source} is not a tokenizer file; export the bundle again.")
+
+
+def _check_merges(data: bytes) -> None:
+    """Refuse merges without the prefix that their model states, for which the library ends the process.
+
+    Raises:
+        ValueError: the bytes have such merges, or are no JSON.
+    """
+    if _PREFIX.search(data) is None:
+        return
+    model = json.loads(data)["model"]
+    prefix = model.get("continuing_subword_prefix") or ""
+    for merge in model.get("merges", ()):
+        second = merge.split(" ")[-1] if isinstance(merge, str) else merge[-1]
+        if not second.startswith(prefix):
+            raise ValueError(f"the merge {merge!r} lacks the prefix")
 
 
 def max_characters(max_length: int) -> int:

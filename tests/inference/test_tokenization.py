@@ -342,3 +342,14 @@ def test_a_panic_is_a_damaged_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ours, "library", Panicking())
     with pytest.raises(CorruptFileError, match="bytes is not a tokenizer file"):
         ours.encode([("a",)], 8)
+
+
+@pytest.mark.parametrize("form", ["pairs", "lines"])
+def test_merges_without_their_prefix_are_refused(form: str) -> None:
+    """The library would end the process."""
+    entries = json.loads(byte_level().to_str())
+    entries["model"]["continuing_subword_prefix"] = "\u0120"
+    if form == "lines":
+        entries["model"]["merges"] = [" ".join(merge) for merge in entries["model"]["merges"]]
+    with pytest.raises(CorruptFileError, match="here is not a tokenizer file"):
+        BoundedTokenizer(json.dumps(entries).encode(), "here")
