@@ -130,9 +130,11 @@ class Bundle(BundleReader):
     def _add(self, change: Transaction, task: IncomingTask) -> None:
         """Prepare to install a task."""
         name, key = task.name, task_key(task.name)
-        if self._installed(name) is not None and self.manifest.files[key]["sha256"] != task.sha256:
+        is_same = key in self.manifest.files and self.manifest.files[key]["sha256"] == task.sha256
+        if not is_same and self._installed(name) is not None:
             change.copy(previous_key(name), key)
-        change.write(key, name, task.data)
+        if not (is_same and self._is_whole(key)):
+            change.write(key, name, task.data)
         change.release(name, task.file.version, task.sha256)
         change.record(Action.INSTALL if self._rises(task) else Action.DOWNGRADE, name, task.file.version, task.sha256)
 
