@@ -10,11 +10,11 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 
-from mpt_edge._locks import MAX_WAIT, locked
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle_reader import BundleReader
 from mpt_edge.formats.history import Action
 from mpt_edge.formats.incoming import IncomingTask, read_incoming
+from mpt_edge.formats.locks import MAX_WAIT, locked
 from mpt_edge.formats.manifest import PREVIOUS
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
 from mpt_edge.formats.transaction import Transaction, reporting_failures
