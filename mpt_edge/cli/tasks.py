@@ -99,7 +99,12 @@ def show(task: Name, bundle: BundleFolder = None) -> None:
     """Print a task file's metadata as JSON."""
     opened = _open(bundle)
     file = opened.task(task)
+    signature = file.signature
     facts = {key: value for key, value in vars(file).items() if key not in ("u", "v", "own_prompt")}
+    facts["signature"] = signature and {
+        "signer": signature.key,
+        "expires": signature.expires and str(signature.expires),
+    }
     facts |= {"u": list(file.u.shape), "v": list(file.v.shape), "dtype": file.u.dtype.name}
     typer.echo(json_text(_summary(opened, file) | facts, sys.stdout, indent=2))
 
