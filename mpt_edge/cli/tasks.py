@@ -14,6 +14,7 @@ from rich.text import Text
 
 from mpt_edge.cli.options import BundleFolder, Commands, PrecisionOption
 from mpt_edge.cli.output import json_text
+from mpt_edge.cli.sources import Sha256, Sources, local_files
 from mpt_edge.cli.table import printable
 from mpt_edge.errors import CorruptFileError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
@@ -32,9 +33,11 @@ app = Commands(
 )
 
 INSTALL_EPILOG = """
-Example:
+Examples:
 
 mpt-edge tasks install runs/mine/tasks/mine.safetensors --bundle bundles/app
+
+mpt-edge tasks install hf://owner/name@v2/tasks/mine.safetensors
 """
 
 Name = Annotated[str, typer.Argument(help="A task's name, as `mpt-edge tasks list` shows it.", show_default=False)]
@@ -111,12 +114,15 @@ def show(task: Name, bundle: BundleFolder = None) -> None:
 
 @app.command(epilog=INSTALL_EPILOG)
 def install(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Task files that training wrote.")],
+    files: Sources,
     bundle: BundleFolder = None,
+    sha256: Sha256 = None,
 ) -> None:
     """Add task files to the bundle, all or none, if they were made for this backbone and prompt."""
     opened = _open(bundle)
-    for task in opened.install_all(files):
+    with local_files(files, sha256) as paths:
+        installed = opened.install_all(paths)
+    for task in installed:
         typer.echo(f"installed {task.name} ({opened.task_bytes(task.name):,} bytes) in {opened.folder}")
 
 
