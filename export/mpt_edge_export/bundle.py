@@ -10,9 +10,13 @@ from typing import Any
 import mpt_edge
 from mpt_edge._arrays import Floats
 from mpt_edge._files import sha256, user_path
+from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.bundle_reader import MODEL, TOKENIZER, graph_names, weights_name
-from mpt_edge.formats.manifest import MANIFEST, FileEntry, GenerationFacts, Manifest, Precision
+from mpt_edge.formats.key_rotation import PinnedKeys
+from mpt_edge.formats.manifest import MANIFEST, FileEntry, GenerationFacts, Manifest, Precision, read_manifest
 from mpt_edge.formats.placement import PromptPosition
+from mpt_edge.formats.public_keys import PREFIX
+from mpt_edge.formats.signature import check_signature
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
@@ -43,6 +47,8 @@ class ExportPlan:
     """Whether to replace a bundle that is already there."""
     precisions: Sequence[Precision] = (Precision.FLOAT32,)
     """Precisions of the bundle's graphs."""
+    keys: PinnedKeys | None = None
+    """Keys that the bundle pins; None for those of the bundle that is replaced, if it pins some."""
 
 
 def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: None) -> Manifest:
@@ -61,6 +67,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         InputError: the output is in use, a vector file has a name that no bundle can list, or a prompt
             leaves no room for a text.
         MismatchError: a prompt or task belongs to another backbone.
+        SignatureError: the bundle pins keys, and a task is not signed by any of them.
         UnsupportedModelError: the model cannot be exported.
         ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is
             written.
@@ -68,7 +75,10 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     plan = replace(plan, output=user_path(plan.output), vectors=list(map(user_path, plan.vectors)))
     check_output(plan.output, force=plan.force)
     observe("reading prompts and tasks")
+    plan = replace(plan, keys=plan.keys or _kept_keys(plan.output))
     contents = collect(plan.vectors, plan.backbone)
+    for task in contents.tasks.values() if plan.keys else ():
+        check_signature(task.name, task.signature, plan.keys.keys if plan.keys else ())
     plan.backbone.model.cpu()  # training may have left it on a GPU
     size = dimensions(plan.backbone)
     check_room(plan.backbone, contents)
@@ -122,6 +132,19 @@ def _quantize(backbone: AnyBackbone, folder: Path, manifest: Manifest, prompts: 
     )
 
 
+def _kept_keys(output: Path) -> PinnedKeys | None:
+    """Return the keys of a bundle that is there. Raises InputError where it has some that cannot be read."""
+    path = output / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        return read_manifest(path).keys
+    except CorruptFileError as error:
+        if PREFIX.encode() not in path.read_bytes():
+            return None
+        raise InputError(f"{path} is damaged, and the bundle pins keys; name them with --pin-key.") from error
+
+
 def _entries(folder: Path) -> Mapping[str, FileEntry]:
     """Return hash and size of every file in a folder, by path."""
     return {
@@ -160,6 +183,7 @@ def _manifest(plan: ExportPlan, size: Dimensions, contents: Contents) -> Manifes
         parity={},
         files={},
         made_by=f"mpt-edge {mpt_edge.__version__}",
+        keys=plan.keys,
         generation=None if isinstance(backbone, EncoderBackbone) else _generation(backbone, placement.position),
         mask=encoder.mask if encoder else None,
     )

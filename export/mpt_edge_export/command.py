@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
+from mpt_edge.formats.key_rotation import PinnedKeys
 from mpt_edge.formats.manifest import Manifest, Precision
 from mpt_edge.formats.vectors import VectorFolder, task_names
 from mpt_edge.training.backbones.locating import PACKAGED
@@ -29,6 +31,7 @@ def export_command(
     revision: str | None = None,
     force: bool = False,
     precision: str = "float32",
+    pin_keys: Sequence[str] = (),
 ) -> None:
     """Export a backbone with its vectors, and report each stage on the error stream.
 
@@ -42,12 +45,14 @@ def export_command(
         revision: revision of a hub model.
         force: whether to replace a bundle that is already there.
         precision: a key of `PRECISIONS`.
+        pin_keys: public keys that the bundle pins; none for those of the bundle that is replaced.
 
     Raises:
-        InputError: a vectors folder is empty, or the output is in use.
+        InputError: a vectors folder is empty, the output is in use, or a key is none.
     """
     output, vectors = user_path(output), list(map(user_path, vectors))
     check_output(output, force=force)  # before the backbone, which takes longer
+    keys = PinnedKeys.of(pin_keys, int(time.time())) if pin_keys else None
     console = Console(stderr=True)
     with console.status("loading the backbone") as status:
 
@@ -58,7 +63,7 @@ def export_command(
 
         backbone = open_backbone(source, revision)
         folders = _vectors(source, output, vectors)
-        plan = ExportPlan(backbone, folders, output, force=force, precisions=PRECISIONS[precision])
+        plan = ExportPlan(backbone, folders, output, force=force, precisions=PRECISIONS[precision], keys=keys)
         manifest = export_bundle(plan, observe)
     # A folder's name may hold brackets, which rich would read as markup.
     Console().print(f"{output}: {_summary(manifest)}", markup=False, highlight=False, soft_wrap=True)

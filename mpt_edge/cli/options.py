@@ -22,6 +22,11 @@ PrecisionOption = Annotated[
     typer.Option("--precision", help="Graph to use, if the bundle has both.", show_default="float32, if there"),
 ]
 
+RequireKey = Annotated[
+    list[str] | None,
+    typer.Option(help="A public key that must have signed each task; repeatable, for one of several."),
+]
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of one request.", show_default="automatic")]

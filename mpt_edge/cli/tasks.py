@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mpt_edge.cli.options import BundleFolder, Commands, PrecisionOption
+from mpt_edge.cli.options import BundleFolder, Commands, PrecisionOption, RequireKey
 from mpt_edge.cli.output import json_text
 from mpt_edge.cli.sources import Sha256, Sources, local_files
 from mpt_edge.cli.table import printable
@@ -21,6 +21,7 @@ from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.history import ChangeRecord
 from mpt_edge.formats.manifest import Precision
 from mpt_edge.formats.metrics import headline_text
+from mpt_edge.formats.public_keys import PREFIX
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.generative_model import GenerativeModel
@@ -45,8 +46,8 @@ Name = Annotated[str, typer.Argument(help="A task's name, as `mpt-edge tasks lis
 #: Maximum characters of an answer in a message.
 _MAX_SHOWN = 60
 
-#: Digits of a hash in the history; `--json` has all.
-_SHOWN_DIGITS = 16
+#: Digits of a hash, and characters of a key, in the history; `--json` has all.
+_SHOWN_DIGITS = 12
 
 #: Tolerance of a reference example's score. int8 moves scores without changing answers: the largest difference of
 #: the shipped tasks is 0.04.
@@ -117,11 +118,12 @@ def install(
     files: Sources,
     bundle: BundleFolder = None,
     sha256: Sha256 = None,
+    require_key: RequireKey = None,
 ) -> None:
     """Add task files to the bundle, all or none, if they were made for this backbone and prompt."""
     opened = _open(bundle)
     with local_files(files, sha256) as paths:
-        installed = opened.install_all(paths)
+        installed = opened.install_all(paths, require_keys=require_key or ())
     for task in installed:
         typer.echo(f"installed {task.name} ({opened.task_bytes(task.name):,} bytes) in {opened.folder}")
 
@@ -157,10 +159,11 @@ def log(
 
 
 def _log_table(records: list[ChangeRecord]) -> Table:
-    table = Table("when", "change", "task", "version", "sha256", box=None, pad_edge=False)
+    table = Table("when", "change", "task", "version", "sha256", "signer", box=None, pad_edge=False)
     for record in records:
         version = "" if record.version is None else record.version
-        cells = (record.when, record.action, record.task, version, record.sha256[:_SHOWN_DIGITS])
+        signer = (record.signer or "").removeprefix(PREFIX)[:_SHOWN_DIGITS]
+        cells = (record.when, record.action, record.task, version, record.sha256[:_SHOWN_DIGITS], signer)
         table.add_row(*(Text(printable(str(cell), sys.stdout, always=True)) for cell in cells))
     return table
 
@@ -170,15 +173,18 @@ def verify(
     tasks: Annotated[list[str] | None, typer.Argument(help="Tasks to verify; all if none is named.")] = None,
     bundle: BundleFolder = None,
     precision: PrecisionOption = None,
+    require_key: RequireKey = None,
 ) -> None:
-    """Check every file's hash, and each task's answer to its recorded reference example."""
+    """Check every file's hash and required signature, and each task's answer to its recorded reference example."""
     opened = _open(bundle)
     opened.verify_files()
     model = open_model(opened, precision=precision, verify=False)
     tolerance = _SELF_TEST_TOLERANCE[opened.choose_precision(precision)]
     names = tasks or opened.task_names
     for name in names:
-        _self_test(model, model.task(name).file, tolerance)
+        file = model.task(name).file
+        opened.check_signer(file, require_key or ())
+        _self_test(model, file, tolerance)
     count = "1 task" if len(names) == 1 else f"{len(names)} tasks"
     typer.echo(f"{len(opened.manifest.files)} files and {count} are as they were made.")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from mpt_edge._files import read_small, user_path
@@ -15,6 +16,9 @@ from mpt_edge._locks import MAX_WAIT, locked
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle_reader import BundleReader, hash_bytes
 from mpt_edge.formats.history import Action
+from mpt_edge.formats.key_rotation import KeyRotation, PinnedKeys
+from mpt_edge.formats.public_keys import check_keys
+from mpt_edge.formats.signature import check_signature
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
 from mpt_edge.formats.transaction import Transaction, reporting_failures
 from mpt_edge.formats.vectors import SUFFIX, task_key
@@ -33,22 +37,32 @@ class Bundle(BundleReader):
     ['banking77', 'clinc150', 'sms_spam']
     """
 
-    def install(self, source: str | os.PathLike[str], *, wait: float = MAX_WAIT) -> TaskFile:
+    def install(
+        self, source: str | os.PathLike[str], *, require_keys: Sequence[str] = (), wait: float = MAX_WAIT
+    ) -> TaskFile:
         """Add a task file to the bundle, or replace one of the same name; see `install_all`."""
-        return self.install_all([source], wait=wait)[0]
+        return self.install_all([source], require_keys=require_keys, wait=wait)[0]
 
-    def install_all(self, sources: Iterable[str | os.PathLike[str]], *, wait: float = MAX_WAIT) -> list[TaskFile]:
+    def install_all(
+        self,
+        sources: Iterable[str | os.PathLike[str]],
+        *,
+        require_keys: Sequence[str] = (),
+        wait: float = MAX_WAIT,
+    ) -> list[TaskFile]:
         """Add task files to the bundle in one change, or replace those of the same names.
 
         A replaced task that could be used is kept, for `rollback`.
 
         Args:
             sources: the files.
+            require_keys: public keys one of which must have signed each file, whatever the bundle pins.
             wait: seconds to wait for another process that changes the bundle.
 
         Raises:
             CorruptFileError: a file is no task file.
             MismatchError: a task belongs to another bundle, or is older than the installed version.
+            SignatureError: a file is not signed as required, or its signature has expired.
             InputError: two files hold the same task, the bundle cannot be written, or the wait was too short.
         """
         if isinstance(sources, str | os.PathLike):
@@ -59,7 +73,7 @@ class Bundle(BundleReader):
         _check_names(tasks)
         with self._changing(wait) as change:
             for task, data in zip(tasks, contents, strict=True):
-                self._add(change, task, data)
+                self._add(change, task, data, require_keys)
         return tasks
 
     def rollback(self, task: str, *, wait: float = MAX_WAIT) -> TaskFile:
@@ -88,7 +102,8 @@ class Bundle(BundleReader):
                 change.copy(before, now)
             else:
                 change.drop(before)
-            change.record(Action.ROLLBACK, task, restored.version, change.files[now]["sha256"])
+            sha256 = change.files[now]["sha256"]
+            change.record(Action.ROLLBACK, task, restored.version, sha256, self._signer(restored))
         return restored
 
     def remove(self, task: str, *, wait: float = MAX_WAIT) -> None:
@@ -111,9 +126,79 @@ class Bundle(BundleReader):
             version = None if removed is None else removed.version
             change.record(Action.REMOVE, task, version, sha256)
 
-    def _add(self, change: Transaction, task: TaskFile, data: bytes) -> None:
+    def pin(self, keys: Iterable[str], *, sequence: int | None = None, wait: float = MAX_WAIT) -> PinnedKeys:
+        """Pin public keys beside those that are pinned: from now on one of them must have signed each task.
+
+        Args:
+            keys: the keys, ``ed25519:`` and base64.
+            sequence: number that rotations must exceed; None for the present one, or the time in seconds.
+            wait: seconds to wait for another process that changes the bundle.
+
+        Raises:
+            InputError: a key is none, the bundle cannot be written, or the wait was too short.
+            SignatureError: a task of the bundle is not signed by any of them.
+        """
+        with self._changing(wait) as change:
+            now = self.manifest.keys
+            number = (now.sequence if now else int(time.time())) if sequence is None else sequence
+            pinned = PinnedKeys.of([*(now.keys if now else ()), *check_keys(keys)], number)
+            self._pin(change, pinned)
+        return pinned
+
+    def unpin(self, keys: Iterable[str], *, wait: float = MAX_WAIT) -> PinnedKeys | None:
+        """Stop to trust public keys; with none left, signatures are not checked any more.
+
+        Args:
+            keys: pinned keys.
+            wait: seconds to wait for another process that changes the bundle.
+
+        Raises:
+            InputError: a key is not pinned, the bundle cannot be written, or the wait was too short.
+            SignatureError: a task of the bundle is not signed by any of those that are left.
+        """
+        given = check_keys(keys)
+        with self._changing(wait) as change:
+            now = self.manifest.keys
+            known = now.keys if now else ()
+            unknown = next((key for key in given if key not in known), None)
+            if unknown is not None:
+                raise InputError(f"{self.folder} does not pin {unknown}; see `mpt-edge keys list`.")
+            left = [key for key in known if key not in given]
+            pinned = PinnedKeys.of(left, now.sequence) if now and left else None
+            self._pin(change, pinned)
+        return pinned
+
+    def rotate(self, rotation: KeyRotation, *, wait: float = MAX_WAIT) -> list[str]:
+        """Replace the pinned keys by those of a rotation, as one change.
+
+        Args:
+            rotation: the document; see `KeyRotation`.
+            wait: seconds to wait for another process that changes the bundle.
+
+        Returns:
+            Names of tasks that none of the new keys signed. They are refused until they are installed again.
+
+        Raises:
+            InputError: the bundle pins no keys, cannot be written, or the wait was too short.
+            SignatureError: no pinned key signed the rotation, or its number does not rise.
+        """
+        with self._changing(wait) as change:
+            if self.manifest.keys is None:
+                raise InputError(f"{self.folder} pins no keys to replace; pin some with `mpt-edge keys pin`.")
+            rotation.check(self.manifest.keys)
+            change.pin(rotation.new, rotation.signer)
+        return [name for name in self.task_names if self._installed(name) is None]
+
+    def _pin(self, change: Transaction, keys: PinnedKeys | None) -> None:
+        """Prepare to pin keys, or none. Raises SignatureError for a task that none of them signed."""
+        for name in self.task_names if keys else ():
+            check_signature(name, self.task(name).signature, keys.keys if keys else ())
+        change.pin(keys)
+
+    def _add(self, change: Transaction, task: TaskFile, data: bytes, keys: Sequence[str]) -> None:
         """Prepare to install a task. Raises MismatchError."""
         self.check_fit(task)
+        self.check_signer(task, keys, is_new=True)
         key, installed = task_key(task.name), self._installed(task.name)
         if installed is not None and installed.version > task.version:
             raise MismatchError(
@@ -122,7 +207,11 @@ class Bundle(BundleReader):
         if installed is not None and self.manifest.files[key]["sha256"] != hash_bytes(data):
             change.copy(previous_key(task.name), key)
         change.write(key, task.name, data)
-        change.record(Action.INSTALL, task.name, task.version, change.files[key]["sha256"])
+        change.record(Action.INSTALL, task.name, task.version, change.files[key]["sha256"], self._signer(task, keys))
+
+    def _signer(self, task: TaskFile, keys: Sequence[str] = ()) -> str | None:
+        """Return the key whose signature of a task was checked."""
+        return task.signature.key if task.signature and (self.manifest.keys or keys) else None
 
     def _installed(self, name: str) -> TaskFile | None:
         """Return the installed task of that name; None for one that is missing or needs repair."""

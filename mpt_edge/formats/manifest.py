@@ -13,6 +13,7 @@ from typing import Any, NotRequired, TypedDict
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.formats.history import ChangeRecord, is_record
+from mpt_edge.formats.key_rotation import PinnedKeys, are_pinned_keys
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 
 #: Version of bundle.json that this code writes, and the newest that it reads.
@@ -146,6 +147,8 @@ class Manifest:
     """Properties of a generative backbone; None for encoders."""
     mask: MaskToken | None = None
     """Mask token of an encoder with a masked-LM head."""
+    keys: PinnedKeys | None = None
+    """Keys one of which must have signed each task; None where signatures are not checked."""
     changes: Sequence[ChangeRecord] = field(default=(), repr=False)
     """The last changes, the newest at the end."""
     retired: Sequence[str] = field(default=(), repr=False)
@@ -161,8 +164,8 @@ class Manifest:
         return set(map(self.stored, self.files))
 
     def is_same_export(self, other: Manifest) -> bool:
-        """Whether two manifests differ at most by changes to tasks."""
-        first, second = (replace(each, files={}, changes=(), retired=()) for each in (self, other))
+        """Whether two manifests differ at most by changes to tasks and keys."""
+        first, second = (replace(each, keys=None, files={}, changes=(), retired=()) for each in (self, other))
         return first == second
 
     @property
@@ -181,6 +184,7 @@ class Manifest:
         placement = entries.pop("placement")
         entries |= {"layout": placement.layout, "prompt_position": placement.position}
         entries |= {name: part and asdict(part) for name in ("generation", "mask") for part in (entries[name],)}
+        entries["keys"] = self.keys and self.keys.to_entries()
         entries |= {"changes": [asdict(record) for record in self.changes], "retired": list(self.retired)}
         return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
 
@@ -245,6 +249,7 @@ def _parsed(entries: Mapping[str, Any]) -> dict[str, Any]:
             start_id=generation.get("start_id"),
         ),
         "mask": mask and MaskToken(mask["id"], mask["token"]),
+        "keys": entries["keys"] and PinnedKeys.parse(entries["keys"]),
         "changes": tuple(map(ChangeRecord.parse, entries["changes"])),
         "retired": tuple(entries["retired"]),
     }
@@ -277,6 +282,7 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
         "mask": entries["mask"] is None or _is_mask(entries["mask"]),
         "prompts": _all_are(entries["prompts"], {"length": int, "fingerprint": str}),
         "files": _all_are(entries["files"], {"size": int, "sha256": str}),
+        "keys": entries["keys"] is None or are_pinned_keys(entries["keys"]),
         "changes": isinstance(entries["changes"], list) and all(map(is_record, entries["changes"])),
         "retired": isinstance(entries["retired"], list),
     }

@@ -100,9 +100,11 @@ class Model(ABC):
         Raises:
             CorruptFileError: it is no task file.
             MismatchError: it was made for another backbone, tokenizer or prompt.
+            SignatureError: the bundle pins keys, and none of them signed it, or its signature has expired.
         """
         file = TaskFile.load(path)
         self.bundle.check_fit(file)
+        self.bundle.check_signer(file, is_new=True)
         with self._lock:
             self._selected[file.name] = self._compose(file)
             return Task(self, self._selected[file.name])
