@@ -1,11 +1,9 @@
-"""Changes to a bundle that are killed, fail, wait for each other or are read by others."""
+"""Changes to a bundle that fail, wait for each other or are read by others."""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,52 +18,6 @@ from mpt_edge.formats.vectors import VectorFolder, task_key
 from tests.support.bundles import edit, flip, read_files, task_path
 
 MakeTask = Callable[..., Path]
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def tallies() -> dict[str, dict[str, int]]:
-    """Return the counts of a short run of benchmarks/faults.py, by kind of fault."""
-    options = ["--kills", "60", "--opens", "2000", "--installs", "50", "--stride", "5"]
-    memory = Path("/dev/shm")  # noqa: S108 - where there is one, a sync takes no time
-    where = {"TMPDIR": str(memory)} if memory.is_dir() else {}
-    done = subprocess.run(
-        [sys.executable, "benchmarks/faults.py", *options],
-        cwd=ROOT,
-        env={**os.environ, **where, "PYTHONPATH": f"{ROOT}:{ROOT / 'export'}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    lines = [line.partition(": ") for line in done.stdout.splitlines()]
-    count = re.compile(r"([\d,]+) ([^()]+?)(?:,(?= \d)|$| \()")
-    return {
-        name: {what: int(number.replace(",", "")) for number, what in count.findall(rest)} for name, _, rest in lines
-    }
-
-
-@pytest.mark.parametrize("kind", ["killed at system calls", "failed system calls", "full disk"])
-def test_faults_at_each_call_and_page(tallies: dict[str, dict[str, int]], kind: str) -> None:
-    if kind not in tallies:
-        pytest.skip(next(name for name in tallies if name.startswith(kind)))
-    assert tallies[kind]["trials"] >= 15
-    assert tallies[kind]["broken"] == 0
-
-
-@pytest.mark.parametrize("kind", ["killed at random", "file size limit", "read-only", "two installers", "reader"])
-def test_faults(tallies: dict[str, dict[str, int]], kind: str) -> None:
-    assert tallies[kind]["broken"] == 0
-
-
-def test_extent_of_the_faults(tallies: dict[str, dict[str, int]]) -> None:
-    assert tallies["killed at random"]["trials"] == 60
-    assert tallies["killed at random"]["killed, old"] > 0
-    assert tallies["read-only"]["refused, old"] > 0
-    assert tallies["two installers"]["with 100 installs"] == 1
-    assert tallies["reader"]["opened"] == 2000
 
 
 def _log_calls(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Stop changes to a bundle in every way, and check what is left.
 
-python benchmarks/faults.py
+python attacks/faults.py
 
 Prints one line a kind of fault. `--kills 50 --opens 500 --installs 10 --stride 9` takes seconds. Filling a disk needs
 root, and system calls need strace; without them these are skipped.
@@ -23,22 +23,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from fault_bundle import (
-    DONE,
-    FOREIGN,
-    REFUSED,
-    Change,
-    Child,
-    Place,
-    State,
-    Tally,
-    leftovers,
-    problem,
-    read_state,
-    run_child,
-    typical_seconds,
-)
 
+from attacks.common import DONE, FOREIGN, REFUSED, Child, Tally, run_child
+from attacks.fault_bundle import Change, Place, State, leftovers, problem, read_state, typical_seconds
 from mpt_edge.errors import UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.transaction import remove_leftovers
