@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
-from mpt_edge.formats.key_rotation import PinnedKeys
+from mpt_edge.formats.key_rotation import PinnedKeys, sequence_now
 from mpt_edge.formats.manifest import Manifest, Precision
 from mpt_edge.formats.vectors import VectorFolder, task_names
 from mpt_edge.training.backbones.locating import PACKAGED
@@ -52,7 +51,7 @@ def export_command(
     """
     output, vectors = user_path(output), list(map(user_path, vectors))
     check_output(output, force=force)  # before the backbone, which takes longer
-    keys = PinnedKeys.of(pin_keys, int(time.time())) if pin_keys else None
+    keys = PinnedKeys.of(pin_keys, sequence_now()) if pin_keys else None
     console = Console(stderr=True)
     with console.status("loading the backbone") as status:
 

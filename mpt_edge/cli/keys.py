@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from mpt_edge.cli.options import BundleFolder, Commands
 from mpt_edge.cli.output import note
 from mpt_edge.cli.private_keys import PASSPHRASE, PrivateKey, load_signer, new_passphrase
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.formats.key_rotation import MAX_ROTATION_BYTES, KeyRotation, PinnedKeys
+from mpt_edge.formats.key_rotation import MAX_ROTATION_BYTES, KeyRotation, PinnedKeys, sequence_now
 from mpt_edge.formats.signing import Signer
 from mpt_edge.inference.loading import default_bundle
 
@@ -63,11 +62,12 @@ def rotate(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The rotation's file.")],
     sequence: Annotated[
-        int | None, typer.Option(min=0, help="Number that rises with each rotation.", show_default="time in seconds")
+        int | None,
+        typer.Option(min=0, help="Number that rises with each rotation.", show_default="time in milliseconds"),
     ] = None,
 ) -> None:
     """Sign, with a pinned key, a document that replaces the pinned keys of bundles."""
-    pinned = PinnedKeys.of(new_key, int(time.time()) if sequence is None else sequence)
+    pinned = PinnedKeys.of(new_key, sequence_now() if sequence is None else sequence)
     rotation = load_signer(key).rotate(pinned)
     with atomic_write(output) as temporary:
         temporary.write_text(rotation.to_json(), "utf-8")
@@ -87,7 +87,7 @@ def pin(
     keys: PublicKeys,
     bundle: BundleFolder = None,
     sequence: Annotated[
-        int | None, typer.Option(min=0, help="Number that rotations must exceed.", show_default="time in seconds")
+        int | None, typer.Option(min=0, help="Number that rotations must exceed.", show_default="time in milliseconds")
     ] = None,
 ) -> None:
     """Pin keys in a bundle: from now on it takes no task that none of them signed."""

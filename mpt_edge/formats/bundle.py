@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from mpt_edge._files import read_small, user_path
@@ -16,7 +15,7 @@ from mpt_edge._locks import MAX_WAIT, locked
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle_reader import BundleReader, hash_bytes
 from mpt_edge.formats.history import Action
-from mpt_edge.formats.key_rotation import KeyRotation, PinnedKeys
+from mpt_edge.formats.key_rotation import KeyRotation, PinnedKeys, sequence_now
 from mpt_edge.formats.public_keys import check_keys
 from mpt_edge.formats.signature import check_signature
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
@@ -131,7 +130,7 @@ class Bundle(BundleReader):
 
         Args:
             keys: the keys, ``ed25519:`` and base64.
-            sequence: number that rotations must exceed; None for the present one, or the time in seconds.
+            sequence: number that rotations must exceed; None for the present one, or the time in milliseconds.
             wait: seconds to wait for another process that changes the bundle.
 
         Raises:
@@ -140,7 +139,7 @@ class Bundle(BundleReader):
         """
         with self._changing(wait) as change:
             now = self.manifest.keys
-            number = (now.sequence if now else int(time.time())) if sequence is None else sequence
+            number = (now.sequence if now else sequence_now()) if sequence is None else sequence
             pinned = PinnedKeys.of([*(now.keys if now else ()), *check_keys(keys)], number)
             self._pin(change, pinned)
         return pinned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -54,6 +55,11 @@ class PinnedKeys:
     def parse(cls, entries: Mapping[str, Any]) -> Self:
         """Return the keys of a manifest's entries that `are_pinned_keys` has checked."""
         return cls(tuple(entries["keys"]), entries["sequence"])
+
+
+def sequence_now() -> int:
+    """Return the sequence number of keys that are pinned or signed now: the time in milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def are_pinned_keys(entries: object) -> bool:

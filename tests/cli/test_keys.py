@@ -33,11 +33,11 @@ def test_new_key(tmp_path: Path) -> None:
 
 def test_rotation_counts_by_the_time(key: Path, tmp_path: Path) -> None:
     public = done(run_here("keys", "show", key)).strip()
-    before = int(time.time())
+    before = int(time.time() * 1000)
     done(run_here("keys", "rotate", "--key", key, "--new-key", signer(2).public, "-o", tmp_path / "r.json"))
     rotation = KeyRotation.parse((tmp_path / "r.json").read_bytes(), "r")
     assert rotation.new.keys == (signer(2).public,)
-    assert before <= rotation.new.sequence <= time.time()
+    assert before <= rotation.new.sequence <= time.time() * 1000
     rotation.check(PinnedKeys.of([public], before - 1))
 
 

@@ -151,12 +151,12 @@ def test_pinning_keeps_what_works(folder: Path, task_file: MakeTask) -> None:
     bundle.install(sign(task_file()))
     with pytest.raises(SignatureError, match="is not a required key"):
         bundle.pin([TWO])
-    started = int(time.time())
+    started = int(time.time() * 1000)
     bundle.pin([TWO, ONE])
     now = keys(bundle)
     assert now is not None
     assert now.keys == tuple(sorted([ONE, TWO]))
-    assert started <= now.sequence <= time.time()
+    assert started <= now.sequence <= time.time() * 1000
     bundle.unpin([TWO])
     assert keys(bundle) == PinnedKeys.of([ONE], now.sequence)
     assert [record.action for record in bundle.manifest.changes[-2:]] == [Action.KEYS, Action.KEYS]
