@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpt_edge._files import atomic_write, check_listable, user_path
+from mpt_edge._files import atomic_write, cache_folder, check_listable, user_path
 from mpt_edge.errors import InputError
 from mpt_edge.inference import loading
 
@@ -80,3 +80,10 @@ def test_listing_what_is_not_there(tmp_path: Path) -> None:
     check_listable(tmp_path / "none")
     (tmp_path / "file").touch()
     check_listable(tmp_path / "file")
+
+
+def test_cache_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    assert cache_folder() in (home / "cache" / "mpt-edge", home / "Library" / "Caches" / "mpt-edge")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda _: Path("~/.cache/mpt-edge"))
+    assert cache_folder() is None
