@@ -18,7 +18,7 @@ from mpt_edge.formats.manifest import MANIFEST, Family, FileEntry, Manifest, Poo
 from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge.formats.vectors import VectorFolder
+from mpt_edge.formats.vectors import VectorFolder, releases_of
 
 #: Hashes of the tasks by name in the manifest.
 State = dict[str, str]
@@ -65,7 +65,7 @@ class Place:
         (self.base / "tokenizer.json").write_bytes(_TOKENIZER)
         (self.base / MANIFEST).write_text(make_manifest(self.base).to_json(), encoding="utf-8")
         bundle = Bundle.open(self.base)
-        bundle.install(self.file("alpha", 2))
+        bundle.install_untested(self.file("alpha", 2))
         bundle.remove("delta")
         (self.base / "installed" / f"gamma.{'0' * 32}.safetensors").write_bytes(b"left over")
         for name in (f".{MANIFEST}.0123abcd", "installed/.gamma.safetensors.0123abcd", ".lock"):
@@ -89,8 +89,8 @@ class Place:
         """Changes by name."""
         together = [self.file("alpha", 3), self.file("gamma", 1), self.file("beta", 2)]
         return {
-            "install": lambda bundle: bundle.install(together[0]),
-            "install of three": lambda bundle: bundle.install_all(together),
+            "install": lambda bundle: bundle.install_untested(together[0]),
+            "install of three": lambda bundle: bundle.install_untested(*together),
             "rollback": lambda bundle: bundle.rollback("alpha"),
             "remove": lambda bundle: bundle.remove("alpha"),
         }
@@ -114,6 +114,7 @@ def make_manifest(folder: Path) -> Manifest:
         head_size=4, pooling=Pooling.MEAN, token_types=False, max_length=64, pad_id=0, made_by="attacks/faults.py",
         backbone={"id": "none", "fingerprint": "b" * 64}, tokenizer=hashlib.sha256(_TOKENIZER).hexdigest(),
         prompts={"mpt": {"fingerprint": _PROMPT.fingerprint, "layout": "prefix", "length": 3}}, parity={}, files=files,
+        releases=releases_of(VectorFolder(folder).tasks().values()),
     )  # fmt: skip
 
 
@@ -137,7 +138,7 @@ def problem(folder: Path, allowed: Sequence[State], later: Path) -> str | None:
     try:
         if read_state(folder) not in allowed:
             return "it is in a state between the old and the new one"
-        task = Bundle.open(folder).install(later)
+        (task,) = Bundle.open(folder).install_untested(later)
         if task.name not in Bundle.open(folder).task_names:
             return "the next install is lost"
         read_state(folder)

@@ -23,6 +23,7 @@ from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 from tests.support import writers
 from tests.support.encoders import LENGTH, make_task, save_tokenizer
+from tests.support.examples import with_example
 
 #: Files that take a minute or two each. They begin first, or one process would be at them while others have no more.
 _LONGEST = ("test_readme.py", "test_docs_peft.py", "test_docs_app.py", "test_wheel.py", "test_docs_generation.py")
@@ -131,13 +132,22 @@ def folder(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tiny_bundle: Path) -> Model:
+    """Return the small encoder's model, to record examples with."""
+    return mpt_edge.load(tiny_bundle, threads=1)
+
+
 @pytest.fixture
-def task_file(tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a task file outside any bundle."""
+def task_file(
+    tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path, tiny_model: Model
+) -> Callable[..., Path]:
+    """Return a function that writes a task file, with a reference example, outside any bundle."""
 
     def make(name: str = "fresh", **changes: object) -> Path:
         path = tmp_path / f"{name}.safetensors"
-        replace(make_task(tiny, shared_prompt, name, {"no": "bad", "yes": "good"}), **changes).save(path)
+        task = replace(make_task(tiny, shared_prompt, name, {"no": "bad", "yes": "good"}), **changes)
+        with_example(tiny_model, task).save(path)
         return path
 
     return make

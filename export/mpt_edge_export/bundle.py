@@ -13,10 +13,19 @@ from mpt_edge._files import sha256, user_path
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.bundle_reader import MODEL, TOKENIZER, graph_names, weights_name
 from mpt_edge.formats.key_rotation import PinnedKeys
-from mpt_edge.formats.manifest import MANIFEST, FileEntry, GenerationFacts, Manifest, Precision, read_manifest
+from mpt_edge.formats.manifest import (
+    MANIFEST,
+    FileEntry,
+    GenerationFacts,
+    Manifest,
+    Precision,
+    Release,
+    read_manifest,
+)
 from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.formats.public_keys import PREFIX
 from mpt_edge.formats.signature import check_signature
+from mpt_edge.formats.vectors import releases_of
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
@@ -76,9 +85,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     check_output(plan.output, force=plan.force)
     observe("reading prompts and tasks")
     plan = replace(plan, keys=plan.keys or _kept_keys(plan.output))
-    contents = collect(plan.vectors, plan.backbone)
-    for task in contents.tasks.values() if plan.keys else ():
-        check_signature(task.name, task.signature, plan.keys.keys if plan.keys else ())
+    contents = _collect(plan)
     plan.backbone.model.cpu()  # training may have left it on a GPU
     size = dimensions(plan.backbone)
     check_room(plan.backbone, contents)
@@ -101,7 +108,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
                 (folder / name).unlink()
         observe("writing the manifest")
         write_card(folder, manifest, contents.tasks)
-        manifest = replace(manifest, files=_entries(folder), parity=parity)
+        manifest = replace(manifest, files=_entries(folder), parity=parity, releases=_releases(plan, contents))
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -132,6 +139,15 @@ def _quantize(backbone: AnyBackbone, folder: Path, manifest: Manifest, prompts: 
     )
 
 
+def _collect(plan: ExportPlan) -> Contents:
+    """Return prompts and tasks. Raises SignatureError for a task that none of the pinned keys signed."""
+    contents = collect(plan.vectors, plan.backbone)
+    if plan.keys is not None:
+        for task in contents.tasks.values():
+            check_signature(task.name, task.signature, plan.keys.keys)
+    return contents
+
+
 def _kept_keys(output: Path) -> PinnedKeys | None:
     """Return the keys of a bundle that is there. Raises InputError where it has some that cannot be read."""
     path = output / MANIFEST
@@ -152,6 +168,20 @@ def _entries(folder: Path) -> Mapping[str, FileEntry]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def _releases(plan: ExportPlan, contents: Contents) -> dict[str, Release]:
+    """Return the releases of an export: its tasks', and those above them in the bundle that it replaces."""
+    releases = releases_of(contents.tasks.values())
+    try:
+        replaced = read_manifest(plan.output / MANIFEST)
+    except CorruptFileError:  # there is none, or it lists nothing that can be used
+        return releases
+    if replaced.backbone.get("fingerprint") == plan.backbone.fingerprint:
+        for name, release in replaced.releases.items():
+            if name not in releases or release["version"] > releases[name]["version"]:
+                releases[name] = release
+    return dict(sorted(releases.items()))
 
 
 def _manifest(plan: ExportPlan, size: Dimensions, contents: Contents) -> Manifest:

@@ -27,6 +27,10 @@ RequireKey = Annotated[
     typer.Option(help="A public key that must have signed each task; repeatable, for one of several."),
 ]
 
+DigestOption = Annotated[
+    str | None, typer.Option("--digest", help="Refuse the bundle unless `mpt-edge tasks digest` prints this.")
+]
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of one request.", show_default="automatic")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ from mpt_edge.cli.options import Commands
 from mpt_edge.cli.output import note
 from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.placement import Layout, PromptPosition
-from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.taskfile import MAX_VERSION, TaskFile
 from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.settings import DistillationSettings, MixedPrecision, Settings, TeacherPlan, Trained
 
@@ -209,6 +210,15 @@ def target(
     precision: PrecisionOption = None,
     gradient_checkpointing: GradientCheckpointing = Settings.gradient_checkpointing,
     seed: Seed = Settings.seed,
+    task_version: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_VERSION,
+            help="Version of the tasks; a bundle takes rising ones.",
+            show_default="the recipe's",
+        ),
+    ] = None,
     test: Test = False,
     threads: Threads = None,
 ) -> None:
@@ -229,6 +239,8 @@ def target(
     )
     distillation = DistillationSettings(weight=distill, temperature=distill_temperature, hidden=distill_hidden)
     loaded = _load_recipes(recipes, threads)
+    if task_version is not None:
+        loaded = [replace(recipe, version=task_version) for recipe in loaded]
     from mpt_edge.training.backbones.opening import open_backbone
     from mpt_edge.training.plan import Origin, Plan
     from mpt_edge.training.target_stage import train_target

@@ -10,12 +10,13 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from mpt_edge._files import read_small, user_path
 from mpt_edge._locks import MAX_WAIT, locked
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.formats.bundle_reader import BundleReader, hash_bytes
+from mpt_edge.formats.bundle_reader import BundleReader
 from mpt_edge.formats.history import Action
+from mpt_edge.formats.incoming import IncomingTask, read_incoming
 from mpt_edge.formats.key_rotation import KeyRotation, PinnedKeys, sequence_now
+from mpt_edge.formats.manifest import PREVIOUS
 from mpt_edge.formats.public_keys import check_keys
 from mpt_edge.formats.signature import check_signature
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
@@ -36,44 +37,57 @@ class Bundle(BundleReader):
     ['banking77', 'clinc150', 'sms_spam']
     """
 
-    def install(
-        self, source: str | os.PathLike[str], *, require_keys: Sequence[str] = (), wait: float = MAX_WAIT
-    ) -> TaskFile:
-        """Add a task file to the bundle, or replace one of the same name; see `install_all`."""
-        return self.install_all([source], require_keys=require_keys, wait=wait)[0]
-
-    def install_all(
-        self,
-        sources: Iterable[str | os.PathLike[str]],
-        *,
-        require_keys: Sequence[str] = (),
-        wait: float = MAX_WAIT,
-    ) -> list[TaskFile]:
-        """Add task files to the bundle in one change, or replace those of the same names.
-
-        A replaced task that could be used is kept, for `rollback`.
+    def check_install(
+        self, tasks: Sequence[IncomingTask], *, require_keys: Sequence[str] = (), allow_downgrade: bool = False
+    ) -> None:
+        """Check that tasks belong to this bundle, are signed as required, and that their versions rise.
 
         Args:
-            sources: the files.
-            require_keys: public keys one of which must have signed each file, whatever the bundle pins.
+            tasks: the tasks.
+            require_keys: public keys one of which must have signed each task, whatever the bundle pins.
+            allow_downgrade: let a version through that is not above the highest that was installed.
+
+        Raises:
+            MismatchError: a task belongs to another bundle, or its version does not rise.
+            SignatureError: a task is not signed as required, or its signature has expired.
+        """
+        for task in tasks:
+            self.check_fit(task.file)
+            self.check_signer(task.file, require_keys, is_new=True)
+            if not allow_downgrade and not self._rises(task):
+                raise _stale(task.file, self.manifest.releases[task.name]["version"])
+
+    def install_untested(
+        self,
+        *sources: str | os.PathLike[str] | IncomingTask,
+        require_keys: Sequence[str] = (),
+        allow_downgrade: bool = False,
+        wait: float = MAX_WAIT,
+    ) -> list[TaskFile]:
+        """Add task files to the bundle in one change, without asking them anything; apps call `Model.install`.
+
+        Tasks of the same names are replaced. A replaced task that could be used is kept, for `rollback`.
+
+        Args:
+            sources: the files, or tasks that were read from some.
+            require_keys: public keys one of which must have signed each task, whatever the bundle pins.
+            allow_downgrade: let a version through that is not above the highest that was installed.
             wait: seconds to wait for another process that changes the bundle.
 
         Raises:
             CorruptFileError: a file is no task file.
-            MismatchError: a task belongs to another bundle, or is older than the installed version.
-            SignatureError: a file is not signed as required, or its signature has expired.
+            MismatchError: a task belongs to another bundle, or its version does not rise.
+            SignatureError: a task is not signed as required, or its signature has expired.
             InputError: two files hold the same task, the bundle cannot be written, or the wait was too short.
         """
-        if isinstance(sources, str | os.PathLike):
-            raise InputError(f"{os.fspath(sources)!r} is one path; pass a list of paths, or call install.")
-        files = [user_path(source) for source in sources]
-        contents = [read_small(file, MAX_TASK_BYTES) for file in files]
-        tasks = [TaskFile.parse(data, str(file)) for file, data in zip(files, contents, strict=True)]
-        _check_names(tasks)
+        read = [each for each in sources if isinstance(each, IncomingTask)]
+        paths = [each for each in sources if not isinstance(each, IncomingTask)]
+        tasks = read_incoming(paths) if paths or not read else read
         with self._changing(wait) as change:
-            for task, data in zip(tasks, contents, strict=True):
-                self._add(change, task, data, require_keys)
-        return tasks
+            self.check_install(tasks, require_keys=require_keys, allow_downgrade=allow_downgrade)
+            for task in tasks:
+                self._add(change, task, has_signer=bool(require_keys))
+        return [task.file for task in tasks]
 
     def rollback(self, task: str, *, wait: float = MAX_WAIT) -> TaskFile:
         """Restore the task file that the last `install` replaced; a second call undoes the first.
@@ -106,7 +120,7 @@ class Bundle(BundleReader):
         return restored
 
     def remove(self, task: str, *, wait: float = MAX_WAIT) -> None:
-        """Remove a task, and the version that it replaced.
+        """Remove a task, and the version that it replaced. Its highest version is remembered.
 
         Args:
             task: the task's name.
@@ -194,23 +208,30 @@ class Bundle(BundleReader):
             check_signature(name, self.task(name).signature, keys.keys if keys else ())
         change.pin(keys)
 
-    def _add(self, change: Transaction, task: TaskFile, data: bytes, keys: Sequence[str]) -> None:
-        """Prepare to install a task. Raises MismatchError."""
-        self.check_fit(task)
-        self.check_signer(task, keys, is_new=True)
-        key, installed = task_key(task.name), self._installed(task.name)
-        if installed is not None and installed.version > task.version:
-            raise MismatchError(
-                f"{task.name!r} is installed in a newer version than {task.version}; remove it first to go back."
-            )
-        if installed is not None and self.manifest.files[key]["sha256"] != hash_bytes(data):
-            change.copy(previous_key(task.name), key)
-        change.write(key, task.name, data)
-        change.record(Action.INSTALL, task.name, task.version, change.files[key]["sha256"], self._signer(task, keys))
+    def _add(self, change: Transaction, task: IncomingTask, *, has_signer: bool) -> None:
+        """Prepare to install a task; its signature was checked if a key was required."""
+        name, key = task.name, task_key(task.name)
+        installed = self._installed(name)
+        if installed is not None and installed.digest != task.file.digest:  # a new signature alone is no new version
+            change.copy(previous_key(name), key)
+        change.write(key, name, task.data)
+        change.release(name, task.file.version, task.file.digest)
+        action = Action.INSTALL if self._rises(task) else Action.DOWNGRADE
+        change.record(action, name, task.file.version, task.sha256, self._signer(task.file, is_checked=has_signer))
 
-    def _signer(self, task: TaskFile, keys: Sequence[str] = ()) -> str | None:
+    def _signer(self, task: TaskFile, *, is_checked: bool = False) -> str | None:
         """Return the key whose signature of a task was checked."""
-        return task.signature.key if task.signature and (self.manifest.keys or keys) else None
+        return task.signature.key if task.signature and (self.manifest.keys or is_checked) else None
+
+    def _rises(self, task: IncomingTask) -> bool:
+        """Whether a task is newer than any of its name that was installed, or repairs or signs the newest anew."""
+        listed, release = self.manifest.files.get(task_key(task.name)), self.manifest.releases.get(task.name)
+        if release is None or (listed is not None and listed["sha256"] == task.sha256):
+            return True
+        return task.file.version > release["version"] or (task.file.version, task.file.digest) == (
+            release["version"],
+            release["sha256"],
+        )
 
     def _installed(self, name: str) -> TaskFile | None:
         """Return the installed task of that name; None for one that is missing or needs repair."""
@@ -237,12 +258,19 @@ class Bundle(BundleReader):
             self.reload()
             change = Transaction(self.folder, self.manifest)
             yield change
-            self.manifest = change.commit()
+            pins = self.pins
+            self.pins = pins and pins | {change.digest}  # a reader in another thread sees either manifest
+            try:
+                self.manifest = change.commit()
+            except BaseException:
+                self.pins = pins
+                raise
+            self.pins = pins and frozenset({self.manifest.digest})
 
 
 def previous_key(task: str) -> str:
     """Return the name under which a manifest lists the file that a task replaced."""
-    return f"previous/{task}{SUFFIX}"
+    return f"{PREVIOUS}/{task}{SUFFIX}"
 
 
 def _check_damaged(error: CorruptFileError) -> None:
@@ -251,9 +279,10 @@ def _check_damaged(error: CorruptFileError) -> None:
         raise error
 
 
-def _check_names(tasks: Sequence[TaskFile]) -> None:
-    """Refuse files that hold the same task. Raises InputError."""
-    names = [task.name for task in tasks]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"two of the files hold the task {twice!r}; leave one out.")
+def _stale(task: TaskFile, highest: int) -> MismatchError:
+    """Return the error for a version that does not rise."""
+    reason = "with other content" if task.version == highest else f"and this is version {task.version}"
+    return MismatchError(
+        f"{task.name!r} was installed in version {highest}, {reason}; train it with --task-version {highest + 1}, or "
+        "pass --allow-downgrade (in Python: allow_downgrade=True)."
+    )

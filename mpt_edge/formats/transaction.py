@@ -19,7 +19,7 @@ from mpt_edge.errors import InputError, MptEdgeError
 from mpt_edge.formats.bundle_reader import hash_bytes
 from mpt_edge.formats.history import MAX_RECORDS, Action, ChangeRecord, timestamp
 from mpt_edge.formats.key_rotation import PinnedKeys
-from mpt_edge.formats.manifest import MANIFEST, MAX_MANIFEST, FileEntry, Manifest, read_manifest
+from mpt_edge.formats.manifest import MANIFEST, MAX_MANIFEST, FileEntry, Manifest, Release, read_manifest
 from mpt_edge.formats.vectors import INSTALLED, SUFFIX, TASKS
 
 #: Names of the files in `INSTALLED`: the task, and the first half of its hash.
@@ -45,12 +45,20 @@ class Transaction:
     """The manifest's files after the change."""
     keys: PinnedKeys | None = field(init=False)
     """The pinned keys after the change."""
+    releases: dict[str, Release] = field(init=False)
+    """The highest version of each task after the change."""
     _contents: dict[str, bytes] = field(init=False, default_factory=dict)
     _records: list[ChangeRecord] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         """Start from the files as they are."""
-        self.files, self.keys = dict(self.manifest.files), self.manifest.keys
+        self.files, self.releases = dict(self.manifest.files), dict(self.manifest.releases)
+        self.keys = self.manifest.keys
+
+    @property
+    def digest(self) -> str:
+        """Digest of the bundle after the change."""
+        return replace(self.manifest, files=self.files, keys=self.keys).digest
 
     def write(self, key: str, task: str, data: bytes) -> None:
         """List new content of a task under a key; it is written beside the present one."""
@@ -69,6 +77,11 @@ class Transaction:
     def drop(self, key: str) -> None:
         """List a key no longer."""
         self.files.pop(key, None)
+
+    def release(self, task: str, version: int, sha256: str) -> None:
+        """Remember the version of a task, if none above it was installed."""
+        if task not in self.releases or version >= self.releases[task]["version"]:
+            self.releases[task] = Release(version=version, sha256=sha256)
 
     def record(self, action: Action, task: str, version: int | None, sha256: str, signer: str | None = None) -> None:
         """Add a line to the history."""
@@ -111,7 +124,8 @@ class Transaction:
     def _next_manifest(self) -> Manifest:
         files = dict(sorted(self.files.items()))
         changes = (*self.manifest.changes, *self._records)[-MAX_RECORDS:]
-        manifest = replace(self.manifest, files=files, keys=self.keys, changes=changes)
+        releases = dict(sorted(self.releases.items()))
+        manifest = replace(self.manifest, files=files, keys=self.keys, releases=releases, changes=changes)
         undeleted = {path for path in self.manifest.retired if (self.folder / path).exists()}
         retired = (self.manifest.stored_paths | undeleted) - manifest.stored_paths
         return replace(manifest, retired=tuple(sorted(retired)))

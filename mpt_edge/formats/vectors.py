@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from mpt_edge._files import check_listable, user_path
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError
-from mpt_edge.formats.manifest import MANIFEST, Manifest, read_manifest
+from mpt_edge.formats.manifest import MANIFEST, Manifest, Release, read_manifest
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
 
@@ -32,6 +32,11 @@ def task_key(name: str) -> str:
 def task_names(keys: Iterable[str]) -> list[str]:
     """Return the names of the tasks among a manifest's files, sorted."""
     return sorted(name for key in keys if key == task_key(name := PurePosixPath(key).stem))
+
+
+def releases_of(tasks: Iterable[TaskFile]) -> dict[str, Release]:
+    """Return the releases of tasks that were read from files."""
+    return {task.name: Release(version=task.version, sha256=task.digest) for task in tasks}
 
 
 @dataclass(frozen=True)

@@ -100,13 +100,13 @@ def test_changed_bundle_is_exported_again(
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
     newer = replace(TaskFile.load(folder / "tasks/topic.safetensors"), version=2)
     newer.save(tmp_path / "topic.safetensors")
-    Bundle.open(folder).install(tmp_path / "topic.safetensors")
+    Bundle.open(folder).install_untested(tmp_path / "topic.safetensors")
     (folder / ".lock").touch()
     (folder / ".bundle.json.a1b2c3d4").touch()
     export_bundle(ExportPlan(tiny, [folder], folder, force=True))
     assert Bundle.open(folder).task("topic").version == 2
     assert {path.name for path in folder.iterdir()} == {path.name for path in tiny_bundle.iterdir()}
-    Bundle.open(folder).install(tmp_path / "topic.safetensors")
+    Bundle.open(folder).install_untested(tmp_path / "topic.safetensors")
 
 
 def test_pinned_keys(tiny: EncoderBackbone, vectors: Path, tmp_path: Path, quick: None) -> None:

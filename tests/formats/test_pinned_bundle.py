@@ -40,7 +40,7 @@ def keys(bundle: Bundle) -> PinnedKeys | None:
 
 
 def test_signed_task_is_taken_and_its_signer_recorded(pinned: Bundle, task_file: MakeTask) -> None:
-    pinned.install(sign(task_file(), 1, today()))
+    pinned.install_untested(sign(task_file(), 1, today()))
     assert Bundle.open(pinned.folder).task("fresh").signature.key == ONE
     assert pinned.manifest.changes[-1].signer == ONE
     assert mpt_edge.load(pinned.folder).task("fresh")("a good film").label in ("no", "yes")
@@ -59,7 +59,7 @@ def test_other_tasks_are_refused_wherever_they_arrive(
 ) -> None:
     path, before = prepare(task_file()), read_files(pinned.folder)
     with pytest.raises(SignatureError, match=says):
-        pinned.install(path)
+        pinned.install_untested(path)
     with pytest.raises(SignatureError, match=says):
         mpt_edge.load(pinned.folder).add_task(path)
     assert read_files(pinned.folder) == before
@@ -67,7 +67,7 @@ def test_other_tasks_are_refused_wherever_they_arrive(
 
 def test_one_unsigned_file_among_others(pinned: Bundle, task_file: MakeTask) -> None:
     with pytest.raises(SignatureError):
-        pinned.install_all([sign(task_file("one")), task_file("two")])
+        pinned.install_untested(sign(task_file("one")), task_file("two"))
     assert pinned.task_names == []
 
 
@@ -76,13 +76,13 @@ def test_expired_task_that_is_installed_stays_usable(
 ) -> None:
     """A device's clock may say anything, and what worked goes on to work."""
     for version in (1, 2):
-        pinned.install(sign(task_file(version=version), 1, today()))
+        pinned.install_untested(sign(task_file(version=version), 1, today()))
     later = today() + timedelta(400)
     monkeypatch.setattr("mpt_edge.formats.bundle_reader.today", lambda: later)
     assert mpt_edge.load(pinned.folder).task("fresh")("a good film").label in ("no", "yes")
     assert pinned.rollback("fresh").version == 1
     with pytest.raises(SignatureError, match="expired"):
-        pinned.install(sign(task_file(version=3), 1, today()))
+        pinned.install_untested(sign(task_file(version=3), 1, today()))
 
 
 def test_files_that_were_exchanged_are_not_used(folder: Path, task_file: MakeTask) -> None:
@@ -90,7 +90,7 @@ def test_files_that_were_exchanged_are_not_used(folder: Path, task_file: MakeTas
     bundle = Bundle.open(folder)
     for name in list(bundle.task_names):
         bundle.remove(name)
-    bundle.install_all([sign(task_file("one")), sign(task_file("two"), 2)])
+    bundle.install_untested(sign(task_file("one")), sign(task_file("two"), 2))
     bundle.manifest = replace(bundle.manifest, keys=PinnedKeys.of([ONE], 1))
     assert bundle.task("one").name == "one"
     with pytest.raises(SignatureError, match=r"'two' is signed by ed25519:.*, which is not a required key"):
@@ -101,11 +101,11 @@ def test_key_of_the_caller(folder: Path, task_file: MakeTask) -> None:
     bundle, before = Bundle.open(folder), read_files(folder)
     for path, says in ((task_file("one"), "is not signed"), (sign(task_file("two")), "is not a required key")):
         with pytest.raises(SignatureError, match=says):
-            bundle.install(path, require_keys=[TWO])
+            bundle.install_untested(path, require_keys=[TWO])
     with pytest.raises(InputError, match="'mine' is no public key"):
-        bundle.install(task_file("one"), require_keys=["mine"])
+        bundle.install_untested(task_file("one"), require_keys=["mine"])
     assert read_files(folder) == before
-    bundle.install(sign(task_file("two"), 2), require_keys=[ONE, TWO])
+    bundle.install_untested(sign(task_file("two"), 2), require_keys=[ONE, TWO])
     assert bundle.manifest.changes[-1].signer == TWO
     assert keys(bundle) is None
 
@@ -113,7 +113,7 @@ def test_key_of_the_caller(folder: Path, task_file: MakeTask) -> None:
 def test_key_of_the_caller_does_not_replace_pinned_ones(pinned: Bundle, task_file: MakeTask) -> None:
     for number in (1, 2):
         with pytest.raises(SignatureError, match="is not a required key"):
-            pinned.install(sign(task_file(), number), require_keys=[TWO])
+            pinned.install_untested(sign(task_file(), number), require_keys=[TWO])
 
 
 def test_signature_that_nobody_required_is_not_recorded(folder: Path, task_file: MakeTask) -> None:
@@ -121,7 +121,7 @@ def test_signature_that_nobody_required_is_not_recorded(folder: Path, task_file:
     path = sign(task_file())
     signature = TaskFile.load(path).signature
     assert signature is not None
-    bundle.install(path)
+    bundle.install_untested(path)
     assert bundle.manifest.changes[-1].signer is None
 
 
@@ -130,7 +130,7 @@ def test_bundle_without_keys_needs_no_cryptography(
 ) -> None:
     path = sign(task_file())
     monkeypatch.setattr("mpt_edge.formats.public_keys.require", lambda *_: pytest.fail("it was asked for"))
-    Bundle.open(folder).install(path)
+    Bundle.open(folder).install_untested(path)
     assert mpt_edge.load(folder).task("fresh")
 
 
@@ -138,7 +138,7 @@ def test_missing_cryptography_is_named(pinned: Bundle, task_file: MakeTask, monk
     path = sign(task_file())
     monkeypatch.setitem(__import__("sys").modules, "cryptography", None)
     with pytest.raises(MissingExtraError, match=r"cryptography is not installed; run: pip install 'mpt-edge\[sign\]'"):
-        pinned.install(path)
+        pinned.install_untested(path)
 
 
 def test_pinning_keeps_what_works(folder: Path, task_file: MakeTask) -> None:
@@ -148,7 +148,7 @@ def test_pinning_keeps_what_works(folder: Path, task_file: MakeTask) -> None:
     assert read_files(folder) == before
     for name in list(bundle.task_names):
         bundle.remove(name)
-    bundle.install(sign(task_file()))
+    bundle.install_untested(sign(task_file()))
     with pytest.raises(SignatureError, match="is not a required key"):
         bundle.pin([TWO])
     started = int(time.time() * 1000)
@@ -167,22 +167,22 @@ def test_last_key_that_is_unpinned(pinned: Bundle, task_file: MakeTask) -> None:
         pinned.unpin([TWO])
     assert pinned.unpin([ONE]) is None
     assert keys(pinned) is None
-    pinned.install(task_file())
+    pinned.install_untested(task_file())
     with pytest.raises(InputError, match="does not pin"):
         pinned.unpin([ONE])
 
 
 def test_rotation_is_one_change(pinned: Bundle, task_file: MakeTask) -> None:
-    pinned.install_all([sign(task_file("one")), sign(task_file("two"))])
+    pinned.install_untested(sign(task_file("one")), sign(task_file("two")))
     assert pinned.rotate(signer().rotate(PinnedKeys.of([ONE, TWO], 6))) == []
     assert pinned.manifest.changes[-1].signer == ONE
-    pinned.install(sign(task_file("two"), 2))
+    pinned.install_untested(sign(task_file("two"), 2))
     assert pinned.rotate(signer(2).rotate(PinnedKeys.of([TWO], 7))) == ["one"]
     assert keys(pinned) == PinnedKeys.of([TWO], 7)
     assert Bundle.open(pinned.folder).task("two").name == "two"
     with pytest.raises(SignatureError, match="is not a required key"):
         Bundle.open(pinned.folder).task("one")
-    pinned.install(sign(task_file("one"), 2))
+    pinned.install_untested(sign(task_file("one"), 2))
     assert Bundle.open(pinned.folder).task("one").name == "one"
 
 
@@ -207,7 +207,7 @@ def test_rotation_of_a_bundle_without_keys(folder: Path) -> None:
 
 
 def test_running_model_sees_new_keys(pinned: Bundle, task_file: MakeTask, tmp_path: Path) -> None:
-    pinned.install_all([sign(task_file("one")), sign(task_file("two"))])
+    pinned.install_untested(sign(task_file("one")), sign(task_file("two")))
     model = mpt_edge.load(pinned.folder)
     model.task("one")
     pinned.rotate(signer().rotate(PinnedKeys.of([TWO], 6)))

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.head_types import find_head_type, head_type_names
-from mpt_edge.formats.taskfile import MIN_LENGTH, NAME, Inputs, Side
+from mpt_edge.formats.taskfile import MAX_VERSION, MIN_LENGTH, NAME, Inputs, Side
 
 #: Default metric of recipes that generate text.
 DEFAULT_TEXT_METRIC = "exact_match"
@@ -182,6 +182,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     for name, minimum in minima.items():
         if getattr(recipe, name) < minimum:
             yield f"{name} must be at least {minimum}, not {getattr(recipe, name)}; correct it"
+    if recipe.version > MAX_VERSION:
+        yield f"version must be at most {MAX_VERSION}; correct it"
 
 
 def _texts(label: str, value: object, path: Path) -> tuple[str, ...]:
