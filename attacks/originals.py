@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from attacks.fault_bundle import make_manifest, make_task
 from mpt_edge.formats.history import Action, ChangeRecord
 from mpt_edge.formats.linear_head import Activation, LinearHead, LinearLayer
-from mpt_edge.formats.manifest import Family, FileEntry, GenerationFacts, Manifest, MaskToken
+from mpt_edge.formats.manifest import Family, FileEntry, GenerationFacts, Manifest, MaskToken, Release
 from mpt_edge.formats.placement import PEFT_PLACEMENT, Layout, Placement, PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import Inputs, Side, TaskFile
@@ -82,7 +82,7 @@ def make_manifests(folder: Path) -> list[Manifest]:
     changed = replace(
         plain, head_type="similarity", mask=MaskToken(4, "[MASK]"), changes=(record,) * 2, parity={"float32": 1e-6},
         files={**plain.files, "onnx/model.onnx": graph, "onnx/model.onnx_data": graph, topic: moved},
-        retired=(topic,),
+        retired=(topic,), releases={**plain.releases, "topic": Release(version=1, sha256="c" * 64)},
     )  # fmt: skip
     causal = replace(plain, family=Family.CAUSAL, pooling=None, generation=facts)
     return [plain, changed, causal, replace(causal, family=Family.SEQ2SEQ, generation=replace(facts, start_id=0))]

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from mpt_edge._locks import MAX_WAIT, locked
-from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
+from mpt_edge.errors import CorruptFileError, InputError, MismatchError, SignatureError, UnknownTaskError
 from mpt_edge.formats.bundle_reader import BundleReader
 from mpt_edge.formats.history import Action
 from mpt_edge.formats.incoming import IncomingTask, read_incoming
@@ -200,7 +200,16 @@ class Bundle(BundleReader):
                 raise InputError(f"{self.folder} pins no keys to replace; pin some with `mpt-edge keys pin`.")
             rotation.check(self.manifest.keys)
             change.pin(rotation.new, rotation.signer)
-        return [name for name in self.task_names if self._installed(name) is None]
+        return [name for name in self.task_names if self._lacks_signature(name)]
+
+    def _lacks_signature(self, name: str) -> bool:
+        try:
+            self.task(name)
+        except SignatureError:
+            return True
+        except (CorruptFileError, MismatchError, UnknownTaskError):  # that is another problem, or another's change
+            return False
+        return False
 
     def _pin(self, change: Transaction, keys: PinnedKeys | None) -> None:
         """Prepare to pin keys, or none. Raises SignatureError for a task that none of them signed."""
@@ -211,10 +220,12 @@ class Bundle(BundleReader):
     def _add(self, change: Transaction, task: IncomingTask, *, has_signer: bool) -> None:
         """Prepare to install a task; its signature was checked if a key was required."""
         name, key = task.name, task_key(task.name)
-        installed = self._installed(name)
+        is_same = key in self.manifest.files and self.manifest.files[key]["sha256"] == task.sha256
+        installed = None if is_same else self._installed(name)
         if installed is not None and installed.digest != task.file.digest:  # a new signature alone is no new version
             change.copy(previous_key(name), key)
-        change.write(key, name, task.data)
+        if not (is_same and self._is_whole(key)):
+            change.write(key, name, task.data)
         change.release(name, task.file.version, task.file.digest)
         action = Action.INSTALL if self._rises(task) else Action.DOWNGRADE
         change.record(action, name, task.file.version, task.sha256, self._signer(task.file, is_checked=has_signer))

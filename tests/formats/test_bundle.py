@@ -300,3 +300,10 @@ def test_history_is_bounded(folder: Path, task_file: MakeTask) -> None:
     for _ in range(MAX_RECORDS + 5):
         bundle.install_untested(source)
     assert len(Bundle.open(folder).manifest.changes) == MAX_RECORDS
+
+
+def test_install_of_what_is_installed_writes_no_task(folder: Path, tiny_vectors: Path) -> None:
+    Bundle.open(folder).install_untested(tiny_vectors / TASK)
+    assert task_path(folder, "topic") == folder / TASK
+    assert not (folder / "installed").exists()
+    assert [record.action for record in Bundle.open(folder).manifest.changes] == ["install"]
