@@ -101,10 +101,15 @@ def test_changed_bundle_is_exported_again(
     newer = replace(TaskFile.load(folder / "tasks/topic.safetensors"), version=2)
     newer.save(tmp_path / "topic.safetensors")
     Bundle.open(folder).install_untested(tmp_path / "topic.safetensors")
+    Bundle.open(folder).remove("same")
     (folder / ".lock").touch()
     (folder / ".bundle.json.a1b2c3d4").touch()
     export_bundle(ExportPlan(tiny, [folder], folder, force=True))
-    assert Bundle.open(folder).task("topic").version == 2
+    bundle = Bundle.open(folder)
+    assert bundle.task("topic").version == 2
+    versions = {name: release["version"] for name, release in bundle.manifest.releases.items()}
+    assert versions == {"same": 1, "sentiment": 1, "topic": 2}  # with the one that was removed
+    assert bundle.manifest.releases["topic"]["sha256"] == bundle.manifest.files["tasks/topic.safetensors"]["sha256"]
     assert {path.name for path in folder.iterdir()} == {path.name for path in tiny_bundle.iterdir()}
     Bundle.open(folder).install_untested(tmp_path / "topic.safetensors")
 
