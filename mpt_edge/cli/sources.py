@@ -13,10 +13,17 @@ from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.remote import check_sha256, fetched, is_remote
 
+
+def _expand(sources: list[str]) -> list[str]:
+    """Replace the ``~`` of paths before anything is opened or fetched. Raises InputError."""
+    return [source if is_remote(source) else str(user_path(source)) for source in sources]
+
+
 Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="FILE...",
+        callback=_expand,
         help="Task files: paths, https addresses, or hf://owner/name@revision/path.",
         show_default=False,
     ),
@@ -42,7 +49,7 @@ def local_files(sources: Sequence[str], sha256: str | None = None) -> Iterator[l
     if sha256 is not None and len(sources) != 1:
         raise InputError("--sha256 is the hash of one file; install the others in commands of their own.")
     with ExitStack() as stack:
-        paths = [stack.enter_context(fetched(each)) if is_remote(each) else user_path(each) for each in sources]
+        paths = [stack.enter_context(fetched(each)) if is_remote(each) else Path(each) for each in sources]
         if sha256 is not None:
             check_sha256(paths[0], sha256, sources[0])
         yield paths
