@@ -8,6 +8,7 @@ root, and system calls need strace; without them these are skipped.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -43,6 +44,9 @@ _VERIFIED_OPENS = 10
 
 #: Seconds between two installs while a reader opens; without a break, two writers keep two processors busy.
 _BREAK = 0.005
+
+#: Number of installs of a task after which it is removed, while a reader opens.
+_INSTALLS_PER_REMOVE = 200
 
 #: Largest number of system calls that a change may have.
 _MAX_CALLS = 1000
@@ -232,17 +236,16 @@ def two_installers(place: Place, installs: int) -> Tally:
 def reader(place: Place, opens: int) -> Tally:
     """Open and read a bundle while two processes change it."""
     tally, folder = Tally("reader"), place.copy()
-    files = {name: [place.file(name, 3 + number) for number in range(200)] for name in ("alpha", "gamma")}
 
     def change(name: str) -> None:
-        while True:
-            for file in files[name]:
-                Bundle.open(folder).install_untested(file)
-                time.sleep(_BREAK)
-            Bundle.open(folder).rollback(name)
-            Bundle.open(folder).remove(name)
+        for version in itertools.count(3):
+            Bundle.open(folder).install_untested(place.file(name, version))
+            time.sleep(_BREAK)
+            if version % _INSTALLS_PER_REMOVE == 0:
+                Bundle.open(folder).rollback(name)
+                Bundle.open(folder).remove(name)
 
-    children = [Child(partial(change, name)) for name in files]
+    children = [Child(partial(change, name)) for name in ("alpha", "gamma")]
     for child in children:
         child.begin()
     first = Bundle.open(folder).manifest.changes

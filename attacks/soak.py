@@ -3,7 +3,7 @@
 python attacks/soak.py
 
 Each version of a task has answers of its own, which are known beforehand. An answer is right if it is that of the
-version that the task states; in a mixed batch, of any version. The model is loaded anew every few seconds. After a
+version that the task states; in a mixed batch, of any version. The model is loaded anew every second. After a
 tenth of the time, at most a minute, the memory must be flat: the median of the last third of the samples may be
 at most 3 % and 4 MB above that of the first third.
 """
@@ -56,7 +56,7 @@ _WARM, _WARM_SHARE = 60.0, 0.1
 def main(
     minutes: Annotated[float, typer.Option(help="Length of the run.")] = 10.0,
     threads: Annotated[int, typer.Option(help="Threads that answer.")] = 8,
-    reload: Annotated[float, typer.Option(help="Seconds after which the model is loaded anew.")] = 5.0,
+    reload: Annotated[float, typer.Option(help="Seconds after which the model is loaded anew.")] = 1.0,
 ) -> None:
     """Run, print counts, and exit with 1 if an answer was wrong, a change failed or the memory grew."""
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
