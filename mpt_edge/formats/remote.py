@@ -6,7 +6,6 @@ A download that stops is kept in the user's cache folder, and continued if the s
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import os
@@ -69,6 +68,8 @@ def fetched(source: str, *, limit: int = MAX_TASK_BYTES) -> Iterator[Path]:
         MissingExtraError: `httpx2` is not installed.
     """
     require("hub", "httpx2")
+    import asyncio  # imported here, with its sockets: most commands fetch nothing
+
     request = _parse(source)
     path = _downloads() / _file_name(request)
     with locked(path.with_suffix(".lock")):
@@ -109,6 +110,8 @@ class _Download:
 
     async def run(self) -> None:
         """Fetch the whole file. Raises InputError or CorruptFileError."""
+        import asyncio
+
         from httpx2 import AsyncClient, HTTPError, Timeout
 
         try:
