@@ -148,7 +148,8 @@ class Forger:
     def other_answers(self, noise: int) -> Iterator[tuple[str, TaskFile]]:
         """Yield tasks that answer otherwise than the genuine example says.
 
-        Noise answers one text in some hundred as the genuine task does. Such a task passes, and is not yielded.
+        Some noise answers that one text as the genuine task does: 3 in 20 on a tiny random model. It passes, and is
+        not yielded.
         """
         for _ in range(noise):
             task = self._noisy()

@@ -20,6 +20,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+#: Characters of an unknown name, and number of known ones, that a message shows.
+_MAX_SHOWN = 80
+
 
 class MptEdgeError(Exception):
     """Base of all errors raised on purpose by mpt-edge. All of them can be pickled."""
@@ -49,11 +52,13 @@ class UnknownTaskError(MptEdgeError, LookupError):
         import difflib  # imported here: it takes longer than the rest of this module
 
         names = sorted(known)
-        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+        name = name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}…"  # a long one would take seconds
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         if near:
             hint = f"did you mean {near[0]!r}?"
         elif names:
-            hint = "it has " + ", ".join(names) + "."
+            more = f" and {len(names) - _MAX_SHOWN:,} more" if len(names) > _MAX_SHOWN else ""
+            hint = "it has " + ", ".join(names[:_MAX_SHOWN]) + f"{more}."
         else:
             hint = "it has no tasks; add one with `mpt-edge tasks install FILE`."
         super().__init__(f"no task {name!r} in {where}; {hint}")

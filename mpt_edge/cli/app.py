@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 import mpt_edge
-from mpt_edge.cli import bench, export, keys, peft, run, sign, streams, tasks, train
+from mpt_edge.cli import bench, export, keys, output, peft, run, sign, streams, tasks, train
 from mpt_edge.cli.options import Commands
 from mpt_edge.errors import MptEdgeError
 
@@ -108,6 +108,6 @@ def _exit_quietly(stdout: TextIO) -> NoReturn:
 def _fail(message: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
-    print(f"mpt-edge: {message}", file=sys.stderr)
+    output.note(message)
     streams.settle(sys.stdout)
     sys.exit(code)

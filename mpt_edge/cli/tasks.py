@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from mpt_edge._console import PlainConsole, PlainTable
 from mpt_edge.cli.options import BundleFolder, Commands, DigestOption, PrecisionOption, RequireKey
 from mpt_edge.cli.output import json_text
 from mpt_edge.cli.sources import Sha256, Sources, local_files
-from mpt_edge.cli.table import printable
 from mpt_edge.errors import CorruptFileError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.history import ChangeRecord
@@ -67,15 +64,15 @@ def list_(
         for row in rows:
             typer.echo(json_text(row, sys.stdout))
     else:
-        Console().print(_table(rows))
+        PlainConsole().print(_table(rows))
     if damaged:
         raise damaged[0]
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("task", "head type", "inputs", "labels", "bytes", "contents", "test", box=None, pad_edge=False)
+def _table(rows: list[dict[str, Any]]) -> PlainTable:
+    table = PlainTable("task", "head type", "inputs", "labels", "bytes", "contents", "test")
     for row in rows:
-        texts = (
+        table.row(
             row["task"],
             row["head_type"],
             row["inputs"],
@@ -84,7 +81,6 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             row["contents"],
             headline_text(row["test"], 3),
         )
-        table.add_row(*(Text(str(text)) for text in texts))  # text from a file is no markup
     return table
 
 
@@ -157,16 +153,15 @@ def log(
         for record in records:
             typer.echo(json_text(asdict(record), sys.stdout))
     else:
-        Console().print(_log_table(records))
+        PlainConsole().print(_log_table(records))
 
 
-def _log_table(records: list[ChangeRecord]) -> Table:
-    table = Table("when", "change", "task", "version", "sha256", "signer", box=None, pad_edge=False)
+def _log_table(records: list[ChangeRecord]) -> PlainTable:
+    table = PlainTable("when", "change", "task", "version", "sha256", "signer")
     for record in records:
         version = "" if record.version is None else record.version
         signer = (record.signer or "").removeprefix(PREFIX)[:_SHOWN_DIGITS]
-        cells = (record.when, record.action, record.task, version, record.sha256[:_SHOWN_DIGITS], signer)
-        table.add_row(*(Text(printable(str(cell), sys.stdout, always=True)) for cell in cells))
+        table.row(record.when, record.action, record.task, version, record.sha256[:_SHOWN_DIGITS], signer)
     return table
 
 

@@ -23,7 +23,7 @@ from mpt_edge.formats.manifest import MANIFEST, Family, Manifest, Precision, rea
 from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt
 from mpt_edge.formats.public_keys import check_keys
 from mpt_edge.formats.signature import check_signature, today
-from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
+from mpt_edge.formats.taskfile import MAX_TASK_BYTES, NAME, TaskFile
 from mpt_edge.formats.vectors import TASKS, prompt_key, task_key, task_names
 
 TOKENIZER, MODEL = "tokenizer.json", "onnx/model.onnx"
@@ -322,7 +322,7 @@ class BundleReader:
             yield f"number of layers than {self.manifest.layers}"
 
     def _check_known(self, task: str) -> None:
-        if task not in self.task_names:
+        if NAME.fullmatch(task) is None or task not in self.task_names:
             raise UnknownTaskError(task, self.task_names, str(self.folder))
 
     def _check(self, name: str, digest: str) -> None:

@@ -15,6 +15,7 @@ from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.formats.history import ChangeRecord, is_record
 from mpt_edge.formats.key_rotation import PinnedKeys, are_pinned_keys
+from mpt_edge.formats.limits import MAX_LAYERS, MAX_LENGTH
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.formats.strict_json import canonical_json, parse_json
 
@@ -188,10 +189,8 @@ class Manifest:
 
     def is_same_export(self, other: Manifest) -> bool:
         """Whether two manifests differ at most by changes to tasks and keys."""
-        first, second = (
-            replace(each, keys=None, files={}, releases={}, changes=(), retired=()) for each in (self, other)
-        )
-        return first == second
+        changed: dict[str, Any] = {"keys": None, "files": {}, "releases": {}, "changes": (), "retired": ()}
+        return replace(self, **changed) == replace(other, **changed)
 
     @property
     def is_generative(self) -> bool:
@@ -289,11 +288,7 @@ def _check_hash(entries: Mapping[str, Any], source: Path) -> None:
 
 
 #: Entries of bundle.json besides the schema and the hash.
-_NAMES = [
-    *(name for name in Manifest.__dataclass_fields__ if name != "placement"),
-    "layout",
-    "prompt_position",
-]
+_NAMES = [*(name for name in Manifest.__dataclass_fields__ if name != "placement"), "layout", "prompt_position"]
 
 
 def _parsed(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -331,8 +326,12 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
     is_encoder, generation = entries["family"] == Family.ENCODER, entries["generation"]
     good = {name: isinstance(entries[name], str) for name in ("name", "tokenizer", "made_by")}
     good |= {name: _is_count(entries[name]) for name in ("prompt_length", "pad_id")}
-    sizes = ("hidden_size", "layers", "heads", "head_size", "max_length")
+    sizes = ("hidden_size", "heads", "head_size")
     good |= {name: _is_count(entries[name], minimum=1) for name in sizes}
+    good |= {
+        name: _is_count(entries[name], minimum=1) and entries[name] <= limit
+        for name, limit in (("layers", MAX_LAYERS), ("max_length", MAX_LENGTH))
+    }
     good |= {
         "family": _is_member(entries["family"], Family),
         "head_type": entries["head_type"] is None or isinstance(entries["head_type"], str),

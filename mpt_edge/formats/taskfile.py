@@ -22,6 +22,7 @@ from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats import tensors
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.head_types import HeadType, find_head_type
+from mpt_edge.formats.limits import MAX_LENGTH, length_problem, text_problems
 from mpt_edge.formats.metrics import are_metrics
 from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt, length_and_width, parse_prompt, scaled_shape
 from mpt_edge.formats.signature import Signature
@@ -246,7 +247,7 @@ class TaskFile:
     def _problems(self) -> Iterator[str]:
         """Yield contradictions in the file, each as the end of a sentence."""
         if NAME.fullmatch(self.name) is None:
-            yield f"the name {self.name!r} is not allowed"
+            yield f"the name {self.name[:80]!r} is not allowed"
         if (head_type := find_head_type(self.head_type)) is None:
             yield f"head type {self.head_type!r} is unknown"
             return
@@ -259,12 +260,19 @@ class TaskFile:
             yield "its own prompt does not fit u and v"
         if not self._has_valid_generation():
             yield "its generation entries cannot be used"
-        if self.max_length < MIN_LENGTH:
-            yield f"max_length is below {MIN_LENGTH}"
+        yield from self._limit_problems()
         if not 0 < self.scale <= MAX_SCALE:
             yield f"scale is not a positive number up to {MAX_SCALE}"
         if not are_metrics(self.metrics):
             yield "its metrics are not numbers by name"
+
+    def _limit_problems(self) -> Iterator[str]:
+        if self.max_length < MIN_LENGTH:
+            yield f"max_length is below {MIN_LENGTH}"
+        if self.max_length > MAX_LENGTH:
+            yield f"max_length is above {MAX_LENGTH:,}"
+        yield from length_problem(len(self.u))
+        yield from text_problems(self.labels, self.label_texts, self.template)
 
     def _has_valid_generation(self) -> bool:
         try:

@@ -18,6 +18,7 @@ from safetensors.numpy import load as _load
 
 from mpt_edge._files import atomic_write
 from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.formats.limits import MAX_HEADER
 from mpt_edge.formats.strict_json import parse_json
 
 Array = NDArray[Any]
@@ -94,6 +95,10 @@ def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
         CorruptFileError: not safetensors, a type other than float16 or float32, a value that is not finite, no hash,
             a hash of other content, or the same content in other bytes.
     """
+    if int.from_bytes(data[:8], "little") > MAX_HEADER and len(data) > MAX_HEADER:
+        raise CorruptFileError(
+            f"{source} has a header of more than {MAX_HEADER:,} bytes; replace it with the original."
+        )
     try:
         tensors = _load(data)
         header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])

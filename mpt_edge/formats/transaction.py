@@ -48,6 +48,7 @@ class Transaction:
     releases: dict[str, Release] = field(init=False)
     """The highest version of each task after the change."""
     _contents: dict[str, bytes] = field(init=False, default_factory=dict)
+    _replaced: dict[str, Path] = field(init=False, default_factory=dict)
     _records: list[ChangeRecord] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -62,9 +63,10 @@ class Transaction:
 
     def write(self, key: str, task: str, data: bytes) -> None:
         """List new content of a task under a key; it is written beside the present one."""
-        digest = hash_bytes(data)
+        digest, replaced = hash_bytes(data), self.files.get(key)
         stored = f"{INSTALLED}/{task}.{digest[:32]}{SUFFIX}"
         self._contents[stored] = data
+        self._replaced[stored] = self.folder / (key if replaced is None else replaced.get("path", key))
         self.files[key] = FileEntry(sha256=digest, size=len(data), path=stored)
 
     def copy(self, key: str, source: str) -> None:
@@ -141,7 +143,7 @@ class Transaction:
             installed.mkdir()
             sync_folder(self.folder)
         for stored, data in self._contents.items():
-            with atomic_write(self.folder / stored) as temporary:
+            with atomic_write(self.folder / stored, like=self._replaced[stored]) as temporary:
                 temporary.write_bytes(data)
         sync_folder(installed)
 

@@ -20,7 +20,7 @@ from mpt_edge.formats.incoming import read_incoming
 from mpt_edge.formats.manifest import Precision
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.public_keys import check_keys
-from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.taskfile import NAME, TaskFile
 from mpt_edge.inference.answers import Answer, Prediction, Stream
 from mpt_edge.inference.arguments import (
     check_class,
@@ -32,6 +32,7 @@ from mpt_edge.inference.arguments import (
     text_list,
 )
 from mpt_edge.inference.heads.base import Request, SelectedTask, all_valid
+from mpt_edge.inference.selection import MAX_CACHE_BYTES, Selection
 from mpt_edge.inference.self_test import self_test
 from mpt_edge.inference.task import A, Task, Texts
 from mpt_edge.inference.text import Text, TextEncoder, try_validate
@@ -56,20 +57,31 @@ class Model(ABC):
 
     providers: list[str]
 
-    def __init__(self, bundle: Bundle, precision: Precision) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision, max_cache_bytes: int = MAX_CACHE_BYTES) -> None:
         """Use `mpt_edge.load` instead; this opens the tokenizer and selects no task."""
         self.bundle, self.manifest, self.precision = bundle, bundle.manifest, precision
         self.texts = TextEncoder(
             bundle.tokenizer(), pad_id=bundle.manifest.pad_id, source=str(bundle.folder / "tokenizer.json")
         )
         self._prompts: dict[str, SharedPrompt] = {}
-        self._selected: dict[str, SelectedTask] = {}
-        self._lock = threading.RLock()
+        self._selection = Selection(check_count(max_cache_bytes, "budget of bytes"))
+        self._added: dict[str, TaskFile] = {}
+        self._reading = threading.Lock()  # of the bundle, which a reload changes
 
     @property
     def tasks(self) -> list[str]:
         """Names of all tasks, of the bundle and added since, sorted."""
-        return sorted({*self.bundle.task_names, *self._selected})
+        return sorted({*self.bundle.task_names, *self._added, *self._selection.names})
+
+    @property
+    def cached_tasks(self) -> list[str]:
+        """Names of the selected tasks that are kept, the least recently used first."""
+        return self._selection.names
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the selected tasks that are kept: prompts, their keys and values, and heads."""
+        return self._selection.bytes
 
     @overload
     def task(self, name: str) -> Task[Prediction]: ...
@@ -78,7 +90,8 @@ class Model(ABC):
     def task(self, name: str, answers: type[Answer] | None = None) -> Task[Any]:
         """Select a task: compose its prompt, cache its keys and values, prepare its head.
 
-        Later calls reuse the first one's result.
+        Later calls reuse the first one's result, unless other tasks have taken its room; see ``max_cache_bytes`` of
+        `mpt_edge.load`.
 
         Args:
             name: the task.
@@ -111,9 +124,10 @@ class Model(ABC):
         file = TaskFile.load(path)
         self.bundle.check_fit(file)
         self.bundle.check_signer(file, is_new=True)
-        with self._lock:
-            self._selected[file.name] = self._compose(file)
-            return Task(self, self._selected[file.name])
+        selected = self._compose(file)
+        self._added[file.name] = file  # to select it again, for it is not in the bundle
+        self._selection.put(file.name, selected)
+        return Task(self, selected)
 
     def install(
         self,
@@ -160,8 +174,8 @@ class Model(ABC):
             tasks.append(task)
         if not dry_run:
             self.bundle.install_untested(*incoming, require_keys=keys, allow_downgrade=allow_downgrade, wait=wait)
-            with self._lock:
-                self._selected |= {task.name: task._selected for task in tasks}
+            for task in tasks:
+                self._selection.put(task.name, task._selected)
         return tasks
 
     @overload
@@ -332,16 +346,20 @@ class Model(ABC):
             return error
 
     def _select(self, name: str) -> SelectedTask:
-        selected = self._selected.get(name)
-        if selected is not None:
-            return selected
-        with self._lock:
-            if name not in self._selected:
-                self.bundle.reload()  # it may have been installed, replaced or removed since
-                if name not in self.bundle.task_names:
-                    raise UnknownTaskError(name, self.tasks, str(self.bundle.folder))
-                self._selected[name] = self._compose(self.bundle.task(name))
-            return self._selected[name]
+        if NAME.fullmatch(name) is None:
+            raise UnknownTaskError(name, self.tasks, str(self.bundle.folder))
+        return self._selection.get(name, lambda: self._compose(self._read(name)))
+
+    def _read(self, name: str) -> TaskFile:
+        """Return the file of a task that was added, or that is in the bundle now."""
+        added = self._added.get(name)
+        if added is not None:
+            return added
+        with self._reading:
+            self.bundle.reload()  # it may have been installed, replaced or removed since
+            if name not in self.bundle.task_names:
+                raise UnknownTaskError(name, self.tasks, str(self.bundle.folder))
+            return self.bundle.task(name)
 
     def _composed(self, file: TaskFile) -> tuple[SharedPrompt, Floats]:
         """Return the prompt that a task scales, and its own. Raises MismatchError for one that overflows."""

@@ -302,6 +302,17 @@ def test_history_is_bounded(folder: Path, task_file: MakeTask) -> None:
     assert len(Bundle.open(folder).manifest.changes) == MAX_RECORDS
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_changes_keep_the_permissions_of_what_they_replace(folder: Path, task_file: MakeTask) -> None:
+    (folder / "bundle.json").chmod(0o600)
+    task_path(folder, "topic").chmod(0o640)
+    Bundle.open(folder).install_untested(task_file("topic", version=2))
+    assert [path.stat().st_mode & 0o777 for path in (folder / "bundle.json", task_path(folder, "topic"))] == [
+        0o600,
+        0o640,
+    ]
+
+
 def test_install_of_what_is_installed_writes_no_task(folder: Path, tiny_vectors: Path) -> None:
     Bundle.open(folder).install_untested(tiny_vectors / TASK)
     assert task_path(folder, "topic") == folder / TASK

@@ -45,7 +45,7 @@ class OnnxCausal:
         self.positions_from_zero = manifest.generation.positions_from_zero
         self.past, self.present = layer_names(manifest.layers, PAST), layer_names(manifest.layers, PRESENT)
         inputs = ["input_ids", "attention_mask", "position_ids", "prompt", "logits_index", PAST_LENGTH]
-        check_graph(self.session, path, manifest, self.past, inputs)
+        check_graph(self.session, path, manifest, self.past, inputs, [*self.present, "logits"])
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self.no_past: PromptCache = dict.fromkeys(self.past, empty)
 

@@ -44,7 +44,8 @@ class OnnxEncoder:
         self._has_words = manifest.mask is not None
         types, words = ["token_type_ids"] * self._token_types, ["logits_index", "word_ids"] * self._has_words
         inputs = ["input_ids", "attention_mask", "prompt", *types, *words]
-        check_graph(self._session, path, manifest, self._past, inputs)
+        outputs = [*self._present, "last_hidden_state", *["logits"] * self._has_words]
+        check_graph(self._session, path, manifest, self._past, inputs, outputs)
 
     def encode_prompt(self, prompt: Floats) -> PromptCache:
         """Return the keys and values of a prompt ``(l, d)`` or ``(l, layers, d)``, which attends to itself only."""

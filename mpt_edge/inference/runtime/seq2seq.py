@@ -63,9 +63,11 @@ class OnnxSeq2Seq:
 
     def _check(self, encoder: Path, decoder: Path, manifest: Manifest) -> None:
         """Compare both graphs with the manifest. Raises CorruptFileError."""
-        check_graph(self._encoder, encoder, manifest, self._past, ["input_ids", "attention_mask", "prompt"])
+        check_graph(
+            self._encoder, encoder, manifest, self._past, ["input_ids", "attention_mask", "prompt"], self._present
+        )
         inputs = ["input_ids", "attention_mask", "encoder_attention_mask", "logits_index", PAST_LENGTH]
-        check_graph(self.decoder, decoder, manifest, [*self.own, *self.cross], inputs)
+        check_graph(self.decoder, decoder, manifest, [*self.own, *self.cross], inputs, ["logits"])
         vocabulary = next((value.shape[-1] for value in self.decoder.get_outputs() if value.name == "logits"), 0)
         if self.start_id >= vocabulary:
             raise graph_mismatch(decoder)

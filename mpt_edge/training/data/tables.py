@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from mpt_edge._extras import require
-from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.records import (
     SUFFIXES,
@@ -23,6 +23,9 @@ from mpt_edge.training.data.columns import as_name, roots
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.hub import check_cache
 
+#: Number of columns that a message shows.
+_MAX_SHOWN = 80
+
 #: Suffixes of local files. Lines of text have no labels.
 _SUFFIXES = (*(suffix for suffix, form in SUFFIXES.items() if form is not Format.TEXT), ".json", ".parquet")
 
@@ -33,7 +36,7 @@ class Table:
 
     rows: Sequence[Mapping[str, Any]]
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Names of the columns, in the order of their first occurrence."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
@@ -63,20 +66,33 @@ def read_table(recipe: Recipe, split: str, root: Path, entries: Sequence[str]) -
     used = [*(name for entry in entries for name in roots(entry)), *recipe.where]
     place = getattr(recipe, split)
     try:
-        table = _load_hub(recipe, place) if recipe.hub else Table(_load_file(root / user_path(place), used))
+        table = _load_hub(recipe, place) if recipe.hub else Table(_load_file(_inside(root, place), used))
     except InputError as error:
         raise InputError(f"{recipe.name}: {error}") from error
     for name in used:
         if table.rows and name not in table.columns:
             raise InputError(
                 f"{recipe.name}: the {split} split has no column {name!r} (it has "
-                f"{', '.join(table.columns)}); name the right one in the recipe."
+                f"{', '.join(table.columns[:_MAX_SHOWN])}); name the right one in the recipe."
             )
     for name, expected in recipe.where.items():
         table = Table([row for row in table.rows if as_name(row.get(name)) == expected])
     if not table.rows:
         raise InputError(f"{recipe.name}: the {split} split is empty; point the recipe at rows.")
     return table
+
+
+def _inside(root: Path, place: str) -> Path:
+    """Return the path of a recipe's file. Raises InputError for one that leads out of the data folder.
+
+    Links in the folder are followed: who made the folder put them there, and a recipe cannot.
+    """
+    parts = [part for kind in (PurePosixPath, PureWindowsPath) for part in kind(place).parts]
+    if "\0" in place or ".." in parts or any(kind(place).anchor for kind in (PurePosixPath, PureWindowsPath)):
+        raise InputError(
+            f"{place!r} leads out of the data folder; name a file below it, and pass the folder with --data."
+        )
+    return root / place
 
 
 def _load_file(path: Path, used: Sequence[str]) -> list[dict[str, Any]]:
