@@ -36,6 +36,7 @@ from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.records import Format, RecordReader
 from mpt_edge.formats.taskfile import Inputs, TaskFile
 from mpt_edge.inference.model import Model
+from tests.support.bundles import sealed
 
 #: Bytes above the loaded model, and seconds of computing, that a trial may take.
 MAX_BYTES, MAX_SECONDS = 256 << 20, 1.0
@@ -90,7 +91,7 @@ def manifests(model: Model, folder: Path) -> Iterator[tuple[str, Attack]]:
     entries = json.loads(source.read_text("utf-8"))
     largest = (1 << 31) - 1
     sizes = ("layers", "heads", "head_size", "hidden_size", "max_length", "prompt_length", "pad_id")
-    forged = {f"{name} of 2^31": json.dumps(entries | {name: largest}) for name in sizes}
+    forged = {f"{name} of 2^31": sealed(entries | {name: largest}).decode() for name in sizes}
     forged |= {
         "deep nesting": '{"schema":' + "[" * 1_000_000,
         "a number of a million digits": '{"schema":' + "1" * 1_000_000 + "}",
@@ -131,11 +132,10 @@ def files(model: Model, folder: Path) -> Iterator[tuple[str, Attack]]:
     (folder / "large").touch()
     os.truncate(folder / "large", 1 << 40)
     paths = [Path("/dev/zero"), folder / "pipe", folder / "socket", folder, folder / "large"]
-    bundle = model.bundle.folder
     readers: dict[str, Callable[[Path], object]] = {
         "task": TaskFile.load,
         "prompt": SharedPrompt.load,
-        "install": Bundle.open(bundle).install_untested,
+        "install": model.install,
         "added task": model.add_task,
     }
     for path in paths:

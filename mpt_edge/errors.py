@@ -47,11 +47,12 @@ class SignatureError(MismatchError):
 class UnknownTaskError(MptEdgeError, LookupError):
     """The bundle has no task of that name."""
 
-    def __init__(self, name: str, known: Iterable[str], where: str) -> None:
+    def __init__(self, name: object, known: Iterable[str], where: str) -> None:
         """Suggest the nearest known task, or list all of them."""
         import difflib  # imported here: it takes longer than the rest of this module
 
         names = sorted(known)
+        name = str(name)
         name = name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}…"  # a long one would take seconds
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         if near:

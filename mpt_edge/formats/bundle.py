@@ -10,12 +10,12 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from mpt_edge._locks import MAX_WAIT, locked
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, SignatureError, UnknownTaskError
 from mpt_edge.formats.bundle_reader import BundleReader
 from mpt_edge.formats.history import Action
 from mpt_edge.formats.incoming import IncomingTask, read_incoming
 from mpt_edge.formats.key_rotation import KeyRotation, PinnedKeys, sequence_now
+from mpt_edge.formats.locks import MAX_WAIT, locked
 from mpt_edge.formats.manifest import PREVIOUS
 from mpt_edge.formats.public_keys import check_keys
 from mpt_edge.formats.signature import check_signature

@@ -322,7 +322,7 @@ class BundleReader:
             yield f"number of layers than {self.manifest.layers}"
 
     def _check_known(self, task: str) -> None:
-        if NAME.fullmatch(task) is None or task not in self.task_names:
+        if not isinstance(task, str) or NAME.fullmatch(task) is None or task not in self.task_names:
             raise UnknownTaskError(task, self.task_names, str(self.folder))
 
     def _check(self, name: str, digest: str) -> None:

@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 from mpt_edge._extras import require
 from mpt_edge._files import cache_folder, sha256
-from mpt_edge._locks import locked
 from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.formats.locks import locked
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES
 from mpt_edge.formats.vectors import SUFFIX
 

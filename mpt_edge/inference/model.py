@@ -12,11 +12,11 @@ from typing import Any, NoReturn, Unpack, overload
 import numpy as np
 
 from mpt_edge._arrays import Floats
-from mpt_edge._locks import MAX_WAIT
 from mpt_edge.errors import InputError, MismatchError, MptEdgeError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.formats.incoming import read_incoming
+from mpt_edge.formats.locks import MAX_WAIT
 from mpt_edge.formats.manifest import Precision
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.public_keys import check_keys

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import mpt_edge
-from mpt_edge._locks import locked
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import LOCK, Bundle, previous_key
 from mpt_edge.formats.history import MAX_RECORDS
+from mpt_edge.formats.locks import locked
 from mpt_edge.formats.manifest import MANIFEST
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone

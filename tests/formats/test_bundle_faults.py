@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mpt_edge._locks import locked
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.bundle import LOCK, Bundle
+from mpt_edge.formats.locks import locked
 from mpt_edge.formats.manifest import MANIFEST
 from mpt_edge.formats.vectors import VectorFolder, task_key
 from tests.support.bundles import edit, flip, read_files, task_path
