@@ -40,6 +40,17 @@ def user_path(path: object) -> Path:
     return result
 
 
+def cache_folder() -> Path | None:
+    """Return this user's cache folder of mpt-edge; None for a user without a home folder."""
+    from platformdirs import user_cache_path  # imported here, since apps name their bundle
+
+    try:
+        folder = user_cache_path("mpt-edge")
+    except (RuntimeError, OSError, KeyError):  # as versions of platformdirs put it
+        return None
+    return folder if folder.is_absolute() else None  # older ones return a folder named "~"
+
+
 def sha256(path: Path) -> str:
     """Return the hex SHA-256 of a file, read in chunks. Raises CorruptFileError for one that cannot be read."""
     digest = hashlib.sha256()

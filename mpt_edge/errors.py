@@ -6,6 +6,7 @@
     ├── BundleNotFoundError   (FileNotFoundError)   no bundle in a folder
     ├── CorruptFileError      (ValueError)          a file is missing, damaged or malformed
     ├── MismatchError         (ValueError)          made for another backbone, tokenizer or prompt
+    │   └── SignatureError                          not signed as required
     ├── UnknownTaskError      (LookupError)         no such task in the bundle
     ├── InputError            (ValueError)          text, rows, options or folders that cannot be used
     ├── UnsupportedModelError (ValueError)          an architecture that cannot carry a prompt
@@ -37,6 +38,10 @@ class CorruptFileError(MptEdgeError, ValueError):
 
 class MismatchError(MptEdgeError, ValueError):
     """Two artifacts do not belong together, by fingerprint or by shape."""
+
+
+class SignatureError(MismatchError):
+    """A task or a key rotation is not signed as the bundle or its user requires."""
 
 
 class UnknownTaskError(MptEdgeError, LookupError):

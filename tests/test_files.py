@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from mpt_edge._files import atomic_write, check_listable, create, open_regular, read_small, sha256, user_path
+from mpt_edge._files import (
+    atomic_write,
+    cache_folder,
+    check_listable,
+    create,
+    open_regular,
+    read_small,
+    sha256,
+    user_path,
+)
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.inference import loading
 
@@ -82,6 +91,13 @@ def test_listing_what_is_not_there(tmp_path: Path) -> None:
     check_listable(tmp_path / "none")
     (tmp_path / "file").touch()
     check_listable(tmp_path / "file")
+
+
+def test_cache_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    assert cache_folder() in (home / "cache" / "mpt-edge", home / "Library" / "Caches" / "mpt-edge")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda _: Path("~/.cache/mpt-edge"))
+    assert cache_folder() is None
 
 
 def make_special(kind: str, folder: Path) -> Path:

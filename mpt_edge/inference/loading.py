@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpt_edge._files import user_path
+from mpt_edge._files import cache_folder, user_path
 from mpt_edge.errors import BundleNotFoundError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.inference.encoder_model import EncoderModel
@@ -95,13 +95,8 @@ def cache_bundle() -> Path:
     Raises:
         BundleNotFoundError: the user has no home folder, as in many containers.
     """
-    from platformdirs import user_cache_path  # imported here, since apps name their bundle
-
-    try:
-        folder: Path | None = user_cache_path("mpt-edge")
-    except (RuntimeError, OSError, KeyError):  # as versions of platformdirs put it
-        folder = None
-    if folder is None or not folder.is_absolute():  # older ones return a folder named "~"
+    folder = cache_folder()
+    if folder is None:
         raise BundleNotFoundError(
             "no folder is named, and there is no home folder with a cache to look into; name the bundle with --bundle "
             f"or ${VARIABLE}, and the folder of an export with --output."

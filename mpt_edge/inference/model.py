@@ -19,6 +19,7 @@ from mpt_edge.formats.incoming import read_incoming
 from mpt_edge.formats.locks import MAX_WAIT
 from mpt_edge.formats.manifest import Precision
 from mpt_edge.formats.prompts import SharedPrompt, compose
+from mpt_edge.formats.public_keys import check_keys
 from mpt_edge.formats.taskfile import NAME, TaskFile
 from mpt_edge.inference.answers import Answer, Prediction, Stream
 from mpt_edge.inference.arguments import (
@@ -118,9 +119,11 @@ class Model(ABC):
         Raises:
             CorruptFileError: it is no task file.
             MismatchError: it was made for another backbone, tokenizer or prompt.
+            SignatureError: the bundle pins keys, and none of them signed it, or its signature has expired.
         """
         file = TaskFile.load(path)
         self.bundle.check_fit(file)
+        self.bundle.check_signer(file, is_new=True)
         selected = self._compose(file)
         self._added[file.name] = file  # to select it again, for it is not in the bundle
         self._selection.put(file.name, selected)
@@ -129,6 +132,7 @@ class Model(ABC):
     def install(
         self,
         *files: str | os.PathLike[str],
+        require_keys: Sequence[str] = (),
         allow_downgrade: bool = False,
         dry_run: bool = False,
         wait: float = MAX_WAIT,
@@ -145,6 +149,7 @@ class Model(ABC):
 
         Args:
             files: the task files.
+            require_keys: public keys one of which must have signed each file, whatever the bundle pins.
             allow_downgrade: let a version through that is not above the highest that was ever installed.
             dry_run: check everything, and change nothing.
             wait: seconds to wait for another process that changes the bundle.
@@ -155,18 +160,20 @@ class Model(ABC):
         Raises:
             CorruptFileError: a file is no task file, or does not answer its reference example.
             MismatchError: a task was made for another backbone, tokenizer or prompt, or its version does not rise.
+            SignatureError: a file is not signed as required, or its signature has expired.
             InputError: two files hold the same task, the bundle cannot be written, or the wait was too short.
         """
         incoming = read_incoming(files)
         self.bundle.reload()
-        self.bundle.check_install(incoming, allow_downgrade=allow_downgrade)
+        keys = check_keys(require_keys)
+        self.bundle.check_install(incoming, require_keys=keys, allow_downgrade=allow_downgrade)
         tasks = []
         for each in incoming:
             task: Task[Any] = Task(self, self._compose(each.file))
             self_test(task, self.precision)
             tasks.append(task)
         if not dry_run:
-            self.bundle.install_untested(*incoming, allow_downgrade=allow_downgrade, wait=wait)
+            self.bundle.install_untested(*incoming, require_keys=keys, allow_downgrade=allow_downgrade, wait=wait)
             for task in tasks:
                 self._selection.put(task.name, task._selected)
         return tasks
