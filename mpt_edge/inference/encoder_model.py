@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
 from mpt_edge._arrays import Floats
-from mpt_edge.errors import InputError
+from mpt_edge.errors import InputError, MptEdgeError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.generation_options import GenerationKwargs
+from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.taskfile import Inputs, TaskFile
 from mpt_edge.inference.answers import Answer
+from mpt_edge.inference.arguments import check_name, text_list
 from mpt_edge.inference.batching import MAX_TOKENS, by_length
 from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid
+from mpt_edge.inference.heads.embedding import Embedding
 from mpt_edge.inference.heads.encoder_head import EncoderHead, TextStates
 from mpt_edge.inference.model import BATCH_SIZE, Model
 from mpt_edge.inference.numerics import pool, unit
@@ -44,6 +48,31 @@ class EncoderModel(Model):
         (graph,) = bundle.graphs(precision, verify=verify)
         self.backbone = OnnxEncoder(graph, bundle.manifest, options)
         self.providers = self.backbone.providers
+
+    def prepare_embeddings(
+        self, texts: Iterable[object], task: str | None = None, *, normalize: bool = True
+    ) -> list[Request | MptEdgeError]:
+        """Validate and tokenize texts whose embeddings `answer` returns; see `Model.prepare_embeddings`."""
+        given = text_list(texts)
+        selected = self._bare if task is None else self._select(check_name(task))
+        rows = self._try_bare_rows(given) if task is None else self._prepare(given, [selected] * len(given), {})
+        embedding = replace(selected, head=Embedding(selected.file, normalize=normalize))
+        return [
+            Request(row, embedding) if isinstance(row, Encoded) else
+            replace(row, task=embedding) if isinstance(row, Request) else row
+            for row in rows
+        ]  # fmt: skip
+
+    @cached_property
+    def _bare(self) -> SelectedTask:
+        """A nameless task of no virtual tokens: the bare backbone."""
+        none = np.zeros(0, np.float32)
+        file = TaskFile(
+            name="", head_type=Embedding.name, u=none, v=none, backbone="", tokenizer="",
+            max_length=self.manifest.max_length,
+        )  # fmt: skip
+        prompt = np.zeros(self.manifest.prompt_shape(0), np.float32)
+        return SelectedTask(file, Placement(), prompt, self.backbone.no_past, head=Embedding(file))
 
     def embed_under(self, task: ComposedTask, rows: Sequence[Encoded]) -> Floats:
         """Return the unit embeddings ``(rows, d)`` of texts read under a task's prompt."""
@@ -115,18 +144,22 @@ class EncoderModel(Model):
 
     def _embed(self, texts: Sequence[object], task: SelectedTask | None, *, normalize: bool) -> Floats:
         if task is None:
-            rows = self._bare_rows(texts)
+            rows = all_valid(self._try_bare_rows(texts))
         else:
             rows = [request.row for request in all_valid(self._prepare(texts, [task] * len(texts), {}))]
         pooled = self._pooled(rows, task)
         return unit(pooled) if normalize else pooled
 
-    def _bare_rows(self, texts: Sequence[object]) -> list[Encoded]:
-        """Tokenize texts and pairs of texts for the backbone alone. Raises InputError."""
+    def _try_bare_rows(self, texts: Sequence[object]) -> list[Encoded | InputError]:
+        """Tokenize texts and pairs of texts for the backbone alone."""
         inputs = [Inputs.PAIR if isinstance(text, tuple | list) else Inputs.TEXT for text in texts]
-        valid: list[Text] = all_valid([try_validate(*item) for item in zip(texts, inputs, strict=True)])
-        rows = self.texts.encode(valid, self.manifest.max_length)
-        return all_valid([row if self._has_tokens(row) else InputError(NO_TOKENS) for row in rows])
+        checked = [try_validate(*item) for item in zip(texts, inputs, strict=True)]
+        valid: list[Text] = [text for text in checked if not isinstance(text, InputError)]
+        rows = iter(self.texts.encode(valid, self.manifest.max_length))
+        results = [text if isinstance(text, InputError) else next(rows) for text in checked]
+        return [
+            row if isinstance(row, InputError) or self._has_tokens(row) else InputError(NO_TOKENS) for row in results
+        ]
 
     def _pooled(self, rows: Sequence[Encoded], task: ComposedTask | None) -> Floats:
         """Return the pooled states ``(rows, d)`` under one prompt, or under none."""

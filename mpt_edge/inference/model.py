@@ -65,6 +65,15 @@ class Model(ABC):
         """Names of all tasks, of the bundle and added since, sorted."""
         return sorted({*self.bundle.task_names, *self._selected})
 
+    @property
+    def selected(self) -> list[str]:
+        """Names of the tasks whose prompts are cached, sorted."""
+        return sorted(list(self._selected))  # noqa: C414 - a list is copied at once, whatever other threads select
+
+    def is_selected(self, name: str) -> bool:
+        """Whether a task's prompt is cached, so that selecting it takes no time."""
+        return name in self._selected
+
     @overload
     def task(self, name: str) -> Task[Prediction]: ...
     @overload
@@ -106,6 +115,14 @@ class Model(ABC):
         with self._lock:
             self._selected[file.name] = self._compose(file)
             return Task(self, self._selected[file.name])
+
+    def drop_task(self, name: str) -> None:
+        """Drop a selected task, so that the next call reads it from the bundle again; a task added here is gone.
+
+        Running requests and older `Task` objects keep it.
+        """
+        with self._lock:
+            self._selected.pop(name, None)
 
     @overload
     def run(
@@ -167,6 +184,26 @@ class Model(ABC):
         selected = {name: self._try_select(name) for name in dict.fromkeys(names)}
         return self._prepare(given, [selected[name] for name in names], options)
 
+    def prepare_embeddings(
+        self, texts: Iterable[object], task: str | None = None, *, normalize: bool = True
+    ) -> list[Request | MptEdgeError]:
+        """Validate and tokenize texts whose embeddings `answer` returns, in batches with other requests.
+
+        Args:
+            texts: a list of texts or of pairs of texts, or another iterable of them.
+            task: the task under whose prompt they are read; None for the bare backbone.
+            normalize: scale each vector to length one.
+
+        Returns:
+            For each text a request, or the error that keeps it from being embedded.
+
+        Raises:
+            InputError: the model is no encoder.
+            UnknownTaskError: there is no such task.
+        """
+        del texts, task, normalize
+        raise self._no_embeddings()
+
     def answer(self, requests: Sequence[Request], *, batch_size: int = BATCH_SIZE) -> list[Answer]:
         """Answer prepared requests in mixed batches.
 
@@ -226,7 +263,10 @@ class Model(ABC):
         raise InputError(f"{task.file.name!r} generates no text; call it instead.")
 
     def _embed(self, texts: Sequence[object], task: SelectedTask | None, *, normalize: bool) -> Floats:  # noqa: ARG002
-        raise InputError(f"{self.bundle.folder} is a generative model, which has no embeddings; use an encoder.")
+        raise self._no_embeddings()
+
+    def _no_embeddings(self) -> InputError:
+        return InputError(f"{self.bundle.folder} is a generative model, which has no embeddings; use an encoder.")
 
     def _scores(self, texts: Sequence[object], task: SelectedTask) -> list[Floats]:  # noqa: ARG002
         raise InputError(f"{task.file.name!r} is a task of a generative model, which has no such scores; call it.")
