@@ -97,7 +97,9 @@ async def _predict(service: Service, http: Request, body: PredictBody, task: Tas
     may_truncate = body.truncate and body.parameters.truncate is not False
     answers, _ = await asking.answers_to(service, http, texts, task.name, may_truncate=may_truncate)
     rows = [_labels(answer, body) for answer in answers]
-    return bodies.json_response(rows[0] if is_single else rows)
+    # huggingface_hub sends parameters, and reads the form of the hub's own API: a list of lists even for one text.
+    is_flat = is_single and "parameters" not in body.model_fields_set
+    return bodies.json_response(rows[0] if is_flat else rows)
 
 
 def _labels(answer: Answer, body: PredictBody) -> list[dict[str, Any]]:
