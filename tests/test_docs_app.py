@@ -1,4 +1,4 @@
-"""docs/app.md, index.md, training.md and results.md: every command and all code runs, in order, on one bundle."""
+"""docs/app.md, server.md, index.md, training.md and results.md: all commands and code run, in order, on one bundle."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 import re
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.support.blocks import Example, assert_shown, examples
+from tests.support.http import served_by
 from tests.support.pages import shell
 from tests.support.places import ROOT, SHARED
 
@@ -71,6 +73,28 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_app(clone: Path):
     run_python("app.md", clone)
+
+
+def test_the_server(clone: Path, monkeypatch: pytest.MonkeyPatch):
+    """The page's servers take a free port, and its clients ask there."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # the hub's client calls this machine
+    host, replies = "", []
+    with ExitStack() as stack:
+        for block in examples(page("server.md")):
+            if "mpt-edge serve" in block.code:
+                host = stack.enter_context(served_by(block.code, clone)).host
+            elif not block.is_setup:
+                replies.append(block.run(clone, block.code.replace("127.0.0.1:8080", host)))
+                if block.output:
+                    assert_shown(replies[-1], block.output)
+    labels, rows, *_, tasks, installed = replies
+    shown = json.loads(re.search(r"```json\n(.*?)```", page("server.md"), re.DOTALL)[1])
+    assert json.loads(labels) == [{**row, "score": pytest.approx(row["score"], abs=0.005)} for row in shown]
+    assert [each.get("label", each.get("error")) for each in json.loads(rows)["answers"]] == [
+        "number", "play music", "the text is empty; pass at least one word.",
+    ]  # fmt: skip
+    assert len(json.loads(tasks)["tasks"]) == 9
+    assert json.loads(installed)["task"] == "sst2"
 
 
 def test_the_quick_start(clone: Path):

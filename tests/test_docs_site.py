@@ -23,7 +23,7 @@ BENCHMARKS = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT /
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 
 #: Programs in our pages that have flags of their own.
-_OTHER_PROGRAMS = ("python benchmarks/", "optimum-cli", "pip ", "mkdocs ", "pytest ")
+_OTHER_PROGRAMS = ("python benchmarks/", "curl ", "optimum-cli", "pip ", "mkdocs ", "pytest ")
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,7 @@ class Service:
         state: the phase.
         limits: limits of requests and queues.
         metrics: counts and times.
+        changes: held while the bundle is changed.
     """
 
     def __init__(self, load: Callable[[], Model], limits: Limits | None = None, metrics: Metrics | None = None) -> None:
@@ -68,6 +69,7 @@ class Service:
         self._load = load
         self._model: Model | None = None
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
+        self._selecting: dict[str, asyncio.Future[Task[Any]]] = {}
         self.changes = asyncio.Lock()
         self._answers = self._scheduler("answers")
         self._texts = self._scheduler("texts")
@@ -117,11 +119,14 @@ class Service:
         self._preparers.shutdown(wait=False, cancel_futures=True)
 
     async def task(self, name: str) -> Task[Any]:
-        """Select a task. Raises MptEdgeError."""
+        """Select a task; requests for one that is being selected share a thread. Raises MptEdgeError."""
         model = self.model
         if model.is_selected(name):
             return model.task(name)
-        return await self._in_thread(partial(model.task, name))
+        if name not in self._selecting:
+            self._selecting[name] = asyncio.ensure_future(self._in_thread(partial(model.task, name)))
+            self._selecting[name].add_done_callback(lambda _: self._selecting.pop(name))
+        return await asyncio.shield(self._selecting[name])
 
     async def prepare(
         self, texts: Sequence[Text], tasks: Sequence[str], options: GenerationKwargs | None = None
@@ -132,8 +137,9 @@ class Service:
             InputError: an option cannot be used.
         """
         model, options = self.model, options or {}
+        is_selected = [await self._is_selected(name) for name in dict.fromkeys(tasks)]
         call = partial(model.prepare, texts, tasks, **options)
-        is_quick = _characters(texts) <= INLINE_CHARACTERS and all(map(model.is_selected, dict.fromkeys(tasks)))
+        is_quick = _characters(texts) <= INLINE_CHARACTERS and all(is_selected)
         return call() if is_quick else await self._in_thread(call)
 
     async def prepare_embeddings(
@@ -142,7 +148,7 @@ class Service:
         """Validate and tokenize texts whose vectors are wanted; see `Model.prepare_embeddings`."""
         model = self.model
         call = partial(model.prepare_embeddings, texts, task, normalize=normalize)
-        is_quick = _characters(texts) <= INLINE_CHARACTERS and (task is None or model.is_selected(task))
+        is_quick = _characters(texts) <= INLINE_CHARACTERS and (task is None or await self._is_selected(task))
         return call() if is_quick else await self._in_thread(call)
 
     async def answer(
@@ -183,6 +189,14 @@ class Service:
         selected = await self.task(task)
         stream = await self._in_thread(partial(selected.stream, text, **options))
         return _refusing(self._streams.pieces(stream))
+
+    async def _is_selected(self, name: str) -> bool:
+        """Select a task; return whether that succeeded. Where it did not, preparing its texts tells why."""
+        try:
+            await self.task(name)
+        except MptEdgeError:
+            return False
+        return True
 
     async def in_thread(self, call: Callable[[], _T]) -> _T:
         """Run a call that takes long, such as a change of the bundle, beside the event loop."""

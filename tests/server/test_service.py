@@ -191,6 +191,28 @@ def test_texts_and_labels_of_one_request(writing: App, generator: Model) -> None
     assert (story.text, mood.label, answer.text) == (expected[0].text, expected[1].label, expected[2].text)
 
 
+def test_requests_for_a_task_that_is_being_selected_share_its_thread(own: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls, may_go_on = own.service.model, [], threading.Event()
+    task = model.task
+
+    def slow(name):
+        calls.append(name)
+        if name == "topic" and not model.is_selected(name):
+            may_go_on.wait(10)
+        return task(name)
+
+    monkeypatch.setattr(model, "task", slow)
+
+    async def ask() -> None:
+        many = [asyncio.ensure_future(own.service.prepare(["a film"], ["topic"])) for _ in range(20)]
+        await own.service.prepare(["a film"], ["sentiment"])  # finds a thread
+        assert calls.count("topic") == 1
+        may_go_on.set()
+        assert all(len(each) == 1 for each in await asyncio.gather(*many))
+
+    own.run(ask())
+
+
 def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     with http.app(lambda: mpt_edge.load(tmp_path)) as app:
         assert isinstance(app.service, Service)

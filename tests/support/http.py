@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -160,18 +162,33 @@ class Server:
 
 
 @contextlib.contextmanager
-def served(bundle: Path, *options: object, wait: bool = True) -> Iterator[Server]:
+def served(bundle: Path, *options: object) -> Iterator[Server]:
     """Start `mpt-edge serve` on a free port, and end it."""
     command = [sys.executable, "-m", "mpt_edge", "serve", "--bundle", bundle, "--port", 0, *options]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with _started(list(map(str, command)), Path.cwd()) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def served_by(script: str, folder: Path) -> Iterator[Server]:
+    """Run a script that ends with `mpt-edge serve`, on a free port."""
+    script = re.sub(r"^(mpt-edge serve.*)$", r"exec \1 --port 0", script, flags=re.MULTILINE)
+    with _started(["bash", "-euo", "pipefail", "-c", script], folder) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _started(command: list[str], folder: Path) -> Iterator[Server]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        command, cwd=folder, env=os.environ | {"PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("listening on "), process.stderr.read() if process.stderr else ""
-        server = Server(process, line.split()[-1])
-        if wait:
-            assert process.stdout.readline().startswith("ready: ")
-        yield server
+        assert process.stdout.readline().startswith("ready: ")
+        yield Server(process, line.split()[-1])
     finally:
         if process.poll() is None:
             process.terminate()
