@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,16 +22,38 @@ from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_e
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
-from tests.support import writers
+from tests.support import exports, writers
 from tests.support.encoders import LENGTH, make_task, save_tokenizer
+from tests.support.examples import with_example
 
-#: Files that take a minute or two each. They begin first, or one process would be at them while others have no more.
-_LONGEST = ("test_readme.py", "test_docs_peft.py", "test_docs_app.py", "test_wheel.py", "test_docs_generation.py")
+#: Files that take longest. They begin first, or one process would be at them while others have no more.
+_LONGEST = (
+    "test_docs_app.py", "test_readme.py", "test_causal_graph.py", "test_hardware.py", "test_seq2seq_graph.py",
+    "test_encoder_decoder.py", "test_all_layers.py", "test_generative.py", "test_docs_peft.py", "test_wheel.py",
+    "test_docs_generation.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files in front; all others stay in order."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that the processes of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_exports(common_folder: Path) -> Iterator[None]:
+    """Export each model once; see `tests.support.exports`."""
+    with pytest.MonkeyPatch.context() as patch:
+        exports.share_exports(patch, common_folder)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -131,13 +154,22 @@ def folder(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tiny_bundle: Path) -> Model:
+    """Return the small encoder's model, to record examples with."""
+    return mpt_edge.load(tiny_bundle, threads=1)
+
+
 @pytest.fixture
-def task_file(tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a task file outside any bundle."""
+def task_file(
+    tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path, tiny_model: Model
+) -> Callable[..., Path]:
+    """Return a function that writes a task file, with a reference example, outside any bundle."""
 
     def make(name: str = "fresh", **changes: object) -> Path:
         path = tmp_path / f"{name}.safetensors"
-        replace(make_task(tiny, shared_prompt, name, {"no": "bad", "yes": "good"}), **changes).save(path)
+        task = replace(make_task(tiny, shared_prompt, name, {"no": "bad", "yes": "good"}), **changes)
+        with_example(tiny_model, task).save(path)
         return path
 
     return make

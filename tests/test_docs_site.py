@@ -18,12 +18,16 @@ from tests.support.blocks import examples
 from tests.support.places import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BENCHMARKS = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "benchmarks").glob("*.py")))
+SCRIPTS = "".join(
+    path.read_text(encoding="utf-8")
+    for folder in ("attacks", "benchmarks")
+    for path in sorted((ROOT / folder).glob("*.py"))
+)
 
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 
 #: Programs in our pages that have flags of their own.
-_OTHER_PROGRAMS = ("python benchmarks/", "curl ", "optimum-cli", "pip ", "mkdocs ", "pytest ")
+_OTHER_PROGRAMS = ("python benchmarks/", "python attacks/", "curl ", "optimum-cli", "pip ", "mkdocs ", "pytest ")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,7 @@ def test_every_flag_in_the_docs_is_one_of_the_command(path: Path, options):
             continue
         command = max((name for name in options if line.startswith(f"{name} ")), key=len, default=None)
         unknown = set(_FLAG.findall(line)) - (options[command] if command else known)
-        unknown = {flag for flag in unknown if flag[2:].replace("-", "_") not in BENCHMARKS}
+        unknown = {flag for flag in unknown if flag[2:].replace("-", "_") not in SCRIPTS}
         assert not unknown, line
 
 

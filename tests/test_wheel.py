@@ -78,7 +78,7 @@ def test_source_distribution_can_run_the_tests(tmp_path: Path) -> None:
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     assert {"Makefile", "constraints.txt", ".ci/run", "pyproject.toml", "tests/conftest.py"} <= names
-    for folder in ("benchmarks", "export", "mpt_edge", "tests"):
+    for folder in ("attacks", "benchmarks", "export", "mpt_edge", "tests"):
         modules = {file.relative_to(ROOT).as_posix() for file in (ROOT / folder).rglob("*.py")}
         assert modules
         assert modules <= names

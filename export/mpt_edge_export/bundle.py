@@ -10,9 +10,19 @@ from typing import Any
 import mpt_edge
 from mpt_edge._arrays import Floats
 from mpt_edge._files import sha256, user_path
+from mpt_edge.errors import CorruptFileError
 from mpt_edge.formats.bundle_reader import MODEL, TOKENIZER, graph_names, weights_name
-from mpt_edge.formats.manifest import MANIFEST, FileEntry, GenerationFacts, Manifest, Precision
+from mpt_edge.formats.manifest import (
+    MANIFEST,
+    FileEntry,
+    GenerationFacts,
+    Manifest,
+    Precision,
+    Release,
+    read_manifest,
+)
 from mpt_edge.formats.placement import PromptPosition
+from mpt_edge.formats.vectors import releases_of
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
@@ -91,7 +101,9 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
                 (folder / name).unlink()
         observe("writing the manifest")
         write_card(folder, manifest, contents.tasks)
-        manifest = replace(manifest, files=_entries(folder), parity=parity)
+        files = _entries(folder)
+        releases = _releases(plan, contents, files)
+        manifest = replace(manifest, files=files, parity=parity, releases=releases)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -129,6 +141,20 @@ def _entries(folder: Path) -> Mapping[str, FileEntry]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def _releases(plan: ExportPlan, contents: Contents, files: Mapping[str, FileEntry]) -> dict[str, Release]:
+    """Return the releases of an export: its tasks', and those above them in the bundle that it replaces."""
+    releases = releases_of(contents.tasks.values(), files)
+    try:
+        replaced = read_manifest(plan.output / MANIFEST)
+    except CorruptFileError:  # there is none, or it lists nothing that can be used
+        return releases
+    if replaced.backbone.get("fingerprint") == plan.backbone.fingerprint:
+        for name, release in replaced.releases.items():
+            if name not in releases or release["version"] > releases[name]["version"]:
+                releases[name] = release
+    return dict(sorted(releases.items()))
 
 
 def _manifest(plan: ExportPlan, size: Dimensions, contents: Contents) -> Manifest:

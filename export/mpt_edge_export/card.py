@@ -9,17 +9,14 @@ from mpt_edge.formats.manifest import Manifest
 from mpt_edge.formats.metrics import headline, headline_text
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
+from mpt_edge_export.markdown import front_matter, hub_link, plain
 
-_HEAD = """---
-library_name: mpt-edge
-base_model: {base}
-license: other
-tags: [multitask-prompt-tuning, onnx]
----
+_TAGS = ["multitask-prompt-tuning", "onnx"]
 
+_HEAD = """
 # {name}
 
-Tasks for [{base}](https://huggingface.co/{base}) (license: {license}). Each is two vectors `u`, `v` that scale the
+Tasks for {base} (license: {license}). Each is two vectors `u`, `v` that scale the
 shared prompt: `P_k = P* ∘ (u_k v_kᵀ)`. Attention layout: {layout}. Prompt position: {position}. l = {length},
 d = {width}. `mpt-edge export` wrote this card from the task files.
 
@@ -41,9 +38,9 @@ Data:
 def write_card(folder: Path, manifest: Manifest, tasks: Mapping[str, TaskFile]) -> None:
     """Write the card of a bundle in ``folder`` from the facts in its task files."""
     facts = {
-        "name": manifest.name,
-        "base": manifest.backbone["id"],
-        "license": manifest.backbone.get("license", "not stated"),
+        "name": plain(manifest.name),
+        "base": hub_link(manifest.backbone["id"]),
+        "license": plain(manifest.backbone.get("license", "not stated")),
         "layout": manifest.placement.layout,
         "position": manifest.placement.position,
         "length": manifest.prompt_length,
@@ -51,8 +48,11 @@ def write_card(folder: Path, manifest: Manifest, tasks: Mapping[str, TaskFile]) 
     }
     vectors = VectorFolder(folder)
     rows = [_row(task, vectors.task_path(name).stat().st_size) for name, task in tasks.items()]
-    sources = "\n".join(f"- {name}: {task.training.get('source', 'not stated')}" for name, task in tasks.items())
-    card = _HEAD.format(**facts) + "".join(rows) + _FOOT.format(sources=sources)
+    sources = "\n".join(
+        f"- {plain(name)}: {plain(task.training.get('source', 'not stated'))}" for name, task in tasks.items()
+    )
+    entries = {"library_name": "mpt-edge", "base_model": manifest.backbone["id"], "license": "other", "tags": _TAGS}
+    card = front_matter(entries) + _HEAD.format(**facts) + "".join(rows) + _FOOT.format(sources=sources)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -64,4 +64,4 @@ def _row(task: TaskFile, size: int) -> str:
     examples = (test or {}).get("examples", "-")
     metrics = [headline_text(each, 1, percent=True) for each in (test, probe)]
     cells = [task.name, len(task.labels), *metrics, difference, examples, f"{size:,}", task.license or "-"]
-    return "| " + " | ".join(map(str, cells)) + " |\n"
+    return "| " + " | ".join(map(plain, cells)) + " |\n"

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from rich.console import Console
-
+from mpt_edge._console import PlainConsole
 from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.manifest import Manifest, Precision
@@ -48,20 +47,19 @@ def export_command(
     """
     output, vectors = user_path(output), list(map(user_path, vectors))
     check_output(output, force=force)  # before the backbone, which takes longer
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with console.status("loading the backbone") as status:
 
         def observe(stage: str) -> None:
             status.update(stage)
             if not console.is_terminal:
-                console.print(f"{stage} …", highlight=False)
+                console.print(f"{stage} …")
 
         backbone = open_backbone(source, revision)
         folders = _vectors(source, output, vectors)
         plan = ExportPlan(backbone, folders, output, force=force, precisions=PRECISIONS[precision])
         manifest = export_bundle(plan, observe)
-    # A folder's name may hold brackets, which rich would read as markup.
-    Console().print(f"{output}: {_summary(manifest)}", markup=False, highlight=False, soft_wrap=True)
+    PlainConsole().print(f"{output}: {_summary(manifest)}", soft_wrap=True)
 
 
 def _summary(manifest: Manifest) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 import mpt_edge
-from mpt_edge.cli import bench, export, peft, run, serve, streams, tasks, train
+from mpt_edge.cli import bench, export, output, peft, run, serve, streams, tasks, train
 from mpt_edge.cli.options import Commands
 from mpt_edge.errors import MptEdgeError
 
@@ -107,6 +107,6 @@ def _exit_quietly(stdout: TextIO) -> NoReturn:
 def _fail(message: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
-    print(f"mpt-edge: {message}", file=sys.stderr)
+    output.note(message)
     streams.settle(sys.stdout)
     sys.exit(code)

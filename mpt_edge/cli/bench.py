@@ -14,9 +14,8 @@ from typing import Annotated, Any
 import numpy as np
 import onnxruntime
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from mpt_edge._console import PlainConsole, PlainTable
 from mpt_edge.cli.options import BundleFolder, PrecisionOption
 from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import Bundle
@@ -171,32 +170,31 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _print(metrics: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("model file", f"{metrics['model_bytes'] / 1e6:.1f} MB")
-    table.add_row("largest task file", f"{metrics['largest_task_bytes']:,} bytes")
-    table.add_row("load", f"{metrics['load_ms']:.0f} ms")
+    table = PlainTable(show_header=False)
+    table.row("model file", f"{metrics['model_bytes'] / 1e6:.1f} MB")
+    table.row("largest task file", f"{metrics['largest_task_bytes']:,} bytes")
+    table.row("load", f"{metrics['load_ms']:.0f} ms")
     if "select_ms" in metrics:
-        table.add_row("select a task, first time", f"{metrics['select_ms']:.1f} ms")
-        table.add_row("switch to a selected task", f"{metrics['switch_us']:.1f} µs")
+        table.row("select a task, first time", f"{metrics['select_ms']:.1f} ms")
+        table.row("switch to a selected task", f"{metrics['switch_us']:.1f} µs")
     if "request_none_ms" in metrics:
-        table.add_row("request, no prompt", f"{metrics['request_none_ms']:.2f} ms")
-        table.add_row("request, prefix", f"{metrics['request_prefix_ms']:.2f} ms  ({metrics['prefix_ratio']:.2f} x)")
+        table.row("request, no prompt", f"{metrics['request_none_ms']:.2f} ms")
+        table.row("request, prefix", f"{metrics['request_prefix_ms']:.2f} ms  ({metrics['prefix_ratio']:.2f} x)")
     if "request_joint_ms" in metrics:
-        table.add_row("request, joint", f"{metrics['request_joint_ms']:.2f} ms  ({metrics['joint_ratio']:.2f} x)")
+        table.row("request, joint", f"{metrics['request_joint_ms']:.2f} ms  ({metrics['joint_ratio']:.2f} x)")
     for name, words in (("none", "no prompt"), ("prefix", "with its prompt")):
         if f"first_token_{name}_ms" in metrics:
-            table.add_row(f"first token, {words}", f"{metrics[f'first_token_{name}_ms']:.2f} ms")
+            table.row(f"first token, {words}", f"{metrics[f'first_token_{name}_ms']:.2f} ms")
         if f"tokens_per_second_{name}" in metrics:
-            table.add_row(f"further tokens, {words}", f"{metrics[f'tokens_per_second_{name}']:.0f} a second")
+            table.row(f"further tokens, {words}", f"{metrics[f'tokens_per_second_{name}']:.0f} a second")
     if "new_tokens" in metrics:
-        table.add_row("cost of the prompt", f"{metrics['prefix_ratio']:.2f} x for {metrics['new_tokens']} tokens")
+        table.row("cost of the prompt", f"{metrics['prefix_ratio']:.2f} x for {metrics['new_tokens']} tokens")
     if "peak_memory_mb" in metrics:
-        table.add_row("peak memory", f"{metrics['peak_memory_mb']:.0f} MB")
-    console = Console()
+        table.row("peak memory", f"{metrics['peak_memory_mb']:.0f} MB")
+    console = PlainConsole()
     console.print(table)
     console.print(
         f"one text of {metrics['tokens']} tokens, {metrics['prompt_length']} virtual tokens, "
         f"{metrics['precision']}, {metrics['threads']} thread(s), medians; {metrics['machine']}",
-        highlight=False,
         soft_wrap=True,
     )

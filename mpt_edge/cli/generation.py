@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from mpt_edge.cli import streams
 from mpt_edge.cli.output import note
 from mpt_edge.cli.table import printable
 from mpt_edge.errors import InputError
@@ -78,18 +79,19 @@ def streamed_task(model: Model, texts: Sequence[str] | None, task: str | None) -
 
 def print_stream(task: Task[Any], text: Text, options: GenerationKwargs) -> None:
     """Print a text as it is generated; beam search knows its text only at the end."""
+    file = streams.for_generated_text(sys.stdout)
     beams = options.get("num_beams") or task.file.generation.get("num_beams", 1)
     if beams > 1:
         answer = task(text, **options)
         source: Answer | Stream = answer
-        sys.stdout.write(printable(answer.text, sys.stdout))
+        file.write(printable(answer.text, file))
     else:
         source = stream = task.stream(text, **options)
         for piece in stream:
-            sys.stdout.write(printable(piece, sys.stdout))
-            sys.stdout.flush()
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+            file.write(printable(piece, file))
+            file.flush()
+    file.write("\n")
+    file.flush()
     if source.truncated:
         side = "beginning" if task.file.truncation_side is Side.LEFT else "end"
         note(f"the text is too long for {task.name!r}; its {side} was left out.")

@@ -22,6 +22,10 @@ PrecisionOption = Annotated[
     typer.Option("--precision", help="Graph to use, if the bundle has both.", show_default="float32, if there"),
 ]
 
+DigestOption = Annotated[
+    str | None, typer.Option("--digest", help="Refuse the bundle unless `mpt-edge tasks digest` prints this.")
+]
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of one request.", show_default="automatic")]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from mpt_edge._escapes import escaped_json, one_line
 from mpt_edge.cli.rows import InputRow
 from mpt_edge.inference.answers import Answer
 
@@ -95,11 +96,11 @@ def _kept(part: Path) -> Iterator[None]:
 
 
 def json_text(value: object, file: TextIO, **options: Any) -> str:
-    """Return a value as JSON that a stream can encode."""
+    """Return a value as JSON that a stream can encode, without control characters that a terminal would obey."""
     is_utf8 = (file.encoding or "").lower().replace("-", "").startswith("utf8")
-    return json.dumps(value, ensure_ascii=not is_utf8, **options)
+    return escaped_json(json.dumps(value, ensure_ascii=not is_utf8, **options))
 
 
 def note(message: str) -> None:
     """Print a message that is no answer."""
-    print(f"mpt-edge: {message}", file=sys.stderr)
+    print(f"mpt-edge: {one_line(message)}", file=sys.stderr)

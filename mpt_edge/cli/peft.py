@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from mpt_edge._console import PlainConsole, PlainTable
 from mpt_edge._extras import require
 from mpt_edge.cli.options import BundleFolder, Commands
 from mpt_edge.cli.output import note
@@ -75,10 +74,10 @@ def import_peft(
     imported = import_command(adapter, backbone, output, options, revision=revision)
     for warning in imported.warnings:
         note(warning)
-    table = Table("task", "id", "head type", "labels", "contents", box=None, pad_edge=False)
+    table = PlainTable("task", "id", "head type", "labels", "contents")
     for file in imported.tasks:
-        table.add_row(file.name, str(file.training["task_id"]), file.head_type, str(len(file.labels)), file.contents)
-    Console().print(table)
+        table.row(file.name, file.training["task_id"], file.head_type, len(file.labels), file.contents)
+    PlainConsole().print(table)
     typer.echo(f"written to {output}")
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mpt_edge
+from mpt_edge._console import error_console
 from mpt_edge.cli import generation
-from mpt_edge.cli.options import BundleFolder, PrecisionOption, Threads
+from mpt_edge.cli.options import BundleFolder, DigestOption, PrecisionOption, Threads
 from mpt_edge.cli.output import JsonLines, answers_in, note
 from mpt_edge.cli.rows import STDIN, Columns, InputRow, InputRows, format_of, from_arguments, from_stream
 from mpt_edge.cli.table import AnswerTable
@@ -86,6 +86,7 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum rows in one run of the model.")] = 32,
     threads: Threads = None,
     precision: PrecisionOption = None,
+    digest: DigestOption = None,
     on_error: Annotated[
         OnError, typer.Option(help="For a row that cannot be answered: stop, or skip it.")
     ] = OnError.STOP,
@@ -114,7 +115,7 @@ def run(
     _check_usage(texts, source, pair, has_row_options=columns != Columns() or form is not None)
     with ExitStack() as stack:
         rows, stream = _open_rows(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
-        model = mpt_edge.load(bundle, precision=precision, threads=threads)
+        model = mpt_edge.load(bundle, precision=precision, threads=threads, digest=digest)
         options = generation.options_for(model, given, task)
         if task is not None:
             model.task(task)
@@ -318,6 +319,6 @@ def _bar(stream: BinaryIO | None) -> Iterator[Callable[[int], None]]:
         yield lambda _: None
         return
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=error_console()) as bar:
         row = bar.add_task("reading", total=status.st_size)
         yield lambda position: bar.update(row, completed=position)

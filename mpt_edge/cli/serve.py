@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 import mpt_edge
+from mpt_edge._escapes import one_line
 from mpt_edge._extras import require
-from mpt_edge.cli.options import BundleFolder, PrecisionOption, Threads
+from mpt_edge.cli.options import BundleFolder, DigestOption, PrecisionOption, Threads
 from mpt_edge.cli.output import note
 from mpt_edge.errors import InputError
 from mpt_edge.inference.loading import default_bundle
@@ -53,6 +54,7 @@ def serve(
     grace: Annotated[float, typer.Option(min=0, help="Seconds for accepted requests after SIGTERM.")] = 30.0,
     threads: Threads = None,
     precision: PrecisionOption = None,
+    digest: DigestOption = None,
 ) -> None:
     """Answer texts over HTTP: Text Embeddings Inference, OpenAI, and the Open Inference Protocol."""
     require("server", "fastapi", "uvicorn", "prometheus_client")
@@ -69,10 +71,10 @@ def serve(
     keys = Keys.read(api_key_file) if api_key_file is not None else Keys()
     if not keys.hashes and not running.is_loopback(host):
         note(f"there is no key: whoever reaches {host} may use this server; see --api-key-file.")
-    load = partial(mpt_edge.load, bundle or default_bundle(), precision=precision, threads=threads)
+    load = partial(mpt_edge.load, bundle or default_bundle(), precision=precision, threads=threads, digest=digest)
     address = running.Address(host=host, port=port, names=allowed_host or ())
     running.serve(load, address, limits=limits, keys=keys, grace=grace, announce=_announce)
 
 
 def _announce(message: str) -> None:
-    typer.echo(message)
+    typer.echo(one_line(message))

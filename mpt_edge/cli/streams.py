@@ -9,13 +9,16 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TextIO, cast
 
+from mpt_edge._escapes import escaped
+
 
 def prepare() -> TextIO:
     """Make the standard streams usable, and return standard output.
 
     A closed output takes text and keeps none, as ``/dev/null``. A closed input stays None. Characters
     that a stream cannot encode are replaced. Errors of standard output name it, and those of the error
-    stream are ignored.
+    stream are ignored. Control characters are escaped, whoever writes them: commands, the parser of the
+    options, or Python, as it prints a traceback.
     """
     _occupy_numbers()
     if sys.stdout is None:
@@ -57,16 +60,26 @@ def discard(stdout: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
-class _Stream:
-    """A text stream that calls ``handle`` with an error of writing."""
+def for_generated_text(stdout: TextIO) -> TextIO:
+    """Return the stream of a generated text: a file or a pipe gets the text itself, and a terminal an escaped one."""
+    return stdout if stdout.isatty() else getattr(stdout, "rich_proxied_file", stdout)
 
-    def __init__(self, file: TextIO, handle: Callable[[OSError], None]) -> None:
-        self._file, self._handle = file, handle
+
+class _Stream:
+    """A text stream that escapes control characters, and calls ``handle`` with an error of writing."""
+
+    def __init__(self, file: TextIO, handle: Callable[[OSError], None], *, escapes: bool = True) -> None:
+        self._file, self._handle, self._escapes = file, handle, escapes
+
+    @property
+    def rich_proxied_file(self) -> TextIO:
+        """The stream that consoles of rich write to, whose styles are control characters; they escape text first."""
+        return cast("TextIO", _Stream(self._file, self._handle, escapes=False)) if self._escapes else self._file
 
     def write(self, text: str) -> int:
         """Write a text."""
         try:
-            self._file.write(text)
+            self._file.write(escaped(text) if self._escapes else text)
         except OSError as error:
             self._handle(error)
         return len(text)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 
+from mpt_edge._escapes import escaped, one_line
 from mpt_edge.cli.rows import InputRow
 from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.heads.base import Display
@@ -97,19 +97,18 @@ def printable(text: str, file: TextIO, *, always: bool = False) -> str:
     Args:
         text: the text.
         file: its destination.
-        always: replace control characters even if ``file`` is no terminal. A terminal would obey them, and
+        always: escape control characters even if ``file`` is no terminal. A terminal would obey them, and
             generated text is no command.
     """
     if always or file.isatty():
-        text = "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
+        text = escaped(text)
     encoding = file.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 
 
 def _fit(text: str, width: int) -> str:
-    """Return text on one line without control characters, cut or padded to a width in cells."""
-    words = " ".join(text[: width * 8].split())
-    plain = "".join(char if char.isprintable() else "\ufffd" for char in words)
+    """Return text on one line with escaped control characters, cut or padded to a width in cells."""
+    plain = one_line(" ".join(text[: width * 8].split()))
     if cell_len(plain) <= width and len(text) <= width * 8:
         return set_cell_size(plain, width)
     return set_cell_size(plain, width - 1).rstrip() + "…"

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.text import Text
 
+from mpt_edge._console import PlainConsole, PlainTable, error_console
 from mpt_edge._extras import check_installed, require
 from mpt_edge.cli.options import Commands
 from mpt_edge.cli.output import note
 from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.placement import Layout, PromptPosition
-from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.taskfile import MAX_VERSION, TaskFile
 from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.settings import DistillationSettings, MixedPrecision, Settings, TeacherPlan, Trained
 
@@ -209,6 +209,15 @@ def target(
     precision: PrecisionOption = None,
     gradient_checkpointing: GradientCheckpointing = Settings.gradient_checkpointing,
     seed: Seed = Settings.seed,
+    task_version: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_VERSION,
+            help="Version of the tasks; a bundle takes rising ones.",
+            show_default="the recipe's",
+        ),
+    ] = None,
     test: Test = False,
     threads: Threads = None,
 ) -> None:
@@ -229,6 +238,8 @@ def target(
     )
     distillation = DistillationSettings(weight=distill, temperature=distill_temperature, hidden=distill_hidden)
     loaded = _load_recipes(recipes, threads)
+    if task_version is not None:
+        loaded = [replace(recipe, version=task_version) for recipe in loaded]
     from mpt_edge.training.backbones.opening import open_backbone
     from mpt_edge.training.plan import Origin, Plan
     from mpt_edge.training.target_stage import train_target
@@ -260,10 +271,10 @@ def probe(
     from mpt_edge.training.plan import Plan
 
     plan = Plan(loaded, data, output, Settings(), test=test)  # a probe uses no settings
-    with _error_console().status("loading the backbone") as status:
+    with error_console().status("loading the backbone") as status:
 
         def observe(task: str) -> None:
-            status.update(f"fitting the linear probe of {task}")
+            status.update(Text(f"fitting the linear probe of {task}"))  # a string would be markup
 
         tasks = add_linear_probe(load_encoder(backbone), plan, observe)
     _report(tasks, output, test=test)
@@ -303,16 +314,16 @@ def _load_recipes(recipes: list[Path], threads: int | None) -> list[Recipe]:
 def _bar() -> Iterator[Callable[[Progress], None]]:
     """Show a progress bar with loss and validation score on the error stream."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]}  validation {task.fields[score]}"),
+        TextColumn("loss {task.fields[loss]}  validation {task.fields[score]}", markup=False),
     )
     from mpt_edge.training.hardware import is_main_process
 
-    bar = Bar(*columns, console=_error_console(), disable=not is_main_process())
+    bar = Bar(*columns, console=error_console(), disable=not is_main_process())
     try:
         rows: dict[str, TaskID] = {}
 
@@ -333,11 +344,6 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
             bar.stop()
 
 
-def _error_console() -> Console:
-    """Return the error stream; a file or a pipe takes whole lines."""
-    return Console(stderr=True, width=None if sys.stderr.isatty() else 160)
-
-
 def _report(tasks: list[TaskFile], output: Path, *, test: bool) -> None:
     from mpt_edge.training.hardware import is_main_process
 
@@ -345,15 +351,15 @@ def _report(tasks: list[TaskFile], output: Path, *, test: bool) -> None:
         return
     has_probe = any("linear_probe" in task.metrics for task in tasks)
     probes = ("probe, validation", "probe, test") * has_probe
-    table = Table("task", "labels", "validation", "test", *probes, "bytes", box=None, pad_edge=False)
+    table = PlainTable("task", "labels", "validation", "test", *probes, "bytes")
     for task in tasks:
         size = VectorFolder(output).task_path(task.name).stat().st_size
         parts = (task.metrics, task.metrics.get("linear_probe", {}))[: 1 + has_probe]
         metrics = [headline_text(part.get(split), 4) for part in parts for split in ("validation", "test")]
-        table.add_row(task.name, str(len(task.labels)), *metrics, f"{size:,}")
-    console = Console()
+        table.row(task.name, len(task.labels), *metrics, f"{size:,}")
+    console = PlainConsole()
     console.print(table)
-    console.print(f"written to {output}", highlight=False, markup=False)
+    console.print(f"written to {output}")
     untested = [task.name for task in tasks if test and "test" not in task.metrics]
     if untested:
         note(f"{', '.join(untested)}: the recipe names no test split, so none was measured.")

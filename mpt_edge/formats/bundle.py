@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from mpt_edge._files import read_small, user_path
 from mpt_edge._locks import MAX_WAIT, locked
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
-from mpt_edge.formats.bundle_reader import BundleReader, hash_bytes
+from mpt_edge.formats.bundle_reader import BundleReader
 from mpt_edge.formats.history import Action
+from mpt_edge.formats.incoming import IncomingTask, read_incoming
+from mpt_edge.formats.manifest import PREVIOUS
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
 from mpt_edge.formats.transaction import Transaction, reporting_failures
 from mpt_edge.formats.vectors import SUFFIX, task_key
@@ -33,34 +34,49 @@ class Bundle(BundleReader):
     ['banking77', 'clinc150', 'sms_spam']
     """
 
-    def install(self, source: str | os.PathLike[str], *, wait: float = MAX_WAIT) -> TaskFile:
-        """Add a task file to the bundle, or replace one of the same name; see `install_all`."""
-        return self.install_all([source], wait=wait)[0]
-
-    def install_all(self, sources: Iterable[str | os.PathLike[str]], *, wait: float = MAX_WAIT) -> list[TaskFile]:
-        """Add task files to the bundle in one change, or replace those of the same names.
-
-        A replaced task that could be used is kept, for `rollback`.
+    def check_install(self, tasks: Sequence[IncomingTask], *, allow_downgrade: bool = False) -> None:
+        """Check that tasks belong to this bundle, and that their versions rise.
 
         Args:
-            sources: the files.
+            tasks: the tasks.
+            allow_downgrade: let a version through that is not above the highest that was installed.
+
+        Raises:
+            MismatchError: a task belongs to another bundle, or its version does not rise.
+        """
+        for task in tasks:
+            self.check_fit(task.file)
+            if not allow_downgrade and not self._rises(task):
+                raise _stale(task.file, self.manifest.releases[task.name]["version"])
+
+    def install_untested(
+        self,
+        *sources: str | os.PathLike[str] | IncomingTask,
+        allow_downgrade: bool = False,
+        wait: float = MAX_WAIT,
+    ) -> list[TaskFile]:
+        """Add task files to the bundle in one change, without asking them anything; apps call `Model.install`.
+
+        Tasks of the same names are replaced. A replaced task that could be used is kept, for `rollback`.
+
+        Args:
+            sources: the files, or tasks that were read from some.
+            allow_downgrade: let a version through that is not above the highest that was installed.
             wait: seconds to wait for another process that changes the bundle.
 
         Raises:
             CorruptFileError: a file is no task file.
-            MismatchError: a task belongs to another bundle, or is older than the installed version.
+            MismatchError: a task belongs to another bundle, or its version does not rise.
             InputError: two files hold the same task, the bundle cannot be written, or the wait was too short.
         """
-        if isinstance(sources, str | os.PathLike):
-            raise InputError(f"{os.fspath(sources)!r} is one path; pass a list of paths, or call install.")
-        files = [user_path(source) for source in sources]
-        contents = [read_small(file, MAX_TASK_BYTES) for file in files]
-        tasks = [TaskFile.parse(data, str(file)) for file, data in zip(files, contents, strict=True)]
-        _check_names(tasks)
+        read = [each for each in sources if isinstance(each, IncomingTask)]
+        paths = [each for each in sources if not isinstance(each, IncomingTask)]
+        tasks = read_incoming(paths) if paths or not read else read
         with self._changing(wait) as change:
-            for task, data in zip(tasks, contents, strict=True):
-                self._add(change, task, data)
-        return tasks
+            self.check_install(tasks, allow_downgrade=allow_downgrade)
+            for task in tasks:
+                self._add(change, task)
+        return [task.file for task in tasks]
 
     def rollback(self, task: str, *, wait: float = MAX_WAIT) -> TaskFile:
         """Restore the task file that the last `install` replaced; a second call undoes the first.
@@ -92,7 +108,7 @@ class Bundle(BundleReader):
         return restored
 
     def remove(self, task: str, *, wait: float = MAX_WAIT) -> None:
-        """Remove a task, and the version that it replaced.
+        """Remove a task, and the version that it replaced. Its highest version is remembered.
 
         Args:
             task: the task's name.
@@ -111,18 +127,24 @@ class Bundle(BundleReader):
             version = None if removed is None else removed.version
             change.record(Action.REMOVE, task, version, sha256)
 
-    def _add(self, change: Transaction, task: TaskFile, data: bytes) -> None:
-        """Prepare to install a task. Raises MismatchError."""
-        self.check_fit(task)
-        key, installed = task_key(task.name), self._installed(task.name)
-        if installed is not None and installed.version > task.version:
-            raise MismatchError(
-                f"{task.name!r} is installed in a newer version than {task.version}; remove it first to go back."
-            )
-        if installed is not None and self.manifest.files[key]["sha256"] != hash_bytes(data):
-            change.copy(previous_key(task.name), key)
-        change.write(key, task.name, data)
-        change.record(Action.INSTALL, task.name, task.version, change.files[key]["sha256"])
+    def _add(self, change: Transaction, task: IncomingTask) -> None:
+        """Prepare to install a task."""
+        name, key = task.name, task_key(task.name)
+        if self._installed(name) is not None and self.manifest.files[key]["sha256"] != task.sha256:
+            change.copy(previous_key(name), key)
+        change.write(key, name, task.data)
+        change.release(name, task.file.version, task.sha256)
+        change.record(Action.INSTALL if self._rises(task) else Action.DOWNGRADE, name, task.file.version, task.sha256)
+
+    def _rises(self, task: IncomingTask) -> bool:
+        """Whether a task is newer than any of its name that was installed, or repairs what is installed."""
+        listed, release = self.manifest.files.get(task_key(task.name)), self.manifest.releases.get(task.name)
+        if release is None or (listed is not None and listed["sha256"] == task.sha256):
+            return True
+        return task.file.version > release["version"] or (task.file.version, task.sha256) == (
+            release["version"],
+            release["sha256"],
+        )
 
     def _installed(self, name: str) -> TaskFile | None:
         """Return the installed task of that name; None for one that is missing or needs repair."""
@@ -149,12 +171,19 @@ class Bundle(BundleReader):
             self.reload()
             change = Transaction(self.folder, self.manifest)
             yield change
-            self.manifest = change.commit()
+            pins = self.pins
+            self.pins = pins and pins | {change.digest}  # a reader in another thread sees either manifest
+            try:
+                self.manifest = change.commit()
+            except BaseException:
+                self.pins = pins
+                raise
+            self.pins = pins and frozenset({self.manifest.digest})
 
 
 def previous_key(task: str) -> str:
     """Return the name under which a manifest lists the file that a task replaced."""
-    return f"previous/{task}{SUFFIX}"
+    return f"{PREVIOUS}/{task}{SUFFIX}"
 
 
 def _check_damaged(error: CorruptFileError) -> None:
@@ -163,9 +192,10 @@ def _check_damaged(error: CorruptFileError) -> None:
         raise error
 
 
-def _check_names(tasks: Sequence[TaskFile]) -> None:
-    """Refuse files that hold the same task. Raises InputError."""
-    names = [task.name for task in tasks]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"two of the files hold the task {twice!r}; leave one out.")
+def _stale(task: TaskFile, highest: int) -> MismatchError:
+    """Return the error for a version that does not rise."""
+    reason = "with other content" if task.version == highest else f"and this is version {task.version}"
+    return MismatchError(
+        f"{task.name!r} was installed in version {highest}, {reason}; train it with --task-version {highest + 1}, or "
+        "pass --allow-downgrade (in Python: allow_downgrade=True)."
+    )

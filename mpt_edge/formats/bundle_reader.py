@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Self, TypeVar
 
 from mpt_edge._files import check_readable, read_small, sha256, unreadable, user_path
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
+from mpt_edge.formats.graph_files import external_files
 from mpt_edge.formats.manifest import MANIFEST, Family, Manifest, Precision, read_manifest
 from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
@@ -25,6 +27,11 @@ from mpt_edge.formats.vectors import TASKS, prompt_key, task_key, task_names
 TOKENIZER, MODEL = "tokenizer.json", "onnx/model.onnx"
 
 _MAX_TOKENIZER = 64 << 20
+
+#: Size limit of a graph, whose weights are in another file.
+_MAX_GRAPH = 256 << 20
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 #: Largest number of changes by other processes during one read; each takes longer than the read.
 _MAX_ATTEMPTS = 100
@@ -54,15 +61,26 @@ class BundleReader:
 
     folder: Path
     manifest: Manifest
+    pins: frozenset[str] = frozenset()
+    """Digests that the bundle may have; empty for any."""
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Self:
+    def open(cls, folder: str | os.PathLike[str], *, digest: str | None = None) -> Self:
         """Open a bundle by its folder.
+
+        Args:
+            folder: the folder.
+            digest: the only `digest` that the bundle may have, now and whenever it is read again. A change through
+                this object moves it.
 
         Raises:
             BundleNotFoundError: there is no bundle.
             CorruptFileError: its manifest cannot be used.
+            MismatchError: it has another digest.
+            InputError: ``digest`` is none.
         """
+        if digest is not None and (not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None):
+            raise InputError(f"{digest!r} is no digest; pass the 64 digits of `mpt-edge tasks digest`.")
         path = user_path(folder)
         file = path / MANIFEST
         if _file_size(file) is None:
@@ -72,7 +90,14 @@ class BundleReader:
                 else "pass the folder that holds bundle.json"
             )
             raise BundleNotFoundError(f"no bundle in {path}; {hint}, or name another with --bundle.")
-        return cls(path, read_manifest(file))
+        result = cls(path, read_manifest(file), frozenset() if digest is None else frozenset({digest}))
+        result._check_pin(result.manifest)
+        return result
+
+    @property
+    def digest(self) -> str:
+        """One hash for all that answers depend on, to pin; see `Manifest.digest`."""
+        return self.manifest.digest
 
     @property
     def task_names(self) -> list[str]:
@@ -87,12 +112,21 @@ class BundleReader:
         """Read the manifest again, to see tasks installed since.
 
         Raises:
-            MismatchError: the folder was exported again, with other prompts or another backbone.
+            MismatchError: the folder was exported again, with other prompts or another backbone, or it has another
+                digest than the pinned one.
         """
         manifest = read_manifest(self.folder / MANIFEST)
         if not manifest.is_same_export(self.manifest):
             raise MismatchError(f"{self.folder} was exported anew since it was loaded; load it again.")
+        self._check_pin(manifest)
         self.manifest = manifest
+
+    def _check_pin(self, manifest: Manifest) -> None:
+        if self.pins and manifest.digest not in self.pins:
+            raise MismatchError(
+                f"{self.folder} has the digest {manifest.digest}, and another is pinned; restore the bundle, or pin "
+                "this digest."
+            )
 
     def path(self, name: str) -> Path:
         """Return the path of a listed file, after checking that it is there with the listed size.
@@ -169,19 +203,29 @@ class BundleReader:
 
         Raises:
             InputError: the bundle has no graph of that precision.
-            CorruptFileError: a file is missing or damaged.
+            CorruptFileError: a file is missing or damaged, or a graph reads its weights from any other file.
         """
-        paths = [(self.verify if verify else self.path)(name) for name in self.graph_files(precision)]
-        return [path for path in paths if path.suffix == ".onnx"]
+        names = self.graph_files(precision)
+        *graphs, weights = [(self.verify if verify else self.path)(name) for name in names]
+        for graph in graphs:
+            _check_weights(graph, weights.name)
+        return graphs
 
     def tokenizer(self) -> bytes:
-        """Return the bytes of tokenizer.json."""
-        return self.read(TOKENIZER, _MAX_TOKENIZER)
+        """Return the bytes of tokenizer.json. Raises CorruptFileError."""
+        data = self.read(TOKENIZER, _MAX_TOKENIZER)
+        if self.manifest.files[TOKENIZER]["sha256"] != self.manifest.tokenizer:
+            raise _other_file(self.folder / TOKENIZER)
+        return data
 
     def prompt(self, name: str | None) -> SharedPrompt:
         """Return a shared prompt by name. Raises CorruptFileError."""
         file = prompt_key(name or "")
-        return SharedPrompt.parse(self.read(file, MAX_PROMPT_BYTES), str(self.folder / file))
+        prompt = SharedPrompt.parse(self.read(file, MAX_PROMPT_BYTES), str(self.folder / file))
+        entry = {"fingerprint": prompt.fingerprint, "layout": prompt.placement.layout, "length": prompt.length}
+        if prompt.name != name or self.manifest.prompts.get(prompt.name) != entry:
+            raise _other_file(self.folder / file)
+        return prompt
 
     def task(self, name: str) -> TaskFile:
         """Return a task of the bundle, after checking that it belongs to it.
@@ -272,6 +316,25 @@ class BundleReader:
 
     def _stored(self, name: str) -> Path:
         return self.folder / self.manifest.stored(name)
+
+
+def _other_file(path: Path) -> CorruptFileError:
+    """Return the error for a file that is listed, and is not the one that the manifest describes."""
+    return CorruptFileError(f"{path} is not the file that {MANIFEST} describes; export the bundle again.")
+
+
+def _check_weights(graph: Path, weights: str) -> None:
+    """Check that a graph reads weights from the listed file alone. Raises CorruptFileError."""
+    data = read_small(graph, _MAX_GRAPH)
+    try:
+        named = external_files(data)
+    except ValueError as error:
+        raise CorruptFileError(f"{graph} is no ONNX graph ({error}); export the bundle again.") from error
+    foreign = sorted(named - {weights})
+    if foreign:
+        raise CorruptFileError(
+            f"{graph} reads weights from {foreign[0]!r}, which {MANIFEST} does not list; export the bundle again."
+        )
 
 
 def _file_size(path: Path) -> int | None:

@@ -16,6 +16,8 @@ class Action(StrEnum):
     """Kind of a change to a task."""
 
     INSTALL = "install"
+    DOWNGRADE = "downgrade"
+    """An install of a version that was not above the highest."""
     ROLLBACK = "rollback"
     REMOVE = "remove"
 

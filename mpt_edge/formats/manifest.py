@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +15,22 @@ from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.formats.history import ChangeRecord, is_record
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
+from mpt_edge.formats.strict_json import canonical_json, parse_json
 
 #: Version of bundle.json that this code writes, and the newest that it reads.
 SCHEMA = 1
 
 #: File name of the manifest.
 MANIFEST = "bundle.json"
+
+#: Entry of bundle.json with the SHA-256 of all others.
+HASH = "sha256"
+
+#: Folder, in names of files, of those that tasks replaced.
+PREVIOUS = "previous"
+
+#: Entries of bundle.json that answers do not depend on.
+_HISTORY = {"changes", "retired", "releases"}
 
 #: Size limit of bundle.json in bytes.
 MAX_MANIFEST = 8 << 20
@@ -31,6 +42,9 @@ _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
 
 #: Paths that a change may write and delete: task files.
 _TASK_PATH = re.compile(r"(installed|tasks)/[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
+
+#: Names of tasks in `Manifest.files`.
+_TASK_NAME = re.compile(r"tasks/(.+)\.safetensors")
 
 
 class Family(StrEnum):
@@ -67,6 +81,13 @@ class FileEntry(TypedDict):
     sha256: str
     size: int
     path: NotRequired[str]
+
+
+class Release(TypedDict):
+    """The highest version of a task that was ever installed, and the hash of its file."""
+
+    version: int
+    sha256: str
 
 
 class PromptEntry(TypedDict):
@@ -146,6 +167,8 @@ class Manifest:
     """Properties of a generative backbone; None for encoders."""
     mask: MaskToken | None = None
     """Mask token of an encoder with a masked-LM head."""
+    releases: Mapping[str, Release] = field(default_factory=dict, repr=False)
+    """The highest version of each task, also of tasks that were removed."""
     changes: Sequence[ChangeRecord] = field(default=(), repr=False)
     """The last changes, the newest at the end."""
     retired: Sequence[str] = field(default=(), repr=False)
@@ -162,7 +185,7 @@ class Manifest:
 
     def is_same_export(self, other: Manifest) -> bool:
         """Whether two manifests differ at most by changes to tasks."""
-        first, second = (replace(each, files={}, changes=(), retired=()) for each in (self, other))
+        first, second = (replace(each, files={}, releases={}, changes=(), retired=()) for each in (self, other))
         return first == second
 
     @property
@@ -175,24 +198,43 @@ class Manifest:
         layers = (self.layers,) if self.placement.ndim == 3 else ()
         return (length, *layers, self.hidden_size)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest without its history: one number for all that answers depend on.
+
+        Two bundles with the same files have the same digest, however they came to them. The history is `changes`,
+        `retired`, `releases`, the files that tasks replaced, and the paths of installed files.
+        """
+        files = {
+            name: {"sha256": entry["sha256"], "size": entry["size"]}
+            for name, entry in self.files.items()
+            if not name.startswith(f"{PREVIOUS}/")
+        }
+        entries = self._entries() | {"files": files}
+        return _sha256({name: entry for name, entry in entries.items() if name not in _HISTORY})
+
     def to_json(self) -> str:
-        """Return the manifest as indented JSON, the schema version first."""
+        """Return the manifest as indented JSON, the schema version first and its hash last."""
+        entries = self._entries()
+        return json.dumps(entries | {HASH: _sha256(entries)}, indent=2, ensure_ascii=False) + "\n"
+
+    def _entries(self) -> dict[str, Any]:
+        """Return all entries of bundle.json but the hash."""
         entries = {"schema": SCHEMA} | self.__dict__
         placement = entries.pop("placement")
         entries |= {"layout": placement.layout, "prompt_position": placement.position}
         entries |= {name: part and asdict(part) for name in ("generation", "mask") for part in (entries[name],)}
-        entries |= {"changes": [asdict(record) for record in self.changes], "retired": list(self.retired)}
-        return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+        return entries | {"changes": [asdict(record) for record in self.changes], "retired": list(self.retired)}
 
     @classmethod
     def parse(cls, data: bytes, source: Path) -> Manifest:
         """Read a manifest's bytes.
 
         Raises:
-            CorruptFileError: no manifest, an incomplete one, or one of a newer version.
+            CorruptFileError: no manifest, an incomplete or a changed one, or one of a newer version.
         """
         try:
-            entries = json.loads(data)
+            entries = parse_json(data)
             schema = entries.pop("schema")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptFileError(f"{source} is not a bundle manifest; export the bundle again.") from error
@@ -204,6 +246,7 @@ class Manifest:
             raise CorruptFileError(
                 f"{source} was written by a newer mpt-edge (schema {schema}; this one reads {SCHEMA}); upgrade it."
             )
+        _check_hash({"schema": schema} | entries, source)
         missing = next((name for name in _NAMES if name not in entries), None)
         if missing is not None:
             raise CorruptFileError(f"{source} lacks the entry {missing!r}; export the bundle again.")
@@ -220,7 +263,26 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest.parse(read_small(path, MAX_MANIFEST), path)
 
 
-#: Entries of bundle.json besides the schema.
+def _sha256(entries: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(entries)).hexdigest()
+
+
+def _check_hash(entries: Mapping[str, Any], source: Path) -> None:
+    """Compare a manifest with its own hash. Raises CorruptFileError."""
+    if HASH not in entries:
+        raise CorruptFileError(f"{source} lacks the entry {HASH!r}; export the bundle again.")
+    rest = {name: entry for name, entry in entries.items() if name != HASH}
+    try:
+        is_whole = entries[HASH] == _sha256(rest)
+    except (ValueError, RecursionError):  # a text that has no UTF-8
+        is_whole = False
+    if not is_whole:
+        raise CorruptFileError(
+            f"{source} is damaged or was edited (its {HASH} is not that of its entries); restore it or export again."
+        )
+
+
+#: Entries of bundle.json besides the schema and the hash.
 _NAMES = [
     *(name for name in Manifest.__dataclass_fields__ if name != "placement"),
     "layout",
@@ -277,6 +339,7 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
         "mask": entries["mask"] is None or _is_mask(entries["mask"]),
         "prompts": _all_are(entries["prompts"], {"length": int, "fingerprint": str}),
         "files": _all_are(entries["files"], {"size": int, "sha256": str}),
+        "releases": _are_releases(entries["releases"], entries["files"]),
         "changes": isinstance(entries["changes"], list) and all(map(is_record, entries["changes"])),
         "retired": isinstance(entries["retired"], list),
     }
@@ -289,6 +352,17 @@ def _all_are(value: object, kinds: Mapping[str, type]) -> bool:
     return isinstance(value, dict) and all(
         isinstance(item, dict) and all(type(item.get(name)) is kind for name, kind in kinds.items())
         for item in value.values()
+    )
+
+
+def _are_releases(entries: object, files: object) -> bool:
+    """Whether entries state the highest version of each task, and of every listed one."""
+    return (
+        isinstance(files, dict)
+        and isinstance(entries, dict)
+        and _all_are(entries, {"version": int, "sha256": str})
+        and all(_is_count(entry["version"], minimum=1) for entry in entries.values())
+        and {match[1] for match in map(_TASK_NAME.fullmatch, files) if match} <= set(entries)
     )
 
 

@@ -53,7 +53,8 @@ def compose(shared: Stored, u: Stored, v: Stored) -> Floats:
     channels: Floats = v.astype(np.float32)
     scales = rows[:, None] * channels[None, :] if u.ndim == 1 else rows @ channels
     scales = scales if shared.ndim == 2 else scales[:, None, :]
-    composed: Floats = shared.astype(np.float32) * scales
+    with np.errstate(over="ignore"):  # callers refuse values that are not finite
+        composed: Floats = shared.astype(np.float32) * scales
     return composed
 
 

@@ -34,6 +34,11 @@ MAX_TASK_BYTES = MAX_PROMPT_BYTES + (1 << 20)
 #: Largest scale. Trained ones are below 200, and scales far above this overflow float32.
 MAX_SCALE = 1_000_000
 
+#: Highest version of a task.
+MAX_VERSION = (1 << 31) - 1
+
+_VERSION = re.compile(r"[1-9][0-9]{0,9}")
+
 #: Fewest tokens that ``max_length`` may be.
 MIN_LENGTH = 3
 
@@ -102,7 +107,7 @@ class TaskFile:
     scale: float = field(default=20.0, repr=False)
     """Factor on similarities or logits before the softmax."""
     version: int = 1
-    """Release of the task; it rises with each."""
+    """Release of the task, 1 to `MAX_VERSION`; it rises with each."""
     reference_example: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """``{"text": a text or a list of two, "label": ..., "score": ...}``; `mpt-edge tasks verify` answers it."""
     metrics: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -218,7 +223,7 @@ class TaskFile:
             truncation_side=_member(Side, metadata, "truncation_side", Side.RIGHT, source),
             max_length=tensors.number(metadata, "max_length", int, source),
             scale=tensors.number(metadata, "scale", float, source),
-            version=tensors.number(metadata, "version", int, source),
+            version=_version(metadata, source),
             reference_example=tensors.structured(metadata, "reference_example", dict, source),
             metrics=tensors.structured(metadata, "metrics", dict, source),
             training=tensors.structured(metadata, "training", dict, source),
@@ -260,6 +265,16 @@ class TaskFile:
         except InputError:
             return False
         return True
+
+
+def _version(metadata: Mapping[str, str], source: str) -> int:
+    """Return the version. Raises CorruptFileError for any other text."""
+    text = metadata.get("version", "")
+    if _VERSION.fullmatch(text) is None or int(text) > MAX_VERSION:
+        raise CorruptFileError(
+            f"{source}: its version is no whole number from 1 to {MAX_VERSION:,}; train it again with --task-version."
+        )
+    return int(text)
 
 
 def _own_prompt(arrays: Mapping[str, Stored], metadata: Mapping[str, str], source: str) -> SharedPrompt | None:

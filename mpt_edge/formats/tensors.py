@@ -19,6 +19,7 @@ from safetensors.numpy import save as _save
 
 from mpt_edge._files import atomic_write
 from mpt_edge.errors import CorruptFileError
+from mpt_edge.formats.strict_json import parse_json
 
 Array = NDArray[Any]
 
@@ -66,8 +67,8 @@ def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
     """
     try:
         tensors = _load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptFileError(
             f"{source} is not a readable safetensors file; restore it from where it came."
         ) from error
@@ -112,10 +113,12 @@ def structured(metadata: Mapping[str, str], key: str, kind: type, source: str) -
     if key not in metadata:
         return kind()
     try:
-        value = json.loads(metadata[key])
+        value = parse_json(metadata[key])
         json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate can be neither printed nor tokenized
     except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"{source}: metadata {key!r} is not JSON; restore the file.") from error
+        raise CorruptFileError(
+            f"{source}: metadata {key!r} is not JSON, or has a key twice; restore the file."
+        ) from error
     if not isinstance(value, kind):
         raise CorruptFileError(f"{source}: metadata {key!r} is not a JSON {kind.__name__}; restore it.")
     return value

@@ -17,7 +17,7 @@ from mpt_edge._files import atomic_write, sync_folder, temporary_target
 from mpt_edge.errors import InputError, MptEdgeError
 from mpt_edge.formats.bundle_reader import hash_bytes
 from mpt_edge.formats.history import MAX_RECORDS, Action, ChangeRecord, timestamp
-from mpt_edge.formats.manifest import MANIFEST, MAX_MANIFEST, FileEntry, Manifest, read_manifest
+from mpt_edge.formats.manifest import MANIFEST, MAX_MANIFEST, FileEntry, Manifest, Release, read_manifest
 from mpt_edge.formats.vectors import INSTALLED, SUFFIX, TASKS
 
 #: Names of the files in `INSTALLED`: the task, and the first half of its hash.
@@ -41,12 +41,19 @@ class Transaction:
     manifest: Manifest
     files: dict[str, FileEntry] = field(init=False)
     """The manifest's files after the change."""
+    releases: dict[str, Release] = field(init=False)
+    """The highest version of each task after the change."""
     _contents: dict[str, bytes] = field(init=False, default_factory=dict)
     _records: list[ChangeRecord] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         """Start from the files as they are."""
-        self.files = dict(self.manifest.files)
+        self.files, self.releases = dict(self.manifest.files), dict(self.manifest.releases)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the bundle after the change."""
+        return replace(self.manifest, files=self.files).digest
 
     def write(self, key: str, task: str, data: bytes) -> None:
         """List new content of a task under a key; it is written beside the present one."""
@@ -65,6 +72,11 @@ class Transaction:
     def drop(self, key: str) -> None:
         """List a key no longer."""
         self.files.pop(key, None)
+
+    def release(self, task: str, version: int, sha256: str) -> None:
+        """Remember the version of a task, if none above it was installed."""
+        if task not in self.releases or version >= self.releases[task]["version"]:
+            self.releases[task] = Release(version=version, sha256=sha256)
 
     def record(self, action: Action, task: str, version: int | None, sha256: str) -> None:
         """Add a line to the history."""
@@ -99,7 +111,8 @@ class Transaction:
     def _next_manifest(self) -> Manifest:
         files = dict(sorted(self.files.items()))
         changes = (*self.manifest.changes, *self._records)[-MAX_RECORDS:]
-        manifest = replace(self.manifest, files=files, changes=changes)
+        releases = dict(sorted(self.releases.items()))
+        manifest = replace(self.manifest, files=files, releases=releases, changes=changes)
         undeleted = {path for path in self.manifest.retired if (self.folder / path).exists()}
         retired = (self.manifest.stored_paths | undeleted) - manifest.stored_paths
         return replace(manifest, retired=tuple(sorted(retired)))

@@ -17,7 +17,7 @@ from mpt_edge.formats.taskfile import Inputs, TaskFile
 from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.arguments import check_name, text_list
 from mpt_edge.inference.batching import MAX_TOKENS, by_length
-from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid
+from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid, check_finite
 from mpt_edge.inference.heads.embedding import Embedding
 from mpt_edge.inference.heads.encoder_head import EncoderHead, TextStates
 from mpt_edge.inference.model import BATCH_SIZE, Model
@@ -44,8 +44,8 @@ class EncoderModel(Model):
         verify: bool = True,
     ) -> None:
         """Use `mpt_edge.load` instead."""
-        super().__init__(bundle)
-        (graph,) = bundle.graphs(precision, verify=verify)
+        super().__init__(bundle, bundle.choose_precision(precision))
+        (graph,) = bundle.graphs(self.precision, verify=verify)
         self.backbone = OnnxEncoder(graph, bundle.manifest, options)
         self.providers = self.backbone.providers
 
@@ -83,6 +83,7 @@ class EncoderModel(Model):
         head_class = file.head_class
         assert issubclass(head_class, EncoderHead)  # the bundle's check of the task refuses others
         cache = {} if shared.placement.is_joint else self.backbone.encode_prompt(composed)
+        check_finite(file, cache)
         task = ComposedTask(file, shared.placement, composed, cache, shared.head)
         return SelectedTask(**vars(task), head=head_class.prepare(task, self))
 

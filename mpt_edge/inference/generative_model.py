@@ -15,7 +15,7 @@ from mpt_edge.inference.answers import Answer, Stream
 from mpt_edge.inference.arguments import check_name, check_text
 from mpt_edge.inference.batching import MAX_TOKENS, by_length
 from mpt_edge.inference.generation.choice import likelihoods
-from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid
+from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid, check_finite
 from mpt_edge.inference.heads.generative_head import GenerativeHead
 from mpt_edge.inference.heads.text_generation import TextGeneration
 from mpt_edge.inference.model import Model
@@ -43,8 +43,8 @@ class GenerativeModel(Model):
         verify: bool = True,
     ) -> None:
         """Use `mpt_edge.load` instead."""
-        super().__init__(bundle)
-        graphs, manifest = bundle.graphs(precision, verify=verify), bundle.manifest
+        super().__init__(bundle, bundle.choose_precision(precision))
+        graphs, manifest = bundle.graphs(self.precision, verify=verify), bundle.manifest
         if manifest.family is Family.SEQ2SEQ:
             encoder, decoder = graphs
             seq2seq = OnnxSeq2Seq(encoder, decoder, manifest, options)
@@ -68,12 +68,14 @@ class GenerativeModel(Model):
             InputError: the text cannot be read, or the target has no tokens.
             UnknownTaskError: there is no such task.
         """
-        selected = self._select(check_name(task))
-        (request,) = all_valid(self._prepare([text], [selected], {}))
+        return self._log_likelihood(text, self._select(check_name(task)), target)
+
+    def _log_likelihood(self, text: object, task: SelectedTask, target: str) -> float:
+        (request,) = all_valid(self._prepare([text], [task], {}))
         (tokens,) = self.texts.continuations([check_text(target, "target text")])
         if not tokens:
             raise InputError("the target text has no tokens; pass at least one word.")
-        limit = self._options(selected, {}).max_new_tokens
+        limit = self._options(task, {}).max_new_tokens
         ((result,),) = likelihoods(*self._open([request]), [[tokens[:limit]]])
         return float(result)
 
@@ -82,6 +84,7 @@ class GenerativeModel(Model):
         head_class, layout = file.head_class, shared.placement.layout
         assert issubclass(head_class, GenerativeHead)  # the bundle's check of the task refuses others
         cache = self.backbone.encode_prompt(composed, layout)
+        check_finite(file, cache)
         task = ComposedTask(file, shared.placement, composed, cache, shared.head)
         return SelectedTask(**vars(task), head=head_class.prepare(task, self))
 

@@ -28,6 +28,7 @@ def load(
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     verify: bool = True,
+    digest: str | None = None,
 ) -> Model:
     """Load a bundle: an `EncoderModel` or a `GenerativeModel`, by its backbone.
 
@@ -45,13 +46,15 @@ def load(
         providers: ONNX Runtime's execution providers, the preferred first; None for the CPU.
         verify: check the SHA-256 of the graph and its weights. Without it, files of the right size are
             trusted. Prompts, tasks and the tokenizer are always checked.
+        digest: the only digest that the bundle may have, as `mpt-edge tasks digest` prints it; None for any.
 
     Raises:
         BundleNotFoundError: there is no bundle, or none is named and the user has no cache folder.
         CorruptFileError: a file is missing or damaged.
+        MismatchError: the bundle has another digest.
         InputError: the bundle has no graph of that precision, or ONNX Runtime no such provider.
     """
-    bundle = Bundle.open(default_bundle() if path is None else path)
+    bundle = Bundle.open(default_bundle() if path is None else path, digest=digest)
     options = SessionOptions(threads=threads, providers=providers)
     return open_model(bundle, precision=precision, options=options, verify=verify)
 

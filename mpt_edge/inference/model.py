@@ -12,9 +12,12 @@ from typing import Any, NoReturn, Unpack, overload
 import numpy as np
 
 from mpt_edge._arrays import Floats
+from mpt_edge._locks import MAX_WAIT
 from mpt_edge.errors import InputError, MismatchError, MptEdgeError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.generation_options import GenerationKwargs
+from mpt_edge.formats.incoming import read_incoming
+from mpt_edge.formats.manifest import Precision
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Answer, Prediction, Stream
@@ -28,6 +31,7 @@ from mpt_edge.inference.arguments import (
     text_list,
 )
 from mpt_edge.inference.heads.base import Request, SelectedTask, all_valid
+from mpt_edge.inference.self_test import self_test
 from mpt_edge.inference.task import A, Task, Texts
 from mpt_edge.inference.text import Text, TextEncoder, try_validate
 
@@ -46,13 +50,14 @@ class Model(ABC):
     Attributes:
         bundle: the bundle it was loaded from.
         providers: ONNX Runtime's execution providers in use.
+        precision: precision of the graph in use.
     """
 
     providers: list[str]
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision) -> None:
         """Use `mpt_edge.load` instead; this opens the tokenizer and selects no task."""
-        self.bundle, self.manifest = bundle, bundle.manifest
+        self.bundle, self.manifest, self.precision = bundle, bundle.manifest, precision
         self.texts = TextEncoder(
             bundle.tokenizer(), pad_id=bundle.manifest.pad_id, source=str(bundle.folder / "tokenizer.json")
         )
@@ -123,6 +128,51 @@ class Model(ABC):
         """
         with self._lock:
             self._selected.pop(name, None)
+
+    def install(
+        self,
+        *files: str | os.PathLike[str],
+        allow_downgrade: bool = False,
+        dry_run: bool = False,
+        wait: float = MAX_WAIT,
+    ) -> list[Task[Any]]:
+        """Install task files into the bundle on disk, all in one change, and answer with them from now on.
+
+        Each file is read once, checked as `mpt-edge tasks verify` checks it, and answers its reference example on
+        this model, in its precision. Then the bundle is changed; with any error it stays as it was. Running
+        requests and older `Task` objects keep a task that is replaced.
+
+        >>> model = mpt_edge.load("models/minilm-l6")
+        >>> model.install("models/minilm-l6/tasks/sst2.safetensors", dry_run=True)
+        [Task('sst2', similarity, 2 labels)]
+
+        Args:
+            files: the task files.
+            allow_downgrade: let a version through that is not above the highest that was ever installed.
+            dry_run: check everything, and change nothing.
+            wait: seconds to wait for another process that changes the bundle.
+
+        Returns:
+            The installed tasks, in the order of the files.
+
+        Raises:
+            CorruptFileError: a file is no task file, or does not answer its reference example.
+            MismatchError: a task was made for another backbone, tokenizer or prompt, or its version does not rise.
+            InputError: two files hold the same task, the bundle cannot be written, or the wait was too short.
+        """
+        incoming = read_incoming(files)
+        self.bundle.reload()
+        self.bundle.check_install(incoming, allow_downgrade=allow_downgrade)
+        tasks = []
+        for each in incoming:
+            task: Task[Any] = Task(self, self._compose(each.file))
+            self_test(task, self.precision)
+            tasks.append(task)
+        if not dry_run:
+            self.bundle.install_untested(*incoming, allow_downgrade=allow_downgrade, wait=wait)
+            with self._lock:
+                self._selected |= {task.name: task._selected for task in tasks}
+        return tasks
 
     @overload
     def run(
@@ -270,6 +320,9 @@ class Model(ABC):
 
     def _scores(self, texts: Sequence[object], task: SelectedTask) -> list[Floats]:  # noqa: ARG002
         raise InputError(f"{task.file.name!r} is a task of a generative model, which has no such scores; call it.")
+
+    def _log_likelihood(self, text: object, task: SelectedTask, target: str) -> float:  # noqa: ARG002
+        raise InputError(f"{task.file.name!r} generates no text, so texts have no likelihood; call it instead.")
 
     def _run(self, texts: Sequence[object], task: SelectedTask, options: GenerationKwargs) -> list[Answer]:
         return self._answer(all_valid(self._prepare(texts, [task] * len(texts), options)), BATCH_SIZE)

@@ -31,6 +31,8 @@ class TaskRunner(Protocol):
 
     def _scores(self, texts: Sequence[object], task: SelectedTask) -> list[Floats]: ...
 
+    def _log_likelihood(self, text: object, task: SelectedTask, target: str) -> float: ...
+
 
 class Task(Generic[A]):
     """One selected task. Call it with a text, a pair of texts, or a list of either.
@@ -46,7 +48,7 @@ class Task(Generic[A]):
     """
 
     def __init__(self, model: TaskRunner, selected: SelectedTask) -> None:
-        """Use `Model.task` or `Model.add_task` instead."""
+        """Use `Model.task`, `Model.add_task` or `Model.install` instead."""
         self._model = model
         self._selected = selected
         self.file = selected.file
@@ -131,6 +133,18 @@ class Task(Generic[A]):
             InputError: a text cannot be read, or the model is no encoder.
         """
         return self._model._scores(text_list(texts), self._selected)
+
+    def log_likelihood(self, text: Text, target: str) -> float:
+        """Return the mean log-likelihood per token of a target text after an input.
+
+        Args:
+            text: the input.
+            target: the text; only its first ``max_new_tokens`` tokens count.
+
+        Raises:
+            InputError: the text cannot be read, the target has no tokens, or the model is no generative one.
+        """
+        return self._model._log_likelihood(text, self._selected, target)
 
     def __repr__(self) -> str:
         """Show name, head type and number of labels."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
-from pydantic_core import to_json
 
 from mpt_edge.server.limits import Limits
 from mpt_edge.server.problems import Problem
@@ -60,8 +60,11 @@ def check_texts(count: int, limits: Limits) -> None:
 
 
 def json_response(content: Any) -> Response:
-    """Return a response of JSON; numbers keep all their digits."""
-    return Response(to_json(content), media_type="application/json")
+    """Return a response of JSON.
+
+    Numbers keep all their digits. All characters but ASCII are escapes, so no terminal obeys one of them.
+    """
+    return Response(json.dumps(content, separators=(",", ":")), media_type="application/json")
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
-from pydantic_core import to_json
 
 import mpt_edge
 from mpt_edge.formats.generation_options import NAMES, GenerationKwargs
@@ -253,7 +253,7 @@ def _outputs(answers: Sequence[Answer]) -> _Outputs:
 def _fields(kind: type[Answer]) -> list[_Field]:
     """Return the outputs of a class of answers; the last is the whole answer."""
     own = next((fields for base, fields in _FIELDS.items() if issubclass(kind, base)), ())
-    return [*own, (_ANSWER, "BYTES", lambda answer: to_json(answer.to_dict()).decode())]
+    return [*own, (_ANSWER, "BYTES", lambda answer: json.dumps(answer.to_dict()))]
 
 
 def _response(head: dict[str, Any], outputs: _Outputs, binary: Sequence[str]) -> Response:
@@ -269,7 +269,7 @@ def _response(head: dict[str, Any], outputs: _Outputs, binary: Sequence[str]) ->
         entries.append(entry)
     if not parts:
         return bodies.json_response({**head, "outputs": entries})
-    text = to_json({**head, "outputs": entries})
+    text = json.dumps({**head, "outputs": entries}).encode()
     headers = {_HEADER: str(len(text))}
     return Response(text + b"".join(parts), headers=headers, media_type="application/octet-stream")
 

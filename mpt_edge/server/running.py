@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 
+from mpt_edge._escapes import escaped
 from mpt_edge.errors import InputError
 from mpt_edge.inference.model import Model
 from mpt_edge.server.app import create_app
@@ -69,7 +70,7 @@ def serve(
         MptEdgeError: the model cannot be loaded.
     """
     listener, limits = _listen(address), limits or Limits()
-    logging.basicConfig(format="mpt-edge: %(message)s", level=logging.WARNING)
+    _log_to_stderr()
     with listener:
         host, port = listener.getsockname()[:2]
         service = Service(load, limits)
@@ -135,6 +136,19 @@ class _Server(uvicorn.Server):
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+class _Escaping(logging.Formatter):
+    """Messages without characters that a terminal would obey; some hold names from requests and files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record))
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Escaping("mpt-edge: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
 def _listen(address: Address) -> socket.socket:

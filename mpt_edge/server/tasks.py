@@ -50,7 +50,8 @@ def router(service: Service, keys: Keys) -> APIRouter:
     @routes.post("", summary="Install a task file (admin key)", status_code=201, openapi_extra=_UPLOAD)
     async def install(request: Request) -> Response:
         data = await request.body()
-        file = await _changed(service, keys, request, partial(_install, service.model, data))
+        may_fall = request.query_params.get("allow_downgrade") == "true"
+        file = await _changed(service, keys, request, partial(_install, service.model, data, may_fall))
         response = bodies.json_response(_summary(service.model.bundle, file))
         response.status_code = 201
         return response
@@ -80,24 +81,28 @@ async def _changed(service: Service, keys: Keys, request: Request, change: Calla
         return await service.in_thread(change)
 
 
-def _install(model: Model, data: bytes) -> TaskFile:
-    """Install an uploaded file; requests that run keep the version they have."""
+def _install(model: Model, data: bytes, allow_downgrade: bool) -> TaskFile:
+    """Install an uploaded file, once it has answered its reference example here.
+
+    Requests that run keep the version they have.
+    """
     if not data:
         raise Problem(400, "the request has no body; send the bytes of a task file.")
     with tempfile.TemporaryDirectory(prefix="mpt-edge-") as folder:
         path = Path(folder) / "upload"
         path.write_bytes(data)
         try:
-            file = _bundle(model).install(path)
+            (task,) = model.install(path, allow_downgrade=allow_downgrade)
         except CorruptFileError as error:  # the client's file, unlike a file of the bundle
             raise Problem(422, str(error).replace(str(path), "the upload")) from error
-    _refresh(model, file.name)
-    return file
+    return task.file
 
 
 def _rollback(model: Model, name: str) -> TaskFile:
     file = _bundle(model).rollback(name)
-    _refresh(model, name)
+    model.drop_task(name)
+    model.bundle.reload()
+    model.task(name)  # selected here, so that the next request does not wait for it
     return file
 
 
@@ -105,13 +110,6 @@ def _remove(model: Model, name: str) -> None:
     _bundle(model).remove(name)
     model.drop_task(name)
     model.bundle.reload()
-
-
-def _refresh(model: Model, name: str) -> None:
-    """Select the version that the bundle has now, so that the next request does not wait for it."""
-    model.drop_task(name)
-    model.bundle.reload()
-    model.task(name)
 
 
 def _bundle(model: Model) -> Bundle:

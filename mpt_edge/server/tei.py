@@ -145,6 +145,7 @@ def _info(service: Service, task: Task[Any] | None) -> dict[str, Any]:
     return {
         "model_id": manifest.backbone.get("id"),
         "model_sha": manifest.backbone.get("revision"),
+        "model_dtype": model.precision,
         "model_type": _kind(model, task),
         "max_concurrent_requests": limits.queue,
         "max_input_length": manifest.max_length if task is None else task.max_length,

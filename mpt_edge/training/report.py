@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mpt_edge._escapes import one_line
 from mpt_edge._files import atomic_write, check_listable
 from mpt_edge.errors import InputError
 from mpt_edge.formats.metrics import headline_text
@@ -30,6 +31,8 @@ svg { max-width: 100%; height: auto; }
 #: Colors of the highlighted line and of the others.
 _FRONT, _BACK = "#1f5fa8", "#b9bec6"
 
+#: Characters of a name in a figure.
+_MAX_NAME = 40
 
 _MAP_TEXT = (
     "<p>Distances are those of the scales u vᵀ, in the plane that keeps most of them; tasks close to each other scale "
@@ -81,11 +84,11 @@ def scaling_map(tasks: Sequence[TaskFile]) -> NDArray[np.float64]:
 
 
 def _maps(tasks: Sequence[TaskFile]) -> list[str]:
-    """Return a map for each shared prompt with at least three two-vector tasks."""
-    groups: dict[str | None, list[TaskFile]] = {}
+    """Return a map for each shared prompt with at least three two-vector tasks, of one pair of vectors each."""
+    groups: dict[tuple[object, ...], list[TaskFile]] = {}
     for task in tasks:
-        if task.is_two_vectors:
-            groups.setdefault(task.prompt_sha256, []).append(task)
+        if task.is_two_vectors and task.u.ndim == 1:
+            groups.setdefault((task.prompt_sha256, task.u.shape, task.v.shape), []).append(task)
     parts = []
     for group in groups.values():
         if len(group) >= 3:
@@ -103,15 +106,16 @@ def _curves(entries: Sequence[dict[str, Any]]) -> Figure:
     left, right = figure.subplots(1, 2)
     losses = [entry for entry in entries if "loss" in entry]
     if losses:
-        names = [name for name in losses[0]["loss"] if any(entry["loss"][name] for entry in losses)]
+        names = [name for name in losses[0]["loss"] if any(entry["loss"].get(name) for entry in losses)]
         names = names if len(names) > 2 else ["total"]
-        lines = {name: _smooth([entry["loss"][name] for entry in losses]) for name in names}
+        lines = {name: _smooth([entry["loss"].get(name, np.nan) for entry in losses]) for name in names}
         _lines(left, [entry["step"] for entry in losses], lines, front="total")
     scored = [entry for entry in entries if "validation" in entry]
     if scored:
-        lines = {name: [entry["validation"][name] for entry in scored] for name in scored[0]["validation"]}
+        names = scored[0]["validation"]
+        lines = {name: [entry["validation"].get(name, np.nan) for entry in scored] for name in names}
         if len(lines) > 1:
-            lines["mean"] = [entry["mean"] for entry in scored]
+            lines["mean"] = [entry.get("mean", np.nan) for entry in scored]
         _lines(right, [entry["step"] for entry in scored], lines, front="mean")
     for axes, title in ((left, "loss, smoothed"), (right, "validation")):
         axes.set_title(title, loc="left")
@@ -128,8 +132,10 @@ def _lines(axes: Axes, steps: Sequence[int], lines: Mapping[str, Sequence[float]
             style = {"color": _FRONT, "linewidth": 2, "zorder": 3}
         axes.plot(steps, values, marker="o" if len(steps) < 3 else None, **style)
     low, high = axes.get_ylim()
-    for name, height in _spread({name: values[-1] for name, values in lines.items()}, 0.05 * (high - low)).items():
-        axes.annotate(name, (steps[-1], height), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    ends = {name: values[-1] for name, values in lines.items() if np.isfinite(values[-1])}
+    for name, height in _spread(ends, 0.05 * (high - low)).items():
+        style = {"textcoords": "offset points", "va": "center", "fontsize": 8, "parse_math": False}
+        axes.annotate(one_line(name)[:_MAX_NAME], (steps[-1], height), (4, 0), **style)
 
 
 def _spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
@@ -158,7 +164,7 @@ def _map(tasks: Sequence[TaskFile]) -> Figure:
     points = scaling_map(tasks)
     axes.scatter(points[:, 0], points[:, 1], color=_FRONT)
     for task, point in zip(tasks, points, strict=True):
-        axes.annotate(task.name, (point[0], point[1]), (5, 3), textcoords="offset points", fontsize=9)
+        axes.annotate(task.name, tuple(point), (5, 3), textcoords="offset points", fontsize=9, parse_math=False)
     axes.set_aspect("equal", "datalim")
     axes.margins(0.2)
     axes.spines[["top", "right"]].set_visible(False)
@@ -179,7 +185,9 @@ def _table(tasks: Sequence[TaskFile]) -> str:
         probe = task.metrics.get("linear_probe", {})
         splits = [task.metrics.get("validation"), task.metrics.get("test"), probe.get("test")]
         scores = [headline_text(split, 1, percent=True) for split in splits]
-        rows.append([task.name, len(task.labels), f"{task.training.get('examples', 0):,}", *scores, task.contents])
+        examples = task.training.get("examples", 0)
+        count = f"{examples:,}" if isinstance(examples, int) else "-"
+        rows.append([task.name, len(task.labels), count, *scores, task.contents])
     lines = [_row("th", head), *(_row("td", row) for row in rows)]
     return "<table>" + "\n".join(lines) + "</table>"
 

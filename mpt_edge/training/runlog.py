@@ -13,6 +13,9 @@ from mpt_edge.errors import InputError
 
 LOG = "log.jsonl"
 
+#: Largest step and metric that a log may have; figures cannot plot much more.
+_MAX_STEP, _MAX_METRIC = 2**53, 1e100
+
 
 class RunLog:
     """The log in one run's folder; entries after a checkpoint are dropped when the run resumes."""
@@ -26,7 +29,7 @@ class RunLog:
             writes: whether this process writes the log; one of several does.
 
         Raises:
-            InputError: the log is damaged.
+            InputError: the log is damaged, or a folder.
         """
         self._writes = writes
         self._path = folder / LOG
@@ -58,6 +61,8 @@ class RunLog:
 
     def _truncate(self, step: int) -> None:
         """Drop the entries after ``step``."""
+        if self._path.is_dir():
+            raise InputError(f"{self._path} is a folder, and the log belongs there; remove it.")
         if self._path.is_file():
             kept = _entries(self._path, 0, step)
             with atomic_write(self._path) as temporary:
@@ -81,9 +86,26 @@ def _entries(path: Path, first: int, last: float) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         entries = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [entry for entry in entries if first <= entry["step"] <= last]
-    except (ValueError, KeyError, TypeError) as error:
+        if not all(map(_is_entry, entries)):
+            raise ValueError("an entry has other values than a run writes")
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged; delete it, and the log starts with the next step.") from error
+    return [entry for entry in entries if first <= entry["step"] <= last]
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a log's value is an entry as `RunLog` writes it."""
+    if not isinstance(entry, dict) or type(entry.get("step")) is not int or not 0 <= entry["step"] <= _MAX_STEP:
+        return False
+    groups, mean = [entry.get("loss", {}), entry.get("validation", {})], entry.get("mean", 0.0)
+    if not all(isinstance(group, dict) for group in groups):
+        return False
+    return all(map(_is_number, [mean, *(value for group in groups for value in group.values())]))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a metric; a correlation may be NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > _MAX_METRIC
 
 
 def _scalars(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

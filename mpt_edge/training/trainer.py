@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +26,13 @@ from mpt_edge.training.objectives.objective import TaskObjective
 from mpt_edge.training.runlog import RunLog
 from mpt_edge.training.schedule import TaskBatch, multitask_schedule, stochastic_schedule
 from mpt_edge.training.settings import Settings
+from mpt_edge.training.torch_files import load_tensors
 
 #: Largest value that files can hold, which are in float16.
 _LARGEST = torch.finfo(torch.float16).max
+
+#: Size limit of a checkpoint, in bytes.
+_MAX_CHECKPOINT = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,7 @@ class Trainer:
             "identity": self.identity,
             "step": self.step,
             "prompts": self.prompts.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
             "hardware": self.hardware.state(),
             "best_score": self.best_score,
             "best": self.best,
@@ -227,8 +230,8 @@ class Trainer:
         if not path.is_file():
             return
         try:
-            state = torch.load(path, weights_only=True, map_location=self.hardware.device)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            state = load_tensors(path, _MAX_CHECKPOINT, self.hardware.device)
+        except ValueError as error:
             raise InputError(f"cannot read {path}; delete it to start the run again.") from error
         if not isinstance(state, dict):
             raise InputError(f"{path} is no checkpoint of a run; delete it to start the run again.")
@@ -237,11 +240,35 @@ class Trainer:
                 f"{self.folder} holds a run with another initialization, other data, settings or backbone; choose "
                 "another folder, or delete its checkpoint.pt to start again."
             )
+        try:
+            self._restore(state)
+        except Exception as error:  # PyTorch checks each entry in its own way
+            raise InputError(f"{path} is no checkpoint of a run; delete it to start the run again.") from error
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint's state. Raises ValueError, or an error of PyTorch, for a malformed one."""
+        step, score, best = state["step"], state["best_score"], state["best"]
+        shapes = {key: value.shape for key, value in self.prompts.state_dict().items()}
+        is_finished = type(step) is int and step == len(self.schedule)
+        if type(step) is not int or not 0 <= step <= len(self.schedule) or type(score) is not float:
+            raise ValueError("the step or the score is impossible")
+        if {key: value.shape for key, value in best.items()} != shapes and (best or is_finished):
+            raise ValueError("the best values have another shape")
         self.prompts.load_state_dict(state["prompts"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        self._restore_optimizer(state["optimizer"], step)
         self.hardware.load_state(state["hardware"])
-        self.step, self.best_score, self.best = state["step"], state["best_score"], state["best"]
+        self.step, self.best_score, self.best = step, score, best
+
+    def _restore_optimizer(self, state: Mapping[int, Any], step: int) -> None:
+        """Continue with an optimizer's moments. Its rates follow from the settings and the step."""
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        for parameter, values in self.optimizer.state.items():
+            shapes = {name: value.shape for name, value in values.items()}
+            if shapes != {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
+                raise ValueError("the optimizer's values have another shape")
+        self.scheduler.last_epoch = step
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.base_lrs, strict=True):
+            group["lr"] = rate * self._rate(step)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import mpt_edge
+from attacks import escapes
+from attacks.common import Tally
 from mpt_edge.cli.run import WINDOW, _window
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.inference.text import TextEncoder
@@ -196,7 +198,7 @@ def changed(bundle: Path, tmp_path: Path) -> Callable[..., Path]:
         copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
         task = mpt_edge.load(copy).bundle.task("story")
         replace(task, generation=task.generation | options).save(tmp_path / "story.safetensors")
-        Bundle.open(copy).install(tmp_path / "story.safetensors")
+        Bundle.open(copy).install_untested(tmp_path / "story.safetensors")
         return copy
 
     return make
@@ -232,3 +234,12 @@ def test_a_text_without_known_tokens_is_said(bundle: Path, monkeypatch: pytest.M
     done = commands.run_here("run", "--task", "story", "The cat", "The dog", *options)
     assert "> The dog (no known tokens)\n" in done.stdout
     assert done.stderr == ""
+
+
+def test_control_characters_of_a_model(writer_bundle: Path) -> None:
+    """At a high temperature it writes any byte; a file or a pipe gets a stream as it is."""
+    for is_terminal in (True, False):
+        tally = Tally("generated")
+        for case in list(escapes.generation_cases(writer_bundle))[:3]:
+            escapes.check(case, tally, has_traceback=False, is_terminal=is_terminal)
+        assert tally.problems == []

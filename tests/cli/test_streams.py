@@ -127,7 +127,7 @@ def test_narrow_error(shell: Shell) -> None:
 def test_narrow_output(shell: Shell, folder: Path, task_file) -> None:
     from mpt_edge import Bundle
 
-    Bundle.open(folder).install(task_file(labels=("schlecht", "s\u00fc\u00df\u2192")))
+    Bundle.open(folder).install_untested(task_file(labels=("schlecht", "s\u00fc\u00df\u2192")))
     narrow = {"PYTHONIOENCODING": "ascii:strict"}
     shown = shell(["tasks", "show", "fresh", "--bundle", str(folder)], "", **narrow)
     assert json.loads(shown.stdout)["labels"] == ["schlecht", "s\u00fc\u00df\u2192"]
@@ -138,13 +138,13 @@ def test_narrow_output(shell: Shell, folder: Path, task_file) -> None:
     assert "s??" in table.stdout
 
 
-def test_file_name_that_is_no_text(folder: Path, task_file, tmp_path: Path) -> None:
+def test_file_name_that_is_no_text(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / os.fsdecode(b"b\xff")
     folder.rename(copy)
-    command = [sys.executable, "-m", "mpt_edge", "tasks", "install", task_file(), "--bundle", copy]
+    command = [sys.executable, "-m", "mpt_edge", "tasks", "remove", "topic", "--bundle", copy]
     result = subprocess.run(command, capture_output=True, check=False)
     assert (result.returncode, result.stderr) == (0, b"")
-    assert result.stdout.startswith(b"installed fresh")
+    assert result.stdout.startswith(b"removed topic")
 
 
 def test_streams_of_a_process_without_a_console(tiny_bundle: Path) -> None:

@@ -18,8 +18,10 @@ from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.generative_model import GenerativeModel
+from mpt_edge.inference.model import Model
 from tests.support import commands
-from tests.support.bundles import previous_path, task_path
+from tests.support.bundles import previous_path, read_files, task_path
+from tests.support.examples import with_example
 from tests.support.outcomes import done, refused
 from tests.support.writers import TEXTS
 
@@ -39,13 +41,13 @@ def tasks(bundle: Path) -> Command:
 
 
 @pytest.fixture
-def make(tiny_vectors: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a changed copy of the task `sentiment`."""
+def make(tiny_vectors: Path, tmp_path: Path, tiny_model: Model) -> Callable[..., Path]:
+    """Return a function that writes a changed copy of the task `sentiment`, with a reference example."""
 
     def write(**changes: object) -> Path:
         task = replace(TaskFile.load(tiny_vectors / "tasks" / "sentiment.safetensors"), **changes)
         path = tmp_path / "made.safetensors"
-        task.save(path)
+        with_example(tiny_model, task).save(path)
         return path
 
     return write
@@ -146,10 +148,49 @@ def test_install_and_run(tasks: Command, bundle: Path, make: Callable[..., Path]
 def test_install_replaces_an_older_version_only(tasks: Command, make: Callable[..., Path]) -> None:
     done(tasks("install", make(version=3)))
     assert listed(tasks)["sentiment"]["version"] == 3
-    assert "installed in a newer version than 2; remove it first to go back." in refused(
-        tasks("install", make(version=2))
+    message = refused(tasks("install", make(version=2)))
+    assert (
+        "'sentiment' was installed in version 3, and this is version 2; train it with --task-version 4, or" in message
     )
     assert listed(tasks)["sentiment"]["version"] == 3
+    message = refused(tasks("install", make(version=3, scale=3.0)))
+    assert "'sentiment' was installed in version 3, with other content; train it with --task-version 4" in message
+    done(tasks("remove", "sentiment"))
+    assert "was installed in version 3" in refused(tasks("install", make(version=2)))
+    done(tasks("install", make(version=2), "--allow-downgrade"))
+    assert listed(tasks)["sentiment"]["version"] == 2
+    done(tasks("install", make(version=3)))  # as it was installed before
+
+
+def test_dry_run(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
+    before = read_files(bundle)
+    said = done(tasks("install", make(version=3), "--dry-run"))
+    assert said == f"would install sentiment, version 3, in {bundle}\n"
+    refused(tasks("install", make(version=1, scale=3.0), "--dry-run"))
+    assert read_files(bundle) == before
+
+
+def test_install_without_a_reference_example(tasks: Command, bundle: Path, tiny_vectors: Path) -> None:
+    message = refused(tasks("install", tiny_vectors / "tasks" / "topic.safetensors"))
+    assert "'topic' has no reference example, so nothing shows that it works here; train it again, or" in message
+
+
+def test_digest(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
+    digest = done(tasks("digest")).strip()
+    run = ("run", "-b", bundle, "--task", "topic", "a film", "--digest")
+    for command in (("tasks", "verify", "-b", bundle, "--digest", digest), (*run, digest)):
+        done(commands.run_here(*command))
+    done(tasks("install", make(version=2), "--digest", digest))
+    message = refused(commands.run_here(*run, digest))
+    new = done(tasks("digest")).strip()
+    assert message.endswith(
+        f"{bundle} has the digest {new}, and another is pinned; restore the bundle, or pin this digest."
+    )
+    done(tasks("rollback", "sentiment"))
+    done(commands.run_here(*run, digest))
+    assert "'abc' is no digest; pass the 64 digits of `mpt-edge tasks digest`." in refused(
+        commands.run_here(*run, "abc")
+    )
 
 
 def test_rollback_restores_the_replaced_version(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
@@ -256,7 +297,7 @@ def reference_example(bundle: Path, text: str) -> dict:
 
 
 def test_verify(tasks: Command, bundle: Path, make: Callable[..., Path]) -> None:
-    done(tasks("install", make(reference_example=reference_example(bundle, "a witty film"))))
+    done(tasks("install", make(version=2, reference_example=reference_example(bundle, "a witty film"))))
     count = len(json.loads((bundle / "bundle.json").read_text())["files"])
     assert done(tasks("verify")) == f"{count} files and 3 tasks are as they were made.\n"
     assert done(tasks("verify", "sentiment")) == f"{count} files and 1 task are as they were made.\n"
@@ -272,13 +313,18 @@ def test_verify_finds_a_tampered_file(tasks: Command, bundle: Path, name: str) -
 
 
 @pytest.mark.parametrize("change", ["label", "score"])
-def test_verify_finds_another_answer(tasks: Command, bundle: Path, make: Callable[..., Path], change: str) -> None:
+def test_another_answer_is_found(tasks: Command, bundle: Path, make: Callable[..., Path], change: str) -> None:
+    before = read_files(bundle)
     right = reference_example(bundle, "a witty film")
     other = {"label": {"good": "bad", "bad": "good"}[right["label"]], "score": right["score"] - 0.05}
-    done(tasks("install", make(reference_example=right | {change: other[change]})))
-    message = refused(tasks("verify"))
-    assert f"sentiment answers its reference example with {right['label']} ({right['score']:.3f}) instead of" in message
-    assert "install the task again or export the bundle again." in message
+    forged = make(version=2, reference_example=right | {change: other[change]})
+    says = f"sentiment answers its reference example with {right['label']} ({right['score']:.3f}) instead of"
+    message = refused(tasks("install", forged))
+    assert says in message
+    assert message.endswith("; get its file again, or export the bundle again.")
+    assert read_files(bundle) == before
+    Bundle.open(bundle).install_untested(forged)
+    assert says in refused(tasks("verify"))
     assert done(tasks("verify", "topic"))
 
 
@@ -291,9 +337,11 @@ def test_verify_finds_another_answer(tasks: Command, bundle: Path, make: Callabl
         {"text": "a film", "label": "good", "score": 10**400},
     ],
 )
-def test_verify_of_an_unusable_reference_example(tasks: Command, make: Callable[..., Path], bad: dict) -> None:
-    result = tasks("install", make(reference_example=bad))
-    assert "sentiment" in refused(tasks("verify") if result.returncode == 0 else result)
+def test_unusable_reference_example(tasks: Command, bundle: Path, make: Callable[..., Path], bad: dict) -> None:
+    path = make(version=2, reference_example=bad)
+    assert "the reference example of 'sentiment' cannot be used" in refused(tasks("install", path))
+    Bundle.open(bundle).install_untested(path)
+    assert "the reference example of 'sentiment' cannot be used" in refused(tasks("verify"))
 
 
 def test_tasks_of_a_generative_model(writer_bundle: Path) -> None:
@@ -316,10 +364,12 @@ def test_a_reference_text_is_verified_by_its_likelihood(writer_bundle: Path, tmp
     model = mpt_edge.load(copy, threads=1)
     assert isinstance(model, GenerativeModel)
     likelihood = model.log_likelihood(TEXTS[0], "story", "another text")
-    for moved, passes in ((0.0, True), (0.01, True), (0.5, False)):
+    for version, (moved, passes) in enumerate(((0.0, True), (0.01, True), (0.5, False)), start=2):
         example = {"text": TEXTS[0], "label": "another text", "score": 0.0, "log_likelihood": likelihood + moved}
-        replace(model.bundle.task("story"), reference_example=example).save(tmp_path / "story.safetensors")
-        model.bundle.install(tmp_path / "story.safetensors")
+        replace(model.bundle.task("story"), version=version, reference_example=example).save(
+            tmp_path / "story.safetensors"
+        )
+        model.bundle.install_untested(tmp_path / "story.safetensors")
         result = commands.run_here("tasks", "verify", "story", "--bundle", copy)
         if passes:
             assert result.returncode == 0, result.stderr

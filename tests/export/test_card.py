@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import re
 from dataclasses import replace
 from pathlib import Path
+
+import yaml
+from markdown_it import MarkdownIt
 
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.taskfile import TaskFile
@@ -37,3 +42,22 @@ def test_card_lists_every_task(tiny_bundle: Path, vectors: Path) -> None:
 def test_card_is_part_of_a_bundle(tiny_bundle: Path) -> None:
     assert "| topic | 3 |" in (tiny_bundle / "README.md").read_text()
     assert "README.md" in Bundle.open(tiny_bundle).manifest.files
+
+
+def test_hostile_values_are_shown(tiny_bundle: Path, vectors: Path) -> None:
+    """A task's license, source and metrics, and a backbone's id, write no headings, HTML, or front matter."""
+    bad = "x\n---\n# owned | <script>alert(1)</script> [a](b) \x1b[31m"
+    path = vectors / "tasks/topic.safetensors"
+    metrics = {"test": {"<b>owned</b>": 0.5}}
+    replace(TaskFile.load(path), metrics=metrics, license=bad, training={"source": bad}).save(path)
+    manifest = replace(Bundle.open(tiny_bundle).manifest, name=bad, backbone={"id": bad, "license": bad})
+    write_card(vectors, manifest, VectorFolder(vectors).tasks())
+    _, matter, body = (vectors / "README.md").read_text("utf-8").split("---\n", 2)
+    assert yaml.safe_load(matter)["base_model"] == bad
+    page = MarkdownIt("commonmark").enable("table").render(body)
+    expected = {"h1", "p", "code", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"}
+    assert set(re.findall(r"<(\w+)", page)) == expected
+    shown = html.unescape(re.sub("<[^>]*>", "", page))
+    assert shown.count("x\\n---\\n# owned | <script>alert(1)</script> [a](b) \\x1b[31m") == 5
+    assert "<b>owned</b> 50.0" in shown
+    assert page.count("<h1>") == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ CAPPED = "gemma2"
 FIRST = PromptPosition.FIRST_LAYER
 ONE_THREAD = SessionOptions(threads=1)
 Exported = tuple[PreTrainedModel, bool, OnnxCausal]
+Export = Callable[[str], tuple[PreTrainedModel, Path, Manifest]]
 
 
 def export(kind: str, folder: Path) -> tuple[PreTrainedModel, Path, Manifest]:
@@ -39,9 +42,15 @@ def export(kind: str, folder: Path) -> tuple[PreTrainedModel, Path, Manifest]:
     return plain, path, graph_manifest(size, generation=facts(positions_from_zero=prompted.positions_from_zero(FIRST)))
 
 
+@pytest.fixture(scope="module")
+def export_once(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Return `export`, which makes each graph once. Do not change it; copy it."""
+    return cache(lambda kind: export(kind, tmp_path_factory.mktemp(kind)))
+
+
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    plain, path, manifest = export(request.param, tmp_path_factory.mktemp("graph"))
+def exported(request: pytest.FixtureRequest, export_once: Export) -> Exported:
+    plain, path, manifest = export_once(request.param)
     assert manifest.generation is not None
     return plain, manifest.generation.positions_from_zero, OnnxCausal(path, manifest, ONE_THREAD)
 
@@ -98,9 +107,9 @@ def test_text_outgrows_the_cache(exported: Exported) -> None:
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+def llama(export_once: Export) -> tuple[Path, Manifest]:
     """Return a graph and its manifest. Do not change it; copy it."""
-    _, path, manifest = export("llama", tmp_path_factory.mktemp("llama"))
+    _, path, manifest = export_once("llama")
     return path, manifest
 
 

@@ -30,7 +30,7 @@ MakeTask = Callable[..., Path]
 def test_install_and_remove(folder: Path, task_file: MakeTask) -> None:
     source = task_file()
     bundle = Bundle.open(folder)
-    assert bundle.install(source).name == "fresh"
+    assert bundle.install_untested(source)[0].name == "fresh"
     assert bundle.task_names == Bundle.open(folder).task_names == ["fresh", "same", "sentiment", "topic"]
     path = task_path(folder, "fresh")
     assert path.parent == folder / "installed"
@@ -44,7 +44,7 @@ def test_install_and_remove(folder: Path, task_file: MakeTask) -> None:
     bundle.remove("topic")
     assert not (folder / "installed").exists()
     assert (folder / TASK).exists()
-    bundle.install(source)
+    bundle.install_untested(source)
     assert not (folder / TASK).exists()
 
 
@@ -52,7 +52,7 @@ def test_files_of_a_change_stay_for_one_more(folder: Path, task_file: MakeTask) 
     bundle = Bundle.open(folder)
     seen = []
     for version in range(1, 6):
-        bundle.install(task_file(version=version))
+        bundle.install_untested(task_file(version=version))
         seen.append(task_path(folder, "fresh").name)
     present = {path.name for path in (folder / "installed").iterdir()}
     assert present == {*seen[-3:]}  # in use, kept for a rollback, and retired by the last change
@@ -69,23 +69,63 @@ def test_remove_of_an_unknown_task(folder: Path) -> None:
 
 def test_versions(folder: Path, task_file: MakeTask) -> None:
     bundle = Bundle.open(folder)
-    bundle.install(task_file(version=2))
-    with pytest.raises(MismatchError, match="'fresh' is installed in a newer version than 1"):
-        bundle.install(task_file(version=1))
-    assert Bundle.open(folder).task("fresh").version == 2
+    bundle.install_untested(task_file(version=2))
+    before = (folder / MANIFEST).read_bytes()
+    for changes, says in (
+        ({"version": 1}, "'fresh' was installed in version 2, and this is version 1; train it with --task-version 3"),
+        ({"version": 2, "scale": 3.0}, "'fresh' was installed in version 2, with other content; train it with"),
+    ):
+        with pytest.raises(MismatchError, match=says):
+            bundle.install_untested(task_file(**changes))
+        assert (folder / MANIFEST).read_bytes() == before
     assert not (folder / ".lock").exists()
-    bundle.install(task_file(version=2, scale=3.0))
-    assert Bundle.open(folder).task("fresh").scale == 3.0
-    bundle.install(task_file(version=5))
+    bundle.install_untested(task_file(version=5))
+    bundle.install_untested(task_file(version=5))  # the same file repairs
     assert Bundle.open(folder).task("fresh").version == 5
-    bundle.remove("fresh")
-    bundle.install(task_file(version=1))
+
+
+@pytest.mark.parametrize("lose", ["remove", "flip", "unlink", "rollback"])
+def test_highest_version_is_remembered(folder: Path, task_file: MakeTask, lose: str) -> None:
+    bundle = Bundle.open(folder)
+    bundle.install_untested(task_file(version=1))
+    bundle.install_untested(task_file(version=3))
+    if lose in {"remove", "rollback"}:
+        getattr(bundle, lose)("fresh")
+    else:
+        {"flip": flip, "unlink": Path.unlink}[lose](task_path(folder, "fresh"))
+    for changes in ({"version": 2}, {"version": 3, "scale": 3.0}):
+        with pytest.raises(MismatchError, match="'fresh' was installed in version 3"):
+            Bundle.open(folder).install_untested(task_file(**changes))
+    bundle.install_untested(task_file(version=3))
+    assert Bundle.open(folder).task("fresh").version == 3
+
+
+def test_exported_version_is_remembered(folder: Path, task_file: MakeTask) -> None:
+    """The damaged file does not say its version, and the manifest does."""
+    flip(folder / TASK)
+    with pytest.raises(MismatchError, match="'topic' was installed in version 1, with other content"):
+        Bundle.open(folder).install_untested(task_file("topic"))
+
+
+def test_allowed_downgrade(folder: Path, task_file: MakeTask) -> None:
+    bundle = Bundle.open(folder)
+    bundle.install_untested(task_file(version=3))
+    bundle.install_untested(task_file(version=1), allow_downgrade=True)
     assert Bundle.open(folder).task("fresh").version == 1
+    flip(task_path(folder, "fresh"))
+    bundle.install_untested(task_file(version=1))  # repairs what is listed
+    with pytest.raises(MismatchError, match="was installed in version 3, and this is version 2"):
+        bundle.install_untested(task_file(version=2))
+    bundle.install_untested(task_file(version=3, scale=2.0), allow_downgrade=True)
+    with pytest.raises(MismatchError, match="was installed in version 3, with other content"):
+        bundle.install_untested(task_file(version=3))
+    actions = [record.action for record in Bundle.open(folder).manifest.changes]
+    assert actions == ["install", "downgrade", "install", "downgrade"]
 
 
 def test_install_repairs_a_damaged_task(folder: Path, tiny_vectors: Path) -> None:
     flip(folder / TASK)
-    Bundle.open(folder).install(tiny_vectors / TASK)
+    Bundle.open(folder).install_untested(tiny_vectors / TASK)
     assert Bundle.open(folder).task("topic").name == "topic"
 
 
@@ -94,9 +134,9 @@ def test_install_of_a_file_that_is_no_task(folder: Path, tmp_path: Path, content
     (tmp_path / "x").write_bytes(content)
     before = (folder / MANIFEST).read_bytes()
     with pytest.raises(CorruptFileError):
-        Bundle.open(folder).install(tmp_path / "x")
+        Bundle.open(folder).install_untested(tmp_path / "x")
     with pytest.raises(CorruptFileError, match="cannot read"):
-        Bundle.open(folder).install(tmp_path / "none")
+        Bundle.open(folder).install_untested(tmp_path / "none")
     assert (folder / MANIFEST).read_bytes() == before
 
 
@@ -106,7 +146,7 @@ def test_lock(folder: Path, task_file: MakeTask) -> None:
     bundle = Bundle.open(folder)
     with locked(lock):
         for change in (
-            lambda: bundle.install(task_file(), wait=0.02),
+            lambda: bundle.install_untested(task_file(), wait=0.02),
             lambda: bundle.remove("topic", wait=0.02),
             lambda: bundle.rollback("topic", wait=0.02),
         ):
@@ -127,8 +167,8 @@ def test_lock_file_of_a_killed_process_locks_nothing(folder: Path) -> None:
 
 def test_two_writers_do_not_lose_each_others_change(folder: Path, task_file: MakeTask) -> None:
     one, other = Bundle.open(folder), Bundle.open(folder)
-    one.install(task_file("first"))
-    other.install(task_file("second"))
+    one.install_untested(task_file("first"))
+    other.install_untested(task_file("second"))
     one.remove("same")
     assert Bundle.open(folder).task_names == ["first", "second", "sentiment", "topic"]
 
@@ -146,18 +186,18 @@ def test_failed_write_leaves_the_old_manifest(
     with pytest.raises(
         InputError, match=r"stays as it was \(No space left on device\); free some space, and try again"
     ):
-        bundle.install(source)
+        bundle.install_untested(source)
     monkeypatch.undo()
     assert list(folder.rglob(".*")) == []
     assert Bundle.open(folder).task_names == ["same", "sentiment", "topic"]
-    Bundle.open(folder).install(source)
+    Bundle.open(folder).install_untested(source)
 
 
 def test_running_model_sees_an_install_and_a_removal(folder: Path, task_file: MakeTask) -> None:
     model = mpt_edge.load(folder, threads=1)
     with pytest.raises(UnknownTaskError):
         model.task("fresh")
-    Bundle.open(folder).install(task_file())
+    Bundle.open(folder).install_untested(task_file())
     answer = model.task("fresh")("good film")
     assert answer == mpt_edge.load(folder, threads=1).task("fresh")("good film")
     Bundle.open(folder).remove("topic")
@@ -166,9 +206,9 @@ def test_running_model_sees_an_install_and_a_removal(folder: Path, task_file: Ma
 
 
 def test_running_model_selects_the_version_installed_since(folder: Path, task_file: MakeTask) -> None:
-    Bundle.open(folder).install(task_file(version=1))
+    Bundle.open(folder).install_untested(task_file(version=1))
     model = mpt_edge.load(folder, threads=1)
-    Bundle.open(folder).install(task_file(version=2, scale=3.25))
+    Bundle.open(folder).install_untested(task_file(version=2, scale=3.25))
     assert model.task("fresh").file.version == 2
 
 
@@ -197,10 +237,10 @@ def test_a_bundle_exported_anew_is_not_read_with_what_was_loaded_before(
     edit(folder, exported)
     path = task_file()
     replace(make_task(tiny, other, "fresh", LABELS)).save(path)
-    for change in (lambda: model.task("same"), lambda: model.bundle.install(path)):
+    for change in (lambda: model.task("same"), lambda: model.bundle.install_untested(path)):
         with pytest.raises(MismatchError, match="was exported anew since it was loaded; load it again"):
             change()
-    assert Bundle.open(folder).install(path).name == "fresh"
+    assert Bundle.open(folder).install_untested(path)[0].name == "fresh"
 
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink])
@@ -208,8 +248,8 @@ def test_rollback_repairs_and_keeps_nothing_damaged(
     folder: Path, task_file: MakeTask, damage: Callable[[Path], object]
 ) -> None:
     bundle = Bundle.open(folder)
-    bundle.install(task_file(version=1))
-    bundle.install(task_file(version=2))
+    bundle.install_untested(task_file(version=1))
+    bundle.install_untested(task_file(version=2))
     damage(task_path(folder, "fresh"))
     assert bundle.rollback("fresh").version == 1
     assert Bundle.open(folder).task("fresh").version == 1
@@ -222,22 +262,22 @@ def test_install_of_several_is_one_change(folder: Path, task_file: MakeTask) -> 
     bundle = Bundle.open(folder)
     before = (folder / MANIFEST).read_bytes()
     with pytest.raises(CorruptFileError, match="cannot read"):
-        bundle.install_all([task_file("one"), folder / "none"])
+        bundle.install_untested(task_file("one"), folder / "none")
     with pytest.raises(InputError, match="two of the files hold the task 'one'; leave one out"):
-        bundle.install_all([task_file("one"), task_file("one")])
+        bundle.install_untested(task_file("one"), task_file("one"))
     bad = task_file("bad", backbone="0" * 64)
     with pytest.raises(MismatchError):
-        bundle.install_all([task_file("one"), bad])
+        bundle.install_untested(task_file("one"), bad)
     assert (folder / MANIFEST).read_bytes() == before
-    assert [task.name for task in bundle.install_all([task_file("one"), task_file("two")])] == ["one", "two"]
+    assert [task.name for task in bundle.install_untested(task_file("one"), task_file("two"))] == ["one", "two"]
     assert Bundle.open(folder).task_names == ["one", "same", "sentiment", "topic", "two"]
 
 
 def test_history(folder: Path, task_file: MakeTask) -> None:
     bundle = Bundle.open(folder)
     assert bundle.manifest.changes == ()
-    bundle.install_all([task_file("fresh", version=1), task_file("other", version=3)])
-    bundle.install(task_file("fresh", version=2))
+    bundle.install_untested(task_file("fresh", version=1), task_file("other", version=3))
+    bundle.install_untested(task_file("fresh", version=2))
     digest = bundle.manifest.files["tasks/fresh.safetensors"]["sha256"]
     bundle.rollback("fresh")
     bundle.remove("other")
@@ -258,5 +298,5 @@ def test_history_is_bounded(folder: Path, task_file: MakeTask) -> None:
     bundle = Bundle.open(folder)
     source = task_file()
     for _ in range(MAX_RECORDS + 5):
-        bundle.install(source)
+        bundle.install_untested(source)
     assert len(Bundle.open(folder).manifest.changes) == MAX_RECORDS

@@ -61,7 +61,7 @@ def test_changes_leave_blobs_as_they_are(linked: Path, task_file: MakeTask) -> N
     before = blobs(linked)
     bundle = Bundle.open(linked)
     old = (linked / TASK).read_bytes()
-    bundle.install(task_file("topic", version=2))
+    bundle.install_untested(task_file("topic", version=2))
     assert not (linked / "bundle.json").is_symlink()
     assert Bundle.open(linked).task("topic").version == 2
     bundle.rollback("topic")
@@ -76,13 +76,13 @@ def test_manifest_elsewhere_is_left_as_it_is(folder: Path, tmp_path: Path, task_
     shutil.move(folder / "bundle.json", tmp_path / "kept.json")
     (folder / "bundle.json").symlink_to(tmp_path / "kept.json")
     before = (tmp_path / "kept.json").read_bytes()
-    Bundle.open(folder).install(task_file())
+    Bundle.open(folder).install_untested(task_file())
     assert (tmp_path / "kept.json").read_bytes() == before
     assert "fresh" in Bundle.open(folder).task_names
 
 
 CHANGES: dict[str, Callable[[Bundle, MakeTask], object]] = {
-    "install": lambda bundle, make: bundle.install(make("topic", version=3)),
+    "install": lambda bundle, make: bundle.install_untested(make("topic", version=3)),
     "rollback": lambda bundle, _: bundle.rollback("topic"),
     "remove": lambda bundle, _: bundle.remove("topic"),
 }
@@ -93,7 +93,7 @@ CHANGES: dict[str, Callable[[Bundle, MakeTask], object]] = {
 def test_change_through_a_folder_elsewhere(
     folder: Path, tmp_path: Path, task_file: MakeTask, name: str, change: str
 ) -> None:
-    Bundle.open(folder).install(task_file("topic", version=2))
+    Bundle.open(folder).install_untested(task_file("topic", version=2))
     shutil.move(folder / name, tmp_path / name)
     (folder / name).symlink_to(tmp_path / name)
     before = read_files(tmp_path)
@@ -113,13 +113,13 @@ def test_change_through_a_folder_elsewhere(
 def test_change_through_a_link_to_nothing(folder: Path, tmp_path: Path, task_file: MakeTask) -> None:
     (folder / "installed").symlink_to(tmp_path / "none")
     with pytest.raises(InputError, match="installed is a link"):
-        Bundle.open(folder).install(task_file("topic", version=2))
+        Bundle.open(folder).install_untested(task_file("topic", version=2))
     assert not (tmp_path / "none").exists()
 
 
 def test_change_through_a_link_to_the_bundle(folder: Path, tmp_path: Path, task_file: MakeTask) -> None:
     (tmp_path / "link").symlink_to(folder)
-    Bundle.open(tmp_path / "link").install(task_file())
+    Bundle.open(tmp_path / "link").install_untested(task_file())
     assert Bundle.open(folder).task("fresh").name == "fresh"
 
 

@@ -12,7 +12,7 @@ from mpt_edge.errors import CorruptFileError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.bundle_reader import MANIFEST, MODEL, TOKENIZER
 from mpt_edge.formats.manifest import SCHEMA, Manifest
-from tests.support.bundles import PROMPT, TASK, edit
+from tests.support.bundles import PROMPT, TASK, edit, sealed
 
 
 def test_manifest_lists_every_file(tiny_bundle: Path) -> None:
@@ -126,7 +126,7 @@ def test_generation_entries(writer_bundle: Path, family: str, entries: dict[str,
     found = json.loads((writer_bundle / MANIFEST).read_bytes())
     changed = found | {"family": family, "generation": found["generation"] | entries}
     with pytest.raises(CorruptFileError, match="the entry 'generation' cannot be used"):
-        Manifest.parse(json.dumps(changed).encode(), Path("x"))
+        Manifest.parse(sealed(changed), Path("x"))
 
 
 @pytest.mark.parametrize("value", [3, None, {}, {"size": 3}, {"sha256": "0" * 64}, {"sha256": 1, "size": 3}])

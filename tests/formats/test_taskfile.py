@@ -41,6 +41,10 @@ def own_prompt(values: np.ndarray, placement: Placement = PEFT_PLACEMENT) -> Sha
     return SharedPrompt("trec", values, placement, "b2" * 32)
 
 
+VERSION = "its version is no whole number from 1 to 2,147,483,647; train it again with --task-version."
+BAD_VERSIONS = ("", "0", "-7", "+1", "01", "1.5", "1.0", "1e1", " 1", "1_0", "\u0661", "2147483648", "9" * 300)
+
+
 @pytest.fixture
 def task() -> TaskFile:
     """Return a task of the default bundle's size, with the entries that training writes."""
@@ -178,7 +182,8 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"max_length": "2"}, "max_length is below 3"),
         ({"max_length": "many"}, "'max_length' is missing or no number"),
         ({"max_length": None}, "'max_length' is missing or no number"),
-        ({"version": "1.5"}, "'version' is missing or no number"),
+        *(({"version": text}, VERSION) for text in BAD_VERSIONS),
+        ({"version": None}, VERSION),
         ({"scale": "nan"}, "scale is not a positive number"),
         ({"scale": "inf"}, "scale is not a positive number"),
         ({"scale": "0"}, "scale is not a positive number"),

@@ -34,6 +34,7 @@ def stored(data: bytes) -> str:
 def write(folder: Path, data: bytes) -> Manifest:
     change = Transaction(folder, read_manifest(folder / MANIFEST))
     change.write(NEW, "fresh", data)
+    change.release("fresh", 1, hashlib.sha256(data).hexdigest())
     return change.commit()
 
 
@@ -41,6 +42,7 @@ def test_nothing_is_written_before_the_commit(folder: Path, manifest: Manifest) 
     before = contents(folder)
     change = Transaction(folder, manifest)
     change.write(NEW, "fresh", b"one")
+    change.release("fresh", 1, hashlib.sha256(b"one").hexdigest())
     change.drop(TASK)
     change.record(Action.REMOVE, "topic", 1, "0" * 64)
     assert contents(folder) == before

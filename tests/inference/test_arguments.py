@@ -194,7 +194,7 @@ def test_threads_of_numpy(tiny_bundle: Path) -> None:
 @pytest.mark.parametrize("path", [3, b"bundle", ["a"], {}, "a\0b"], ids=_plain)
 def test_paths_of_other_types(model: Model, tiny_bundle: Path, shared_prompt: SharedPrompt, path: Any) -> None:
     bundle = Bundle.open(tiny_bundle)
-    calls = [mpt_edge.load, Bundle.open, bundle.install, model.add_task, TaskFile.load, SharedPrompt.load]
+    calls = [mpt_edge.load, Bundle.open, bundle.install_untested, model.add_task, TaskFile.load, SharedPrompt.load]
     for call in [*calls, shared_prompt.save, bundle.task("topic").save, VectorFolder]:
         with pytest.raises(InputError, match="is no path"):
             call(path)

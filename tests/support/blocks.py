@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pages import shell
+from tests.support.pages import run_python, shell
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -34,12 +32,9 @@ class Example:
 
     def run(self, folder: Path, code: str = "") -> str:
         """Run the block, or ``code`` in its place, and return its standard output."""
-        if self.language == "sh":
-            done = shell(code or self.code, folder)
-        else:
-            done = subprocess.run(
-                [sys.executable, "-c", code or self.code], cwd=folder, capture_output=True, text=True, check=False
-            )
+        if self.language == "python":
+            return run_python(code or self.code, folder)
+        done = shell(code or self.code, folder)
         assert done.returncode == 0, f"{self.code}\n{done.stderr}"
         return done.stdout
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,17 @@ PROMPT = "prompts/mpt.safetensors"
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the entries of a bundle's manifest."""
+    """Change the entries of a bundle's manifest, and its hash with them."""
     entries = json.loads((folder / MANIFEST).read_text("utf-8"))
     change(entries)
-    (folder / MANIFEST).write_text(json.dumps(entries), "utf-8")
+    (folder / MANIFEST).write_bytes(sealed(entries))
+
+
+def sealed(entries: dict[str, Any]) -> bytes:
+    """Return a manifest of some entries with the hash that belongs to them, as docs/bundle.md describes it."""
+    rest = {name: entry for name, entry in entries.items() if name != "sha256"}
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(rest | {"sha256": hashlib.sha256(text.encode()).hexdigest()}).encode()
 
 
 def task_path(folder: Path, name: str) -> Path:

@@ -24,5 +24,5 @@ def refused(result: Result, *, before: bool = False) -> str:
     assert "Traceback" not in result.stderr
     lines = result.stderr.splitlines()
     assert [line for line in lines if line.startswith("mpt-edge: ")] == lines[-1:]
-    assert before or len(lines) == 1
+    assert before or len(lines) == 1, lines
     return lines[-1]

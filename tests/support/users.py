@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+from tests.support import commands
 from tests.support.commands import Result
 
 #: A user id that no system gives away.
@@ -19,7 +22,10 @@ _NAMELESS = (
     # The interpreter may lie in the home folder of root.
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
 )  # fmt: skip
-_BOUND = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+
+#: Root's rights to write and to read everything, as bits, and the version of the system calls that take them.
+_DAC_OVERRIDE, _DAC_READ_SEARCH = 1 << 1, 1 << 2
+_VERSION = 0x20080522
 
 
 def run_nameless(*arguments: object, home: str | None = None, cwd: Path | None = None) -> Result:
@@ -30,17 +36,30 @@ def run_nameless(*arguments: object, home: str | None = None, cwd: Path | None =
 
 
 def run_bound(*arguments: object) -> Result:
-    """Run the command as this user, without root's right to read and write everything."""
-    return _run(_BOUND if os.geteuid() == 0 else (), arguments)
+    """Run the command without root's right to read and write everything, which a thread of this process gives up."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_run_bound, arguments).result()
 
 
 @cache
 def has_users() -> bool:
     """Whether this process may run others as a user without an entry, and without root's rights."""
-    return shutil.which("setpriv") is not None and all(
-        subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
-        for prefix in (_NAMELESS, _BOUND)
-    )
+    if shutil.which("setpriv") is None:
+        return False
+    return subprocess.run([*_NAMELESS, "true"], capture_output=True, check=False).returncode == 0
+
+
+def _run_bound(arguments: tuple[object, ...]) -> Result:
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_VERSION, 0)
+    rights = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, in two halves
+    if libc.capget(header, rights):
+        raise OSError(ctypes.get_errno(), "capget")
+    for kind in (0, 1):
+        rights[kind] &= ~(_DAC_OVERRIDE | _DAC_READ_SEARCH)
+    if libc.capset(header, rights):
+        raise OSError(ctypes.get_errno(), "capset")
+    return commands.run_here(*arguments)
 
 
 def _is_of_home(name: str) -> bool:

@@ -98,3 +98,36 @@ def test_only_tasks_on_the_same_prompt_share_a_map(task: Callable[..., TaskFile]
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Map of the tasks on one" in page
     assert "Map of the tasks on two" not in page
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [{"step": 1, "loss": {"total": 1.0}}, {"step": 2, "loss": {"other": 1.0}}],
+        [{"step": 1, "validation": {"a": 0.5, "b": 0.5}}, {"step": 2, "validation": {}, "mean": 0.5}],
+        [{"step": 1, "validation": {"a": float("nan")}, "mean": 0.1}],
+        [{"step": 1, "loss": {}}, {"step": 1, "validation": {}}],
+        [{"step": 2**53, "loss": {"total": 1e100}}, {"step": 0, "loss": {"total": -1e100}}],
+        [{"step": 1, "validation": {"$\\frac{": 0.5, "<script>\x1b\n": 0.5, "x" * 9999: 0.1}, "mean": 0.5}],
+        [{"step": 1}],
+    ],
+    ids=["loss", "validation", "nan", "empty", "large", "names", "nothing"],
+)
+def test_unusual_logs(tmp_path: Path, entries: list[dict[str, object]]) -> None:
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    write_report(tmp_path, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 1
+    assert "<script" not in page
+    assert "\x1b" not in page
+
+
+def test_tasks_of_other_shapes_have_no_map(task: Callable[..., TaskFile], tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "mean": 0.5}\n')
+    for i, (rows, width) in enumerate([(6, 32), (6, 32), (5, 32), (6, 16)]):
+        ones = {"u": np.ones(rows, np.float16), "v": np.ones(width, np.float16)}
+        task(name=f"t{i}", training={"examples": [i]}, **ones).save(tmp_path / f"tasks/t{i}.safetensors")
+    write_report(tmp_path, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Map of" not in page
+    assert page.count("<td>-</td><td>-</td><td>-</td><td>-</td>") == 4

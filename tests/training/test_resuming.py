@@ -133,6 +133,46 @@ def test_a_checkpoint_of_something_else(tiny: EncoderBackbone, tmp_path: Path, v
         trainer(tiny, tmp_path)
 
 
+#: Every entry of a checkpoint with a value that no run writes; a key that is missing is `MISSING`.
+MISSING = object()
+ENTRIES = {
+    "step": [MISSING, -1, 10_000, 1.0, True, "1", None, torch.ones(1)],
+    "best_score": [MISSING, "high", None, 1],
+    "best": [MISSING, [], None, {"u": 1}, {"u": torch.ones(2)}],
+    "prompts": [MISSING, {}, [], {"shared": torch.ones(3)}, {"shared": "x"}],
+    "optimizer": [MISSING, [], {0: {}}, {0: {"step": torch.ones(())}}, {0: [1]}, "x", None],
+    "hardware": [MISSING],
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entries_that_no_run_writes(tiny: EncoderBackbone, tmp_path: Path, name: str) -> None:
+    run = trainer(tiny, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(killed(run, 6, 7))
+    path = tmp_path / "checkpoint.pt"
+    good = torch.load(path, weights_only=True)
+    for value in ENTRIES[name]:
+        changed = {key: item for key, item in (good | {name: value}).items() if item is not MISSING}
+        torch.save(changed, path)
+        with pytest.raises(InputError, match=r"checkpoint\.pt is no checkpoint of a run; delete it"):
+            trainer(tiny, tmp_path)
+    torch.save(good, path)
+    assert trainer(tiny, tmp_path).step == 6
+
+
+def test_optimizer_of_other_shapes(tiny: EncoderBackbone, tmp_path: Path) -> None:
+    """PyTorch would find them at the next step."""
+    run = trainer(tiny, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(killed(run, 6, 7))
+    good = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    good["optimizer"][0]["exp_avg"] = torch.ones(3, 3)
+    torch.save(good, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=r"checkpoint\.pt is no checkpoint of a run; delete it"):
+        trainer(tiny, tmp_path)
+
+
 def test_teachers_are_part_of_what_a_checkpoint_depends_on(tiny: EncoderBackbone, tmp_path: Path) -> None:
     teachers = [Teacher(torch.zeros(5, 32)), Teacher(torch.ones(5, 32))]
     trainer(tiny, tmp_path, distillations=list(map(Distillation, teachers))).save()

@@ -81,3 +81,32 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="holds no run"):
         read_log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": true}',
+        '{"step": 1.5}',
+        '{"step": -1}',
+        '{"step": 1e400}',
+        '{"step": 1, "loss": [1]}',
+        '{"step": 1, "loss": {"total": "1"}}',
+        '{"step": 1, "validation": {"a": null}}',
+        '{"step": 1, "mean": "high"}',
+        '{"step": 1, "mean": 1e200}',
+        '{"step": 1, "mean": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+    ],
+    ids=lambda line: line[:40],
+)
+def test_values_that_no_run_writes(tmp_path: Path, line: str) -> None:
+    (tmp_path / "log.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"log\.jsonl is damaged; delete it"):
+        read_log(tmp_path)
+
+
+def test_a_folder_in_place_of_the_log(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(InputError, match="is a folder, and the log belongs there; remove it"):
+        RunLog(tmp_path, 0)

@@ -1,6 +1,6 @@
 """PEFT adapters, read without PEFT: configuration, tensors and checks.
 
-Nothing is unpickled (``torch.load`` runs with ``weights_only``). The file that
+Nothing in it is run: `mpt_edge.training.torch_files` reads what ``torch.save`` wrote. The file that
 ``prompt_tuning_init_state_dict_path`` names is never read. PEFT reads it on every load and fails
 without it, but the trained values are in the adapter itself.
 """
@@ -8,7 +8,6 @@ without it, but the trained values are in the adapter itself.
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mpt_edge._arrays import Floats
@@ -27,12 +25,16 @@ from mpt_edge._files import check_readable, read_small, user_path
 from mpt_edge.errors import CorruptFileError, InputError, UnsupportedModelError
 from mpt_edge.formats.manifest import Family
 from mpt_edge.training.hub import cached_origin, check_cache, newest_commit
+from mpt_edge.training.torch_files import load_tensors
 from mpt_edge_export.peft.task_types import TASK_TYPES, Method, TaskType
 
 CONFIG, SAFETENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 #: Size limit of a configuration file, in bytes.
 MAX_CONFIG = 1 << 20
+
+#: Size limit of weights in the format of ``torch.save``, in bytes. Prompts and heads have a hundredth of it.
+MAX_WEIGHTS = 256 << 20
 
 #: Parts of tensor names that some versions of PEFT add around saved modules.
 _WRAPPING = re.compile(r"^(base_model\.)?(model\.)?|\.(modules_to_save|original_module)(\.default)?(?=\.)")
@@ -166,6 +168,7 @@ def _config(folder: Path) -> dict[str, Any]:
     data = read_small(path, MAX_CONFIG)
     try:
         config = json.loads(data)
+        json.dumps(config, ensure_ascii=False).encode()  # a lone surrogate can be neither printed nor written
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{path} is not JSON; save the adapter again with PEFT.") from error
     if not isinstance(config, dict):
@@ -190,12 +193,10 @@ def read_tensors(path: Path) -> dict[str, Floats]:
     """
     check_readable(path)
     try:
-        values = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
+        values = load_file(path) if path.suffix == ".safetensors" else load_tensors(path, MAX_WEIGHTS)
+    except CorruptFileError:
+        raise
+    except Exception as error:  # damaged headers of safetensors raise errors of many types
         raise CorruptFileError(
             f"{path} is damaged, or holds more than tensors; save it again with PEFT as safetensors."
         ) from error

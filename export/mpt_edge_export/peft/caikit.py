@@ -14,11 +14,14 @@ import yaml
 
 from mpt_edge._arrays import Floats
 from mpt_edge._files import read_small
-from mpt_edge.errors import CorruptFileError
-from mpt_edge_export.peft.adapter import MAX_CONFIG, PeftAdapter, read_tensors
+from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge_export.peft.adapter import PeftAdapter, read_tensors
 from mpt_edge_export.peft.task_types import TASK_TYPES, Method
 
 ENCODER, DECODER, CONFIG = "encoder.pt", "decoder.pt", "config.yml"
+
+#: Size limit of ``config.yml``, in bytes; it takes seconds to read a million.
+_MAX_CONFIG = 64 << 10
 
 
 def is_caikit(folder: Path) -> bool:
@@ -33,8 +36,11 @@ def read_caikit(folder: Path) -> PeftAdapter:
     decoder's half. ``decoder.pt`` alone belongs to a decoder-only model.
 
     Raises:
+        InputError: there is neither.
         CorruptFileError: a file cannot be read, or is no matrix.
     """
+    if not is_caikit(folder):
+        raise InputError(f"{folder} holds neither {ENCODER} nor {DECODER}; pass the folder of a folded prompt.")
     parts = [_matrix(folder / name) for name in (ENCODER, DECODER) if (folder / name).is_file()]
     if len(parts) == 2 and parts[0].shape != parts[1].shape:
         raise CorruptFileError(f"{folder}: {ENCODER} and {DECODER} differ in shape; export the prompt again.")
@@ -63,8 +69,14 @@ def _matrix(path: Path) -> Floats:
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
+    data = read_small(path, _MAX_CONFIG)
     try:
-        config = yaml.safe_load(read_small(path, MAX_CONFIG))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        # Aliases let a few lines stand for billions of characters, and caikit writes none.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
+            raise CorruptFileError(f"{path} has YAML aliases; write the values out, or delete it.")
+        config = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, CorruptFileError):
+            raise
         raise CorruptFileError(f"{path} is not YAML; delete it, or export the prompt again.") from error
     return config if isinstance(config, dict) else {}

@@ -14,6 +14,9 @@ from mpt_edge.formats.manifest import MANIFEST
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
+from mpt_edge.inference.loading import open_model
+from mpt_edge.inference.model import Model
+from mpt_edge.inference.self_test import record_example
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export.peft.adapter import CONFIG, read_adapter
 from mpt_edge_export.peft.caikit import is_caikit, read_caikit
@@ -65,10 +68,17 @@ def _install(imported: Imported, bundle: Bundle) -> None:
     shared = imported.prompt
     listed = bundle.manifest.prompts.get(shared.name) if shared else None
     is_new = shared is not None and (listed is None or shared.fingerprint != listed["fingerprint"])
+    model = open_model(bundle)
     with tempfile.TemporaryDirectory() as folder:
         vectors = VectorFolder(Path(folder))
         tasks = [_with_own_prompt(task, shared) if shared and is_new else task for task in imported.tasks]
-        bundle.install_all([vectors.save(task) for task in tasks])
+        model.install(*(vectors.save(_with_example(task, model, vectors)) for task in tasks))
+
+
+def _with_example(task: TaskFile, model: Model, vectors: VectorFolder) -> TaskFile:
+    """Record a reference example, since an adapter has no data."""
+    added = model.add_task(vectors.save(task))
+    return replace(task, reference_example=record_example(added))
 
 
 def _with_own_prompt(task: TaskFile, shared: SharedPrompt) -> TaskFile:

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mpt_edge._arrays import Floats
+from mpt_edge._escapes import one_line
 from mpt_edge._files import user_path
 from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.formats.bundle_reader import BundleReader
@@ -20,19 +21,15 @@ from mpt_edge.formats.manifest import Family, Manifest
 from mpt_edge.formats.placement import PEFT_PLACEMENT, Placement, PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge_export.markdown import front_matter, hub_link, literal, plain
 from mpt_edge_export.peft.adapter import CONFIG, SAFETENSORS
 from mpt_edge_export.peft.heads import is_saved
 from mpt_edge_export.peft.task_types import Method, TaskType, find_task_type
 
-_CARD = """---
-base_model: {base}
-library_name: peft
-{license}tags: [multitask-prompt-tuning]
----
-
+_CARD = """
 # {name}
 
-Tasks for [{base}](https://huggingface.co/{base}), exported from mpt-edge as PEFT's `{method}`.
+Tasks for {base}, exported from mpt-edge as PEFT's `{method}`.
 
 | task id | task | labels |
 | --: | --- | --- |
@@ -43,8 +40,8 @@ import torch
 from peft import PeftModel
 from transformers import {auto}
 
-base = {auto}.from_pretrained("{base}"{labels})
-model = PeftModel.from_pretrained(base, "{folder}").eval(){call}
+base = {auto}.from_pretrained({loaded}{labels})
+model = PeftModel.from_pretrained(base, {folder}).eval(){call}
 ```
 """
 
@@ -114,7 +111,7 @@ def _content(bundle: BundleReader, tasks: list[TaskFile], method: Method, base_m
             f"the tasks {', '.join(task.name for task in tasks)} {problem}, and a PEFT adapter has one for all; "
             "export them one by one."
         )
-    name = base_model or str(tasks[0].training.get("base_model") or bundle.manifest.backbone.get("id", ""))
+    name = str(base_model or tasks[0].training.get("base_model") or bundle.manifest.backbone.get("id", ""))
     return AdapterContent(tasks, prompts[0], types[0], name, method)
 
 
@@ -232,14 +229,18 @@ def _card(content: AdapterContent, folder: Path) -> str:
     labeled = content.shared.head is not None and tasks[0].labels
     multitask = content.method is Method.MULTITASK
     facts: Mapping[str, Any] = {
-        "base": content.base_model,
-        "license": f"license: {licenses[0]}\n" if len(licenses) == 1 else "",
-        "name": folder.resolve().name,
+        "base": hub_link(content.base_model),
+        "loaded": literal(content.base_model),
+        "name": plain(folder.resolve().name),
         "method": content.method,
-        "rows": "\n".join(f"| {i} | {task.name} | {', '.join(task.labels) or '-'} |" for i, task in enumerate(tasks)),
+        "rows": "\n".join(
+            f"| {i} | {plain(task.name)} | {plain(', '.join(task.labels) or '-')} |" for i, task in enumerate(tasks)
+        ),
         "auto": content.task_type.auto_class,
         "labels": f", num_labels={len(tasks[0].labels)}" if labeled else "",
-        "folder": folder.resolve().name,
-        "call": f"\ntask_ids = torch.tensor([0])  # {tasks[0].name}, for one text" if multitask else "",
+        "folder": literal(folder.resolve().name),
+        "call": f"\ntask_ids = torch.tensor([0])  # {one_line(tasks[0].name)}, for one text" if multitask else "",
     }
-    return _CARD.format(**facts)
+    entries: dict[str, object] = {"base_model": content.base_model, "library_name": "peft"}
+    entries |= {"license": licenses[0]} if len(licenses) == 1 else {}
+    return front_matter(entries | {"tags": ["multitask-prompt-tuning"]}) + _CARD.format(**facts)

@@ -89,7 +89,7 @@ def _take(adapter: PeftAdapter, tensors: dict[str, Floats], layer: _Layer) -> Li
 
 def _pooler(backbone: EncoderBackbone) -> dict[str, Floats]:
     """Return the pooler of the base model. Raises UnsupportedModelError for a checkpoint without one."""
-    model, report = AutoModel.from_pretrained(backbone.folder, output_loading_info=True)
+    model, report = AutoModel.from_pretrained(backbone.folder, output_loading_info=True, trust_remote_code=False)
     if any(name.startswith("pooler.") for name in report["missing_keys"]):  # transformers filled in random values
         raise UnsupportedModelError(
             f"{backbone.id} has no pooler, so PEFT gave the classifier a random one and did not save it; "

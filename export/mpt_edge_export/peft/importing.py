@@ -231,7 +231,7 @@ def _labels(
         if len(given) != count or len(set(given)) != count:
             raise InputError(f"{len(given)} labels were given and the head has {count}; name each of them once.")
         return _told_apart(options, head_type, backbone)
-    known: Mapping[int, str] = AutoConfig.from_pretrained(backbone.folder).id2label or {}
+    known: Mapping[int, str] = AutoConfig.from_pretrained(backbone.folder, trust_remote_code=False).id2label or {}
     names = tuple(str(known.get(i, f"LABEL_{i}")) for i in range(count))
     return names if len(known) == count and len(set(names)) == count else tuple(f"LABEL_{i}" for i in range(count))
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, TypeVar, cast
 
+import numpy as np
+
 from mpt_edge._arrays import Floats
-from mpt_edge.errors import InputError, MptEdgeError
+from mpt_edge.errors import InputError, MismatchError, MptEdgeError
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.head_types import HeadType
 from mpt_edge.formats.linear_head import LinearHead
@@ -85,6 +87,12 @@ def predict(task: TaskFile, logits: Floats, row: Encoded, *, are_cosines: bool =
         similarities=dict(zip(task.labels, map(float, logits), strict=True)) if are_cosines else {},
         **row.notes,
     )
+
+
+def check_finite(task: TaskFile, cache: PromptCache) -> None:
+    """Check the keys and values of a task's prompt. Raises MismatchError for one that overflows."""
+    if not all(np.isfinite(array).all() for array in cache.values()):
+        raise MismatchError(f"the keys and values of {task.name!r} overflow; install the task's original file.")
 
 
 def all_valid(results: Sequence[_Result | MptEdgeError]) -> list[_Result]:

@@ -49,7 +49,7 @@ def _read_config(source: ModelSource) -> PretrainedConfig:
     """Return the model's configuration. Raises UnsupportedModelError and CorruptFileError."""
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(source.folder)
+            return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UnsupportedModelError(
             f"{source.asked} has no config.json that transformers understands; use a model of type {supported()}."

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
-from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.errors import CorruptFileError, UnsupportedModelError
 from mpt_edge.formats.manifest import Family, MaskToken, Pooling
+from mpt_edge.formats.taskfile import MIN_LENGTH
 from mpt_edge.training.backbones.architectures import model_type, supported
 from mpt_edge.training.backbones.backbone import Backbone, common_fields
 from mpt_edge.training.backbones.causal import CAUSAL_ARCHITECTURES
@@ -78,8 +80,8 @@ def read_encoder(source: ModelSource) -> EncoderBackbone:
 
 def _mask(source: ModelSource) -> MaskToken | None:
     """Return the mask token of a checkpoint with a masked-LM head."""
-    config = AutoConfig.from_pretrained(source.folder)
-    has_head = any(name.endswith("ForMaskedLM") for name in config.architectures or ())
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    has_head = any(str(name).endswith("ForMaskedLM") for name in config.architectures or ())
     return read_mask(source.folder) if config.model_type in TRANSFORMS and has_head else None
 
 
@@ -89,7 +91,7 @@ def _pooling(source: ModelSource) -> Pooling:
     Raises:
         UnsupportedModelError: it pools in another way, or has modules after its pooling.
     """
-    modules = source.read_json("modules.json") or []
+    modules = _modules(source)
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     extra = set(kinds) - {"Transformer", "Pooling", "Normalize"}
     if extra:
@@ -98,7 +100,7 @@ def _pooling(source: ModelSource) -> Pooling:
             "without it."
         )
     path = next((m.get("path", "") for m, kind in zip(modules, kinds, strict=True) if kind == "Pooling"), "")
-    config = source.read_json(f"{path}/config.json") if path else {}
+    config = source.read_entries(f"{path}/config.json") if path else {}
     modes = [key for key, is_on in config.items() if key.startswith("pooling_mode") and is_on is True]
     known = [pooling for mode, pooling in _POOLING_MODES.items() if config.get(f"pooling_mode_{mode}")]
     if not modes and not known:
@@ -110,6 +112,28 @@ def _pooling(source: ModelSource) -> Pooling:
     )
 
 
+def _modules(source: ModelSource) -> list[dict[str, Any]]:
+    """Return the modules of a sentence-transformers model. Raises CorruptFileError for a malformed list."""
+    modules = source.read_json("modules.json") or []
+    if not isinstance(modules, list) or not all(map(_is_module, modules)):
+        raise CorruptFileError(
+            f"{source.folder / 'modules.json'} is no list of modules in its folder; download the model again."
+        )
+    return modules
+
+
+def _is_module(entries: object) -> bool:
+    if not isinstance(entries, dict):
+        return False
+    kind, path = entries.get("type", ""), entries.get("path", "")
+    return isinstance(kind, str) and isinstance(path, str) and path in ("", PurePath(path).name)
+
+
 def _max_length(source: ModelSource, positions: int) -> int:
-    settings: dict[str, Any] = source.read_json("sentence_bert_config.json") or {}
-    return min(int(settings.get("max_seq_length") or positions), positions)
+    stated = source.read_entries("sentence_bert_config.json").get("max_seq_length") or positions
+    if type(stated) is not int or stated < MIN_LENGTH:
+        raise CorruptFileError(
+            f"max_seq_length in {source.folder / 'sentence_bert_config.json'} is no number of tokens; download the "
+            "model again."
+        )
+    return min(stated, positions)

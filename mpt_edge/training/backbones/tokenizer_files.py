@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -69,11 +68,11 @@ def read_tokenizer(source: ModelSource) -> tuple[bytes, int]:
         UnsupportedModelError: no ``tokenizer.json`` gives the tokens that transformers gives.
     """
     folder = source.folder
-    is_bytes = _settings(source).get("tokenizer_class") == BYTE_TOKENIZER
+    is_bytes = source.read_entries("tokenizer_config.json").get("tokenizer_class") == BYTE_TOKENIZER
     _check_files(folder, is_bytes=is_bytes)
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
         converted = byte_tokenizer(tokenizer) if is_bytes else _saved(tokenizer)
     except Exception as error:  # each of the many loaders raises errors of its own
         raise CorruptFileError(
@@ -84,16 +83,6 @@ def read_tokenizer(source: ModelSource) -> tuple[bytes, int]:
     # ByT5's own tokenizer has no tokenizer.json, so there are no two to compare.
     data = (known or [converted])[0] if is_bytes else _faithful([*known, converted], tokenizer, folder)
     return data, int(tokenizer.pad_token_id or 0)
-
-
-def _settings(source: ModelSource) -> Mapping[str, Any]:
-    """Return the entries of ``tokenizer_config.json``. Raises CorruptFileError for another JSON value."""
-    settings = source.read_json("tokenizer_config.json")
-    if not isinstance(settings, dict):
-        raise CorruptFileError(
-            f"{source.folder / 'tokenizer_config.json'} is not a JSON object; download the model again."
-        )
-    return settings
 
 
 def _check_files(folder: Path, *, is_bytes: bool) -> None:
@@ -124,12 +113,15 @@ def _faithful(files: Sequence[bytes], tokenizer: PreTrainedTokenizerBase, folder
 
     Raises:
         UnsupportedModelError: none does.
-        CorruptFileError: a file is no tokenizer.
+        CorruptFileError: a file is no tokenizer, or the tokenizer reads no text.
     """
     probes = [*_PROBES, *(f"a {token}b{token} c" for token in tokenizer.added_tokens_encoder)]
     pairs = [list(pair) for pair in pairwise(probes)]
-    with quiet_transformers():
-        expected = [tokenizer(probes)["input_ids"], tokenizer(pairs)["input_ids"]]
+    try:
+        with quiet_transformers():
+            expected = [tokenizer(probes)["input_ids"], tokenizer(pairs)["input_ids"]]
+    except Exception as error:  # entries of its configuration are used unchecked
+        raise CorruptFileError(f"the tokenizer in {folder} reads no text; download the model again.") from error
     for data in files:
         try:
             candidate = Tokenizer.from_buffer(data)
@@ -149,6 +141,6 @@ def _faithful(files: Sequence[bytes], tokenizer: PreTrainedTokenizerBase, folder
 
 def read_mask(folder: Path) -> MaskToken | None:
     """Return the tokenizer's mask token; None if it has none."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     token = tokenizer.mask_token
     return None if token is None else MaskToken(int(tokenizer.mask_token_id), str(token))

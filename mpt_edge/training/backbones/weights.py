@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from pickle import UnpicklingError
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from mpt_edge.errors import CorruptFileError, UnsupportedModelError
+from mpt_edge.training.torch_files import check_archive
 
 #: Errors that damaged weights raise.
 _UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError)
@@ -37,6 +39,8 @@ def read_model(auto_class: Any, folder: Path, attention: str) -> Any:
         CorruptFileError: the weights are missing, damaged or incomplete.
         UnsupportedModelError: transformers cannot make the model that the configuration describes.
     """
+    _check_index(folder)
+    _check_archives(folder)
     try:
         with quiet_transformers():  # transformers would print a table of missing weights; ours is one sentence
             model, report = auto_class.from_pretrained(
@@ -45,6 +49,7 @@ def read_model(auto_class: Any, folder: Path, attention: str) -> Any:
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
+                trust_remote_code=False,
             )
     except _UNREADABLE as error:
         _check_present(folder)
@@ -67,6 +72,31 @@ def _check_present(folder: Path) -> None:
         raise CorruptFileError(
             f"{folder} holds no weights in {' or '.join(_WEIGHTS)}; download them too, or use a model that has them."
         )
+
+
+def _check_index(folder: Path) -> None:
+    """Check that an index of several files names files of its folder. Raises CorruptFileError."""
+    for path in folder.glob("*.index.json"):
+        try:
+            names = json.loads(path.read_text("utf-8"))["weight_map"].values()
+            are_inside = all(PurePath(name).name == name for name in names)
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            are_inside = False
+        if not are_inside:
+            raise CorruptFileError(f"{path} is no index of files in its folder; download the model again.")
+
+
+def _check_archives(folder: Path) -> None:
+    """Check weights of PyTorch, which are read where there are no others. Raises CorruptFileError."""
+    if any(folder.glob("model*.safetensors")):
+        return
+    for path in sorted(folder.glob("pytorch_model*.bin")):
+        try:
+            check_archive(path)
+        except (ValueError, OSError) as error:
+            raise CorruptFileError(
+                f"{path} is damaged, or holds more than tensors; download the model again, or use another."
+            ) from error
 
 
 def reason(error: Exception) -> str:

@@ -19,6 +19,7 @@ may be a path into nested columns (``answers.text``), or a text with columns in 
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -30,6 +31,15 @@ from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.head_types import find_head_type, head_type_names
 from mpt_edge.formats.taskfile import MIN_LENGTH, NAME, Inputs, Side
+
+#: Size limit of a recipe, in bytes, and the largest number in it.
+_MAX_BYTES, _MAX_NUMBER = 1 << 20, 2**31 - 1
+
+#: Characters of a value in a message.
+_MAX_SHOWN = 60
+
+#: Hub ids; a path would lead to any folder of this machine.
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 #: Default metric of recipes that generate text.
 DEFAULT_TEXT_METRIC = "exact_match"
@@ -115,20 +125,33 @@ def load_recipe(path: Path) -> Recipe:
         InputError: the file is missing, no TOML, or has an unknown, missing or unusable entry.
     """
     path = user_path(path)
+    data = _read(path)
     try:
-        entries = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the path.") from error
+        entries = tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8; save it with that encoding.") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not TOML: {error}; correct the file.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
+        raise InputError(f"{path} is no recipe: it has an endless number or nesting; correct the file.") from error
     _check_entries(entries, path)
     recipe = _parse(entries, path)
     problem = next(_problems(recipe), None)
     if problem is not None:
         raise InputError(f"{path}: {problem}.")
     return recipe
+
+
+def _read(path: Path) -> bytes:
+    """Return a recipe's bytes. Raises InputError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the path.") from error
+    if len(data) > _MAX_BYTES:
+        raise InputError(f"{path} is larger than {_MAX_BYTES >> 20} MiB; pass a recipe.")
+    return data
 
 
 def _check_entries(entries: Mapping[str, Any], path: Path) -> None:
@@ -143,7 +166,9 @@ def _check_entries(entries: Mapping[str, Any], path: Path) -> None:
     for name, value in entries.items():
         expected = _TYPES.get(name, str)
         if not isinstance(value, expected) or isinstance(value, bool):
-            raise InputError(f"{path}: {name!r} must be a {expected.__name__}, not {value!r}; correct it.")
+            raise InputError(
+                f"{path}: {name!r} must be a {expected.__name__}, not {repr(value)[:_MAX_SHOWN]}; correct it."
+            )
 
 
 def _parse(entries: Mapping[str, Any], path: Path) -> Recipe:
@@ -178,10 +203,18 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"'stop' must be a list of texts that are not empty, not {list(recipe.stop)!r}; correct it"
     if not all(isinstance(value, str) for value in recipe.where.values()):
         yield "the values under [where] must be texts; put them in quotes"
+    if recipe.hub is not None and _HUB_ID.fullmatch(recipe.hub) is None:
+        yield f"hub {recipe.hub!r} is no id of a data set; write owner/name, or name files with 'train'"
+    yield from _number_problems(recipe)
+
+
+def _number_problems(recipe: Recipe) -> Iterator[str]:
     minima = {"max_length": MIN_LENGTH, "max_target_length": 1, "version": 1, "label_examples": 0}
     for name, minimum in minima.items():
         if getattr(recipe, name) < minimum:
             yield f"{name} must be at least {minimum}, not {getattr(recipe, name)}; correct it"
+        if getattr(recipe, name) > _MAX_NUMBER:
+            yield f"{name} must be at most {_MAX_NUMBER}; correct it"
 
 
 def _texts(label: str, value: object, path: Path) -> tuple[str, ...]:

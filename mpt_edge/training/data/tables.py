@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from mpt_edge._extras import require
-from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.records import (
     SUFFIXES,
@@ -63,7 +62,7 @@ def read_table(recipe: Recipe, split: str, root: Path, entries: Sequence[str]) -
     used = [*(name for entry in entries for name in roots(entry)), *recipe.where]
     place = getattr(recipe, split)
     try:
-        table = _load_hub(recipe, place) if recipe.hub else Table(_load_file(root / user_path(place), used))
+        table = _load_hub(recipe, place) if recipe.hub else Table(_load_file(_inside(root, place), used))
     except InputError as error:
         raise InputError(f"{recipe.name}: {error}") from error
     for name in used:
@@ -77,6 +76,19 @@ def read_table(recipe: Recipe, split: str, root: Path, entries: Sequence[str]) -
     if not table.rows:
         raise InputError(f"{recipe.name}: the {split} split is empty; point the recipe at rows.")
     return table
+
+
+def _inside(root: Path, place: str) -> Path:
+    """Return the path of a recipe's file. Raises InputError for one that leads out of the data folder.
+
+    Links in the folder are followed: who made the folder put them there, and a recipe cannot.
+    """
+    parts = [part for kind in (PurePosixPath, PureWindowsPath) for part in kind(place).parts]
+    if "\0" in place or ".." in parts or any(kind(place).anchor for kind in (PurePosixPath, PureWindowsPath)):
+        raise InputError(
+            f"{place!r} leads out of the data folder; name a file below it, and pass the folder with --data."
+        )
+    return root / place
 
 
 def _load_file(path: Path, used: Sequence[str]) -> list[dict[str, Any]]:

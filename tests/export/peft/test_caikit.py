@@ -12,6 +12,7 @@ from mpt_edge.errors import CorruptFileError
 from mpt_edge_export.peft import read_caikit
 from mpt_edge_export.peft.task_types import Method
 from tests.support import adapters
+from tests.support.checkpoints import assert_one_sentence
 
 CONFIG = "base_model_name: google/flan-t5-base\nverbalizer: 'Classify: {{input}} label:'\ntuning_type: MULTITASK\n"
 
@@ -79,4 +80,30 @@ def test_broken_config(tmp_path: Path) -> None:
     write(tmp_path, "decoder.pt")
     (tmp_path / "config.yml").write_text("a: [")
     with pytest.raises(CorruptFileError, match="is not YAML"):
+        read_caikit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "part"),
+    [
+        ("a: &a [x, x]\nb: &b [*a, *a]\nverbalizer: *b\n", "has YAML aliases; write the values out"),
+        ("verbalizer: " + "9" * 5000, "is not YAML"),
+        ("verbalizer: " + "[" * 5000, "is not YAML"),
+        ("verbalizer: 2001-99-99", "is not YAML"),
+        ("verbalizer: !!python/object/apply:os.system [id]", "is not YAML"),
+        ("a: 1\n" * 20_000, "more than the 65,536"),
+    ],
+    ids=["aliases", "number", "nesting", "date", "code", "size"],
+)
+def test_hostile_config(tmp_path: Path, config: str, part: str) -> None:
+    write(tmp_path, "decoder.pt")
+    (tmp_path / "config.yml").write_text(config)
+    with pytest.raises(CorruptFileError) as caught:
+        read_caikit(tmp_path)
+    assert_one_sentence(caught.value, "config.yml", part)
+
+
+def test_forged_strides(tmp_path: Path) -> None:
+    torch.save(torch.ones(1).as_strided((40_000, 30_000), (0, 0)), tmp_path / "decoder.pt")
+    with pytest.raises(CorruptFileError, match="is damaged, or holds more than tensors"):
         read_caikit(tmp_path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import html
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -121,6 +126,18 @@ def test_card(root: Path, tmp_path: Path) -> None:
     assert "| 0 | SEQ_CLS-1 | LABEL_0, LABEL_1, LABEL_2 |" in card.text
     assert 'AutoModelForSequenceClassification.from_pretrained("me/tiny", num_labels=3)' in card.text
     assert json.loads((tmp_path / "mine/adapter_config.json").read_text())["base_model_name_or_path"] == "me/tiny"
+
+
+def test_hostile_names_in_a_card(root: Path, tmp_path: Path) -> None:
+    base, folder = '"]\n---\n# owned <script>alert(1)</script>\x1b[31m\n```\n"""', "a```\n<b>"
+    export_adapter(Bundle.open(root / "bundle"), ["SEQ_CLS-1"], tmp_path / folder, base_model=base)
+    text = (tmp_path / folder / "README.md").read_text("utf-8")
+    assert yaml.safe_load(text.split("---\n")[1])["base_model"] == base
+    page = MarkdownIt("commonmark").enable("table").render(text.split("---\n", 2)[2])
+    assert set(re.findall(r"<(\w+)", page)) == {"h1", "p", "code", "table", "thead", "tbody", "tr", "th", "td", "pre"}
+    code = html.unescape(re.search(r"<pre><code[^>]*>(.*)</code>", page, re.DOTALL)[1])
+    strings = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+    assert {base, folder} < strings
 
 
 def test_no_task(root: Path, tmp_path: Path) -> None:

@@ -21,10 +21,12 @@ from mpt_edge.inference.answers import Answer, Prediction
 from mpt_edge.inference.heads import register
 from mpt_edge.inference.heads.base import ComposedTask, Display
 from mpt_edge.inference.heads.encoder_head import EncoderHead, EncoderReader, TextStates
+from mpt_edge.inference.model import Model
 from mpt_edge.inference.text import Encoded
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from tests.support.answers import LONG, assert_same
 from tests.support.commands import run_here
+from tests.support.examples import with_example
 from tests.support.outcomes import done
 
 
@@ -78,18 +80,18 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Toy]]:
 
 
 @pytest.fixture
-def file(folder: Path, tmp_path: Path, registered: type[Toy]) -> Path:
+def file(folder: Path, tmp_path: Path, registered: type[Toy], tiny_model: Model) -> Path:
     """Return a task file of the toy type."""
     task = replace(
         Bundle.open(folder).task("topic"), name="channels", head_type="toy", labels=("any",), label_texts=(("0.25",),)
     )
-    task.save(tmp_path / "channels.safetensors")
+    with_example(tiny_model, task).save(tmp_path / "channels.safetensors")
     assert TaskFile.load(tmp_path / "channels.safetensors").head_class is registered
     return tmp_path / "channels.safetensors"
 
 
 def test_in_a_mixed_batch(folder: Path, file: Path, tiny: EncoderBackbone) -> None:
-    Bundle.open(folder).install(file)
+    Bundle.open(folder).install_untested(file)
     model = mpt_edge.load(folder, threads=1)
     assert model.tasks == ["channels", "same", "sentiment", "topic"]
     texts = ["a film", ("good", "bad"), "dull", "vote party", LONG]

@@ -10,6 +10,7 @@ from mpt_edge.errors import InputError
 from mpt_edge.formats.head_types import head_type_names
 from mpt_edge.formats.taskfile import Inputs, Side
 from mpt_edge.training.data.recipes import Recipe, load_recipe
+from tests.support.checkpoints import assert_one_sentence
 
 GOOD = 'name = "toy"\ntrain = "train.jsonl"\nvalidation = "validation.jsonl"\n'
 
@@ -175,3 +176,26 @@ def test_recipe_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert load_recipe(Path("~/toy.toml")).name == "toy"
+
+
+@pytest.mark.parametrize(
+    ("lines", "part"),
+    [
+        ("max_length = " + "9" * 5000, "endless number or nesting"),
+        ("x = " + "[" * 5000, "endless number or nesting"),
+        ("max_length = " + "9" * 4000, "max_length must be at most 2147483647"),
+        ("version = 2147483648", "version must be at most 2147483647"),
+        ('hub = "/etc"', "is no id of a data set"),
+        ('hub = "../.."', "is no id of a data set"),
+        ('hub = "owner/../x"', "is no id of a data set"),
+        ('hub = "."', "is no id of a data set"),
+        ("# " + "x" * (1 << 20), "larger than 1 MiB"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_hostile_entries(tmp_path: Path, lines: str, part: str) -> None:
+    path = tmp_path / "toy.toml"
+    path.write_text(GOOD + lines + "\n")
+    with pytest.raises(InputError) as caught:
+        load_recipe(path)
+    assert_one_sentence(caught.value, str(path), part)

@@ -197,3 +197,31 @@ def test_a_byte_order_mark(tmp_path: Path, suffix: str) -> None:
     write_table(path, ROWS)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert read_table(make_recipe(suffix), "train", tmp_path, ["text"]).column("text") == [row["text"] for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/etc/passwd",
+        "../outside.jsonl",
+        "a/../../outside.jsonl",
+        "~/outside.jsonl",
+        "C:\\outside.jsonl",
+        "..\\o.jsonl",
+        "\0",
+    ],
+)
+def test_paths_out_of_the_data_folder(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_table(tmp_path / "outside.jsonl", [{"text": "a", "label": "x"}])
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    part = "no file" if place.startswith("~") else "leads out of the data folder; name a file below it"
+    assert_refused(make_recipe(train=place), tmp_path / "data", part)
+
+
+def test_links_of_the_data_folder_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("train", "validation"):
+        write_table(tmp_path / f"{name}.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}])
+        (tmp_path / "data" / f"{name}.jsonl").symlink_to(tmp_path / f"{name}.jsonl")
+    assert load_task(make_recipe(test=None), tmp_path / "data").train.texts == ["a", "b"]

@@ -31,6 +31,7 @@ class MptEdgeExportCommand(BaseOptimumCLICommand):
 
     def run(self) -> None:
         """Export; an error is one sentence and exit code 1."""
+        from mpt_edge._escapes import one_line
         from mpt_edge.errors import MptEdgeError
         from mpt_edge_export.command import export_command
 
@@ -39,7 +40,7 @@ class MptEdgeExportCommand(BaseOptimumCLICommand):
         try:
             export_command(args.model, args.output, args.vectors, **options)
         except MptEdgeError as error:
-            sys.exit(f"optimum-cli: {error}")
+            sys.exit(f"optimum-cli: {one_line(str(error))}")
 
 
 REGISTER_COMMANDS = [(MptEdgeExportCommand, ExportCommand)]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import resource
 import shutil
-import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +18,7 @@ from mpt_edge.formats.manifest import MANIFEST, Family, FileEntry, Manifest, Poo
 from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge.formats.vectors import VectorFolder
+from mpt_edge.formats.vectors import VectorFolder, releases_of
 
 #: Hashes of the tasks by name in the manifest.
 State = dict[str, str]
@@ -68,9 +63,9 @@ class Place:
         for name in ("alpha", "beta", "delta"):
             vectors.save(make_task(name, 1))
         (self.base / "tokenizer.json").write_bytes(_TOKENIZER)
-        (self.base / MANIFEST).write_text(_manifest(self.base).to_json(), encoding="utf-8")
+        (self.base / MANIFEST).write_text(make_manifest(self.base).to_json(), encoding="utf-8")
         bundle = Bundle.open(self.base)
-        bundle.install(self.file("alpha", 2))
+        bundle.install_untested(self.file("alpha", 2))
         bundle.remove("delta")
         (self.base / "installed" / f"gamma.{'0' * 32}.safetensors").write_bytes(b"left over")
         for name in (f".{MANIFEST}.0123abcd", "installed/.gamma.safetensors.0123abcd", ".lock"):
@@ -94,8 +89,8 @@ class Place:
         """Changes by name."""
         together = [self.file("alpha", 3), self.file("gamma", 1), self.file("beta", 2)]
         return {
-            "install": lambda bundle: bundle.install(together[0]),
-            "install of three": lambda bundle: bundle.install_all(together),
+            "install": lambda bundle: bundle.install_untested(together[0]),
+            "install of three": lambda bundle: bundle.install_untested(*together),
             "rollback": lambda bundle: bundle.rollback("alpha"),
             "remove": lambda bundle: bundle.remove("alpha"),
         }
@@ -108,16 +103,18 @@ class Place:
         return [old, read_state(folder)]
 
 
-def _manifest(folder: Path) -> Manifest:
+def make_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a bundle whose other files are written."""
     files = {
         path.relative_to(folder).as_posix(): FileEntry(sha256=sha256(path), size=path.stat().st_size)
         for path in folder.rglob("*.*")
     }
     return Manifest(
         name="faults", family=Family.ENCODER, placement=Placement(), prompt_length=3, hidden_size=4, layers=1, heads=1,
-        head_size=4, pooling=Pooling.MEAN, token_types=False, max_length=64, pad_id=0, made_by="benchmarks/faults.py",
+        head_size=4, pooling=Pooling.MEAN, token_types=False, max_length=64, pad_id=0, made_by="attacks/faults.py",
         backbone={"id": "none", "fingerprint": "b" * 64}, tokenizer=hashlib.sha256(_TOKENIZER).hexdigest(),
         prompts={"mpt": {"fingerprint": _PROMPT.fingerprint, "layout": "prefix", "length": 3}}, parity={}, files=files,
+        releases=releases_of(VectorFolder(folder).tasks().values(), files),
     )  # fmt: skip
 
 
@@ -141,7 +138,7 @@ def problem(folder: Path, allowed: Sequence[State], later: Path) -> str | None:
     try:
         if read_state(folder) not in allowed:
             return "it is in a state between the old and the new one"
-        task = Bundle.open(folder).install(later)
+        (task,) = Bundle.open(folder).install_untested(later)
         if task.name not in Bundle.open(folder).task_names:
             return "the next install is lost"
         read_state(folder)
@@ -156,99 +153,6 @@ def leftovers(folder: Path) -> Iterator[str]:
     named = {MANIFEST, *manifest.stored_paths, *manifest.retired}
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     yield from (path for path in found if path not in named)
-
-
-@dataclass
-class Tally:
-    """Counted results of one kind of trial."""
-
-    name: str
-    counts: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
-
-    def add(self, result: str, trouble: str | None = None) -> None:
-        """Count a trial by its result, or keep its problem."""
-        self.counts["broken" if trouble else result] += 1
-        if trouble:
-            self.problems.append(f"{result}: {trouble}")
-
-    def __str__(self) -> str:
-        """Show all counts in one line, and the first problems below."""
-        parts = [f"{count:,} {result}" for result, count in sorted(self.counts.items()) if result != "broken"]
-        line = ", ".join([f"{self.counts.total():,} trials", *parts, f"{self.counts['broken']:,} broken"])
-        return "\n".join([f"{self.name}: {line}", *(f"    {each}" for each in self.problems[:5])])
-
-
-#: Exit codes of a child: the change is made, refused by one of our sentences, or failed with a foreign error.
-DONE, REFUSED, FOREIGN = 0, 1, 2
-
-
-class Child:
-    """A forked process that waits, makes one change and ends."""
-
-    def __init__(self, change: Callable[[], object], *, user: int | None = None, file_size: int | None = None) -> None:
-        """Fork; the child waits for `begin`.
-
-        Args:
-            change: called in the child.
-            user: number of the user that the child becomes.
-            file_size: limit on the size of the files that the child writes, in bytes.
-        """
-        wait, self._go = os.pipe()
-        self._answer, answer = os.pipe()
-        self.pid = os.fork()
-        if self.pid:
-            os.close(wait)
-            os.close(answer)
-            return
-        code = FOREIGN
-        try:
-            os.read(wait, 1)
-            if file_size is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
-            if user is not None:
-                os.setuid(user)
-            code = _report(change, answer)
-        finally:
-            os._exit(code)
-
-    def begin(self) -> None:
-        """Let the child go."""
-        os.write(self._go, b"x")
-
-    def kill(self) -> None:
-        """End the child at once."""
-        os.kill(self.pid, signal.SIGKILL)
-
-    def wait(self) -> tuple[int, str]:
-        """Return the exit code, negative for a signal, and the child's message."""
-        _, status = os.waitpid(self.pid, 0)
-        message = os.read(self._answer, 4096).decode()
-        os.close(self._answer)
-        os.close(self._go)
-        return os.waitstatus_to_exitcode(status), message
-
-
-def _report(change: Callable[[], object], answer: int) -> int:
-    message, code = "", DONE
-    try:
-        change()
-    except MptEdgeError as error:
-        message, code = str(error), REFUSED
-    except BaseException as error:  # the trial is about foreign errors
-        message, code = repr(error), FOREIGN
-    with contextlib.suppress(OSError):  # faults are injected here too
-        os.write(answer, message.encode())
-    return code
-
-
-def run_child(
-    change: Callable[[], object], *, user: int | None = None, file_size: int | None = None
-) -> tuple[int, str]:
-    """Make a change in a process of its own, and return `Child.wait`'s result."""
-    child = Child(change, user=user, file_size=file_size)
-    child.begin()
-    return child.wait()
 
 
 def typical_seconds(place: Place, change: Change, repeats: int = 5) -> float:

@@ -1,6 +1,6 @@
 """Stop changes to a bundle in every way, and check what is left.
 
-python benchmarks/faults.py
+python attacks/faults.py
 
 Prints one line a kind of fault. `--kills 50 --opens 500 --installs 10 --stride 9` takes seconds. Filling a disk needs
 root, and system calls need strace; without them these are skipped.
@@ -8,6 +8,7 @@ root, and system calls need strace; without them these are skipped.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -23,22 +24,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from fault_bundle import (
-    DONE,
-    FOREIGN,
-    REFUSED,
-    Change,
-    Child,
-    Place,
-    State,
-    Tally,
-    leftovers,
-    problem,
-    read_state,
-    run_child,
-    typical_seconds,
-)
 
+from attacks.common import DONE, FOREIGN, REFUSED, Child, Tally, run_child
+from attacks.fault_bundle import Change, Place, State, leftovers, problem, read_state, typical_seconds
 from mpt_edge.errors import UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.transaction import remove_leftovers
@@ -56,6 +44,9 @@ _VERIFIED_OPENS = 10
 
 #: Seconds between two installs while a reader opens; without a break, two writers keep two processors busy.
 _BREAK = 0.005
+
+#: Number of installs of a task after which it is removed, while a reader opens.
+_INSTALLS_PER_REMOVE = 200
 
 #: Largest number of system calls that a change may have.
 _MAX_CALLS = 1000
@@ -227,7 +218,7 @@ def two_installers(place: Place, installs: int) -> Tally:
 
     def install(each: list[Path]) -> None:
         for file in each:
-            Bundle.open(folder).install(file)
+            Bundle.open(folder).install_untested(file)
 
     children = [Child(partial(install, each)) for each in files]
     for child in children:
@@ -245,17 +236,16 @@ def two_installers(place: Place, installs: int) -> Tally:
 def reader(place: Place, opens: int) -> Tally:
     """Open and read a bundle while two processes change it."""
     tally, folder = Tally("reader"), place.copy()
-    files = {name: [place.file(name, 3 + number) for number in range(200)] for name in ("alpha", "gamma")}
 
     def change(name: str) -> None:
-        while True:
-            for file in files[name]:
-                Bundle.open(folder).install(file)
-                time.sleep(_BREAK)
-            Bundle.open(folder).rollback(name)
-            Bundle.open(folder).remove(name)
+        for version in itertools.count(3):
+            Bundle.open(folder).install_untested(place.file(name, version))
+            time.sleep(_BREAK)
+            if version % _INSTALLS_PER_REMOVE == 0:
+                Bundle.open(folder).rollback(name)
+                Bundle.open(folder).remove(name)
 
-    children = [Child(partial(change, name)) for name in files]
+    children = [Child(partial(change, name)) for name in ("alpha", "gamma")]
     for child in children:
         child.begin()
     first = Bundle.open(folder).manifest.changes

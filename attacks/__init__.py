@@ -1,0 +1,1 @@
+"""Scripts that attack the product; `python attacks/NAME.py`."""
