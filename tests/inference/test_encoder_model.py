@@ -218,6 +218,7 @@ def joint_bundle(
     replace(shared_prompt, placement=Placement(Layout.JOINT)).save(file)
     entry = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "size": file.stat().st_size}
     edit(folder, lambda manifest: manifest["files"].update({PROMPT: entry}))
+    edit(folder, lambda manifest: manifest["prompts"]["mpt"].update(layout=Layout.JOINT))
     return lambda: mpt_edge.load(folder, threads=1)
 
 
