@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 import mpt_edge
-from mpt_edge.cli import bench, export, keys, output, peft, run, sign, streams, tasks, train
+from mpt_edge.cli import bench, export, keys, output, peft, run, serve, sign, streams, tasks, train
 from mpt_edge.cli.options import Commands
 from mpt_edge.errors import MptEdgeError
 
@@ -34,6 +34,7 @@ app.command("run", epilog=run.EPILOG)(run.run)
 app.command("export", epilog=export.EPILOG)(export.export)
 app.command("export-peft")(peft.export_peft)
 app.command("bench", epilog=bench.EPILOG)(bench.bench)
+app.command("serve", epilog=serve.EPILOG)(serve.serve)
 app.command("sign", epilog=sign.EPILOG)(sign.sign)
 app.add_typer(peft.app, name="import")
 app.add_typer(keys.app, name="keys")
