@@ -83,16 +83,23 @@ def test_prompt_without_virtual_tokens(
 
 
 def test_a_prompt_too_large_for_its_file_is_not_trained(
-    tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], tmp_path: Path
+    tiny: EncoderBackbone,
+    data: tuple[Path, dict[str, Recipe]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """As a prompt of 512 virtual tokens in all layers of a large model is."""
+    monkeypatch.setattr("mpt_edge.training.plan.MAX_PROMPT_BYTES", (64 << 10) + 1000)
     folder, recipes = data
     plan = Plan([recipes["mood"]], folder, tmp_path / "run", SETTINGS)
-    says = r"takes 76,800,000 bytes, more than the .* train a shorter one \(--prompt-length\)"
+    with pytest.raises(InputError, match="its prompt has 513 virtual tokens, more than 512"):
+        train_source(tiny, plan, replace(SHARED, length=513, init="random"), silent)
+    says = r"bytes, more than the 1,000 .* train a shorter one \(--prompt-length\)"
     with pytest.raises(InputError, match=says):
-        train_source(tiny, plan, replace(SHARED, length=1_200_000, init="random"), silent)
+        train_source(tiny, plan, replace(SHARED, length=512, init="random"), silent)
     # The composed prompt of a task, as a shared one, is in float32.
-    whole = SharedPrompt("whole", np.ones((600_000, 32), np.float32), Placement(), tiny.fingerprint)
-    with pytest.raises(InputError, match="takes 76,800,000 bytes"):
+    whole = SharedPrompt("whole", np.ones((512, 32), np.float32), Placement(), tiny.fingerprint)
+    with pytest.raises(InputError, match=f"takes 65,536 {says}"):
         train_target(tiny, plan, Origin(folder=tmp_path, shared=whole, init="ones"), silent)
     assert not (tmp_path / "run").exists()
 
@@ -112,7 +119,8 @@ def test_text_without_room_beside_the_prompt(
     ("length", "changes", "says"),
     [
         (158, {}, "has 160 positions and the prompt takes 158 of them, which leaves no room for text; .* lower --prom"),
-        (600, {}, "the prompt takes 600 of them, which leaves no room for text; train a prompt of a lower --prompt-l"),
+        (200, {}, "the prompt takes 200 of them, which leaves no room for text; train a prompt of a lower --prompt-l"),
+        (513, {}, "its prompt has 513 virtual tokens, more than 512; pass a lower --prompt-length"),
         (
             7,
             {"max_target_length": 150},
