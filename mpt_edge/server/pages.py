@@ -17,12 +17,28 @@ from mpt_edge.server.gate import STATIC
 #: Folder of static files; its index.html is the page at /.
 FOLDER = Path(__file__).with_name("static")
 
-#: What a browser may load for a page: files of this server alone.
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+_SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
+
+#: Headers of the documentation, which has no scripts.
+HEADERS = _SAFE | {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 }
+
+#: Headers of the page at / and its files. A browser loads files of this server alone for it, runs no script but these,
+#: and lets none of them make HTML of a text.
+PAGE_HEADERS = _SAFE | {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",  # a browser asks whether its copy is still that of this server
+}
+
+#: Types of the static files. Those of the operating system may differ, and a browser runs no module of another type.
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>mpt-edge</title>
@@ -41,12 +57,21 @@ def add_pages(app: FastAPI) -> None:
 
     @routes.get("/")
     async def index() -> Response:
-        file = FOLDER / "index.html"
-        return FileResponse(file, headers=HEADERS) if file.is_file() else await docs()
+        return FileResponse(FOLDER / "index.html", headers=PAGE_HEADERS)
 
     app.include_router(routes)
-    if FOLDER.is_dir():
-        app.mount(STATIC.rstrip("/"), StaticFiles(directory=FOLDER))
+    app.mount(STATIC.rstrip("/"), _Files(directory=FOLDER))
+
+
+class _Files(StaticFiles):
+    """Static files with the headers of the page."""
+
+    def file_response(self, full_path: Any, *args: Any, **options: Any) -> Response:
+        """Return a file, or 304 where the browser has it."""
+        response = super().file_response(full_path, *args, **options)
+        response.headers.update(PAGE_HEADERS)
+        response.headers["Content-Type"] = f"{_TYPES[Path(full_path).suffix]}; charset=utf-8"
+        return response
 
 
 def page(schema: dict[str, Any]) -> str:
