@@ -27,7 +27,7 @@ from attacks.common import Tally
 from attacks.tiny import build
 from mpt_edge.cli import main as command
 from mpt_edge.cli.app import app
-from mpt_edge.formats.bundle_reader import BundleReader
+from mpt_edge.formats.bundle_reader import BundleReader, hash_bytes
 from mpt_edge.formats.history import Action, ChangeRecord
 from mpt_edge.formats.manifest import MANIFEST, read_manifest
 from mpt_edge.formats.vectors import VectorFolder
@@ -143,13 +143,13 @@ def hostile_bundle(source: Path, place: Path) -> Path:
 
 
 def _seal(bundle: Path, entries: dict[str, Any]) -> None:
-    """Write a manifest with the hashes of the files as they are."""
-    import hashlib
+    """Write a manifest with its hash, and with those of the files as they are."""
+    from tests.support.bundles import sealed
 
     for name, entry in entries["files"].items():
         data = (bundle / name).read_bytes()
-        entry |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (bundle / MANIFEST).write_text(json.dumps(entries), "utf-8")
+        entry |= {"size": len(data), "sha256": hash_bytes(data)}
+    (bundle / MANIFEST).write_bytes(sealed(entries))
     read_manifest(bundle / MANIFEST)
     BundleReader.open(bundle)
 

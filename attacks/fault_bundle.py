@@ -114,7 +114,7 @@ def make_manifest(folder: Path) -> Manifest:
         head_size=4, pooling=Pooling.MEAN, token_types=False, max_length=64, pad_id=0, made_by="attacks/faults.py",
         backbone={"id": "none", "fingerprint": "b" * 64}, tokenizer=hashlib.sha256(_TOKENIZER).hexdigest(),
         prompts={"mpt": {"fingerprint": _PROMPT.fingerprint, "layout": "prefix", "length": 3}}, parity={}, files=files,
-        releases=releases_of(VectorFolder(folder).tasks().values(), files),
+        releases=releases_of(VectorFolder(folder).tasks().values()),
     )  # fmt: skip
 
 

@@ -47,7 +47,8 @@ def memory_folder(prefix: str) -> Path:
 def meaning(value: Any) -> Any:
     """Return a value that is equal for all files of the same content."""
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value).__name__, tuple((each.name, meaning(getattr(value, each.name))) for each in fields(value))
+        compared = (each.name for each in fields(value) if each.compare)
+        return type(value).__name__, tuple((name, meaning(getattr(value, name))) for name in compared)
     if isinstance(value, np.ndarray):
         return value.dtype.name, value.shape, value.tobytes()
     if isinstance(value, Mapping):

@@ -34,8 +34,12 @@ from attacks.tiny import build_in_child
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.inference.model import Model
 
 TEXTS = ["a witty film", "ball game", "vote law party", "the gorgeous star cell text", "atom"]
+
+#: Bytes of selected tasks that the model keeps: fewer than the tasks have, so that it lets some go all the time.
+_CACHE_BYTES = 5_000
 
 #: Different contents of a task; version n has content n modulo this.
 VARIANTS = 4
@@ -176,8 +180,11 @@ class Run:
 
     def __post_init__(self) -> None:
         """Load the model."""
-        self._model = mpt_edge.load(self.folder, threads=1)
+        self._model = self._load()
         self._lock = threading.Lock()
+
+    def _load(self) -> Model:
+        return mpt_edge.load(self.folder, threads=1, max_cache_bytes=_CACHE_BYTES)
 
     def answer(self, threads: int) -> list[int]:
         """Answer until the end, and return samples of the memory in bytes."""
@@ -189,7 +196,7 @@ class Run:
             time.sleep(min(0.5, self.reload))
             samples.append(resident_bytes())
             if time.time() - loaded > self.reload:
-                self._model, loaded = mpt_edge.load(self.folder, threads=1), time.time()
+                self._model, loaded = self._load(), time.time()
         for worker in workers:
             worker.join()
         return samples

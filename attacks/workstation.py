@@ -230,7 +230,9 @@ def _outcome(target: Target, folder: Path, what: str) -> tuple[str, str | None]:
         result, trouble = "refused", f"several lines: {str(error)!r}" if "\n" in str(error) else None
     except OSError as error:  # the command makes a sentence of those with a path
         result, trouble = "refused by the system", None if error.filename and error.strerror else repr(error)
-    except Exception as error:  # the attack is about foreign errors
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the attack is about foreign errors; a panic of tokenizers is no Exception
         result, trouble = "foreign", f"{type(error).__name__}: {str(error)[:200]}"
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     if any(folder.parent.rglob(CODE_MARK)):

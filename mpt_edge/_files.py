@@ -6,8 +6,10 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from mpt_edge.errors import CorruptFileError, InputError
 
@@ -38,10 +40,21 @@ def user_path(path: object) -> Path:
     return result
 
 
+def cache_folder() -> Path | None:
+    """Return this user's cache folder of mpt-edge; None for a user without a home folder."""
+    from platformdirs import user_cache_path  # imported here, since apps name their bundle
+
+    try:
+        folder = user_cache_path("mpt-edge")
+    except (RuntimeError, OSError, KeyError):  # as versions of platformdirs put it
+        return None
+    return folder if folder.is_absolute() else None  # older ones return a folder named "~"
+
+
 def sha256(path: Path) -> str:
     """Return the hex SHA-256 of a file, read in chunks. Raises CorruptFileError for one that cannot be read."""
     digest = hashlib.sha256()
-    with _reading(path), path.open("rb") as file:
+    with _reading(path), open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -50,7 +63,7 @@ def sha256(path: Path) -> str:
 def check_readable(path: Path) -> None:
     """Check that a file may be read, where a library would blame its content. Raises CorruptFileError."""
     try:
-        path.open("rb").close()
+        open_regular(path).close()
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -71,20 +84,59 @@ def unreadable(path: Path, error: OSError) -> CorruptFileError:
     return CorruptFileError(f"cannot read {path} ({error.strerror or error}); {fix}.")
 
 
-def read_small(path: Path, limit: int) -> bytes:
-    """Return a file's bytes; refuse one larger than ``limit`` bytes before reading it.
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading. Anything else is refused without waiting for it.
+
+    A pipe without a writer would wait for ever, and a device may have no end.
 
     Raises:
-        CorruptFileError: the file is missing, unreadable or too large.
+        CorruptFileError: it is a folder, a pipe, a socket or a device.
+        OSError: the system does not let us read it.
     """
-    with _reading(path):
-        size = path.stat().st_size
-        if size > limit:
+    _check_regular(path, path.stat().st_mode)  # before it is opened, which a device may notice
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_regular(path, os.fstat(handle).st_mode)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise CorruptFileError(f"cannot read {path}, which is {_kind(mode)}; pass a regular file.")
+
+
+def _kind(mode: int) -> str:
+    """Return the kind of a file that is no regular one, in words."""
+    return next((words for is_kind, words in _KINDS if is_kind(mode)), "no regular file")
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """Return a regular file's bytes; refuse one larger than ``limit`` bytes before reading it.
+
+    Raises:
+        CorruptFileError: the file is missing, unreadable, too large or no regular file.
+    """
+    with _reading(path), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(limit + 1) if size <= limit else b""
+        if max(size, len(data)) > limit:  # it may have grown since
             raise CorruptFileError(
-                f"{path} has {size:,} bytes, more than the {limit:,} such a file may have; "
+                f"{path} has {max(size, len(data)):,} bytes, more than the {limit:,} such a file may have; "
                 "replace it with the original."
             )
-        return path.read_bytes()
+        return data
 
 
 @contextlib.contextmanager
@@ -96,26 +148,55 @@ def _reading(path: Path) -> Iterator[None]:
         raise unreadable(path, error) from error
 
 
+def mode_of(path: Path) -> int | None:
+    """Return the permissions of a file, of a link's target; None where there is none."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+
+
+def create(path: Path, mode: int | None = None) -> int:
+    """Create a file and return its handle for writing; never through a link.
+
+    Args:
+        path: its path, where nothing may be.
+        mode: permissions that it gets once it is written, until when it is its owner's; None for those of the umask.
+
+    Raises:
+        OSError: something is there, or it cannot be written.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+    return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666 if mode is None else 0o600)
+
+
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, like: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` when the block succeeds.
 
     The bytes are on disk before the rename. A crash leaves either the old file or the new one. The rename
-    itself is on disk after `sync_folder`.
+    itself is on disk after `sync_folder`. The new file has the permissions of the old one.
+
+    Args:
+        path: the file.
+        like: the file whose permissions it gets, present or not; None for ``path`` itself.
 
     Raises:
-        InputError: the path is a folder.
+        InputError: the path is a folder, a pipe, a socket or a device.
         OSError: it cannot be written; the error names ``path``.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; pass the path of a file.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is {_kind(path.stat().st_mode)}; pass the path of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    mode = mode_of(like or path)
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))  # the umask decides who may read it
+        os.close(create(temporary, mode))
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if mode is not None:
+            temporary.chmod(mode)
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error counts

@@ -6,6 +6,7 @@
     ├── BundleNotFoundError   (FileNotFoundError)   no bundle in a folder
     ├── CorruptFileError      (ValueError)          a file is missing, damaged or malformed
     ├── MismatchError         (ValueError)          made for another backbone, tokenizer or prompt
+    │   └── SignatureError                          not signed as required
     ├── UnknownTaskError      (LookupError)         no such task in the bundle
     ├── InputError            (ValueError)          text, rows, options or folders that cannot be used
     ├── UnsupportedModelError (ValueError)          an architecture that cannot carry a prompt
@@ -18,6 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+
+#: Characters of an unknown name, and number of known ones, that a message shows.
+_MAX_SHOWN = 80
 
 
 class MptEdgeError(Exception):
@@ -36,19 +40,26 @@ class MismatchError(MptEdgeError, ValueError):
     """Two artifacts do not belong together, by fingerprint or by shape."""
 
 
+class SignatureError(MismatchError):
+    """A task or a key rotation is not signed as the bundle or its user requires."""
+
+
 class UnknownTaskError(MptEdgeError, LookupError):
     """The bundle has no task of that name."""
 
-    def __init__(self, name: str, known: Iterable[str], where: str) -> None:
+    def __init__(self, name: object, known: Iterable[str], where: str) -> None:
         """Suggest the nearest known task, or list all of them."""
         import difflib  # imported here: it takes longer than the rest of this module
 
         names = sorted(known)
-        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+        name = str(name)
+        name = name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}…"  # a long one would take seconds
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         if near:
             hint = f"did you mean {near[0]!r}?"
         elif names:
-            hint = "it has " + ", ".join(names) + "."
+            more = f" and {len(names) - _MAX_SHOWN:,} more" if len(names) > _MAX_SHOWN else ""
+            hint = "it has " + ", ".join(names[:_MAX_SHOWN]) + f"{more}."
         else:
             hint = "it has no tasks; add one with `mpt-edge tasks install FILE`."
         super().__init__(f"no task {name!r} in {where}; {hint}")

@@ -26,6 +26,7 @@ ERRORS = [
             mpt_edge.InputError,
             mpt_edge.MismatchError,
             mpt_edge.ParityError,
+            mpt_edge.SignatureError,
             mpt_edge.TrainingError,
             mpt_edge.UnsupportedModelError,
         )

@@ -29,7 +29,6 @@ LAYERS = (
         "mpt_edge._escapes",
         "mpt_edge._extras",
         "mpt_edge._files",
-        "mpt_edge._locks",
     ),
     ("mpt_edge.formats",),
     (
@@ -37,6 +36,7 @@ LAYERS = (
         "mpt_edge.inference.arguments",
         "mpt_edge.inference.batching",
         "mpt_edge.inference.numerics",
+        "mpt_edge.inference.tokenization",
     ),
     ("mpt_edge.inference.text",),
     ("mpt_edge.inference.runtime",),
@@ -209,7 +209,7 @@ def test_the_root_has_the_public_face_errors_and_a_few_helpers() -> None:
     files = {path.name for path in PACKAGE.glob("*.py")}
     helpers = {name for name in files if name.startswith("_") and not name.startswith("__")}
     assert files - helpers == {"__init__.py", "__main__.py", "errors.py"}
-    assert len(helpers) <= 6
+    assert len(helpers) <= 5
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert folders == {"formats", "inference", "training", "server", "cli"}
 

@@ -10,8 +10,9 @@ from typing import Any
 import mpt_edge
 from mpt_edge._arrays import Floats
 from mpt_edge._files import sha256, user_path
-from mpt_edge.errors import CorruptFileError
+from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.bundle_reader import MODEL, TOKENIZER, graph_names, weights_name
+from mpt_edge.formats.key_rotation import PinnedKeys
 from mpt_edge.formats.manifest import (
     MANIFEST,
     FileEntry,
@@ -22,6 +23,8 @@ from mpt_edge.formats.manifest import (
     read_manifest,
 )
 from mpt_edge.formats.placement import PromptPosition
+from mpt_edge.formats.public_keys import PREFIX
+from mpt_edge.formats.signature import check_signature
 from mpt_edge.formats.vectors import releases_of
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone
@@ -53,6 +56,8 @@ class ExportPlan:
     """Whether to replace a bundle that is already there."""
     precisions: Sequence[Precision] = (Precision.FLOAT32,)
     """Precisions of the bundle's graphs."""
+    keys: PinnedKeys | None = None
+    """Keys that the bundle pins; None for those of the bundle that is replaced, if it pins some."""
 
 
 def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: None) -> Manifest:
@@ -71,6 +76,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         InputError: the output is in use, a vector file has a name that no bundle can list, or a prompt
             leaves no room for a text.
         MismatchError: a prompt or task belongs to another backbone.
+        SignatureError: the bundle pins keys, and a task is not signed by any of them.
         UnsupportedModelError: the model cannot be exported.
         ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is
             written.
@@ -78,7 +84,8 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     plan = replace(plan, output=user_path(plan.output), vectors=list(map(user_path, plan.vectors)))
     check_output(plan.output, force=plan.force)
     observe("reading prompts and tasks")
-    contents = collect(plan.vectors, plan.backbone)
+    plan = replace(plan, keys=plan.keys or _kept_keys(plan.output))
+    contents = _collect(plan)
     plan.backbone.model.cpu()  # training may have left it on a GPU
     size = dimensions(plan.backbone)
     check_room(plan.backbone, contents)
@@ -101,9 +108,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
                 (folder / name).unlink()
         observe("writing the manifest")
         write_card(folder, manifest, contents.tasks)
-        files = _entries(folder)
-        releases = _releases(plan, contents, files)
-        manifest = replace(manifest, files=files, parity=parity, releases=releases)
+        manifest = replace(manifest, files=_entries(folder), parity=parity, releases=_releases(plan, contents))
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -134,6 +139,28 @@ def _quantize(backbone: AnyBackbone, folder: Path, manifest: Manifest, prompts: 
     )
 
 
+def _collect(plan: ExportPlan) -> Contents:
+    """Return prompts and tasks. Raises SignatureError for a task that none of the pinned keys signed."""
+    contents = collect(plan.vectors, plan.backbone)
+    if plan.keys is not None:
+        for task in contents.tasks.values():
+            check_signature(task.name, task.signature, plan.keys.keys)
+    return contents
+
+
+def _kept_keys(output: Path) -> PinnedKeys | None:
+    """Return the keys of a bundle that is there. Raises InputError where it has some that cannot be read."""
+    path = output / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        return read_manifest(path).keys
+    except CorruptFileError as error:
+        if PREFIX.encode() not in path.read_bytes():
+            return None
+        raise InputError(f"{path} is damaged, and the bundle pins keys; name them with --pin-key.") from error
+
+
 def _entries(folder: Path) -> Mapping[str, FileEntry]:
     """Return hash and size of every file in a folder, by path."""
     return {
@@ -143,9 +170,9 @@ def _entries(folder: Path) -> Mapping[str, FileEntry]:
     }
 
 
-def _releases(plan: ExportPlan, contents: Contents, files: Mapping[str, FileEntry]) -> dict[str, Release]:
+def _releases(plan: ExportPlan, contents: Contents) -> dict[str, Release]:
     """Return the releases of an export: its tasks', and those above them in the bundle that it replaces."""
-    releases = releases_of(contents.tasks.values(), files)
+    releases = releases_of(contents.tasks.values())
     try:
         replaced = read_manifest(plan.output / MANIFEST)
     except CorruptFileError:  # there is none, or it lists nothing that can be used
@@ -186,6 +213,7 @@ def _manifest(plan: ExportPlan, size: Dimensions, contents: Contents) -> Manifes
         parity={},
         files={},
         made_by=f"mpt-edge {mpt_edge.__version__}",
+        keys=plan.keys,
         generation=None if isinstance(backbone, EncoderBackbone) else _generation(backbone, placement.position),
         mask=encoder.mask if encoder else None,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from mpt_edge._console import PlainConsole
 from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
+from mpt_edge.formats.key_rotation import PinnedKeys, sequence_now
 from mpt_edge.formats.manifest import Manifest, Precision
 from mpt_edge.formats.vectors import VectorFolder, task_names
 from mpt_edge.training.backbones.locating import PACKAGED
@@ -28,6 +29,7 @@ def export_command(
     revision: str | None = None,
     force: bool = False,
     precision: str = "float32",
+    pin_keys: Sequence[str] = (),
 ) -> None:
     """Export a backbone with its vectors, and report each stage on the error stream.
 
@@ -41,12 +43,14 @@ def export_command(
         revision: revision of a hub model.
         force: whether to replace a bundle that is already there.
         precision: a key of `PRECISIONS`.
+        pin_keys: public keys that the bundle pins; none for those of the bundle that is replaced.
 
     Raises:
-        InputError: a vectors folder is empty, or the output is in use.
+        InputError: a vectors folder is empty, the output is in use, or a key is none.
     """
     output, vectors = user_path(output), list(map(user_path, vectors))
     check_output(output, force=force)  # before the backbone, which takes longer
+    keys = PinnedKeys.of(pin_keys, sequence_now()) if pin_keys else None
     console = PlainConsole(stderr=True)
     with console.status("loading the backbone") as status:
 
@@ -57,7 +61,7 @@ def export_command(
 
         backbone = open_backbone(source, revision)
         folders = _vectors(source, output, vectors)
-        plan = ExportPlan(backbone, folders, output, force=force, precisions=PRECISIONS[precision])
+        plan = ExportPlan(backbone, folders, output, force=force, precisions=PRECISIONS[precision], keys=keys)
         manifest = export_bundle(plan, observe)
     PlainConsole().print(f"{output}: {_summary(manifest)}", soft_wrap=True)
 

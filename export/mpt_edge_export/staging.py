@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 
 from mpt_edge._files import temporary_target
-from mpt_edge._locks import locked
 from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import LOCK
 from mpt_edge.formats.bundle_reader import TOKENIZER
+from mpt_edge.formats.locks import locked
 from mpt_edge.formats.manifest import MANIFEST
 from mpt_edge.formats.vectors import INSTALLED, PROMPTS, TASKS
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 import mpt_edge
-from mpt_edge.cli import bench, export, output, peft, run, serve, streams, tasks, train
+from mpt_edge.cli import bench, export, keys, output, peft, run, serve, sign, streams, tasks, train
 from mpt_edge.cli.options import Commands
 from mpt_edge.errors import MptEdgeError
 
@@ -35,7 +35,9 @@ app.command("export", epilog=export.EPILOG)(export.export)
 app.command("export-peft")(peft.export_peft)
 app.command("bench", epilog=bench.EPILOG)(bench.bench)
 app.command("serve", epilog=serve.EPILOG)(serve.serve)
+app.command("sign", epilog=sign.EPILOG)(sign.sign)
 app.add_typer(peft.app, name="import")
+app.add_typer(keys.app, name="keys")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(train.app, name="train")
 

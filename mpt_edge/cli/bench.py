@@ -96,7 +96,12 @@ def _selection(model: Model, bundle: Bundle) -> dict[str, float]:
         return {}
     first = [_seconds(lambda name=name: model.task(name)) for name in bundle.task_names]  # type: ignore[misc]
     again = [_seconds(lambda name=name: model.task(name)) for name in bundle.task_names * 20]  # type: ignore[misc]
-    return {"select_ms": 1e3 * median(first), "switch_us": 1e6 * median(again)}
+    return {
+        "select_ms": 1e3 * median(first),
+        "switch_us": 1e6 * median(again),
+        "cached_tasks": len(model.cached_tasks),
+        "cache_bytes": model.cache_bytes,
+    }
 
 
 def _requests(backbone: OnnxEncoder, tokens: int, length: int, repeats: int) -> dict[str, float]:
@@ -176,6 +181,8 @@ def _print(metrics: dict[str, Any]) -> None:
     table.row("load", f"{metrics['load_ms']:.0f} ms")
     if "select_ms" in metrics:
         table.row("select a task, first time", f"{metrics['select_ms']:.1f} ms")
+        kept = f"{metrics['cached_tasks']} in {metrics['cache_bytes'] / 1e6:.1f} MB"
+        table.row("selected tasks that are kept", kept)
         table.row("switch to a selected task", f"{metrics['switch_us']:.1f} µs")
     if "request_none_ms" in metrics:
         table.row("request, no prompt", f"{metrics['request_none_ms']:.2f} ms")

@@ -42,6 +42,13 @@ def export(
     precision: Annotated[
         GraphPrecision, typer.Option(help="Precision of the weights; int8 takes a quarter of the space.")
     ] = GraphPrecision.FLOAT32,
+    pin_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A public key that the bundle pins: one of them must have signed each task; repeatable.",
+            show_default="those of the bundle that is replaced",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Export a frozen backbone to ONNX, with its shared prompts and tasks."""
@@ -55,4 +62,5 @@ def export(
         revision=revision,
         force=force,
         precision=precision.value,
+        pin_keys=pin_key or (),
     )

@@ -22,6 +22,11 @@ PrecisionOption = Annotated[
     typer.Option("--precision", help="Graph to use, if the bundle has both.", show_default="float32, if there"),
 ]
 
+RequireKey = Annotated[
+    list[str] | None,
+    typer.Option(help="A public key that must have signed each task; repeatable, for one of several."),
+]
+
 DigestOption = Annotated[
     str | None, typer.Option("--digest", help="Refuse the bundle unless `mpt-edge tasks digest` prints this.")
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from mpt_edge._escapes import escaped_json, one_line
+from mpt_edge._files import create, mode_of
 from mpt_edge.cli.rows import InputRow
 from mpt_edge.inference.answers import Answer
 
@@ -54,17 +55,21 @@ def answers_in(output: Path, *, numbered: bool) -> Iterator[JsonLines]:
     target = output.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + PART)
-    with _kept(part), _opened(part) as file:
+    mode = mode_of(target)
+    part.unlink(missing_ok=True)  # of a run that failed; or a link, through which nothing is written
+    with _kept(part), _opened(part, lambda _, __: create(part, mode)) as file:
         lines = JsonLines(file, numbered=numbered)
         yield lines
+    if mode is not None:
+        part.chmod(mode)
     part.replace(target)
     note(f"{lines.rows:,} {'answer is' if lines.rows == 1 else 'answers are'} in {output}.")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
+def _opened(path: Path, opener: Callable[[str, int], int] | None = None) -> Iterator[TextIO]:
     """Open a file for writing; an error while closing it names it too."""
-    file = path.open("w", encoding="utf-8", newline="\n")
+    file = open(path, "w", encoding="utf-8", newline="\n", opener=opener)  # noqa: SIM115 - closed below
     try:
         yield file
     finally:

@@ -274,7 +274,16 @@ def _open_rows(
     if path is None or path == _STDIN:
         return from_stream(sys.stdin.buffer, STDIN, chosen, columns), sys.stdin.buffer
     stream = stack.enter_context(path.open("rb"))
+    _check_end(stream, path)
     return from_stream(stream, str(path), chosen, columns), stream
+
+
+def _check_end(stream: BinaryIO, path: Path) -> None:
+    """Refuse devices that may have no end, unlike files, pipes and terminals. Raises InputError."""
+    status = os.fstat(stream.fileno())
+    is_device = stat.S_ISBLK(status.st_mode) or (stat.S_ISCHR(status.st_mode) and not stream.isatty())
+    if is_device and not os.path.samestat(status, Path(os.devnull).stat()):
+        raise InputError(f"{path} is a device; pass a file, a pipe or - for standard input.")
 
 
 def _status(stream: BinaryIO | None) -> os.stat_result | None:

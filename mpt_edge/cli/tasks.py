@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from mpt_edge._console import PlainConsole, PlainTable
-from mpt_edge.cli.options import BundleFolder, Commands, DigestOption, PrecisionOption
+from mpt_edge.cli.options import BundleFolder, Commands, DigestOption, PrecisionOption, RequireKey
 from mpt_edge.cli.output import json_text
+from mpt_edge.cli.sources import Sha256, Sources, local_files
 from mpt_edge.errors import CorruptFileError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.history import ChangeRecord
 from mpt_edge.formats.metrics import headline_text
+from mpt_edge.formats.public_keys import PREFIX
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.loading import default_bundle, open_model
 from mpt_edge.inference.self_test import self_test
@@ -26,15 +28,17 @@ app = Commands(
 )
 
 INSTALL_EPILOG = """
-Example:
+Examples:
 
 mpt-edge tasks install runs/mine/tasks/mine.safetensors --bundle bundles/app
+
+mpt-edge tasks install hf://owner/name@v2/tasks/mine.safetensors
 """
 
 Name = Annotated[str, typer.Argument(help="A task's name, as `mpt-edge tasks list` shows it.", show_default=False)]
 
-#: Digits of a hash in the history; `--json` has all.
-_SHOWN_DIGITS = 16
+#: Digits of a hash, and characters of a key, in the history; `--json` has all.
+_SHOWN_DIGITS = 12
 
 
 def _open(folder: Path | None, digest: str | None = None) -> Bundle:
@@ -85,17 +89,24 @@ def show(task: Name, bundle: BundleFolder = None) -> None:
     """Print a task file's metadata as JSON."""
     opened = _open(bundle)
     file = opened.task(task)
+    signature = file.signature
     facts = {key: value for key, value in vars(file).items() if key not in ("u", "v", "own_prompt")}
+    facts["signature"] = signature and {
+        "signer": signature.key,
+        "expires": signature.expires and str(signature.expires),
+    }
     facts |= {"u": list(file.u.shape), "v": list(file.v.shape), "dtype": file.u.dtype.name}
     typer.echo(json_text(_summary(opened, file) | facts, sys.stdout, indent=2))
 
 
 @app.command(epilog=INSTALL_EPILOG)
 def install(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Task files that training wrote.")],
+    files: Sources,
     bundle: BundleFolder = None,
     precision: PrecisionOption = None,
     digest: DigestOption = None,
+    sha256: Sha256 = None,
+    require_key: RequireKey = None,
     allow_downgrade: Annotated[
         bool, typer.Option("--allow-downgrade", help="Take a version that is not above the highest ever installed.")
     ] = False,
@@ -106,7 +117,9 @@ def install(
     """Add task files to the bundle, all or none, after they have answered their reference examples here."""
     model = open_model(_open(bundle, digest), precision=precision)
     folder = model.bundle.folder
-    for task in model.install(*files, allow_downgrade=allow_downgrade, dry_run=dry_run):
+    with local_files(files, sha256) as paths:
+        tasks = model.install(*paths, require_keys=require_key or (), allow_downgrade=allow_downgrade, dry_run=dry_run)
+    for task in tasks:
         if dry_run:
             typer.echo(f"would install {task.name}, version {task.file.version}, in {folder}")
         else:
@@ -144,10 +157,11 @@ def log(
 
 
 def _log_table(records: list[ChangeRecord]) -> PlainTable:
-    table = PlainTable("when", "change", "task", "version", "sha256")
+    table = PlainTable("when", "change", "task", "version", "sha256", "signer")
     for record in records:
         version = "" if record.version is None else record.version
-        table.row(record.when, record.action, record.task, version, record.sha256[:_SHOWN_DIGITS])
+        signer = (record.signer or "").removeprefix(PREFIX)[:_SHOWN_DIGITS]
+        table.row(record.when, record.action, record.task, version, record.sha256[:_SHOWN_DIGITS], signer)
     return table
 
 
@@ -163,14 +177,16 @@ def verify(
     bundle: BundleFolder = None,
     precision: PrecisionOption = None,
     digest: DigestOption = None,
+    require_key: RequireKey = None,
 ) -> None:
-    """Check every file's hash, and each task's answer to its recorded reference example."""
+    """Check every file's hash and required signature, and each task's answer to its recorded reference example."""
     opened = _open(bundle, digest)
     opened.verify_files()
     model = open_model(opened, precision=precision, verify=False)
     names = tasks or opened.task_names
     for name in names:
         task = model.task(name)
+        opened.check_signer(task.file, require_key or ())
         if task.file.reference_example:
             self_test(task, model.precision)
     count = "1 task" if len(names) == 1 else f"{len(names)} tasks"

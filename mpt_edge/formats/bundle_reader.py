@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,9 @@ from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, M
 from mpt_edge.formats.graph_files import external_files
 from mpt_edge.formats.manifest import MANIFEST, Family, Manifest, Precision, read_manifest
 from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt
-from mpt_edge.formats.taskfile import MAX_TASK_BYTES, TaskFile
+from mpt_edge.formats.public_keys import check_keys
+from mpt_edge.formats.signature import check_signature, today
+from mpt_edge.formats.taskfile import MAX_TASK_BYTES, NAME, TaskFile
 from mpt_edge.formats.vectors import TASKS, prompt_key, task_key, task_names
 
 TOKENIZER, MODEL = "tokenizer.json", "onnx/model.onnx"
@@ -234,6 +236,7 @@ class BundleReader:
             UnknownTaskError: there is none of that name.
             CorruptFileError: its file is missing or damaged.
             MismatchError: it was made for another backbone, tokenizer or prompt.
+            SignatureError: the bundle pins keys, and none of them signed it.
         """
         return self._retry(partial(self._task, name))
 
@@ -259,16 +262,34 @@ class BundleReader:
         return read()
 
     def check_fit(self, task: TaskFile) -> None:
-        """Check by fingerprint and shape that a task belongs to this bundle.
+        """Check by fingerprint and shape that a task belongs to this bundle, and that a pinned key signed it.
 
         Raises:
             MismatchError: it does not.
+            SignatureError: the bundle pins keys, and none of them signed it.
         """
         misfit = next(self._misfits(task), None)
         if misfit is not None:
             raise MismatchError(
                 f"the task {task.name!r} was made for another {misfit}; install the task file made for this bundle."
             )
+        self.check_signer(task)
+
+    def check_signer(self, task: TaskFile, keys: Sequence[str] = (), *, is_new: bool = False) -> None:
+        """Check a task's signature, if this bundle pins keys or some are required.
+
+        Args:
+            task: the task.
+            keys: keys one of which is required, whatever the bundle pins.
+            is_new: the task arrives just now, so its signature must not have expired.
+
+        Raises:
+            SignatureError: the task is not signed as required.
+            MissingExtraError: `cryptography` is not installed.
+        """
+        pinned = self.manifest.keys.keys if self.manifest.keys else ()
+        for required in filter(None, (pinned, check_keys(keys))):
+            check_signature(task.name, task.signature, required, today() if is_new else None)
 
     def _misfits(self, task: TaskFile) -> Iterator[str]:
         """Yield differences between the task's origin and this bundle, as the rest of "made for another ..."."""
@@ -301,7 +322,7 @@ class BundleReader:
             yield f"number of layers than {self.manifest.layers}"
 
     def _check_known(self, task: str) -> None:
-        if task not in self.task_names:
+        if not isinstance(task, str) or NAME.fullmatch(task) is None or task not in self.task_names:
             raise UnknownTaskError(task, self.task_names, str(self.folder))
 
     def _check(self, name: str, digest: str) -> None:

@@ -13,13 +13,14 @@ MAX_RECORDS = 100
 
 
 class Action(StrEnum):
-    """Kind of a change to a task."""
+    """Kind of a change."""
 
     INSTALL = "install"
     DOWNGRADE = "downgrade"
     """An install of a version that was not above the highest."""
     ROLLBACK = "rollback"
     REMOVE = "remove"
+    KEYS = "keys"
 
 
 _ACTIONS = {action.value: action for action in Action}
@@ -27,18 +28,21 @@ _ACTIONS = {action.value: action for action in Action}
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeRecord:
-    """One change to one task. Tasks that were installed together have the same time."""
+    """One change to one task, or to the pinned keys. Tasks that were installed together have the same time."""
 
     when: str
     """Time of the change in UTC, as ISO 8601 writes it, to the second."""
     action: Action
     """Kind of the change."""
     task: str
-    """The task's name."""
+    """The task's name; empty for a change of keys."""
     version: int | None
-    """Version that was installed, restored or removed; None for a removed file that could not be read."""
+    """Version that was installed, restored or removed; None for a removed file that could not be read. For keys,
+    their sequence number; None where none are pinned any more."""
     sha256: str
-    """SHA-256 of that version's file."""
+    """SHA-256 of that version's file, or of the keys in JSON."""
+    signer: str | None = None
+    """Key whose signature was checked for this change; None where none was required."""
 
     @classmethod
     def parse(cls, entries: Mapping[str, Any]) -> Self:
@@ -49,6 +53,7 @@ class ChangeRecord:
             task=entries["task"],
             version=entries["version"],
             sha256=entries["sha256"],
+            signer=entries["signer"],
         )
 
 
@@ -60,6 +65,8 @@ def is_record(entries: object) -> bool:
         and type(entries.get("task")) is str
         and type(entries.get("sha256")) is str
         and type(entries.get("version", "")) in {int, type(None)}
+        and type(entries.get("signer", "")) in {str, type(None)}
+        and "signer" in entries
         and type(entries.get("action")) is str
         and entries["action"] in _ACTIONS
     )

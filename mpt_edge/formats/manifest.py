@@ -14,6 +14,8 @@ from typing import Any, NotRequired, TypedDict
 from mpt_edge._files import read_small
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.formats.history import ChangeRecord, is_record
+from mpt_edge.formats.key_rotation import PinnedKeys, are_pinned_keys
+from mpt_edge.formats.limits import MAX_LAYERS, MAX_LENGTH
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.formats.strict_json import canonical_json, parse_json
 
@@ -84,7 +86,7 @@ class FileEntry(TypedDict):
 
 
 class Release(TypedDict):
-    """The highest version of a task that was ever installed, and the hash of its file."""
+    """The highest version of a task that was ever installed, and the content hash of its file."""
 
     version: int
     sha256: str
@@ -167,6 +169,8 @@ class Manifest:
     """Properties of a generative backbone; None for encoders."""
     mask: MaskToken | None = None
     """Mask token of an encoder with a masked-LM head."""
+    keys: PinnedKeys | None = None
+    """Keys one of which must have signed each task; None where signatures are not checked."""
     releases: Mapping[str, Release] = field(default_factory=dict, repr=False)
     """The highest version of each task, also of tasks that were removed."""
     changes: Sequence[ChangeRecord] = field(default=(), repr=False)
@@ -184,9 +188,9 @@ class Manifest:
         return set(map(self.stored, self.files))
 
     def is_same_export(self, other: Manifest) -> bool:
-        """Whether two manifests differ at most by changes to tasks."""
-        first, second = (replace(each, files={}, releases={}, changes=(), retired=()) for each in (self, other))
-        return first == second
+        """Whether two manifests differ at most by changes to tasks and keys."""
+        changed: dict[str, Any] = {"keys": None, "files": {}, "releases": {}, "changes": (), "retired": ()}
+        return replace(self, **changed) == replace(other, **changed)
 
     @property
     def is_generative(self) -> bool:
@@ -224,6 +228,7 @@ class Manifest:
         placement = entries.pop("placement")
         entries |= {"layout": placement.layout, "prompt_position": placement.position}
         entries |= {name: part and asdict(part) for name in ("generation", "mask") for part in (entries[name],)}
+        entries["keys"] = self.keys and self.keys.to_entries()
         return entries | {"changes": [asdict(record) for record in self.changes], "retired": list(self.retired)}
 
     @classmethod
@@ -283,11 +288,7 @@ def _check_hash(entries: Mapping[str, Any], source: Path) -> None:
 
 
 #: Entries of bundle.json besides the schema and the hash.
-_NAMES = [
-    *(name for name in Manifest.__dataclass_fields__ if name != "placement"),
-    "layout",
-    "prompt_position",
-]
+_NAMES = [*(name for name in Manifest.__dataclass_fields__ if name != "placement"), "layout", "prompt_position"]
 
 
 def _parsed(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,6 +308,7 @@ def _parsed(entries: Mapping[str, Any]) -> dict[str, Any]:
             start_id=generation.get("start_id"),
         ),
         "mask": mask and MaskToken(mask["id"], mask["token"]),
+        "keys": entries["keys"] and PinnedKeys.parse(entries["keys"]),
         "changes": tuple(map(ChangeRecord.parse, entries["changes"])),
         "retired": tuple(entries["retired"]),
     }
@@ -324,8 +326,12 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
     is_encoder, generation = entries["family"] == Family.ENCODER, entries["generation"]
     good = {name: isinstance(entries[name], str) for name in ("name", "tokenizer", "made_by")}
     good |= {name: _is_count(entries[name]) for name in ("prompt_length", "pad_id")}
-    sizes = ("hidden_size", "layers", "heads", "head_size", "max_length")
+    sizes = ("hidden_size", "heads", "head_size")
     good |= {name: _is_count(entries[name], minimum=1) for name in sizes}
+    good |= {
+        name: _is_count(entries[name], minimum=1) and entries[name] <= limit
+        for name, limit in (("layers", MAX_LAYERS), ("max_length", MAX_LENGTH))
+    }
     good |= {
         "family": _is_member(entries["family"], Family),
         "head_type": entries["head_type"] is None or isinstance(entries["head_type"], str),
@@ -339,6 +345,7 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
         "mask": entries["mask"] is None or _is_mask(entries["mask"]),
         "prompts": _all_are(entries["prompts"], {"length": int, "fingerprint": str}),
         "files": _all_are(entries["files"], {"size": int, "sha256": str}),
+        "keys": entries["keys"] is None or are_pinned_keys(entries["keys"]),
         "releases": _are_releases(entries["releases"], entries["files"]),
         "changes": isinstance(entries["changes"], list) and all(map(is_record, entries["changes"])),
         "retired": isinstance(entries["retired"], list),

@@ -20,6 +20,7 @@ from mpt_edge._arrays import Floats, Stored
 from mpt_edge._files import read_small, user_path
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError
 from mpt_edge.formats import tensors
+from mpt_edge.formats.limits import length_problem
 from mpt_edge.formats.linear_head import LinearHead
 from mpt_edge.formats.placement import Placement
 
@@ -139,6 +140,8 @@ class SharedPrompt:
         prompt = parse_prompt(arrays, metadata, source, metadata.get("name", ""))
         if prompt is None or any(name != "prompt" and not name.startswith("head.") for name in arrays):
             raise CorruptFileError(f"{source} is not a prompt file; pass prompts/<name>.safetensors.")
+        for problem in length_problem(prompt.length):
+            raise CorruptFileError(f"{source}: {problem}; train a shorter one.")
         return prompt
 
 

@@ -22,6 +22,9 @@ MAX_LINE = 16 << 20
 
 _BOM = b"\xef\xbb\xbf"
 
+#: Largest number of columns of a CSV. Each row is a dict of all of them.
+MAX_COLUMNS = 4096
+
 #: Column of a text file's lines.
 TEXT_COLUMN = "text"
 
@@ -153,6 +156,10 @@ class RecordReader(Iterator[Record | BadRecord]):
         fault = self._lines.fault()
         if fault is not None:
             raise InputError(fault.message)
+        if len(header) > MAX_COLUMNS:
+            raise InputError(
+                f"{self.name} has {len(header):,} columns, more than {MAX_COLUMNS:,}; keep those that are read."
+            )
         if not header:
             raise InputError(f"{self.name} does not start with a CSV header; write the column names on line 1.")
         return header

@@ -11,10 +11,15 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, or an object has a key twice, of which parsers take either.
+        ValueError: it is no JSON in UTF-8, an object has a key twice, of which parsers take either, or a text has half
+            a character, which can be neither shown nor hashed.
         RecursionError: it is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_unique)
+    decoded = text.decode() if isinstance(text, bytes) else text
+    value = json.loads(decoded, object_pairs_hook=_unique)
+    if "\\u" in decoded:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def canonical_json(value: Any) -> bytes:

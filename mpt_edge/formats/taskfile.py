@@ -22,8 +22,10 @@ from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats import tensors
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.head_types import HeadType, find_head_type
+from mpt_edge.formats.limits import MAX_LENGTH, length_problem, text_problems
 from mpt_edge.formats.metrics import are_metrics
 from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt, length_and_width, parse_prompt, scaled_shape
+from mpt_edge.formats.signature import Signature
 
 #: Format entry of a task file.
 FORMAT = "mpt-edge task 1"
@@ -120,6 +122,10 @@ class TaskFile:
     """Entries of `GenerationOptions`, for tasks that generate text."""
     token_types: bool = field(default=True, repr=False)
     """Whether segment ids mark the second text of a pair, where the backbone reads them."""
+    digest: str = field(default="", repr=False, compare=False)
+    """Content hash of the file that it was read from; signing changes it not."""
+    signature: Signature | None = field(default=None, repr=False, compare=False)
+    """Signature of the file that it was read from, not yet checked; `save` writes none."""
 
     def __post_init__(self) -> None:
         """Refuse vectors, names and labels of other types. Raises InputError."""
@@ -230,6 +236,8 @@ class TaskFile:
             license=metadata.get("license"),
             generation=tensors.structured(metadata, "generation", dict, source),
             token_types=metadata.get("token_types") != "ignored",
+            digest=metadata[tensors.HASH],
+            signature=_signature(metadata, source),
         )
         problem = next(task._problems(), None)
         if problem is not None:
@@ -239,7 +247,7 @@ class TaskFile:
     def _problems(self) -> Iterator[str]:
         """Yield contradictions in the file, each as the end of a sentence."""
         if NAME.fullmatch(self.name) is None:
-            yield f"the name {self.name!r} is not allowed"
+            yield f"the name {self.name[:80]!r} is not allowed"
         if (head_type := find_head_type(self.head_type)) is None:
             yield f"head type {self.head_type!r} is unknown"
             return
@@ -252,12 +260,19 @@ class TaskFile:
             yield "its own prompt does not fit u and v"
         if not self._has_valid_generation():
             yield "its generation entries cannot be used"
-        if self.max_length < MIN_LENGTH:
-            yield f"max_length is below {MIN_LENGTH}"
+        yield from self._limit_problems()
         if not 0 < self.scale <= MAX_SCALE:
             yield f"scale is not a positive number up to {MAX_SCALE}"
         if not are_metrics(self.metrics):
             yield "its metrics are not numbers by name"
+
+    def _limit_problems(self) -> Iterator[str]:
+        if self.max_length < MIN_LENGTH:
+            yield f"max_length is below {MIN_LENGTH}"
+        if self.max_length > MAX_LENGTH:
+            yield f"max_length is above {MAX_LENGTH:,}"
+        yield from length_problem(len(self.u))
+        yield from text_problems(self.labels, self.label_texts, self.template)
 
     def _has_valid_generation(self) -> bool:
         try:
@@ -290,6 +305,12 @@ def _own_prompt(arrays: Mapping[str, Stored], metadata: Mapping[str, str], sourc
             f"{source}: its own prompt does not fit its layout and prompt position; train or import the task again."
         )
     return prompt
+
+
+def _signature(metadata: Mapping[str, str], source: str) -> Signature | None:
+    """Return a file's signature, unchecked. Raises CorruptFileError for an entry that is none."""
+    text = metadata.get(tensors.SIGNATURE)
+    return None if text is None else Signature.parse(text, metadata[tensors.HASH], source)
 
 
 def _member(kind: Any, metadata: Mapping[str, str], key: str, default: Any, source: str) -> Any:

@@ -15,19 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as _load
-from safetensors.numpy import save as _save
 
 from mpt_edge._files import atomic_write
-from mpt_edge.errors import CorruptFileError
+from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.formats.limits import MAX_HEADER
 from mpt_edge.formats.strict_json import parse_json
 
 Array = NDArray[Any]
 
-#: Metadata key of the hash over all other metadata and the tensors.
-_HASH = "sha256"
+#: Metadata keys of the hash over all other metadata and the tensors, and of the signature of that hash.
+HASH, SIGNATURE = "sha256", "signature"
 
-#: Tensor types that a prompt or task file may hold.
-DTYPES = ("float16", "float32")
+#: Tensor types that a prompt or task file may hold, and their names in the file.
+DTYPES = {"float16": "F16", "float32": "F32"}
+
+#: Length limit of a tensor's name, below that of a hash: so no name can hold another tensor's name and hash.
+_MAX_NAME = 60
 
 
 def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
@@ -35,27 +38,54 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, Any])
 
     Values that are not strings are stored as JSON, and None is left out. The file carries a hash of
     its content, so damage shows wherever it is read.
+
+    Raises:
+        InputError: a tensor is neither float16 nor float32.
     """
     given = {key: value for key, value in metadata.items() if value is not None}
     text = {key: value if isinstance(value, str) else _to_json(value) for key, value in given.items()}
-    text[_HASH] = _content_hash(tensors, text)
-    data = _save({key: np.asarray(value, order="C") for key, value in tensors.items()}, text)
+    data = serialize(tensors, text)
     with atomic_write(path) as temporary:
-        temporary.write_bytes(_sort_metadata(data))
+        temporary.write_bytes(data)
 
 
-def _sort_metadata(data: bytes) -> bytes:
-    """Return a file with its metadata sorted; safetensors writes it in random order."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+def serialize(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+    """Return the one file that holds these tensors and metadata, with their hash.
+
+    Raises:
+        InputError: a tensor is neither float16 nor float32.
+    """
+    arrays = {name: np.asarray(value, value.dtype.newbyteorder("<"), order="C") for name, value in tensors.items()}
+    for name, value in arrays.items():
+        if value.dtype.name not in DTYPES:
+            raise InputError(f"tensor {name!r} is {value.dtype.name}; save it as float16 or float32.")
+    header = _header(arrays, {**metadata, HASH: _content_hash(arrays, metadata)})
+    return header + b"".join(arrays[name].tobytes() for name in _order(arrays))
+
+
+def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+    """Return a file's bytes up to its tensors: the metadata sorted by key, the tensors in their order."""
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in _order(tensors):
+        value, start = tensors[name], end
+        end = start + value.nbytes
+        entries[name] = {"dtype": DTYPES[value.dtype.name], "shape": list(value.shape), "data_offsets": [start, end]}
+    text = _to_json(entries).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[start:]
+    return len(text).to_bytes(8, "little") + text
+
+
+def _order(tensors: Mapping[str, Array]) -> list[str]:
+    """Return the names in the order of the data: wider types first, so that each is aligned, then by name."""
+    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
 
 
 def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return the tensors and the metadata of a safetensors file.
+    """Return the tensors and the metadata of a safetensors file, the hash included.
+
+    A file is read if it is byte for byte what `serialize` makes of its content. So nothing can be in it that
+    the hash does not cover, such as an entry that is there twice and that other readers take the first of.
 
     Args:
         data: the whole file.
@@ -63,8 +93,12 @@ def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
 
     Raises:
         CorruptFileError: not safetensors, a type other than float16 or float32, a value that is not finite, no hash,
-            or a hash of other content.
+            a hash of other content, or the same content in other bytes.
     """
+    if int.from_bytes(data[:8], "little") > MAX_HEADER and len(data) > MAX_HEADER:
+        raise CorruptFileError(
+            f"{source} has a header of more than {MAX_HEADER:,} bytes; replace it with the original."
+        )
     try:
         tensors = _load(data)
         header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -78,14 +112,20 @@ def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
         if not np.isfinite(value).all():
             raise CorruptFileError(f"{source}: tensor {name!r} holds NaN or infinity; train or export it again.")
     metadata: dict[str, str] = header.get("__metadata__") or {}
-    if metadata.pop(_HASH, None) != _content_hash(tensors, metadata):
+    if metadata.get(HASH) != _content_hash(tensors, metadata):
         raise CorruptFileError(f"{source} is damaged: it is not what was written; fetch it again.")
+    if max(map(len, tensors), default=0) > _MAX_NAME or not data.startswith(_header(tensors, metadata)):
+        raise CorruptFileError(f"{source} is not laid out as mpt-edge writes it; train, export or import it again.")
     return tensors, metadata
 
 
 def _content_hash(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
-    """Return the SHA-256 of the metadata as JSON, and of each tensor's name, type, shape and bytes, sorted by name."""
-    digest = hashlib.sha256(_to_json(dict(sorted(metadata.items()))).encode())
+    """Return the SHA-256 of the metadata as JSON, and of each tensor's name, type, shape and bytes, sorted by name.
+
+    The hash itself and a signature of it are left out.
+    """
+    entries = {key: value for key, value in sorted(metadata.items()) if key not in (HASH, SIGNATURE)}
+    digest = hashlib.sha256(_to_json(entries).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name}{fingerprint(value)}".encode())
     return digest.hexdigest()

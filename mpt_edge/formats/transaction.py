@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from mpt_edge._files import atomic_write, sync_folder, temporary_target
 from mpt_edge.errors import InputError, MptEdgeError
 from mpt_edge.formats.bundle_reader import hash_bytes
 from mpt_edge.formats.history import MAX_RECORDS, Action, ChangeRecord, timestamp
+from mpt_edge.formats.key_rotation import PinnedKeys
 from mpt_edge.formats.manifest import MANIFEST, MAX_MANIFEST, FileEntry, Manifest, Release, read_manifest
 from mpt_edge.formats.vectors import INSTALLED, SUFFIX, TASKS
 
@@ -41,25 +43,30 @@ class Transaction:
     manifest: Manifest
     files: dict[str, FileEntry] = field(init=False)
     """The manifest's files after the change."""
+    keys: PinnedKeys | None = field(init=False)
+    """The pinned keys after the change."""
     releases: dict[str, Release] = field(init=False)
     """The highest version of each task after the change."""
     _contents: dict[str, bytes] = field(init=False, default_factory=dict)
+    _replaced: dict[str, Path] = field(init=False, default_factory=dict)
     _records: list[ChangeRecord] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         """Start from the files as they are."""
         self.files, self.releases = dict(self.manifest.files), dict(self.manifest.releases)
+        self.keys = self.manifest.keys
 
     @property
     def digest(self) -> str:
         """Digest of the bundle after the change."""
-        return replace(self.manifest, files=self.files).digest
+        return replace(self.manifest, files=self.files, keys=self.keys).digest
 
     def write(self, key: str, task: str, data: bytes) -> None:
         """List new content of a task under a key; it is written beside the present one."""
-        digest = hash_bytes(data)
+        digest, replaced = hash_bytes(data), self.files.get(key)
         stored = f"{INSTALLED}/{task}.{digest[:32]}{SUFFIX}"
         self._contents[stored] = data
+        self._replaced[stored] = self.folder / (key if replaced is None else replaced.get("path", key))
         self.files[key] = FileEntry(sha256=digest, size=len(data), path=stored)
 
     def copy(self, key: str, source: str) -> None:
@@ -78,9 +85,17 @@ class Transaction:
         if task not in self.releases or version >= self.releases[task]["version"]:
             self.releases[task] = Release(version=version, sha256=sha256)
 
-    def record(self, action: Action, task: str, version: int | None, sha256: str) -> None:
+    def record(self, action: Action, task: str, version: int | None, sha256: str, signer: str | None = None) -> None:
         """Add a line to the history."""
-        self._records.append(ChangeRecord(when=timestamp(), action=action, task=task, version=version, sha256=sha256))
+        self._records.append(
+            ChangeRecord(when=timestamp(), action=action, task=task, version=version, sha256=sha256, signer=signer)
+        )
+
+    def pin(self, keys: PinnedKeys | None, signer: str | None = None) -> None:
+        """Pin other keys, or none; ``signer`` is the key that signed the rotation, if it was one."""
+        self.keys = keys
+        text = json.dumps(keys and keys.to_entries())
+        self.record(Action.KEYS, "", None if keys is None else keys.sequence, hash_bytes(text.encode()), signer)
 
     def commit(self) -> Manifest:
         """Make the change, and return the new manifest.
@@ -112,7 +127,7 @@ class Transaction:
         files = dict(sorted(self.files.items()))
         changes = (*self.manifest.changes, *self._records)[-MAX_RECORDS:]
         releases = dict(sorted(self.releases.items()))
-        manifest = replace(self.manifest, files=files, releases=releases, changes=changes)
+        manifest = replace(self.manifest, files=files, keys=self.keys, releases=releases, changes=changes)
         undeleted = {path for path in self.manifest.retired if (self.folder / path).exists()}
         retired = (self.manifest.stored_paths | undeleted) - manifest.stored_paths
         return replace(manifest, retired=tuple(sorted(retired)))
@@ -128,7 +143,7 @@ class Transaction:
             installed.mkdir()
             sync_folder(self.folder)
         for stored, data in self._contents.items():
-            with atomic_write(self.folder / stored) as temporary:
+            with atomic_write(self.folder / stored, like=self._replaced[stored]) as temporary:
                 temporary.write_bytes(data)
         sync_folder(installed)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mpt_edge._files import check_listable, user_path
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError
-from mpt_edge.formats.manifest import MANIFEST, FileEntry, Manifest, Release, read_manifest
+from mpt_edge.formats.manifest import MANIFEST, Manifest, Release, read_manifest
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
 
@@ -34,9 +34,9 @@ def task_names(keys: Iterable[str]) -> list[str]:
     return sorted(name for key in keys if key == task_key(name := PurePosixPath(key).stem))
 
 
-def releases_of(tasks: Iterable[TaskFile], files: Mapping[str, FileEntry]) -> dict[str, Release]:
-    """Return the releases of tasks that an export lists."""
-    return {task.name: Release(version=task.version, sha256=files[task_key(task.name)]["sha256"]) for task in tasks}
+def releases_of(tasks: Iterable[TaskFile]) -> dict[str, Release]:
+    """Return the releases of tasks that were read from files."""
+    return {task.name: Release(version=task.version, sha256=task.digest) for task in tasks}
 
 
 @dataclass(frozen=True)

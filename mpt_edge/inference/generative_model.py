@@ -23,6 +23,7 @@ from mpt_edge.inference.runtime.causal import OnnxCausal
 from mpt_edge.inference.runtime.decoding import Decoding, OnnxGenerator
 from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.inference.runtime.session import SessionOptions
+from mpt_edge.inference.selection import MAX_CACHE_BYTES
 from mpt_edge.inference.text import Text
 
 
@@ -41,9 +42,10 @@ class GenerativeModel(Model):
         precision: str | None = None,
         options: SessionOptions | None = None,
         verify: bool = True,
+        max_cache_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
         """Use `mpt_edge.load` instead."""
-        super().__init__(bundle, bundle.choose_precision(precision))
+        super().__init__(bundle, bundle.choose_precision(precision), max_cache_bytes)
         graphs, manifest = bundle.graphs(self.precision, verify=verify), bundle.manifest
         if manifest.family is Family.SEQ2SEQ:
             encoder, decoder = graphs
@@ -72,11 +74,11 @@ class GenerativeModel(Model):
 
     def _log_likelihood(self, text: object, task: SelectedTask, target: str) -> float:
         (request,) = all_valid(self._prepare([text], [task], {}))
-        (tokens,) = self.texts.continuations([check_text(target, "target text")])
+        limit = self._options(task, {}).max_new_tokens
+        (tokens,) = self.texts.continuations([check_text(target, "target text")], limit)
         if not tokens:
             raise InputError("the target text has no tokens; pass at least one word.")
-        limit = self._options(task, {}).max_new_tokens
-        ((result,),) = likelihoods(*self._open([request]), [[tokens[:limit]]])
+        ((result,),) = likelihoods(*self._open([request]), [[tokens]])
         return float(result)
 
     def _compose(self, file: TaskFile) -> SelectedTask:

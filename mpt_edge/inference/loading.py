@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpt_edge._files import user_path
+from mpt_edge._files import cache_folder, user_path
 from mpt_edge.errors import BundleNotFoundError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.inference.encoder_model import EncoderModel
 from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.model import Model
 from mpt_edge.inference.runtime.session import SessionOptions
+from mpt_edge.inference.selection import MAX_CACHE_BYTES
 
 #: Name of the default bundle.
 DEFAULT = "minilm-l6"
@@ -29,6 +30,7 @@ def load(
     providers: Sequence[str] | None = None,
     verify: bool = True,
     digest: str | None = None,
+    max_cache_bytes: int = MAX_CACHE_BYTES,
 ) -> Model:
     """Load a bundle: an `EncoderModel` or a `GenerativeModel`, by its backbone.
 
@@ -47,6 +49,8 @@ def load(
         verify: check the SHA-256 of the graph and its weights. Without it, files of the right size are
             trusted. Prompts, tasks and the tokenizer are always checked.
         digest: the only digest that the bundle may have, as `mpt-edge tasks digest` prints it; None for any.
+        max_cache_bytes: memory for selected tasks. Beyond it, those that were not used for longest are let go, and
+            selected again when they are asked for.
 
     Raises:
         BundleNotFoundError: there is no bundle, or none is named and the user has no cache folder.
@@ -56,15 +60,20 @@ def load(
     """
     bundle = Bundle.open(default_bundle() if path is None else path, digest=digest)
     options = SessionOptions(threads=threads, providers=providers)
-    return open_model(bundle, precision=precision, options=options, verify=verify)
+    return open_model(bundle, precision=precision, options=options, verify=verify, max_cache_bytes=max_cache_bytes)
 
 
 def open_model(
-    bundle: Bundle, *, precision: str | None = None, options: SessionOptions | None = None, verify: bool = True
+    bundle: Bundle,
+    *,
+    precision: str | None = None,
+    options: SessionOptions | None = None,
+    verify: bool = True,
+    max_cache_bytes: int = MAX_CACHE_BYTES,
 ) -> Model:
     """Load an opened bundle; see `load`."""
     family = GenerativeModel if bundle.manifest.is_generative else EncoderModel
-    return family(bundle, precision=precision, options=options, verify=verify)
+    return family(bundle, precision=precision, options=options, verify=verify, max_cache_bytes=max_cache_bytes)
 
 
 def default_bundle() -> Path:
@@ -86,13 +95,8 @@ def cache_bundle() -> Path:
     Raises:
         BundleNotFoundError: the user has no home folder, as in many containers.
     """
-    from platformdirs import user_cache_path  # imported here, since apps name their bundle
-
-    try:
-        folder: Path | None = user_cache_path("mpt-edge")
-    except (RuntimeError, OSError, KeyError):  # as versions of platformdirs put it
-        folder = None
-    if folder is None or not folder.is_absolute():  # older ones return a folder named "~"
+    folder = cache_folder()
+    if folder is None:
         raise BundleNotFoundError(
             "no folder is named, and there is no home folder with a cache to look into; name the bundle with --bundle "
             f"or ${VARIABLE}, and the folder of an export with --output."

@@ -12,14 +12,15 @@ from typing import Any, NoReturn, Unpack, overload
 import numpy as np
 
 from mpt_edge._arrays import Floats
-from mpt_edge._locks import MAX_WAIT
 from mpt_edge.errors import InputError, MismatchError, MptEdgeError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.formats.incoming import read_incoming
+from mpt_edge.formats.locks import MAX_WAIT
 from mpt_edge.formats.manifest import Precision
 from mpt_edge.formats.prompts import SharedPrompt, compose
-from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.formats.public_keys import check_keys
+from mpt_edge.formats.taskfile import NAME, TaskFile
 from mpt_edge.inference.answers import Answer, Prediction, Stream
 from mpt_edge.inference.arguments import (
     check_class,
@@ -31,6 +32,7 @@ from mpt_edge.inference.arguments import (
     text_list,
 )
 from mpt_edge.inference.heads.base import Request, SelectedTask, all_valid
+from mpt_edge.inference.selection import MAX_CACHE_BYTES, Selection
 from mpt_edge.inference.self_test import self_test
 from mpt_edge.inference.task import A, Task, Texts
 from mpt_edge.inference.text import Text, TextEncoder, try_validate
@@ -55,29 +57,35 @@ class Model(ABC):
 
     providers: list[str]
 
-    def __init__(self, bundle: Bundle, precision: Precision) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision, max_cache_bytes: int = MAX_CACHE_BYTES) -> None:
         """Use `mpt_edge.load` instead; this opens the tokenizer and selects no task."""
         self.bundle, self.manifest, self.precision = bundle, bundle.manifest, precision
         self.texts = TextEncoder(
             bundle.tokenizer(), pad_id=bundle.manifest.pad_id, source=str(bundle.folder / "tokenizer.json")
         )
         self._prompts: dict[str, SharedPrompt] = {}
-        self._selected: dict[str, SelectedTask] = {}
-        self._lock = threading.RLock()
+        self._selection = Selection(check_count(max_cache_bytes, "budget of bytes"))
+        self._added: dict[str, TaskFile] = {}
+        self._reading = threading.Lock()  # of the bundle, which a reload changes
 
     @property
     def tasks(self) -> list[str]:
         """Names of all tasks, of the bundle and added since, sorted."""
-        return sorted({*self.bundle.task_names, *self._selected})
+        return sorted({*self.bundle.task_names, *self._added, *self._selection.names})
 
     @property
-    def selected(self) -> list[str]:
-        """Names of the tasks whose prompts are cached, sorted."""
-        return sorted(list(self._selected))  # noqa: C414 - a list is copied at once, whatever other threads select
+    def cached_tasks(self) -> list[str]:
+        """Names of the selected tasks that are kept, the least recently used first."""
+        return self._selection.names
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the selected tasks that are kept: prompts, their keys and values, and heads."""
+        return self._selection.bytes
 
     def is_selected(self, name: str) -> bool:
-        """Whether a task's prompt is cached, so that selecting it takes no time."""
-        return name in self._selected
+        """Whether a selected task is kept, so that selecting it takes no time."""
+        return name in self._selection
 
     @overload
     def task(self, name: str) -> Task[Prediction]: ...
@@ -86,7 +94,8 @@ class Model(ABC):
     def task(self, name: str, answers: type[Answer] | None = None) -> Task[Any]:
         """Select a task: compose its prompt, cache its keys and values, prepare its head.
 
-        Later calls reuse the first one's result.
+        Later calls reuse the first one's result, unless other tasks have taken its room; see ``max_cache_bytes`` of
+        `mpt_edge.load`.
 
         Args:
             name: the task.
@@ -114,24 +123,25 @@ class Model(ABC):
         Raises:
             CorruptFileError: it is no task file.
             MismatchError: it was made for another backbone, tokenizer or prompt.
+            SignatureError: the bundle pins keys, and none of them signed it, or its signature has expired.
         """
         file = TaskFile.load(path)
         self.bundle.check_fit(file)
-        with self._lock:
-            self._selected[file.name] = self._compose(file)
-            return Task(self, self._selected[file.name])
+        self.bundle.check_signer(file, is_new=True)
+        selected = self._compose(file)
+        self._added[file.name] = file  # to select it again, for it is not in the bundle
+        self._selection.put(file.name, selected)
+        return Task(self, selected)
 
     def drop_task(self, name: str) -> None:
-        """Drop a selected task, so that the next call reads it from the bundle again; a task added here is gone.
-
-        Running requests and older `Task` objects keep it.
-        """
-        with self._lock:
-            self._selected.pop(name, None)
+        """Drop a selected task. The next call reads it from the bundle; requests under way keep it."""
+        self._added.pop(name, None)
+        self._selection.drop(name)
 
     def install(
         self,
         *files: str | os.PathLike[str],
+        require_keys: Sequence[str] = (),
         allow_downgrade: bool = False,
         dry_run: bool = False,
         wait: float = MAX_WAIT,
@@ -148,6 +158,7 @@ class Model(ABC):
 
         Args:
             files: the task files.
+            require_keys: public keys one of which must have signed each file, whatever the bundle pins.
             allow_downgrade: let a version through that is not above the highest that was ever installed.
             dry_run: check everything, and change nothing.
             wait: seconds to wait for another process that changes the bundle.
@@ -158,20 +169,22 @@ class Model(ABC):
         Raises:
             CorruptFileError: a file is no task file, or does not answer its reference example.
             MismatchError: a task was made for another backbone, tokenizer or prompt, or its version does not rise.
+            SignatureError: a file is not signed as required, or its signature has expired.
             InputError: two files hold the same task, the bundle cannot be written, or the wait was too short.
         """
         incoming = read_incoming(files)
         self.bundle.reload()
-        self.bundle.check_install(incoming, allow_downgrade=allow_downgrade)
+        keys = check_keys(require_keys)
+        self.bundle.check_install(incoming, require_keys=keys, allow_downgrade=allow_downgrade)
         tasks = []
         for each in incoming:
             task: Task[Any] = Task(self, self._compose(each.file))
             self_test(task, self.precision)
             tasks.append(task)
         if not dry_run:
-            self.bundle.install_untested(*incoming, allow_downgrade=allow_downgrade, wait=wait)
-            with self._lock:
-                self._selected |= {task.name: task._selected for task in tasks}
+            self.bundle.install_untested(*incoming, require_keys=keys, allow_downgrade=allow_downgrade, wait=wait)
+            for task in tasks:
+                self._selection.put(task.name, task._selected)
         return tasks
 
     @overload
@@ -237,15 +250,7 @@ class Model(ABC):
     def prepare_embeddings(
         self, texts: Iterable[object], task: str | None = None, *, normalize: bool = True
     ) -> list[Request | MptEdgeError]:
-        """Validate and tokenize texts whose embeddings `answer` returns, in batches with other requests.
-
-        Args:
-            texts: a list of texts or of pairs of texts, or another iterable of them.
-            task: the task under whose prompt they are read; None for the bare backbone.
-            normalize: scale each vector to length one.
-
-        Returns:
-            For each text a request, or the error that keeps it from being embedded.
+        """Validate and tokenize texts for `answer` to embed, under a task's prompt or, with None, under none.
 
         Raises:
             InputError: the model is no encoder.
@@ -365,16 +370,20 @@ class Model(ABC):
             return error
 
     def _select(self, name: str) -> SelectedTask:
-        selected = self._selected.get(name)
-        if selected is not None:
-            return selected
-        with self._lock:
-            if name not in self._selected:
-                self.bundle.reload()  # it may have been installed, replaced or removed since
-                if name not in self.bundle.task_names:
-                    raise UnknownTaskError(name, self.tasks, str(self.bundle.folder))
-                self._selected[name] = self._compose(self.bundle.task(name))
-            return self._selected[name]
+        if NAME.fullmatch(name) is None:
+            raise UnknownTaskError(name, self.tasks, str(self.bundle.folder))
+        return self._selection.get(name, lambda: self._compose(self._read(name)))
+
+    def _read(self, name: str) -> TaskFile:
+        """Return the file of a task that was added, or that is in the bundle now."""
+        added = self._added.get(name)
+        if added is not None:
+            return added
+        with self._reading:
+            self.bundle.reload()  # it may have been installed, replaced or removed since
+            if name not in self.bundle.task_names:
+                raise UnknownTaskError(name, self.tasks, str(self.bundle.folder))
+            return self.bundle.task(name)
 
     def _composed(self, file: TaskFile) -> tuple[SharedPrompt, Floats]:
         """Return the prompt that a task scales, and its own. Raises MismatchError for one that overflows."""

@@ -1,34 +1,24 @@
-"""From texts to token arrays, the same way in training and on the device.
-
-Tokenizing a very long text costs far more than the tokens that are kept. So a text is first cut to
-a number of characters, then truncated to ``max_length`` tokens; both are reported.
-"""
+"""From texts to token arrays, the same way in training and on the device."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
 from mpt_edge._arrays import Ids
-from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.errors import InputError
 from mpt_edge.formats.taskfile import Inputs, Side
+from mpt_edge.inference.tokenization import CHARACTERS_PER_TOKEN, BoundedTokenizer, max_characters
 
 #: A text, or a pair of texts.
 Text = str | tuple[str, str]
-
-#: Characters kept per token of ``max_length``; ordinary text has four to six.
-CHARACTERS_PER_TOKEN = 32
-
-#: A length that no text reaches.
-_UNLIMITED = 1 << 30
 
 #: Message for a text without tokens, such as one of zero-width spaces.
 NO_TOKENS = "the text has no tokens for this model; pass words that its tokenizer knows."
@@ -105,17 +95,13 @@ class TextEncoder:
             CorruptFileError: the bytes are no tokenizer.
         """
         self._json = tokenizer_json
-        self._source = source
         self._pad_id = pad_id
-        self._by_length: dict[int, Tokenizer] = {}
-        self._lock = threading.Lock()
-        self._loaded = [self._load()]  # loaded here, so that a bad file fails here
-        self._unknown = _unknown_token(self._loaded[0], tokenizer_json)
+        self._tokens = BoundedTokenizer(tokenizer_json, source)
+        self._unknown = _unknown_token(self.tokenizer, tokenizer_json)
         # A token for each unknown character and the space before it say nothing of a text.
-        self._empty = {self._unknown, self._loaded[0].token_to_id(_SPACE)}
-        rare = self._loaded[0].encode(_RARE, add_special_tokens=False).ids
+        self._empty = {self._unknown, self.tokenizer.token_to_id(_SPACE)}
+        (rare,) = self._ids([_RARE])
         self._drops = self._unknown not in rare and self._empty.issuperset(rare)
-        self._special = [int(self._loaded[0].num_special_tokens_to_add(pair)) for pair in (False, True)]
 
     @property
     def fingerprint(self) -> str:
@@ -125,21 +111,16 @@ class TextEncoder:
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer itself, to decode tokens."""
-        return self._for(_UNLIMITED)
+        return self._tokens.library
 
     def encode(self, texts: Sequence[Text], max_length: int, *, offsets: bool = False) -> list[Encoded]:
         """Tokenize texts, each to at most ``max_length`` tokens, with the tokens' offsets if asked for."""
-        limit = max_length * CHARACTERS_PER_TOKEN
-        encodings = self._for(max_length).encode_batch([_cut(text, limit) for text in texts])
+        rows = self._tokens.encode([_parts(text) for text in texts], max_length, offsets=offsets)
         return [
-            Encoded(
-                e.ids,
-                e.type_ids,
-                bool(e.overflowing) or _length(text) > limit,
-                text,
-                _offsets(e) if offsets else (),
-            )
-            for e, text in zip(encodings, texts, strict=True)
+            Encoded(row.ids, row.types, row.truncated, text, [Offset(*span) for span in row.offsets])
+            if offsets
+            else Encoded(row.ids, row.types, row.truncated, text)
+            for row, text in zip(rows, texts, strict=True)
         ]
 
     def pad(self, rows: Sequence[Encoded]) -> Batch:
@@ -157,11 +138,11 @@ class TextEncoder:
 
     def special_tokens(self, *, pair: bool) -> int:
         """Return the number of special tokens added to a text, or to a pair of texts."""
-        return self._special[pair]
+        return self._tokens.special[pair]
 
-    def continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of texts that continue others, without special tokens."""
-        return [list(e.ids) for e in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    def continuations(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Return the first ``max_length`` tokens of texts that continue others, without special tokens."""
+        return self._ids(texts, max_length)
 
     def words(self, texts: Sequence[str], *, spaced: bool = True) -> list[int]:
         """Return the token of each word, spelled after a space or at the beginning of a text.
@@ -194,7 +175,7 @@ class TextEncoder:
         truncated = parts != list(_parts(text))
         while all(part.strip() for part in parts):
             kept: Text = parts[0] if len(parts) == 1 else (parts[0], parts[1])
-            whole = self.encode([render(template, kept)], _UNLIMITED)[0]
+            (whole,) = self._tokens.encode([_parts(render(template, kept))], None)
             if not whole.ids:
                 raise InputError(NO_TOKENS)
             excess = len(whole.ids) - max_length
@@ -221,13 +202,13 @@ class TextEncoder:
         count, ids = len(row.ids), set[int | None]()
         for part in _parts(text):
             kept = _keep(part, count * CHARACTERS_PER_TOKEN, side)
-            tokens = self.tokenizer.encode(kept, add_special_tokens=False).ids
+            (tokens,) = self._ids([kept])
             ids.update(tokens[:count] if side is Side.RIGHT else tokens[-count:])
         return ids <= self._empty
 
     def _cut_longest(self, parts: list[str], excess: int, side: Side) -> bool:
         """Cut up to ``excess`` tokens off the longest part, in place; return whether it could spare any."""
-        offsets = [self.tokenizer.encode(part, add_special_tokens=False).offsets for part in parts]
+        offsets = [piece.offsets for piece in self._tokens.read(parts, offsets=True)]
         order = sorted(range(len(parts)), key=lambda i: len(offsets[i]))
         longest, size = order[-1], len(offsets[order[-1]])
         # The longer text of a pair first comes down to the other's length, then both lose alike.
@@ -243,23 +224,9 @@ class TextEncoder:
             parts[longest] = part[max(offsets[longest][count][0], 1) :]
         return True
 
-    def _for(self, max_length: int) -> Tokenizer:
-        # Truncation is a setting of the tokenizer object, so each length needs its own object.
-        with self._lock:
-            if max_length not in self._by_length:
-                tokenizer = self._loaded.pop() if self._loaded else self._load()
-                tokenizer.enable_truncation(max_length)
-                self._by_length[max_length] = tokenizer
-            return self._by_length[max_length]
-
-    def _load(self) -> Tokenizer:
-        try:
-            tokenizer = Tokenizer.from_buffer(self._json)
-        except Exception as error:  # the library raises bare Exception for any malformed file
-            raise CorruptFileError(f"{self._source} is not a tokenizer file; export the bundle again.") from error
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
+    def _ids(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Return the tokens of texts, without special tokens; of whole ones unless a maximum is given."""
+        return [piece.ids for piece in self._tokens.read(texts, max_length)]
 
 
 def render(template: str | None, text: Text) -> Text:
@@ -272,6 +239,15 @@ def render(template: str | None, text: Text) -> Text:
     first, second = text if isinstance(text, tuple) else (text, "")
     values = {"text": first, "text_pair": second}
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def render_beginning(template: str | None, text: Text, max_length: int) -> Text:
+    """Fill a template with as much of a text as `TextEncoder.encode` reads for ``max_length`` tokens."""
+    if template is None:
+        return text
+    limit = max_characters(max_length) + 1  # one more, to see that it was cut
+    parts = [_keep(part, limit) for part in _parts(text)]
+    return render(template, parts[0] if len(parts) == 1 else (parts[0], parts[1]))
 
 
 def validate_text(text: object, inputs: Inputs) -> Text:
@@ -317,28 +293,16 @@ def _unknown_token(tokenizer: Tokenizer, tokenizer_json: bytes) -> int | None:
     return found and int(found[1])
 
 
-def _offsets(encoding: Any) -> list[Offset]:
-    owners = [-1 if owner is None else int(owner) for owner in encoding.sequence_ids]
-    return [Offset(owner, *span) for owner, span in zip(owners, encoding.offsets, strict=True)]
-
-
 def _parts(text: Text) -> tuple[str, ...]:
     return (text,) if isinstance(text, str) else text
 
 
-def _cut(text: Text, limit: int) -> Text:
-    return _keep(text, limit) if isinstance(text, str) else (_keep(text[0], limit), _keep(text[1], limit))
-
-
 def _keep(text: str, limit: int, side: Side = Side.RIGHT) -> str:
-    """Return ``limit`` characters of a text; leading spaces count only if there are others among them."""
+    """Return ``limit`` characters of a text; outer spaces count only if there are others among them."""
     if len(text) <= limit:
         return text
     if side is Side.LEFT:
-        return _keep(text[::-1], limit)[::-1]
+        kept = text[-limit:]
+        return kept if kept.strip() else text.rstrip()[-limit:]
     kept = text[:limit]
     return kept if kept.strip() else text.lstrip()[:limit]
-
-
-def _length(text: Text) -> int:
-    return len(text) if isinstance(text, str) else max(len(text[0]), len(text[1]))

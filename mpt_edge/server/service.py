@@ -103,7 +103,7 @@ class Service:
     @property
     def cached_tasks(self) -> int:
         """Number of tasks whose prompts are cached."""
-        return len(self._model.selected) if self._model is not None else 0
+        return len(self._model.cached_tasks) if self._model is not None else 0
 
     async def load(self) -> None:
         """Load the model, and be ready. Raises MptEdgeError."""

@@ -100,22 +100,21 @@ def _install(model: Model, data: bytes, allow_downgrade: bool) -> TaskFile:
 
 
 def _rollback(model: Model, name: str) -> TaskFile:
-    file = _bundle(model).rollback(name)
+    file = model.bundle.rollback(name)
     model.drop_task(name)
-    model.bundle.reload()
     model.task(name)  # selected here, so that the next request does not wait for it
     return file
 
 
 def _remove(model: Model, name: str) -> None:
-    _bundle(model).remove(name)
+    model.bundle.remove(name)
     model.drop_task(name)
-    model.bundle.reload()
 
 
 def _bundle(model: Model) -> Bundle:
-    """Return the model's bundle, opened anew: a change takes time, and the model reads its own meanwhile."""
-    return Bundle.open(model.bundle.folder)
+    """Return the model's bundle as it is on disk now."""
+    model.bundle.reload()
+    return model.bundle
 
 
 def _summaries(model: Model) -> list[dict[str, Any]]:
@@ -135,6 +134,9 @@ def _details(model: Model, name: str) -> dict[str, Any]:
     bundle = _bundle(model)
     file = bundle.task(name)
     facts = {key: value for key, value in vars(file).items() if key not in ("name", "u", "v", "own_prompt")}
+    signature = file.signature
+    expires = signature and signature.expires and str(signature.expires)
+    facts["signature"] = signature and {"signer": signature.key, "expires": expires}
     return _summary(bundle, file) | facts | {"u": list(file.u.shape), "v": list(file.v.shape)}
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mpt_edge.errors import InputError
+from mpt_edge.formats.limits import length_problem
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.initialization import VOCABULARY, initialize_prompt
@@ -43,6 +44,8 @@ def train_source(
     check_prompt_name(prompt.name)
     if prompt.length < 1:
         raise InputError("a prompt needs at least one virtual token; pass --prompt-length 1 or more.")
+    for problem in length_problem(prompt.length):
+        raise InputError(f"{problem}; pass a lower --prompt-length.")
     objectives = plan.objectives(backbone, prompt.placement)
     for objective in objectives:
         check_room(objective, prompt.length, prompt.placement)

@@ -254,6 +254,8 @@ class Trainer:
             raise ValueError("the step or the score is impossible")
         if {key: value.shape for key, value in best.items()} != shapes and (best or is_finished):
             raise ValueError("the best values have another shape")
+        if not np.isfinite(score) if best else score != -np.inf:
+            raise ValueError("the best score has no values")
         self.prompts.load_state_dict(state["prompts"])
         self._restore_optimizer(state["optimizer"], step)
         self.hardware.load_state(state["hardware"])

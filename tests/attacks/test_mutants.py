@@ -15,7 +15,7 @@ from attacks.mutant_kinds import Kind, MeaningError, PromptKind, TaskKind, join,
 from attacks.mutant_workers import mutant, run_workers, try_numbers
 from attacks.mutants import SHARES, attack, make_kinds, replay_file, summary
 from attacks.originals import file_bytes, make_prompts, make_tasks
-from mpt_edge.errors import InputError
+from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.taskfile import TaskFile
 
 
@@ -69,7 +69,9 @@ def test_sealed_files_have_the_products_hash(tmp_path: Path) -> None:
     for item, data in zip(make_tasks(), file_bytes(tmp_path, make_tasks()), strict=True):
         tree, buffer = split(data)
         assert seal(tree, buffer) == data
-        assert TaskFile.parse(join(*split(seal(tree, buffer, is_tidy=False) or b"")), "x").name == item.name
+        assert TaskFile.parse(seal(tree, buffer) or b"", "x").name == item.name
+        with pytest.raises(CorruptFileError, match="x is not laid out as mpt-edge writes it"):
+            TaskFile.parse(join(*split(seal(tree, buffer, is_tidy=False) or b"")), "x")
 
 
 @pytest.mark.parametrize("is_sealed", [True, False])

@@ -92,6 +92,26 @@ def test_a_row_that_stops_the_run_leaves_the_output_alone(run: Command, tmp_path
     assert ([row["line"] for row in rows_of(output.read_text())], part.exists()) == ([1, 3], False)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other links and permissions")
+def test_answers_are_never_written_through_a_link(run: Command, tmp_path: Path) -> None:
+    output, other = tmp_path / "answers.jsonl", tmp_path / "other"
+    output.write_text("of yesterday\n")
+    output.chmod(0o600)
+    other.write_text("of somebody else\n")
+    (tmp_path / "answers.jsonl.part").symlink_to(other)
+    assert run("--task", "topic", "--output", output, "atom").returncode == 0
+    assert rows_of(output.read_text())[0]["text"] == "atom"
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert other.read_text() == "of somebody else\n"
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device without an end")
+def test_a_device_without_an_end_is_not_read(run: Command) -> None:
+    message = refused(run("--task", "topic", "--input", "/dev/zero", "--format", "text"))
+    assert "/dev/zero is a device; pass a file, a pipe or - for standard input." in message
+    assert "/dev/null holds no rows" in refused(run("--task", "topic", "--input", "/dev/null", "--format", "text"))
+
+
 def test_answers_into_a_pipe(run_process: Command) -> None:
     """No file could take its place."""
     assert rows_of(run_process("--task", "topic", "--output", "/dev/stdout", "atom").stdout)[0]["text"] == "atom"

@@ -146,8 +146,9 @@ def test_a_test_split_that_no_recipe_names(
 
 def test_a_task_that_was_not_learned_is_named(train: Command, source: tuple[Path, Result], tmp_path: Path) -> None:
     """Learning rates that are too high leave one answer to every text; the command names the fix."""
-    result = train("target", ["pairs"], tmp_path, "--from", source[0], "--task-lr", 100)
+    result = train("target", ["pairs"], tmp_path, "--from", source[0], "--task-lr", 100, "--task-version", 4)
     assert result.returncode == 0, result.stderr
+    assert TaskFile.load(tmp_path / "tasks/pairs.safetensors").version == 4
     matthews = TaskFile.load(tmp_path / "tasks/pairs.safetensors").metrics["validation"]["matthews"]
     said = "mpt-edge: pairs: the answers have nothing to do with the text" in result.stderr
     assert said == (matthews == 0)

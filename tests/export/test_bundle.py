@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import mpt_edge
-from mpt_edge.errors import UnsupportedModelError
+from mpt_edge.errors import InputError, SignatureError, UnsupportedModelError
 from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.key_rotation import PinnedKeys
 from mpt_edge.formats.manifest import Precision
 from mpt_edge.formats.placement import Placement, PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt
@@ -28,6 +29,7 @@ from mpt_edge_export.encoder_graph import export_encoder_graph
 from tests.support import adapters
 from tests.support.bundles import read_files
 from tests.support.encoders import make_task
+from tests.support.signers import sign, signer
 from tests.support.writers import CONTEXT, text_task
 
 
@@ -100,12 +102,35 @@ def test_changed_bundle_is_exported_again(
     newer = replace(TaskFile.load(folder / "tasks/topic.safetensors"), version=2)
     newer.save(tmp_path / "topic.safetensors")
     Bundle.open(folder).install_untested(tmp_path / "topic.safetensors")
+    Bundle.open(folder).remove("same")
     (folder / ".lock").touch()
     (folder / ".bundle.json.a1b2c3d4").touch()
     export_bundle(ExportPlan(tiny, [folder], folder, force=True))
-    assert Bundle.open(folder).task("topic").version == 2
+    bundle = Bundle.open(folder)
+    assert bundle.task("topic").version == 2
+    versions = {name: release["version"] for name, release in bundle.manifest.releases.items()}
+    assert versions == {"same": 1, "sentiment": 1, "topic": 2}  # with the one that was removed
+    assert bundle.manifest.releases["topic"]["sha256"] == bundle.manifest.files["tasks/topic.safetensors"]["sha256"]
     assert {path.name for path in folder.iterdir()} == {path.name for path in tiny_bundle.iterdir()}
     Bundle.open(folder).install_untested(tmp_path / "topic.safetensors")
+
+
+def test_pinned_keys(tiny: EncoderBackbone, vectors: Path, tmp_path: Path, quick: None) -> None:
+    pinned, output = PinnedKeys.of([signer().public], 7), tmp_path / "b"
+    with pytest.raises(SignatureError, match="the task 'same' is not signed, and a signature is required"):
+        export_bundle(ExportPlan(tiny, [vectors], output, keys=pinned))
+    assert not output.exists()
+    for path in (vectors / "tasks").iterdir():
+        sign(path)
+    assert export_bundle(ExportPlan(tiny, [vectors], output, keys=pinned)).keys == pinned
+    assert Bundle.open(output).manifest.keys == pinned
+    export_bundle(ExportPlan(tiny, [output], output, force=True))
+    assert Bundle.open(output).manifest.keys == pinned
+    (output / "bundle.json").write_text("{" + signer().public)
+    with pytest.raises(InputError, match=r"bundle.json is damaged, and the bundle pins keys; name them with --pin-key"):
+        export_bundle(ExportPlan(tiny, [vectors], output, force=True))
+    (output / "bundle.json").write_text("{")
+    assert export_bundle(ExportPlan(tiny, [vectors], output, force=True)).keys is None
 
 
 def test_later_vectors_replace_earlier_ones(

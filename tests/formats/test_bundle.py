@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import mpt_edge
-from mpt_edge._locks import locked
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import LOCK, Bundle, previous_key
 from mpt_edge.formats.history import MAX_RECORDS
+from mpt_edge.formats.locks import locked
 from mpt_edge.formats.manifest import MANIFEST
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
@@ -300,3 +300,21 @@ def test_history_is_bounded(folder: Path, task_file: MakeTask) -> None:
     for _ in range(MAX_RECORDS + 5):
         bundle.install_untested(source)
     assert len(Bundle.open(folder).manifest.changes) == MAX_RECORDS
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_changes_keep_the_permissions_of_what_they_replace(folder: Path, task_file: MakeTask) -> None:
+    (folder / "bundle.json").chmod(0o600)
+    task_path(folder, "topic").chmod(0o640)
+    Bundle.open(folder).install_untested(task_file("topic", version=2))
+    assert [path.stat().st_mode & 0o777 for path in (folder / "bundle.json", task_path(folder, "topic"))] == [
+        0o600,
+        0o640,
+    ]
+
+
+def test_install_of_what_is_installed_writes_no_task(folder: Path, tiny_vectors: Path) -> None:
+    Bundle.open(folder).install_untested(tiny_vectors / TASK)
+    assert task_path(folder, "topic") == folder / TASK
+    assert not (folder / "installed").exists()
+    assert [record.action for record in Bundle.open(folder).manifest.changes] == ["install"]

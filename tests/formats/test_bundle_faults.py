@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mpt_edge._locks import locked
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.bundle import LOCK, Bundle
+from mpt_edge.formats.locks import locked
 from mpt_edge.formats.manifest import MANIFEST
 from mpt_edge.formats.vectors import VectorFolder, task_key
 from tests.support.bundles import edit, flip, read_files, task_path
@@ -156,14 +156,14 @@ def test_install_that_cannot_read_the_installed_version_is_refused(
     """Too many open files, say; it would not be kept for a rollback."""
     bundle = Bundle.open(folder)
     bundle.install_untested(task_file(version=2))
-    path, newer, real = task_path(folder, "fresh"), task_file(version=3), Path.read_bytes
+    path, newer, real = task_path(folder, "fresh"), task_file(version=3), os.open
 
-    def fail(self: Path) -> bytes:
-        if self == path:
+    def fail(name: Path, *arguments: int) -> int:
+        if name == path:
             raise OSError(24, "Too many open files")
-        return real(self)
+        return real(name, *arguments)
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(os, "open", fail)
     with pytest.raises(CorruptFileError, match=r"cannot read .* \(Too many open files\)"):
         bundle.install_untested(newer)
     monkeypatch.undo()

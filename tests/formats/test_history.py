@@ -12,6 +12,7 @@ import pytest
 from mpt_edge.formats.history import Action, ChangeRecord, is_record, timestamp
 
 ENTRIES = {"when": "2026-01-02T03:04:05+00:00", "action": "install", "task": "a", "version": 2, "sha256": "0" * 64}
+ENTRIES["signer"] = None
 
 
 @pytest.mark.parametrize("version", [2, None])
@@ -43,6 +44,7 @@ def test_entry_that_is_not_there(name: str) -> None:
         ("version", 2.0),
         ("version", True),
         ("sha256", None),
+        ("signer", 1),
     ],
 )
 def test_entry_of_another_type(name: str, value: object) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,3 +143,67 @@ def test_manifest_is_immutable_to_others(tiny_bundle: Path) -> None:
     assert replace(manifest, name="other").name == "other"
     with pytest.raises(AttributeError):
         manifest.name = "other"  # type: ignore[misc]
+
+
+def test_edited_manifest(folder: Path) -> None:
+    path = folder / MANIFEST
+    before = path.read_bytes()
+    for old, new in (
+        (b'"mean"', b'"cls"'),
+        (b'"schema": 1', b'"schema": 1, "later": 2'),
+        (b'"sha256": "', b'"sha256": "0'),
+    ):
+        assert old in before
+        path.write_bytes(before.replace(old, new))
+        with pytest.raises(
+            CorruptFileError, match=r"is damaged or was edited \(its sha256 is not that of its entries\)"
+        ):
+            Bundle.open(folder)
+    path.write_bytes(before.replace(b'"pooling"', b'"pooling": "cls", "pooling"'))
+    with pytest.raises(CorruptFileError, match="is not a bundle manifest"):
+        Bundle.open(folder)
+    entries = json.loads(before)
+    path.write_bytes(sealed(entries))  # in another layout, the same content is as good
+    assert Bundle.open(folder).manifest.pooling == "mean"
+    del entries["sha256"]
+    path.write_text(json.dumps(entries), "utf-8")
+    with pytest.raises(CorruptFileError, match="lacks the entry 'sha256'"):
+        Bundle.open(folder)
+
+
+def test_text_that_has_no_utf_8(folder: Path) -> None:
+    path = folder / MANIFEST
+    path.write_bytes(path.read_bytes().replace(b'"made_by": "', b'"made_by": "\\ud800'))
+    with pytest.raises(CorruptFileError, match="is not a bundle manifest"):
+        Bundle.open(folder)
+
+
+def test_digest_is_that_of_the_documented_entries(folder: Path) -> None:
+    entries = json.loads((folder / MANIFEST).read_bytes())
+    for name in ("changes", "retired", "releases", "sha256"):
+        del entries[name]
+    text = json.dumps(entries, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    assert Bundle.open(folder).digest == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_digest_leaves_out_the_history(folder: Path, task_file: Callable[..., Path]) -> None:
+    bundle = Bundle.open(folder)
+    first = bundle.digest
+    bundle.install_untested(task_file("topic", version=2))
+    second = bundle.digest
+    bundle.rollback("topic")
+    assert bundle.digest == first
+    bundle.rollback("topic")
+    assert bundle.digest == second != first
+    edit(folder, lambda m: m.update(pooling="cls"))
+    assert Bundle.open(folder).digest not in {first, second}
+
+
+@pytest.mark.parametrize(
+    "releases",
+    [None, [], {}, {"topic": 1}, {"topic": {"version": 0, "sha256": ""}}, {"topic": {"version": 2**31, "sha256": ""}}],
+)
+def test_releases_that_are_none(folder: Path, releases: object) -> None:
+    edit(folder, lambda m: m.update(releases=releases))
+    with pytest.raises(CorruptFileError, match="the entry 'releases' cannot be used"):
+        Bundle.open(folder)

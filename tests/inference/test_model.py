@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,14 +236,12 @@ def test_texts_whose_embeddings_cannot_be_prepared(model: Model, writer_bundle: 
 def test_a_dropped_task_is_read_again_and_older_objects_keep_theirs(
     fresh: EncoderModel, long_prompt_task: Path
 ) -> None:
-    assert fresh.selected == []
     topic, added = fresh.task("topic"), fresh.add_task(long_prompt_task)
-    assert fresh.selected == ["longer", "topic"]
     assert fresh.is_selected("topic")
     for name in ("topic", "longer", "none"):
         fresh.drop_task(name)
-    assert fresh.selected == []
-    assert not fresh.is_selected("topic")
+        assert not fresh.is_selected(name)
+    assert (fresh.cached_tasks, fresh.cache_bytes) == ([], 0)
     assert_same(topic(TEXTS), fresh.task("topic")(TEXTS), 1e-6)
     assert len(added(TEXTS)) == len(TEXTS)
     with pytest.raises(UnknownTaskError):
@@ -257,3 +256,63 @@ def test_tasks_and_providers(model: Model) -> None:
 def test_repr(model: Model) -> None:
     assert repr(model) == f"EncoderModel({str(model.bundle.folder)!r}, tiny-bert, 3 tasks)"
     assert len(repr(model)) < 400
+
+
+def test_install(folder: Path, task_file: Callable[..., Path]) -> None:
+    model = mpt_edge.load(folder, threads=1)
+    (old,) = model.install(task_file(version=1))
+    before = old("good film")
+    (new,) = model.install(task_file(version=2, scale=3.0))
+    assert (old("good film"), new.file.version) == (before, 2)
+    assert model.task("fresh")("good film") == new("good film") != before
+    assert mpt_edge.load(folder, threads=1).task("fresh")("good film") == new("good film")
+    with pytest.raises(MismatchError, match="was installed in version 2, and this is version 1"):
+        model.install(task_file(version=1))
+    model.install(task_file(version=1), allow_downgrade=True)
+    assert mpt_edge.load(folder, threads=1).task("fresh").file.version == 1
+
+
+def test_install_is_refused_as_a_whole(folder: Path, task_file: Callable[..., Path]) -> None:
+    model, manifest = mpt_edge.load(folder, threads=1), (folder / "bundle.json").read_bytes()
+    wrong = task_file("wrong", reference_example={"text": "good film", "label": "yes", "score": 2.0})
+    for bad in (wrong, task_file("bare", reference_example={"text": ""}), task_file("other", tokenizer="0" * 64)):
+        with pytest.raises((CorruptFileError, MismatchError)):
+            model.install(task_file("one"), bad)
+    assert [task.name for task in model.install(task_file("one"), task_file("two"), dry_run=True)] == ["one", "two"]
+    assert (folder / "bundle.json").read_bytes() == manifest
+    assert "one" not in model.tasks
+
+
+def test_install_answers_in_the_precision_in_use(
+    folder: Path, task_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("mpt_edge.inference.model.self_test", lambda task, precision: asked.append(precision))
+    mpt_edge.load(folder, threads=1).install(task_file())
+    assert asked == ["float32"]
+
+
+def test_pin_moves_with_ones_own_install_alone(folder: Path, task_file: Callable[..., Path]) -> None:
+    digest = mpt_edge.Bundle.open(folder).digest
+    model, other = mpt_edge.load(folder, threads=1, digest=digest), mpt_edge.load(folder, threads=1)
+    model.install(task_file("one"))
+    assert model.task("one").name == "one"
+    with pytest.raises(MismatchError, match="and another is pinned; restore the bundle, or pin this digest"):
+        mpt_edge.load(folder, digest=digest)
+    mpt_edge.load(folder, digest=model.bundle.digest)
+    other.install(task_file("two"))
+    for call in (lambda: model.task("topic"), lambda: model.install(task_file("three"))):
+        with pytest.raises(MismatchError, match="another is pinned"):
+            call()
+
+
+def test_keys_and_values_that_overflow(
+    folder: Path, task_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mpt_edge.load(folder, threads=1)
+    real = model.backbone.encode_prompt
+    monkeypatch.setattr(
+        model.backbone, "encode_prompt", lambda prompt: {k: v + np.float32(np.inf) for k, v in real(prompt).items()}
+    )
+    with pytest.raises(MismatchError, match="the keys and values of 'fresh' overflow"):
+        model.install(task_file())

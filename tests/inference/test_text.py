@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.taskfile import Inputs, Side
-from mpt_edge.inference.text import CHARACTERS_PER_TOKEN, Encoded, Offset, Text, TextEncoder, render, validate_text
+from mpt_edge.inference.text import Encoded, Offset, Text, TextEncoder, render, validate_text
+from mpt_edge.inference.tokenization import max_characters
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 
@@ -75,7 +76,7 @@ def test_lengths_do_not_disturb_each_other(texts: TextEncoder) -> None:
 
 
 def test_characters_cut_off_are_reported(texts: TextEncoder) -> None:
-    limit = 16 * CHARACTERS_PER_TOKEN
+    limit = max_characters(16)
     rows = texts.encode(["film" + " " * (limit - 4), "film" + " " * (limit - 4) + "x"], 16)
     assert [row.truncated for row in rows] == [False, True]
     assert rows[0].ids == rows[1].ids
@@ -83,7 +84,7 @@ def test_characters_cut_off_are_reported(texts: TextEncoder) -> None:
 
 def test_characters_cut_off_are_reported_everywhere(texts: TextEncoder) -> None:
     """Of a pair, of a text in a template; and they have no offsets."""
-    text = "film" + " " * 16 * CHARACTERS_PER_TOKEN + "game"
+    text = "film" + " " * max_characters(16) + "game"
     assert texts.encode([("film", text)], 16)[0].truncated
     assert texts.fit(None, text, 16).truncated
     (row,) = texts.encode([text], 16, offsets=True)

@@ -43,8 +43,7 @@ def test_a_mixed_run_of_an_encoder(encoder: Model, monkeypatch: pytest.MonkeyPat
     assert sorted(text[:32] for text in seen) == sorted(text[:32] for text in texts)
     seen.clear()
     encoder.run(["a film", ("good", "bad")], ["templated", "same"])
-    assert set(seen) == {"the a film film", ("good", "bad")}
-    assert len(seen) == 2
+    assert sorted(seen) == ["bad", "good", "the a film film"]
 
 
 @pytest.mark.parametrize("call", ["call", "embed", "bare", "scores"])

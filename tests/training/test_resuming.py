@@ -137,7 +137,7 @@ def test_a_checkpoint_of_something_else(tiny: EncoderBackbone, tmp_path: Path, v
 MISSING = object()
 ENTRIES = {
     "step": [MISSING, -1, 10_000, 1.0, True, "1", None, torch.ones(1)],
-    "best_score": [MISSING, "high", None, 1],
+    "best_score": [MISSING, "high", None, 1, float("inf"), float("nan"), -float("inf")],
     "best": [MISSING, [], None, {"u": 1}, {"u": torch.ones(2)}],
     "prompts": [MISSING, {}, [], {"shared": torch.ones(3)}, {"shared": "x"}],
     "optimizer": [MISSING, [], {0: {}}, {0: {"step": torch.ones(())}}, {0: [1]}, "x", None],

@@ -13,6 +13,7 @@ from mpt_edge.formats.placement import Layout
 from mpt_edge.inference.runtime.decoding import Decoding
 from mpt_edge.inference.runtime.graph_names import PAST, PAST_LENGTH, PRESENT, layer_names
 from mpt_edge.inference.runtime.kv_cache import KeyValueCache, PromptCache, stack
+from mpt_edge.inference.runtime.outputs import check_outputs
 from mpt_edge.inference.runtime.session import SessionOptions, check_graph, open_session
 from mpt_edge.inference.text import Batch
 
@@ -37,14 +38,14 @@ class OnnxCausal:
         Raises:
             CorruptFileError: ONNX Runtime cannot load the file, or it belongs to another model.
         """
-        self.session = open_session(path, options)
+        self.session, self._path = open_session(path, options), path
         self.providers: list[str] = self.session.get_providers()
         self.prompt_shape = manifest.prompt_shape
         assert manifest.generation is not None  # as in every manifest of the family
         self.positions_from_zero = manifest.generation.positions_from_zero
         self.past, self.present = layer_names(manifest.layers, PAST), layer_names(manifest.layers, PRESENT)
         inputs = ["input_ids", "attention_mask", "position_ids", "prompt", "logits_index", PAST_LENGTH]
-        check_graph(self.session, path, manifest, self.past, inputs)
+        check_graph(self.session, path, manifest, self.past, inputs, [*self.present, "logits"])
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self.no_past: PromptCache = dict.fromkeys(self.past, empty)
 
@@ -65,7 +66,8 @@ class OnnxCausal:
             PAST_LENGTH: np.array([0]),
             **dict.fromkeys(self.past, capacity),
         }
-        return dict(zip(self.past, self.session.run(self.present, feeds), strict=True))
+        arrays = check_outputs(self.session.run(self.present, feeds), capacity.shape, self._path)
+        return dict(zip(self.past, arrays, strict=True))
 
     def open(self, batch: Batch, caches: Sequence[PromptCache]) -> tuple[CausalDecoding, Floats]:
         """Read texts, each under its own prompt; see `OnnxGenerator.open`.

@@ -11,6 +11,7 @@ from mpt_edge._arrays import Floats, Ids
 from mpt_edge.formats.manifest import Manifest
 from mpt_edge.inference.runtime.graph_names import PAST, PRESENT, layer_names
 from mpt_edge.inference.runtime.kv_cache import PromptCache
+from mpt_edge.inference.runtime.outputs import check_output, check_outputs
 from mpt_edge.inference.runtime.session import SessionOptions, check_graph, open_session
 from mpt_edge.inference.text import Batch
 
@@ -34,24 +35,27 @@ class OnnxEncoder:
         Raises:
             CorruptFileError: ONNX Runtime cannot load the file, or it belongs to another model.
         """
-        self._session = open_session(path, options)
+        self._session, self._path = open_session(path, options), path
         self.providers: list[str] = self._session.get_providers()
         self._token_types = manifest.token_types
-        self.prompt_shape = manifest.prompt_shape
+        self.prompt_shape, self._width = manifest.prompt_shape, manifest.hidden_size
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self._past, self._present = layer_names(manifest.layers, PAST), layer_names(manifest.layers, PRESENT)
         self.no_past: PromptCache = dict.fromkeys(self._past, empty)
         self._has_words = manifest.mask is not None
         types, words = ["token_type_ids"] * self._token_types, ["logits_index", "word_ids"] * self._has_words
         inputs = ["input_ids", "attention_mask", "prompt", *types, *words]
-        check_graph(self._session, path, manifest, self._past, inputs)
+        outputs = [*self._present, "last_hidden_state", *["logits"] * self._has_words]
+        check_graph(self._session, path, manifest, self._past, inputs, outputs)
 
     def encode_prompt(self, prompt: Floats) -> PromptCache:
         """Return the keys and values of a prompt ``(l, d)`` or ``(l, layers, d)``, which attends to itself only."""
         no_text = np.zeros((1, 0), np.int64)
         mask = np.ones((1, len(prompt)), np.int64)
         feeds = self._feeds(Batch(no_text, no_text, no_text), mask, prompt[None], self.no_past)
-        return dict(zip(self._past, self._session.run(self._present, feeds), strict=True))
+        _, heads, _, size = self.no_past[self._past[0]].shape
+        arrays = check_outputs(self._session.run(self._present, feeds), (1, heads, len(prompt), size), self._path)
+        return dict(zip(self._past, arrays, strict=True))
 
     def request(self, batch: Batch, past: PromptCache | None = None, past_mask: Ids | None = None) -> Floats:
         """Read text under cached prompts.
@@ -122,9 +126,10 @@ class OnnxEncoder:
 
     def _words(self, feeds: dict[str, Any], positions: Ids, words: Ids) -> Floats:
         feeds |= {"logits_index": positions[:, None], "word_ids": words}
-        logits: Floats = self._session.run(["logits"], feeds)[0]
-        return logits[:, 0]
+        (logits,) = self._session.run(["logits"], feeds)
+        return check_output(logits, (len(positions), 1, len(words)), self._path)[:, 0]
 
     def _hidden(self, feeds: dict[str, Any]) -> Floats:
-        hidden: Floats = self._session.run(["last_hidden_state"], feeds)[0]
-        return hidden
+        (hidden,) = self._session.run(["last_hidden_state"], feeds)
+        rows, length = feeds["input_ids"].shape
+        return check_output(hidden, (rows, feeds["prompt"].shape[1] + length, self._width), self._path)

@@ -14,6 +14,7 @@ from mpt_edge.formats.placement import Layout
 from mpt_edge.inference.runtime.decoding import Decoding
 from mpt_edge.inference.runtime.graph_names import CROSS, PAST, PAST_LENGTH, PRESENT, layer_names
 from mpt_edge.inference.runtime.kv_cache import KeyValueCache, PromptCache, stack
+from mpt_edge.inference.runtime.outputs import check_outputs
 from mpt_edge.inference.runtime.session import SessionOptions, check_graph, graph_mismatch, open_session
 from mpt_edge.inference.text import Batch
 
@@ -44,7 +45,7 @@ class OnnxSeq2Seq:
         """
         # The decoder first: preparing it needs its head in memory twice, room that the encoder then uses.
         self.decoder = open_session(decoder, options)
-        self._encoder = open_session(encoder, options)
+        self._encoder, self._encoder_path = open_session(encoder, options), encoder
         self.providers: list[str] = self.decoder.get_providers()
         self.prompt_shape = manifest.prompt_shape
         assert manifest.generation is not None  # as in every manifest of the family
@@ -62,9 +63,11 @@ class OnnxSeq2Seq:
 
     def _check(self, encoder: Path, decoder: Path, manifest: Manifest) -> None:
         """Compare both graphs with the manifest. Raises CorruptFileError."""
-        check_graph(self._encoder, encoder, manifest, self._past, ["input_ids", "attention_mask", "prompt"])
+        check_graph(
+            self._encoder, encoder, manifest, self._past, ["input_ids", "attention_mask", "prompt"], self._present
+        )
         inputs = ["input_ids", "attention_mask", "encoder_attention_mask", "logits_index", PAST_LENGTH]
-        check_graph(self.decoder, decoder, manifest, [*self.own, *self.cross], inputs)
+        check_graph(self.decoder, decoder, manifest, [*self.own, *self.cross], inputs, ["logits"])
         vocabulary = next((value.shape[-1] for value in self.decoder.get_outputs() if value.name == "logits"), 0)
         if self.start_id >= vocabulary:
             raise graph_mismatch(decoder)
@@ -113,8 +116,9 @@ class OnnxSeq2Seq:
     def _run(self, ids: Ids, mask: Ids, prompt: Floats, cache: PromptCache) -> list[Floats]:
         feeds: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "prompt": prompt}
         feeds |= {name: cache.get(name, self.empty) for name in self._past}
-        arrays: list[Floats] = self._encoder.run([*self._present, *self._cross], feeds)
-        return arrays
+        (rows, length), (_, heads, _, size) = ids.shape, self.empty.shape
+        arrays = self._encoder.run([*self._present, *self._cross], feeds)
+        return check_outputs(arrays, (rows, heads, prompt.shape[1] + length, size), self._encoder_path)
 
 
 class Seq2SeqDecoding(Decoding):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -14,6 +15,7 @@ import onnxruntime
 
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.manifest import Manifest
+from mpt_edge.inference.runtime.graph_names import PAST_LENGTH
 
 #: Largest number of threads per core. Threads wait for each other busily, so far more of them never finish.
 _MAX_THREADS_PER_CORE = 8
@@ -66,15 +68,56 @@ def open_session(path: Path, options: SessionOptions | None = None) -> Any:
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(os.fspath(path), settings, providers=list(options.providers or [_CPU]))
+        session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=list(options.providers or [_CPU]))
     except MemoryError:  # has a sentence of its own
         raise
     except Exception as error:  # ONNX Runtime's own exceptions share only this base
         raise CorruptFileError(f"ONNX Runtime cannot load {path}; export the bundle again.") from error
+    return Session(session, path)
 
 
-def check_graph(session: Any, path: Path, manifest: Manifest, past: Sequence[str], others: Sequence[str]) -> None:
-    """Compare a graph's inputs with a manifest, so that a mix-up fails at load and not in ONNX Runtime.
+class Session:
+    """ONNX Runtime's session, whose errors are those of its file."""
+
+    def __init__(self, session: Any, path: Path) -> None:
+        """Wrap the session of a graph's file."""
+        self._session, self._path = session, path
+
+    def __getattr__(self, name: str) -> Any:
+        """Return anything else of ONNX Runtime's session."""
+        return getattr(self._session, name)
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """Return outputs of the graph. Raises CorruptFileError for a graph that fails."""
+        with self._failing():
+            return list(self._session.run(outputs, feeds))
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        """Run the graph with bound arrays. Raises CorruptFileError for a graph that fails."""
+        with self._failing():
+            self._session.run_with_iobinding(binding)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:  # ONNX Runtime's own exceptions share only this base
+            if "allocate memory" in str(error):
+                raise MemoryError(f"there is not enough memory to run {self._path}; send fewer texts.") from error
+            raise CorruptFileError(f"the graph {self._path} fails; export the bundle again.") from error
+
+
+def check_graph(
+    session: Any,
+    path: Path,
+    manifest: Manifest,
+    past: Sequence[str],
+    others: Sequence[str],
+    outputs: Sequence[str] = (),
+) -> None:
+    """Compare a graph's inputs and outputs with a manifest, so that a mix-up fails at load and not in ONNX Runtime.
 
     Args:
         session: the graph.
@@ -82,14 +125,23 @@ def check_graph(session: Any, path: Path, manifest: Manifest, past: Sequence[str
         manifest: its description.
         past: all its inputs of keys and values.
         others: all its other inputs; ``prompt`` is compared with the shape of the manifest's prompts.
+        outputs: outputs that it has, perhaps beside others.
 
     Raises:
-        CorruptFileError: the graph has other inputs, or inputs of other sizes.
+        CorruptFileError: the graph has other inputs, or inputs of other types and sizes, or lacks an output.
     """
+    given = {value.name: value for value in session.get_outputs()}
+    ranks = {"prompt": manifest.placement.ndim + 1, "word_ids": 1, PAST_LENGTH: 1} | dict.fromkeys(past, 4)
+    are_typed = all(
+        value.type == ("tensor(float)" if value.name == "prompt" or value.name in past else "tensor(int64)")
+        and len(value.shape) == ranks.get(value.name, 2)
+        for value in session.get_inputs()
+    ) and all(name in given and given[name].type == "tensor(float)" for name in outputs)
     shapes = {value.name: list(value.shape) for value in session.get_inputs()}
     sizes = [[shape[1], shape[3]] for name, shape in shapes.items() if name in past and len(shape) == 4]
     fits = (
-        set(shapes) == {*past, *others}
+        are_typed
+        and set(shapes) == {*past, *others}
         and sizes == [[manifest.heads, manifest.head_size]] * len(past)
         and ("prompt" not in others or shapes["prompt"][2:] == list(manifest.prompt_shape(0)[1:]))
     )

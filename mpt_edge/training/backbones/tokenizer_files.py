@@ -120,7 +120,9 @@ def _faithful(files: Sequence[bytes], tokenizer: PreTrainedTokenizerBase, folder
     try:
         with quiet_transformers():
             expected = [tokenizer(probes)["input_ids"], tokenizer(pairs)["input_ids"]]
-    except Exception as error:  # entries of its configuration are used unchecked
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # entries are used unchecked; a panic of the library is no Exception
         raise CorruptFileError(f"the tokenizer in {folder} reads no text; download the model again.") from error
     for data in files:
         try:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpt_edge.errors import InputError
+from mpt_edge.formats.limits import text_problems
 from mpt_edge.formats.records import Number
 from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference.text import Encoded, Text, TextEncoder, render, validate_text
@@ -97,6 +98,8 @@ def load_task(recipe: Recipe, root: Path, *, test: bool = False) -> TaskData:
         return TaskData(recipe, (), read["train"], read["validation"], read.get("test"))
     rows = {split: _labeled_rows(recipe, split, root) for split in splits}
     labels = tuple(recipe.labels) or tuple(sorted({label for _, label in rows["train"]}))
+    for problem in text_problems(labels, (), None):
+        raise InputError(f"{recipe.name}: {problem}; name another column as the label.")
     if len(labels) < 2:
         raise InputError(f"{recipe.name}: the training split has one label; a choice needs at least two.")
     read = {split: _index_labels(rows[split], labels, recipe, split) for split in splits}

@@ -27,13 +27,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mpt_edge._files import user_path
-from mpt_edge.errors import InputError
+from mpt_edge._files import open_regular, user_path
+from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.head_types import find_head_type, head_type_names
+from mpt_edge.formats.limits import text_problems
 from mpt_edge.formats.taskfile import MIN_LENGTH, NAME, Inputs, Side
 
-#: Size limit of a recipe, in bytes, and the largest number in it.
-_MAX_BYTES, _MAX_NUMBER = 1 << 20, 2**31 - 1
+#: Size limit of a recipe in bytes, and the largest number in it. Recipes of 151 labels have 20 KB.
+MAX_RECIPE, _MAX_NUMBER = 1 << 20, 2**31 - 1
 
 #: Characters of a value in a message.
 _MAX_SHOWN = 60
@@ -145,12 +146,14 @@ def load_recipe(path: Path) -> Recipe:
 def _read(path: Path) -> bytes:
     """Return a recipe's bytes. Raises InputError."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        with open_regular(path) as file:
+            data = file.read(MAX_RECIPE + 1)
+    except CorruptFileError as error:
+        raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the path.") from error
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"{path} is larger than {_MAX_BYTES >> 20} MiB; pass a recipe.")
+    if len(data) > MAX_RECIPE:
+        raise InputError(f"{path} has more than the {MAX_RECIPE:,} bytes that a recipe may have; shorten it.")
     return data
 
 
@@ -197,6 +200,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     parts = recipe.inputs.placeholders
     if recipe.template is not None and not all(part in recipe.template for part in parts):
         yield f"the template {recipe.template!r} lacks {' or '.join(parts)}; put it where the text goes"
+    for problem in text_problems(tuple(recipe.labels), tuple(recipe.labels.values()), recipe.template):
+        yield f"{problem}; shorten the recipe"
     if len(recipe.labels) == 1:
         yield "one label is no choice; list at least two, or none to take them from the data"
     if not all(isinstance(text, str) and text for text in recipe.stop):

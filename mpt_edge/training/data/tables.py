@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -22,6 +23,9 @@ from mpt_edge.training.data.columns import as_name, roots
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.hub import check_cache
 
+#: Number of columns that a message shows.
+_MAX_SHOWN = 80
+
 #: Suffixes of local files. Lines of text have no labels.
 _SUFFIXES = (*(suffix for suffix, form in SUFFIXES.items() if form is not Format.TEXT), ".json", ".parquet")
 
@@ -32,7 +36,7 @@ class Table:
 
     rows: Sequence[Mapping[str, Any]]
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Names of the columns, in the order of their first occurrence."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
@@ -69,7 +73,7 @@ def read_table(recipe: Recipe, split: str, root: Path, entries: Sequence[str]) -
         if table.rows and name not in table.columns:
             raise InputError(
                 f"{recipe.name}: the {split} split has no column {name!r} (it has "
-                f"{', '.join(table.columns)}); name the right one in the recipe."
+                f"{', '.join(table.columns[:_MAX_SHOWN])}); name the right one in the recipe."
             )
     for name, expected in recipe.where.items():
         table = Table([row for row in table.rows if as_name(row.get(name)) == expected])

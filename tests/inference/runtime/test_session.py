@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from mpt_edge.formats.bundle_reader import MODEL
 from mpt_edge.formats.manifest import MaskToken
 from mpt_edge.formats.placement import Placement, PromptPosition
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
-from mpt_edge.inference.runtime.session import SessionOptions, open_session, ort_value
+from mpt_edge.inference.runtime.graph_names import PAST, PRESENT, layer_names
+from mpt_edge.inference.runtime.session import Session, SessionOptions, check_graph, open_session, ort_value
+from mpt_edge.inference.text import Batch
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", 8 * (os.cpu_count() or 1) + 1], ids=str)
@@ -77,3 +80,43 @@ def test_ort_values_share_memory() -> None:
     value = ort_value(array)
     array[1] = 5
     np.testing.assert_array_equal(value.numpy(), [0, 5, 0])
+
+
+def test_a_graph_that_fails_is_a_damaged_file(tiny_bundle: Path) -> None:
+    """Of another vocabulary than its tokenizer, say."""
+    backbone = OnnxEncoder(tiny_bundle / MODEL, Bundle.open(tiny_bundle).manifest, SessionOptions(threads=1))
+    ids = np.full((1, 3), 10_000)
+    with pytest.raises(CorruptFileError, match=r"the graph .*model\.onnx fails; export the bundle again"):
+        backbone.request(Batch(ids, np.ones_like(ids), np.zeros_like(ids)))
+
+
+@pytest.mark.parametrize("reason", ["Failed to allocate memory for requested buffer of size 9", ""])
+def test_a_graph_without_enough_memory(tmp_path: Path, reason: str) -> None:
+    class Failing:
+        def run(self, *_: object) -> None:
+            raise RuntimeError(reason) if reason else MemoryError
+
+    with pytest.raises(MemoryError):
+        Session(Failing(), tmp_path).run(["a"], {})
+
+
+@pytest.mark.parametrize(("name", "kind"), [("input_ids", "tensor(int32)"), ("prompt", "tensor(float16)")])
+def test_inputs_of_another_type(tiny_bundle: Path, name: str, kind: str) -> None:
+    manifest = Bundle.open(tiny_bundle).manifest
+    session = open_session(tiny_bundle / MODEL, SessionOptions(threads=1))
+
+    class Typed:
+        def get_inputs(self) -> list[Any]:
+            values = [SimpleNamespace(name=v.name, type=v.type, shape=v.shape) for v in session.get_inputs()]
+            return [SimpleNamespace(**vars(v) | {"type": kind}) if v.name == name else v for v in values]
+
+        def get_outputs(self) -> Any:
+            return session.get_outputs()
+
+    past = layer_names(manifest.layers, PAST)
+    others = ["input_ids", "attention_mask", "prompt", "token_type_ids"]
+    check_graph(session, tiny_bundle, manifest, past, others, layer_names(manifest.layers, PRESENT))
+    with pytest.raises(CorruptFileError, match="is not the graph that the manifest describes"):
+        check_graph(Typed(), tiny_bundle, manifest, past, others)
+    with pytest.raises(CorruptFileError, match="is not the graph that the manifest describes"):
+        check_graph(session, tiny_bundle, manifest, past, others, ["logits"])

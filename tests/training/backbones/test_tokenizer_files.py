@@ -238,3 +238,22 @@ def test_a_backbone_carries_the_tokenizer_that_transformers_reads(tmp_path: Path
     low, high = (cased.texts.encode([text], 16)[0].ids for text in ("film", "FILM"))
     assert low != high
     assert cased.fingerprint == lowered.fingerprint
+
+
+def test_tokenizer_that_panics(folder: Path) -> None:
+    """A special token of the template that is not described ends the library's thread, and is no Exception."""
+    path = folder / "tokenizer.json"
+    entries = json.loads(path.read_text())
+    entries["post_processor"]["special_tokens"] = {}
+    path.write_text(json.dumps(entries))
+    with pytest.raises(CorruptFileError) as caught:
+        read_tokenizer(locate_model(str(folder)))
+    assert_one_sentence(caught.value, str(folder), "download the model again")
+
+
+@pytest.mark.parametrize("value", ["x", [], {}])
+def test_length_that_is_no_number(folder: Path, value: object) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": value}))
+    with pytest.raises(CorruptFileError, match=r"reads no text|no tokenizer"):
+        read_tokenizer(locate_model(str(folder)))

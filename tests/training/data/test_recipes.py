@@ -9,7 +9,7 @@ import pytest
 from mpt_edge.errors import InputError
 from mpt_edge.formats.head_types import head_type_names
 from mpt_edge.formats.taskfile import Inputs, Side
-from mpt_edge.training.data.recipes import Recipe, load_recipe
+from mpt_edge.training.data.recipes import MAX_RECIPE, Recipe, load_recipe
 from tests.support.checkpoints import assert_one_sentence
 
 GOOD = 'name = "toy"\ntrain = "train.jsonl"\nvalidation = "validation.jsonl"\n'
@@ -82,8 +82,15 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.toml"):
         load_recipe(tmp_path / "none.toml")
-    with pytest.raises(InputError, match="cannot read the recipe"):
+    with pytest.raises(InputError, match=r"cannot read .*, which is a folder; pass a regular file"):
         load_recipe(tmp_path)
+
+
+def test_a_recipe_that_is_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "toy.toml"
+    path.write_text(GOOD + "#" * MAX_RECIPE)
+    with pytest.raises(InputError, match="has more than the 1,048,576 bytes that a recipe may have; shorten it"):
+        load_recipe(path)
 
 
 def test_smallest_recipe_and_its_defaults(tmp_path: Path) -> None:
@@ -189,7 +196,7 @@ def test_recipe_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ('hub = "../.."', "is no id of a data set"),
         ('hub = "owner/../x"', "is no id of a data set"),
         ('hub = "."', "is no id of a data set"),
-        ("# " + "x" * (1 << 20), "larger than 1 MiB"),
+        ("# " + "x" * (1 << 20), "more than the 1,048,576 bytes"),
     ],
     ids=lambda value: str(value)[:20],
 )

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from mpt_edge._locks import locked
 from mpt_edge.errors import InputError
+from mpt_edge.formats.locks import locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from mpt_edge._locks import locked
+from mpt_edge.formats.locks import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)
