@@ -111,8 +111,8 @@ def _products(files: Sequence[TaskFile]) -> _Doubles:
     starts = np.cumsum([0, *(len(each) for each in u[:-1])])
     every_u, every_v = np.concatenate(u), np.concatenate(v)
     products = (every_u @ every_u.T) * (every_v @ every_v.T)
-    sums: _Doubles = np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
-    return sums / (every_u.shape[1] * every_v.shape[1])
+    sums = np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
+    return np.asarray(sums / (every_u.shape[1] * every_v.shape[1]))
 
 
 def _nearest(products: _Doubles, files: Sequence[TaskFile]) -> list[tuple[str | None, float | None]]:
