@@ -127,7 +127,8 @@ def _served(bundle: Path, *options: str) -> Iterator[Server]:
     try:
         assert process.stdout is not None
         host = process.stdout.readline().split("//")[-1].strip()
-        process.stdout.readline()  # ready
+        if not process.stdout.readline().startswith("ready: "):
+            sys.exit("the server did not start")
         yield Server(process, host)
     finally:
         process.terminate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -75,16 +76,23 @@ def test_the_app(clone: Path):
     run_python("app.md", clone)
 
 
+def run_script(script: str, folder: Path) -> str:
+    """Run a script of several lines that belong together, and return what it prints."""
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
 def test_the_server(clone: Path, monkeypatch: pytest.MonkeyPatch):
     """The page's servers take a free port, and its clients ask there."""
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # the hub's client calls this machine
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the hub's client calls this machine
     host, replies = "", []
     with ExitStack() as stack:
         for block in examples(page("server.md")):
             if "mpt-edge serve" in block.code:
                 host = stack.enter_context(served_by(block.code, clone)).host
             elif not block.is_setup:
-                replies.append(block.run(clone, block.code.replace("127.0.0.1:8080", host)))
+                code = block.code.replace("127.0.0.1:8080", host)
+                replies.append(run_script(code, clone) if block.language == "sh" else block.run(clone, code))
                 if block.output:
                     assert_shown(replies[-1], block.output)
     labels, rows, *_, tasks, installed = replies

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from mpt_edge.server import problems
 from mpt_edge.server.keys import Access, Keys
-from mpt_edge.server.limits import DRAIN_SECONDS, READ_SECONDS
+from mpt_edge.server.limits import DRAIN_SECONDS, HELD_BYTES, READ_SECONDS
 from mpt_edge.server.problems import Problem
 from mpt_edge.server.service import GoneError, Service
 
@@ -55,7 +55,7 @@ class Gate:
         self.running = 0
         self._app, self._service, self._keys = app, service, keys
         self._hosts = None if hosts is None else frozenset(map(str.lower, hosts))
-        self._upload_bytes = upload_bytes
+        self._upload_bytes, self._held = upload_bytes, 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -97,11 +97,14 @@ class Gate:
             scope["access"] = self._checked_access(headers, path)
             if path not in _ALWAYS and not path.startswith(STATIC):
                 self._service.check_ready()
-            body = await self._body(headers, path, receive)
+            body = await self._body(headers, self._limit(scope), receive)
         except Problem as problem:
             await _refuse(problem, scope, receive, send)
             return
-        await self._app(scope, _replayed(body, receive), send)
+        try:
+            await self._app(scope, _replayed(body, receive), send)
+        finally:
+            self._held -= len(body)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         """Refuse names that a foreign page could have pointed at this machine (DNS rebinding). Raises Problem."""
@@ -126,10 +129,13 @@ class Gate:
             )  # fmt: skip
         return access
 
-    async def _body(self, headers: dict[bytes, bytes], path: str, receive: Receive) -> bytes:
+    def _limit(self, scope: Scope) -> int:
+        """Return the maximum size of a request's body; task files are larger than texts."""
+        is_upload = scope["path"] == TASKS and scope["access"] is Access.ADMIN
+        return self._upload_bytes if is_upload else self._service.limits.body_bytes
+
+    async def _body(self, headers: dict[bytes, bytes], limit: int, receive: Receive) -> bytes:
         """Read a body up to its limit. Raises Problem for one that is larger or too slow."""
-        limits = self._service.limits
-        limit = self._upload_bytes if path == TASKS else limits.body_bytes
         declared = headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared[:20]) > limit:
             raise _too_large(limit)
@@ -137,27 +143,33 @@ class Gate:
             return b""
         try:
             async with asyncio.timeout(READ_SECONDS):
-                return await _read(receive, limit)
+                return await self._read(receive, limit)
         except TimeoutError:
             raise Problem(
                 408, f"the body did not come within {READ_SECONDS:g} s; send it again, in smaller parts.",
                 {"Connection": "close"},
             ) from None  # fmt: skip
 
-
-async def _read(receive: Receive, limit: int) -> bytes:
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise GoneError
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise _too_large(limit)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
+    async def _read(self, receive: Receive, limit: int) -> bytes:
+        """Read a body, which counts as held from now on. Raises Problem."""
+        parts, size = [], 0
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise GoneError
+                part = message.get("body", b"")
+                size, self._held = size + len(part), self._held + len(part)
+                if size > limit:
+                    raise _too_large(limit)
+                if self._held > HELD_BYTES + self._upload_bytes:
+                    raise problems.unavailable("too many large bodies come at once; try again in a few seconds.")
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+        except BaseException:
+            self._held -= size
+            raise
 
 
 def _too_large(limit: int) -> Problem:

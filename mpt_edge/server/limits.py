@@ -14,6 +14,10 @@ READ_SECONDS = 30.0
 DRAIN_SECONDS = 5.0
 
 
+#: Bytes of bodies in memory, of all requests.
+HELD_BYTES = 64 << 20
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Limits of a server."""

@@ -6,7 +6,7 @@ import base64
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -233,7 +233,7 @@ async def _streamed(service: Service, body: GenerationBody, text: str, name: str
 async def _events(
     service: Service,
     first: str | Generation,
-    pieces: AsyncIterator[str | Generation],
+    pieces: AsyncGenerator[str | Generation],
     body: GenerationBody,
     name: str,
     form: _Form,
@@ -259,7 +259,7 @@ async def _events(
         yield _event(problems.form(problems.of_error(error), "/v1/"))
         return
     finally:
-        await pieces.aclose()  # type: ignore[attr-defined]
+        await pieces.aclose()
     assert isinstance(answer, Generation)  # the last of the pieces
     asking.count(service, [answer])
     if body.stream_options.include_usage:

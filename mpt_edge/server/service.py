@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from functools import partial
@@ -180,7 +180,7 @@ class Service:
         sources = {True: iter(written), False: iter(chosen)}
         return [next(sources[is_text]) for is_text in kinds]
 
-    async def stream(self, text: Text, task: str, options: GenerationKwargs) -> AsyncIterator[str | Generation]:
+    async def stream(self, text: Text, task: str, options: GenerationKwargs) -> AsyncGenerator[str | Generation]:
         """Return the pieces of a generated text, and the whole answer after them.
 
         Raises:
@@ -231,11 +231,12 @@ class Service:
         return [result for request in requests for result in self._run([request])]
 
 
-async def _refusing(pieces: AsyncIterator[str | Generation]) -> AsyncIterator[str | Generation]:
+async def _refusing(pieces: AsyncGenerator[str | Generation]) -> AsyncGenerator[str | Generation]:
     """Yield pieces; a full queue is a problem with its time to try again."""
-    with _refused():
-        async for piece in pieces:
-            yield piece
+    async with contextlib.aclosing(pieces):
+        with _refused():
+            async for piece in pieces:
+                yield piece
 
 
 async def _until_gone(work: asyncio.Future[_T], is_gone: Callable[[], Awaitable[bool]] | None) -> _T:

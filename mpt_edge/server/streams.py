@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
@@ -37,7 +37,7 @@ class Streams:
         self._max = threads + waiting
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="streams")
 
-    async def pieces(self, stream: Stream) -> AsyncIterator[str | Generation]:
+    async def pieces(self, stream: Stream) -> AsyncGenerator[str | Generation]:
         """Yield the pieces of a text, then the whole answer. Closing it stops generation at the next piece.
 
         Raises:

@@ -102,6 +102,26 @@ def test_a_client_that_leaves_before_its_body_is_whole_gets_nothing(closed: App)
     assert closed.gate.running == 0
 
 
+def test_bodies_of_all_requests_are_bounded(closed: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "HELD_BYTES", 1500 - closed.gate._upload_bytes)
+
+    async def ask() -> list[http.Reply]:
+        parts, headers = [b" " * 400, b" " * 400], {**bearer(), "content-length": "800"}
+        never = [closed.send("POST", "/predict", parts[:1], headers, is_whole=False) for _ in range(3)]
+        waiting = [asyncio.ensure_future(each) for each in never]
+        await asyncio.sleep(0)
+        refused = await closed.send("POST", "/predict", parts, headers)
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return [refused, await closed.send("POST", "/predict", parts, headers)]
+
+    refused, accepted = closed.run(ask())
+    assert (refused.status, "too many large bodies" in refused.error) == (503, True)
+    assert accepted.status == 400  # blank, so no JSON
+    assert closed.gate._held == 0
+
+
 def test_an_app_that_loads_says_so() -> None:
     with http.app(lambda: pytest.fail("not loaded here")) as loading:
         for path in ("/health", "/v2/health/ready", "/info", "/v1/models", "/v2/models/a"):

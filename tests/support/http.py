@@ -75,9 +75,12 @@ class App:
 
     async def send(
         self, method: str, path: str, parts: Sequence[bytes], headers: Mapping[str, str] | None = None,
-        *, leave_after: int | None = None, left: asyncio.Event | None = None,
+        *, leave_after: int | None = None, left: asyncio.Event | None = None, is_whole: bool = True,
     ) -> Reply:  # fmt: skip
-        """Send a request whose body comes in parts, and perhaps leave after some of them, or once ``left`` is set."""
+        """Send a request whose body comes in parts, and perhaps leave after some of them, or once ``left`` is set.
+
+        A body that is not whole never ends.
+        """
         path, _, query = path.partition("?")
         given = {"host": "localhost", "content-length": str(sum(map(len, parts))), **self.headers, **(headers or {})}
         scope = {
@@ -87,7 +90,8 @@ class App:
             "headers": [(name.replace("_", "-").lower().encode(), value.encode()) for name, value in given.items()],
         }  # fmt: skip
         messages = [
-            {"type": "http.request", "body": part, "more_body": i + 1 < len(parts)} for i, part in enumerate(parts)
+            {"type": "http.request", "body": part, "more_body": i + 1 < len(parts) or not is_whole}
+            for i, part in enumerate(parts)
         ]
         if leave_after is not None:
             messages = [*messages[:leave_after], {"type": "http.disconnect"}]
