@@ -128,6 +128,10 @@ def test_answers_of_several_tasks_are_those_of_the_api(page: Any, site: tuple[st
         assert re.fullmatch(r"\d+(\.\d)? ms", taken)
         assert size == f"{sizes[answer['task']]:,} bytes"
     assert page.locator("#answers-spoken").inner_text().startswith("hostile: ")
+    assert "2 more labels" in card(page, "hostile").inner_text()
+    card(page, "hostile").locator("summary").click()
+    ask(page, "a dull film")
+    assert card(page, "hostile").locator("details[open] li").count() == 2  # as it was before the text changed
 
 
 def test_choosing_tasks_and_pairs(page: Any, site: tuple[str, App]) -> None:
@@ -192,6 +196,18 @@ def test_a_column_becomes_a_table_and_a_csv(page: Any, site: tuple[str, App]) ->
     assert titles[2:5] == ["same", "same.score", "same.error"]
     assert "the text is empty" in rows[1][4]
     assert rows[0][4] == ""
+
+
+def test_a_full_queue_is_asked_again(page: Any, problems: list[str]) -> None:
+    full = {"status": 429, "headers": {"Retry-After": "0.1"}, "json": {"error": "too many texts wait"}}
+    page.route("**/run", lambda route: route.fulfill(**full), times=2)
+    page.click("#tab-column")
+    page.fill("#column", TEXT)
+    page.click("#column-form [type=submit]")
+    page.wait_for_selector("#column-table td")
+    assert page.locator("#column-status").inner_text().startswith("4 answers in ")
+    assert [re.search(r"status of (\d+)", each)[1] for each in problems] == ["429", "429"]
+    problems.clear()
 
 
 def test_the_map_shows_every_task_and_its_nearest(page: Any, site: tuple[str, App]) -> None:
@@ -289,6 +305,12 @@ def test_generated_text_appears_piece_by_piece(
         assert whole["output"].startswith(first)
         assert len(first) < len(whole["output"])
         assert card(page, name).locator(".facts").inner_text().startswith(f"{whole['new_tokens']} token")
+        may_go_on.clear()
+        page.click("#ask [type=submit]")
+        card(page, name).get_by_role("button", name="Stop").click()
+        page.wait_for_selector(f".card[data-task={name}]:not([aria-busy])")
+        assert output.text_content() in ("", first)
+        may_go_on.set()
 
 
 def test_keys_open_the_page_and_an_admin_key_installs(

@@ -184,7 +184,10 @@ class Card {
   }
 
   #show(...content) {
+    const isOpen = this.#body.querySelector("details")?.open;
     this.#body.replaceChildren(...content);
+    const fold = this.#body.querySelector("details");
+    if (isOpen && fold) fold.open = true;
   }
 
   #showError(sentence) {

@@ -75,6 +75,7 @@ export class Column {
   }
 
   #end(result, sentence) {
+    result.texts = result.texts.slice(0, Math.ceil(result.answers.length / result.tasks.length));
     this.#result = result;
     byId("column-stop").hidden = byId("column-progress").hidden = true;
     byId("column-csv").disabled = !result.answers.length;

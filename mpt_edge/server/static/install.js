@@ -12,11 +12,13 @@ export function startInstalling(installed) {
     field.value = "";
   });
   addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
     event.preventDefault();  // or the browser would open the file in place of this page
-    mark(event.dataTransfer.types.includes("Files"));
+    mark(true);
   });
   addEventListener("dragleave", (event) => mark(event.relatedTarget !== null));
   addEventListener("drop", (event) => {
+    if (!hasFiles(event)) return;
     event.preventDefault();
     mark(false);
     installAll([...event.dataTransfer.files], installed);
@@ -46,6 +48,10 @@ function say(sentence, isError = false) {
   const status = byId("install-status");
   status.textContent = oneLine(sentence);
   status.classList.toggle("error", isError);
+}
+
+function hasFiles(event) {
+  return event.dataTransfer.types.includes("Files");
 }
 
 function mark(isOver) {
