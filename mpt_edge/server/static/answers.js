@@ -73,8 +73,9 @@ export class Answers {
     const lane = async () => {
       while (waiting.length) results.push(await work(waiting.shift()));
     };
-    const lanes = cards.every((card) => card.spoken) ? LANES : FIRST_LANES;
-    await Promise.all(Array.from({ length: lanes }, lane));
+    const areSelected = cards.every((card) => card.spoken);
+    if (!areSelected && waiting.length) results.push(await work(waiting.shift()));  // so that one answer is there soon
+    await Promise.all(Array.from({ length: areSelected ? LANES : FIRST_LANES }, lane));
     return results;
   }
 }
