@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
-from fastapi.responses import FileResponse, HTMLResponse, Response
-from starlette.staticfiles import StaticFiles
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse, Response
+from starlette.exceptions import HTTPException
 
 from mpt_edge.server.gate import STATIC
 
@@ -48,30 +49,40 @@ code,pre{font-family:ui-monospace,monospace}pre{overflow:auto;padding:.5rem;bord
 
 
 def add_pages(app: FastAPI) -> None:
-    """Add /docs, /, and /static with the files of `FOLDER` if there are any."""
+    """Add /docs, /, and /static with the files of `FOLDER`."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/docs")
     async def docs() -> Response:
         return HTMLResponse(page(app.openapi()), headers=HEADERS)
 
+    files = _read_files()
+
     @routes.get("/")
-    async def index() -> Response:
-        return FileResponse(FOLDER / "index.html", headers=PAGE_HEADERS)
+    async def index(request: Request) -> Response:
+        return _file(request, *files["index.html"])
+
+    @routes.get(STATIC + "{name}")
+    async def static(request: Request, name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404)
+        return _file(request, *files[name])
 
     app.include_router(routes)
-    app.mount(STATIC.rstrip("/"), _Files(directory=FOLDER))
 
 
-class _Files(StaticFiles):
-    """Static files with the headers of the page."""
+def _read_files() -> dict[str, tuple[bytes, str]]:
+    """Return content and type of the static files. They are small, and from memory they need no thread."""
+    files = (path for path in FOLDER.iterdir() if path.suffix in _TYPES)
+    return {path.name: (path.read_bytes(), f"{_TYPES[path.suffix]}; charset=utf-8") for path in files}
 
-    def file_response(self, full_path: Any, *args: Any, **options: Any) -> Response:
-        """Return a file, or 304 where the browser has it."""
-        response = super().file_response(full_path, *args, **options)
-        response.headers.update(PAGE_HEADERS)
-        response.headers["Content-Type"] = f"{_TYPES[Path(full_path).suffix]}; charset=utf-8"
-        return response
+
+def _file(request: Request, content: bytes, kind: str) -> Response:
+    """Return a file, or 304 where the browser has it."""
+    headers = PAGE_HEADERS | {"ETag": f'"{hashlib.sha256(content).hexdigest()[:16]}"'}
+    if request.headers.get("If-None-Match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=kind)
 
 
 def page(schema: dict[str, Any]) -> str:
