@@ -63,6 +63,8 @@ def test_wheel_holds_the_packages_and_the_shipped_vectors(wheel: Path) -> None:
         shipped = {path.name for path in (ROOT / "models" / "minilm-l6" / kind).glob("*.safetensors")}
         assert shipped
         assert {f"mpt_edge_export/vectors/minilm-l6/{kind}/{name}" for name in shipped} <= names
+    page = {f"mpt_edge/server/static/{path.name}" for path in (ROOT / "mpt_edge" / "server" / "static").iterdir()}
+    assert {"mpt_edge/server/static/index.html", "mpt_edge/server/static/page.js"} <= page <= names
     # Optimum's own files would be overwritten by ours of the same name.
     assert [name for name in names if name.startswith("optimum/")] == ["optimum/commands/register/register_mpt_edge.py"]
     top = {name.split("/")[0] for name in names}

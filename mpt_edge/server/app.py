@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 import mpt_edge
 from mpt_edge.errors import MptEdgeError
 from mpt_edge.formats.taskfile import MAX_TASK_BYTES
-from mpt_edge.server import oip, openai, problems, rows, tasks, tei
+from mpt_edge.server import maps, oip, openai, problems, rows, tasks, tei
 from mpt_edge.server.gate import Gate
 from mpt_edge.server.keys import Keys
 from mpt_edge.server.metrics import CONTENT_TYPE
@@ -33,7 +33,7 @@ def create_app(service: Service, keys: Keys | None = None, hosts: Collection[str
     app = FastAPI(title="mpt-edge", version=mpt_edge.__version__, description=_ABOUT, docs_url=None, redoc_url=None)
     for routes in (
         rows.router(service), tei.router(service), openai.router(service), oip.router(service),
-        tasks.router(service, keys), _metrics(service),
+        tasks.router(service, keys), maps.router(service), _metrics(service),
     ):  # fmt: skip
         app.include_router(routes)
     add_pages(app)

@@ -71,7 +71,9 @@ class Gate:
 
         async def sending(message: Message) -> None:
             nonlocal status
-            status = message.get("status", status)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], _timing(time.perf_counter() - began)]
             await send(message)
 
         self.running += 1
@@ -213,6 +215,11 @@ def _check_origin(headers: dict[bytes, bytes]) -> None:
         return
     if urlsplit(origin.decode("latin-1")).netloc.lower() != headers.get(b"host", b"").decode("latin-1").lower():
         raise Problem(403, "a page of another site may not use this server; call it from your own server.")
+
+
+def _timing(seconds: float) -> tuple[bytes, bytes]:
+    """Return the header that tells a client how long the server took until its answer began."""
+    return b"server-timing", f"total;dur={1000 * seconds:.2f}".encode()
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:

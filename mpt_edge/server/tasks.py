@@ -6,13 +6,14 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi import APIRouter, Request, Response
 
 from mpt_edge.errors import CorruptFileError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.inference.heads.base import Head
 from mpt_edge.inference.model import Model
 from mpt_edge.server import bodies
 from mpt_edge.server.keys import Access, Keys
@@ -35,9 +36,9 @@ def router(service: Service, keys: Keys) -> APIRouter:
     routes = APIRouter(prefix="/tasks", tags=["Tasks"])
 
     @routes.get("", summary="List the tasks")
-    async def list_() -> Response:
+    async def list_(request: Request) -> Response:
         tasks = await service.in_thread(partial(_summaries, service.model))
-        return bodies.json_response({"tasks": tasks})
+        return bodies.json_response({"tasks": tasks, "may_change": request.scope["access"] >= Access.ADMIN})
 
     @routes.get("/{name}", summary="Show a task's metadata")
     async def show(name: str) -> Response:
@@ -152,6 +153,7 @@ def _summary(bundle: Bundle, file: TaskFile) -> dict[str, Any]:
     return {
         "task": file.name,
         "head_type": file.head_type,
+        "answer": cast("type[Head]", file.head_class).answer_type.__name__.lower(),
         "inputs": file.inputs,
         "labels": list(file.labels),
         "bytes": size,

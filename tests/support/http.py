@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import uvicorn
 
 from mpt_edge.inference.model import Model
 from mpt_edge.server.app import create_app
@@ -143,6 +146,19 @@ def ready(model: Model, **options: Any) -> Iterator[App]:
     with app(lambda: model, **options) as made:
         made.run(made.service.load())
         yield made
+
+
+@contextlib.contextmanager
+def listening(model: Model, **options: Any) -> Iterator[tuple[str, App]]:
+    """Let an app that is ready listen on a free port; yield its address too."""
+    with ready(model, **options) as made, socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(made.gate, ws="none", lifespan="off", log_config=None))
+        running = asyncio.run_coroutine_threadsafe(server._serve([listener]), made.loop)  # without signal handlers
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/", made
+        finally:
+            server.should_exit = server.force_exit = True
+            running.result(10)
 
 
 @dataclass
