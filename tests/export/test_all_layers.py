@@ -19,10 +19,8 @@ from mpt_edge.inference.text import Batch
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.objectives.generative_reading import open_texts
-from mpt_edge_export import ExportPlan, export_bundle
-from mpt_edge_export.causal_graph import export_causal_graph
+from mpt_edge_export import ExportPlan, bundle, export_bundle
 from mpt_edge_export.dimensions import causal_dimensions, seq2seq_dimensions
-from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
 from tests.support import causal, seq2seq
 from tests.support.adapters import save_base
 from tests.support.causal import LENGTH
@@ -40,7 +38,7 @@ def test_decoder_only(kind: str, tmp_path: Path) -> None:
     plain, prompted = causal.build(kind)
     size, path = causal_dimensions(prompted), tmp_path / "model.onnx"
     prompt = torch.randn(LENGTH, size.layers, 32, generator=torch.Generator().manual_seed(3))
-    export_causal_graph(prompted, size, PLACEMENT.position, path)
+    bundle.export_causal_graph(prompted, size, PLACEMENT.position, path)
     from_zero = prompted.positions_from_zero(PLACEMENT.position)
     manifest = graph_manifest(size, placement=PLACEMENT, generation=facts(positions_from_zero=from_zero))
     model = OnnxCausal(path, manifest, ONE_THREAD)
@@ -61,7 +59,7 @@ def test_decoder_only(kind: str, tmp_path: Path) -> None:
 def test_encoder_decoder(tmp_path: Path) -> None:
     plain, prompted = seq2seq.build("t5")
     size = seq2seq_dimensions(prompted)
-    export_seq2seq_graphs(prompted.float(), size, PLACEMENT.position, tmp_path)
+    bundle.export_seq2seq_graphs(prompted.float(), size, PLACEMENT.position, tmp_path)
     paths = [tmp_path / "encoder_model.onnx", tmp_path / "decoder_model.onnx"]
     model = OnnxSeq2Seq(*paths, graph_manifest(size, placement=PLACEMENT), ONE_THREAD)
     ids, mask, out, _, _ = seq2seq.inputs()
@@ -81,7 +79,7 @@ def test_encoder_decoder_bundle(tmp_path: Path) -> None:
     backbone = open_backbone(str(save_base("t5", tmp_path / "tiny-t5")))
     assert isinstance(backbone, GenerativeBackbone)
     rng = np.random.default_rng(4)
-    shared = SharedPrompt("mpt", rng.standard_normal((6, 2, 32)).astype(np.float16), PLACEMENT, backbone.fingerprint)
+    shared = SharedPrompt("mpt", rng.standard_normal((6, 3, 32)).astype(np.float16), PLACEMENT, backbone.fingerprint)
     task = text_task(
         backbone,
         shared,

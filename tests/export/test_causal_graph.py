@@ -21,7 +21,7 @@ from mpt_edge.inference.runtime.graph_names import PAST_LENGTH
 from mpt_edge.inference.runtime.kv_cache import BLOCK
 from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.inference.text import Batch
-from mpt_edge_export.causal_graph import export_causal_graph
+from mpt_edge_export import bundle
 from mpt_edge_export.dimensions import causal_dimensions
 from tests.support.causal import CONFIGS, build, inputs, reference
 from tests.support.manifests import facts, graph_manifest
@@ -38,7 +38,7 @@ def export(kind: str, folder: Path) -> tuple[PreTrainedModel, Path, Manifest]:
     """Export a tiny model; return transformers' own, the graph, and its manifest."""
     plain, prompted = build(kind)
     size, path = causal_dimensions(prompted), folder / "model.onnx"
-    export_causal_graph(prompted, size, FIRST, path)
+    bundle.export_causal_graph(prompted, size, FIRST, path)
     return plain, path, graph_manifest(size, generation=facts(positions_from_zero=prompted.positions_from_zero(FIRST)))
 
 

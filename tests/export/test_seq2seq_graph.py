@@ -25,8 +25,9 @@ from mpt_edge.inference.runtime.kv_cache import BLOCK
 from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.inference.text import Batch
+from mpt_edge_export import bundle
 from mpt_edge_export.dimensions import Dimensions
-from mpt_edge_export.seq2seq_graph import WEIGHTS, export_seq2seq_graphs
+from mpt_edge_export.seq2seq_graph import WEIGHTS
 from tests.support.manifests import facts, graph_manifest
 from tests.support.seq2seq import KINDS, build, inputs, reference, states
 
@@ -45,7 +46,7 @@ def t5(start_id: int = 0) -> Manifest:
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     plain, prompted = build(request.param)
     folder = tmp_path_factory.mktemp("graphs")
-    export_seq2seq_graphs(prompted.float(), T5, PromptPosition.FIRST_LAYER, folder)
+    bundle.export_seq2seq_graphs(prompted.float(), T5, PromptPosition.FIRST_LAYER, folder)
     return plain, OnnxSeq2Seq(folder / "encoder_model.onnx", folder / "decoder_model.onnx", t5(), ONE_THREAD), folder
 
 

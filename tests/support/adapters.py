@@ -20,18 +20,14 @@ from transformers import (
     CamembertConfig,
     DistilBertConfig,
     ElectraConfig,
-    Gemma2Config,
-    GPT2Config,
-    GPTNeoConfig,
-    LlamaConfig,
-    MT5Config,
     PreTrainedModel,
     RobertaConfig,
-    T5Config,
     XLMRobertaConfig,
 )
 
+from tests.support import causal, seq2seq
 from tests.support.encoders import save_tokenizer
+from tests.support.prompted import shake
 
 VIRTUAL = 5
 LABELS = 3
@@ -48,34 +44,9 @@ CONFIGS = {
     "xlm-roberta": XLMRobertaConfig(**_SIZES, **_MORE, type_vocab_size=1),
     "camembert": CamembertConfig(**_SIZES, **_MORE, type_vocab_size=1),
 }
-_NO_END = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
-_ROTARY = _SIZES | _MORE | _NO_END | {"num_key_value_heads": 2, "head_dim": 8}
-CAUSAL = {
-    "gemma2": Gemma2Config(**_ROTARY, query_pre_attn_scalar=8, sliding_window=12),
-    "gpt2": GPT2Config(
-        vocab_size=100, n_positions=48, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, **_NO_END
-    ),
-    "gpt_neo": GPTNeoConfig(
-        vocab_size=100,
-        max_position_embeddings=48,
-        hidden_size=32,
-        num_layers=2,
-        attention_types=[[["global", "local"], 1]],
-        num_heads=4,
-        intermediate_size=48,
-        window_size=9,
-        initializer_range=0.3,
-        **_NO_END,
-    ),
-    "llama": LlamaConfig(**_ROTARY),
-}
-_T5 = {"vocab_size": 100, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-_T5 |= {"pad_token_id": 0, "eos_token_id": None, "decoder_start_token_id": 0}
-SEQ2SEQ = {
-    "t5": T5Config(**_T5, initializer_factor=2.0),
-    "flan-t5": T5Config(**_T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False, initializer_factor=1.5),
-    "mt5": MT5Config(**_T5, tie_word_embeddings=False, initializer_factor=1.5),
-}
+#: Kinds of `tests.support.causal` and `tests.support.seq2seq` with adapters of their own.
+CAUSAL = ("gemma2", "gpt2", "gpt_neo", "llama")
+SEQ2SEQ = ("t5", "flan-t5", "mt5")
 MODELS = {
     "SEQ_CLS": AutoModelForSequenceClassification,
     "TOKEN_CLS": AutoModelForTokenClassification,
@@ -98,24 +69,16 @@ class Code:
 
 def save_base(kind: str, folder: Path) -> Path:
     """Write a small random model with a tokenizer, random norms and biases included."""
-    torch.manual_seed(1)
-    family = AutoModelForCausalLM if kind in CAUSAL else AutoModelForSeq2SeqLM if kind in SEQ2SEQ else AutoModel
-    model = family.from_config((CONFIGS | CAUSAL | SEQ2SEQ)[kind])
-    shake(model)
-    if kind in ("flan-t5", "mt5"):
-        with torch.no_grad():  # for logits as large as those of trained models
-            model.decoder.final_layer_norm.weight.mul_(0.2)
+    if kind in CONFIGS:
+        torch.manual_seed(1)
+        model = AutoModel.from_config(CONFIGS[kind])
+        shake(model)
+    else:
+        model = (causal if kind in CAUSAL else seq2seq).make(kind)
+        model.config.eos_token_id = model.generation_config.eos_token_id = None  # no text ends early
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return folder
-
-
-def shake(model: torch.nn.Module) -> None:
-    """Randomize biases and norms, whose zeros and ones would hide mistakes."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 def make_adapter(base: Path, task_type: str, folder: Path, *, multitask: bool = True, **options: Any) -> PeftModel:

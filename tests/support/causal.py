@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -19,6 +21,7 @@ from transformers import (
 )
 
 from mpt_edge.training.backbones.causal import PromptedCausal
+from tests.support.prompted import shake
 
 SIZES = {
     "vocab_size": 96,
@@ -70,11 +73,15 @@ LENGTH = 5
 
 def build(kind: str) -> tuple[PreTrainedModel, PromptedCausal]:
     """Return an unchanged model and a prompted model with the same random weights."""
-    models = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        models.append(AutoModelForCausalLM.from_config(CONFIGS[kind]).eval())
-    return models[0], PromptedCausal(models[1])
+    return make(kind), PromptedCausal(make(kind))
+
+
+def make(kind: str) -> PreTrainedModel:
+    """Return a model with the random weights of its kind."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(deepcopy(CONFIGS[kind])).eval()
+    shake(model)
+    return model
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

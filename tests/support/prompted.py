@@ -99,6 +99,14 @@ def run_windowed(model: PreTrainedModel, hidden: torch.Tensor, visible: torch.Te
     return model.final_norm(hidden)
 
 
+def shake(model: nn.Module) -> None:
+    """Randomize biases and norms, whose zeros and ones would hide mistakes."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+
+
 @contextmanager
 def overwritten(layers: Sequence[nn.Module], prompt: torch.Tensor) -> Iterator[None]:
     """Overwrite the first positions of each layer's input with ``prompt`` ``(l, layers, d)``."""

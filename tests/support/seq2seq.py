@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 from transformers import MT5Config, MT5ForConditionalGeneration, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
+from tests.support.prompted import shake
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,
@@ -19,13 +21,13 @@ SIZES: dict[str, Any] = {
     "num_heads": 4,
     "relative_attention_num_buckets": 8,
     "relative_attention_max_distance": 16,
-    "initializer_factor": 1.0,
+    "initializer_factor": 1.15,
     "pad_token_id": 0,
     "eos_token_id": 1,
     "decoder_start_token_id": 0,
 }
 KINDS: dict[str, tuple[type[PreTrainedModel], Any]] = {
-    "t5": (T5ForConditionalGeneration, T5Config(**SIZES)),
+    "t5": (T5ForConditionalGeneration, T5Config(**SIZES | {"initializer_factor": 1.5})),
     "flan-t5": (
         T5ForConditionalGeneration,
         T5Config(**SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
@@ -38,17 +40,24 @@ LENGTH = 5
 def build(kind: str) -> tuple[PreTrainedModel, PromptedSeq2Seq]:
     """Return an unchanged model and a prompted model with the same random weights, in float64.
 
-    Logits of these weights are in the tens, so rounding in float32 would hide a small mistake.
+    Rounding in float32 would hide a small mistake.
     """
-    models = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        cls, config = KINDS[kind]
-        models.append(cls(config).double().eval())
-        for name, parameter in models[-1].named_parameters():
-            if "relative_attention_bias" in name:  # large values make wrong positions visible
-                parameter.data.normal_(0, 1.5)
-    return models[0], PromptedSeq2Seq(models[1])
+    return make(kind).double(), PromptedSeq2Seq(make(kind).double())
+
+
+@torch.no_grad()
+def make(kind: str) -> PreTrainedModel:
+    """Return a model with the random weights of its kind."""
+    torch.manual_seed(1)
+    cls, config = KINDS[kind]
+    model = cls(deepcopy(config)).eval()
+    shake(model)
+    for name, parameter in model.named_parameters():
+        if "relative_attention_bias" in name:  # large values make wrong positions visible
+            parameter.normal_(0, 1)
+    # For logits as large as those of trained models.
+    model.decoder.final_layer_norm.weight.mul_(0.5 if config.tie_word_embeddings else 0.14)
+    return model
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -16,6 +16,7 @@ from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.hardware import Hardware, is_main_process
 from mpt_edge.training.runlog import read_log
 from mpt_edge.training.settings import MixedPrecision
+from tests.support import commands
 
 THINGS = ("film", "movie", "ball", "game", "vote", "law", "party", "atom")
 
@@ -33,9 +34,9 @@ def write_task(folder: Path, name: str, words: tuple[str, str]) -> Path:
     return recipe
 
 
-def launch(prefix: list[str], recipes: list[Path], backbone: Path, output: Path) -> str:
+def options(recipes: list[Path], backbone: Path, output: Path) -> list[object]:
     # Two processes cannot share the five rows of a batch evenly.
-    options = [
+    short = [
         "--epochs",
         "2",
         "--batch-size",
@@ -47,13 +48,17 @@ def launch(prefix: list[str], recipes: list[Path], backbone: Path, output: Path)
         "--teacher-epochs",
         "1",
     ]
-    command = [*prefix, "-m", "mpt_edge", "train", "source", *recipes, "--data", recipes[0].parent]
+    named = ["--data", recipes[0].parent, "--backbone", backbone, "--output", output, "--threads", 1]
+    return ["train", "source", *recipes, *named, *short]
+
+
+def launch(launcher: list[str], arguments: list[object], cache: Path) -> str:
     return subprocess.run(
-        [*map(str, command), *options, "--backbone", str(backbone), "--output", str(output), "--threads", "1"],
+        [sys.executable, *launcher, "-m", "mpt_edge", *map(str, arguments)],
         check=True,
         capture_output=True,
         timeout=300,
-        env=os.environ | {"HF_DATASETS_CACHE": str(output / "cache"), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"HF_DATASETS_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
         text=True,
     ).stdout
 
@@ -61,12 +66,12 @@ def launch(prefix: list[str], recipes: list[Path], backbone: Path, output: Path)
 def test_two_processes_write_what_one_writes(tiny_folder: Path, tmp_path: Path) -> None:
     """Each reads a share of every batch; only the first reports."""
     recipes = [write_task(tmp_path, "mood", ("dull", "witty")), write_task(tmp_path, "size", ("great", "good"))]
-    launch([sys.executable], recipes, tiny_folder, tmp_path / "one")
+    assert commands.run_here(*options(recipes, tiny_folder, tmp_path / "one")).returncode == 0
     # `accelerate launch` starts GPU processes in this way, and needs MPI for CPU processes.
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    printed = launch([sys.executable, *torchrun], recipes, tiny_folder, tmp_path / "two")
+    printed = launch(torchrun, options(recipes, tiny_folder, tmp_path / "two"), tmp_path / "cache")
     assert printed.count("written to") == 1
-    one_alone = launch([sys.executable, *ACCELERATE], recipes[:1], tiny_folder, tmp_path / "launched")
+    one_alone = launch(ACCELERATE, options(recipes[:1], tiny_folder, tmp_path / "launched"), tmp_path / "cache")
     assert one_alone.count("written to") == 1
     for name in ("mood", "size"):
         one, two = (TaskFile.load(tmp_path / run / f"tasks/{name}.safetensors") for run in ("one", "two"))

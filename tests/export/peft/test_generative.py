@@ -155,7 +155,7 @@ def test_files(imports: Imports) -> None:
     placement = Placement(Layout.PREFIX, PromptPosition.EMBEDDINGS if is_gpt else PromptPosition.FIRST_LAYER)
     assert (bundle.manifest.family, bundle.manifest.placement) == (Family.CAUSAL, placement)
     task = bundle.task("plain")
-    assert (task.head_type, task.generation["max_new_tokens"], task.max_length) == ("generation", NEW, 48 - VIRTUAL)
+    assert (task.head_type, task.generation["max_new_tokens"], task.max_length) == ("generation", NEW, 64 - VIRTUAL)
     assert task.own_prompt is not None
     assert (task.own_prompt.placement, task.is_two_vectors) == (placement, False)
     adapter = read_adapter(str(imports.root / "many"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 from transformers import AutoModel, PreTrainedModel
 
@@ -13,7 +15,7 @@ from tests.support.prompted import CONFIGS
 
 
 def all_models() -> list[tuple[PreTrainedModel, PromptedModel]]:
-    encoder = AutoModel.from_config(CONFIGS["bert"])
+    encoder = AutoModel.from_config(deepcopy(CONFIGS["bert"]))
     return [causal.build("llama"), seq2seq.build("t5"), (encoder, PromptedEncoder(encoder))]
 
 
@@ -35,6 +37,6 @@ def test_gradient_checkpointing_is_for_encoders() -> None:
 
 
 def test_other_architectures_are_refused_with_a_list() -> None:
-    model = AutoModel.from_config(CONFIGS["bert"])
+    model = AutoModel.from_config(deepcopy(CONFIGS["bert"]))
     with pytest.raises(UnsupportedModelError, match="'bert' models cannot carry a prompt yet; use one of a, b"):
         PromptedModel(model, ["b", "a"])
