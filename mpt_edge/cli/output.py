@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from mpt_edge._escapes import escaped_json, one_line
 from mpt_edge._files import create, mode_of
-from mpt_edge.cli.rows import InputRow
+from mpt_edge.batch.rows import InputRow
 from mpt_edge.inference.answers import Answer
 
 #: Suffix of a file while answers are still to come.

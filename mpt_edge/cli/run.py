@@ -7,7 +7,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -18,15 +18,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 import mpt_edge
 from mpt_edge._console import error_console
+from mpt_edge.batch.preparing import Preparer
+from mpt_edge.batch.rows import STDIN, Columns, InputRow, InputRows, format_of, from_arguments, from_stream
 from mpt_edge.cli import generation
 from mpt_edge.cli.options import BundleFolder, DigestOption, PrecisionOption, Threads
 from mpt_edge.cli.output import JsonLines, answers_in, note
-from mpt_edge.cli.rows import STDIN, Columns, InputRow, InputRows, format_of, from_arguments, from_stream
 from mpt_edge.cli.table import AnswerTable
-from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
+from mpt_edge.errors import InputError, MptEdgeError
 from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.formats.records import BadRecord, Format
-from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.heads.base import Request
 from mpt_edge.inference.model import Model
@@ -129,7 +129,8 @@ def run(
         has_bar = not no_progress and _may_show_bar(source, stream, output)
         advance = stack.enter_context(_bar(stream if has_bar else None))
         window = _window(model, stream, batch_size)
-        _Runner(model, rows, task, batch_size, window, on_error, write, advance, options).run()
+        preparer = Preparer(model, rows, task, options)
+        _Runner(model, rows, preparer, batch_size, window, on_error, write, advance).run()
 
 
 @dataclass
@@ -138,16 +139,14 @@ class _Runner:
 
     model: Model
     source: InputRows
-    task: str | None
+    preparer: Preparer
     batch_size: int
     window: int
     on_error: OnError
     write: Write
     advance: Callable[[int], None]
-    options: GenerationKwargs
     rows: int = 0
     skipped: int = 0
-    inputs: dict[str, Inputs | None] = field(default_factory=dict)
 
     def run(self) -> None:
         """Answer all rows. Those before a row that stops the run are written first."""
@@ -165,7 +164,7 @@ class _Runner:
     def _run_window(self, items: Sequence[InputRow | BadRecord]) -> None:
         rows: list[InputRow] = []
         requests: list[Request] = []
-        for item, result in zip(items, self._prepare(items), strict=True):
+        for item, result in zip(items, self.preparer.prepare(items), strict=True):
             if isinstance(result, Request) and isinstance(item, InputRow):
                 rows.append(item)
                 requests.append(result)
@@ -173,55 +172,8 @@ class _Runner:
                 self._skip(str(result))
             elif isinstance(result, MptEdgeError):
                 self._flush(rows, requests)
-                raise self._with_hint(result)
+                raise self.preparer.with_hint(result)
         self._flush(rows, requests)
-
-    def _prepare(self, items: Sequence[InputRow | BadRecord]) -> list[Request | MptEdgeError]:
-        """Return a request for each row, or the error that keeps it from being answered."""
-        results: dict[int, Request | MptEdgeError] = {}
-        rows: dict[int, tuple[InputRow, str]] = {}
-        for i, item in enumerate(items):
-            checked = self._check(item)
-            if isinstance(checked, InputError):
-                results[i] = checked
-            elif isinstance(item, InputRow):
-                rows[i] = item, checked
-        texts, tasks = [row.text for row, _ in rows.values()], [task for _, task in rows.values()]
-        prepared = self.model.prepare(texts, tasks, **self.options)
-        for (i, (row, _)), result in zip(rows.items(), prepared, strict=True):
-            is_of_row = isinstance(result, InputError | UnknownTaskError)
-            results[i] = InputError(f"{self.source.locate(row.number)}: {result}") if is_of_row else result
-        return [results[i] for i in range(len(items))]
-
-    def _check(self, item: InputRow | BadRecord) -> str | InputError:
-        """Return a row's task, its own or the command's, or an error for a row without one or with too many texts."""
-        if isinstance(item, BadRecord):
-            return InputError(item.message)
-        place, name = self.source.locate(item.number), item.task or self.task
-        if name is None:
-            return InputError(f'{place} names no task; pass --task NAME, or give the row a "task" entry.')
-        inputs, is_pair = self._inputs(name), not isinstance(item.text, str)
-        if inputs is Inputs.PAIR and not is_pair:
-            fix = "pass it with --pair" if self.source.name is None else "name its column with --pair-column"
-            return InputError(f"{place}: {name!r} reads pairs, but there is no second text; {fix}.")
-        if inputs is Inputs.TEXT and is_pair:
-            return InputError(f"{place}: {name!r} reads single texts, but there is a second text; leave it out.")
-        return name
-
-    def _inputs(self, task: str) -> Inputs | None:
-        """Return the inputs of a task; None for one that cannot be selected, which `prepare` reports."""
-        if task not in self.inputs:
-            try:
-                self.inputs[task] = self.model.task(task).file.inputs
-            except MptEdgeError:
-                self.inputs[task] = None
-        return self.inputs[task]
-
-    def _with_hint(self, error: MptEdgeError) -> MptEdgeError:
-        """Return an error of a row that names the option to skip it."""
-        if isinstance(error, InputError) and self.source.name is not None:
-            return InputError(str(error).removesuffix(".") + "; or pass --on-error skip.")
-        return error
 
     def _flush(self, rows: Sequence[InputRow], requests: Sequence[Request]) -> None:
         if rows:

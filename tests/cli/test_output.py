@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from mpt_edge import Model
+from mpt_edge.batch.rows import InputRow
 from mpt_edge.cli.output import JsonLines
-from mpt_edge.cli.rows import InputRow
 from tests.support import commands
 from tests.support.outcomes import refused
 from tests.support.rows import agree, rows_of, write

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpt_edge.cli.rows import Columns, InputRow, format_of, from_arguments, from_stream
+from mpt_edge.batch.rows import Columns, InputRow, format_of, from_arguments, from_stream
 from mpt_edge.errors import InputError
 from mpt_edge.formats import records
 from mpt_edge.formats.records import BadRecord, Format
