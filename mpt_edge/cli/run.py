@@ -9,24 +9,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import IO, Annotated, Any, BinaryIO
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mpt_edge
 from mpt_edge._console import error_console
+from mpt_edge.batch.answer_columns import answer_types, schema_of
+from mpt_edge.batch.parquet_answers import ParquetAnswers
+from mpt_edge.batch.parquet_rows import from_parquet
 from mpt_edge.batch.preparing import Preparer
-from mpt_edge.batch.rows import STDIN, Columns, InputRow, InputRows, format_of, from_arguments, from_stream
+from mpt_edge.batch.rows import STDIN, TASK_COLUMN, Columns, InputRow, InputRows, format_of, from_arguments, from_stream
 from mpt_edge.cli import generation
 from mpt_edge.cli.options import BundleFolder, DigestOption, PrecisionOption, Threads
-from mpt_edge.cli.output import JsonLines, answers_in, note
+from mpt_edge.cli.output import JsonLines, answers_in, note, parquet_in
 from mpt_edge.cli.table import AnswerTable
 from mpt_edge.errors import InputError, MptEdgeError
 from mpt_edge.formats.generation_options import GenerationKwargs
-from mpt_edge.formats.records import BadRecord, Format
+from mpt_edge.formats.records import PARQUET_SUFFIX, BadRecord, Format
 from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.heads.base import Request
 from mpt_edge.inference.model import Model
@@ -70,9 +74,12 @@ def run(
         str | None, typer.Option("--task", "-t", help="Task of the texts, or of rows that name none.")
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--input", "-i", help="Rows: .jsonl, .ndjson, .csv or .txt; - is standard input.")
+        Path | None,
+        typer.Option("--input", "-i", help="Rows: .jsonl, .ndjson, .csv, .txt or .parquet; - is standard input."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write JSON lines to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write JSON lines, or Parquet by its suffix, to this file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,
     bundle: BundleFolder = None,
     pair: Annotated[str | None, typer.Option(help="Second text of a single TEXT, for tasks that read pairs.")] = None,
@@ -90,6 +97,9 @@ def run(
     on_error: Annotated[
         OnError, typer.Option(help="For a row that cannot be answered: stop, or skip it.")
     ] = OnError.STOP,
+    answer_prefix: Annotated[
+        str, typer.Option(help="Start of the names of answer columns in Parquet.", show_default="none")
+    ] = "",
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
     max_new_tokens: generation.MaxNewTokens = None,
     temperature: generation.Temperature = None,
@@ -125,7 +135,8 @@ def run(
             (row,) = rows.rows
             generation.print_stream(streamed, _single_text(row), options)
             return
-        write = _writer(model, output, as_json, stream, stack)
+        parquet = ParquetLayout(task, rows.schema, answer_prefix)
+        write = _writer(model, output, as_json, stream, parquet, stack)
         has_bar = not no_progress and _may_show_bar(source, stream, output)
         advance = stack.enter_context(_bar(stream if has_bar else None))
         window = _window(model, stream, batch_size)
@@ -224,9 +235,13 @@ def _open_rows(
         return from_arguments(texts, pair), None
     chosen = _format(path, form)
     if path is None or path == _STDIN:
+        if chosen is Format.PARQUET:
+            raise InputError("Parquet cannot be read from a pipe; save it as a file, and pass --input FILE.")
         return from_stream(sys.stdin.buffer, STDIN, chosen, columns), sys.stdin.buffer
     stream = stack.enter_context(path.open("rb"))
     _check_end(stream, path)
+    if chosen is Format.PARQUET:
+        return from_parquet(stream, str(path), os.fstat(stream.fileno()).st_size, columns), stream
     return from_stream(stream, str(path), chosen, columns), stream
 
 
@@ -255,7 +270,33 @@ def _window(model: Model, stream: BinaryIO | None, batch_size: int) -> int:
     return max(WINDOW, batch_size) if may_wait else batch_size
 
 
-def _writer(model: Model, output: Path | None, as_json: bool, stream: BinaryIO | None, stack: ExitStack) -> Write:
+@dataclass(frozen=True)
+class ParquetLayout:
+    """Columns of an output in Parquet."""
+
+    task: str | None
+    schema: Any
+    """Arrow schema of the rows' columns; None for rows of lines."""
+    prefix: str
+
+    def writer(self, model: Model, file: IO[Any]) -> ParquetAnswers:
+        """Return a writer to an open file. Raises InputError for columns that the rows have already."""
+        has_own = self.task is None or self.schema is None or TASK_COLUMN in self.schema.names
+        types = answer_types(model, None if has_own else self.task)
+        return ParquetAnswers(file, self.schema, schema_of(types), self.prefix)
+
+
+def _writer(
+    model: Model,
+    output: Path | None,
+    as_json: bool,
+    stream: BinaryIO | None,
+    parquet: ParquetLayout,
+    stack: ExitStack,
+) -> Write:
+    is_parquet = output is not None and output.suffix.lower() == PARQUET_SUFFIX
+    if parquet.prefix and not is_parquet:
+        raise InputError("--answer-prefix is for columns of Parquet; leave it out, or pass --output FILE.parquet.")
     if output is None:
         if as_json:
             return JsonLines(sys.stdout, numbered=stream is not None)
@@ -263,6 +304,8 @@ def _writer(model: Model, output: Path | None, as_json: bool, stream: BinaryIO |
     status = _status(stream)
     if status is not None and output.exists() and os.path.samestat(status, output.stat()):
         raise InputError(f"{output} is the file that is read; name another with --output.")
+    if is_parquet:
+        return stack.enter_context(parquet_in(output, partial(parquet.writer, model)))
     return stack.enter_context(answers_in(output, numbered=stream is not None))
 
 

@@ -1,4 +1,4 @@
-"""Records of text, JSON lines, CSV and Parquet files, with every value as the file spells it.
+"""Records of text, JSON lines and CSV files, with every value as the file spells it.
 
 Training and the command read by these rules. Lines are read one at a time, so a million of them need no
 more memory than one. A record that cannot be read becomes a `BadRecord` in its place.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,15 +29,19 @@ TEXT_COLUMN = "text"
 
 
 class Format(StrEnum):
-    """Format of records that are read line by line."""
+    """Format of a file of records."""
 
     JSONL = "jsonl"
     CSV = "csv"
     TEXT = "text"
+    PARQUET = "parquet"
 
 
 #: Formats by file suffix.
 SUFFIXES = {".jsonl": Format.JSONL, ".ndjson": Format.JSONL, ".csv": Format.CSV, ".txt": Format.TEXT}
+
+#: Suffix of Parquet files, which have no lines.
+PARQUET_SUFFIX = ".parquet"
 
 
 class Number(str):
@@ -181,39 +184,6 @@ def read_json_list(path: Path) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is no list of JSON objects; write one object a line into a .jsonl file.")
     return rows
-
-
-def read_parquet(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a Parquet file; dates and numbers become text.
-
-    Raises:
-        InputError: the file cannot be read.
-        MissingExtraError: pyarrow is not installed.
-    """
-    from mpt_edge._extras import require
-
-    require("train", "pyarrow.parquet")
-    from pyarrow import ArrowException, parquet
-
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].removesuffix(".")
-        raise InputError(f"{path} cannot be read as Parquet ({reason}); write the file again.") from error
-    return [{name: _plain(value) for name, value in row.items()} for row in rows]
-
-
-def _plain(value: Any) -> Any:
-    """Return a Parquet value as the same value would be spelled in JSON."""
-    if isinstance(value, bool | str) or value is None:
-        return value
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, int | float):
-        return None if math.isnan(value) else Number(repr(value))  # NaN stands for a missing number
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _parse_json(text: str) -> Any:
