@@ -112,13 +112,17 @@ def from_arguments(texts: Sequence[str], pair: str | None = None) -> InputRows:
     return InputRows(None, rows, lambda: 0)
 
 
-def from_stream(stream: BinaryIO, name: str, form: Format, columns: Columns) -> InputRows:
-    """Read rows from an open binary stream.
+def from_stream(
+    stream: BinaryIO, name: str, form: Format, columns: Columns, *, header: Sequence[str] = (), lines_before: int = 0
+) -> InputRows:
+    """Read rows from an open binary stream; ``header`` and ``lines_before`` are of a stream that starts inside a file.
 
     The rows raise InputError if the stream as a whole cannot be used: its CSV header is missing, or
     lacks the text's column.
     """
-    reader = RecordReader(stream, name, form, json_hint=", or pass --format text")
+    reader = RecordReader(
+        stream, name, form, json_hint=", or pass --format text", header=header, lines_before=lines_before
+    )
     if form is Format.TEXT:  # a line has no columns
         columns = Columns()
     return InputRows(name, _rows(reader, columns), lambda: reader.position)

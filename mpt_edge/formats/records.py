@@ -81,7 +81,16 @@ class RecordReader(Iterator[Record | BadRecord]):
         position: number of bytes read so far.
     """
 
-    def __init__(self, stream: BinaryIO, name: str, form: Format, *, json_hint: str = "") -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        name: str,
+        form: Format,
+        *,
+        json_hint: str = "",
+        header: Sequence[str] = (),
+        lines_before: int = 0,
+    ) -> None:
         """Read from a binary stream.
 
         Args:
@@ -89,10 +98,12 @@ class RecordReader(Iterator[Record | BadRecord]):
             name: name of the file in messages.
             form: format of the records.
             json_hint: end of the message about a line that is not JSON, such as another way to read it.
+            header: column names of a CSV whose first line is not in the stream.
+            lines_before: number of lines of the file before the stream.
         """
-        self.name, self.header = name, list[str]()
+        self.name, self.header = name, list(header)
         self._json_hint = json_hint
-        self._lines = _Lines(stream, name)
+        self._lines = _Lines(stream, name, lines_before)
         readers = {Format.JSONL: self._json, Format.CSV: self._csv, Format.TEXT: self._text}
         self._records = readers[form]()
 
@@ -104,6 +115,11 @@ class RecordReader(Iterator[Record | BadRecord]):
     def position(self) -> int:
         """Number of bytes read so far."""
         return self._lines.position
+
+    @property
+    def lines(self) -> int:
+        """Number of lines of the file read so far."""
+        return self._lines.number
 
     def _text(self) -> Iterator[Record | BadRecord]:
         for line in self._lines:
@@ -131,7 +147,7 @@ class RecordReader(Iterator[Record | BadRecord]):
         lines = self._lines
         csv.field_size_limit(MAX_LINE)
         reader = csv.reader(lines, strict=True)
-        self.header = self._read_header(reader)
+        self.header = self.header or self._read_header(reader)
         while True:
             start = lines.number + 1
             try:
@@ -197,9 +213,9 @@ def _refuse_constant(name: str) -> NoReturn:
 class _Lines(Iterator[str]):
     """Decoded lines. A faulty line is yielded too, and `fault` describes it."""
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
+    def __init__(self, stream: BinaryIO, name: str, number: int) -> None:
         self.name = name
-        self.number = 0
+        self.number = number
         self.position = 0
         self._stream = stream
         self._fault: BadRecord | None = None
