@@ -20,13 +20,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 import mpt_edge
 from mpt_edge._console import error_console
 from mpt_edge.batch.answer_columns import answer_types, schema_of
+from mpt_edge.batch.json_answers import JsonLines
 from mpt_edge.batch.parquet_answers import ParquetAnswers
 from mpt_edge.batch.parquet_rows import from_parquet
+from mpt_edge.batch.part_worker import PartWorker
 from mpt_edge.batch.preparing import Preparer
 from mpt_edge.batch.rows import STDIN, TASK_COLUMN, Columns, InputRow, InputRows, format_of, from_arguments, from_stream
+from mpt_edge.batch.shared_model import ModelSettings
 from mpt_edge.cli import generation
+from mpt_edge.cli.job import PART_ROWS, Engine, check_job_usage, run_job
 from mpt_edge.cli.options import BundleFolder, DigestOption, PrecisionOption, Threads
-from mpt_edge.cli.output import JsonLines, answers_in, note, parquet_in
+from mpt_edge.cli.output import answers_in, note, parquet_in
 from mpt_edge.cli.table import AnswerTable
 from mpt_edge.errors import InputError, MptEdgeError
 from mpt_edge.formats.generation_options import GenerationKwargs
@@ -45,6 +49,8 @@ mpt-edge run --task same "He left." --pair "He went away."   (a task of your own
 mpt-edge run --task sst2 --input reviews.csv --text-column review --output labels.jsonl
 
 cat questions.txt | mpt-edge run --task trec --json
+
+mpt-edge run --task sst2 --input reviews/ --engine ray --output answers/   (goes on where it was killed)
 
 Rows of a file may name their task in a column "task". Standard input is answered in batches of --batch-size rows.
 
@@ -100,6 +106,12 @@ def run(
     answer_prefix: Annotated[
         str, typer.Option(help="Start of the names of answer columns in Parquet.", show_default="none")
     ] = "",
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="Answer a file or a folder of files in parts, here or on Ray; --output is a folder."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers of Ray.", show_default="one on every CPU")] = None,
+    part_rows: Annotated[int, typer.Option(min=1, help="Maximum rows of a part.")] = PART_ROWS,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
     max_new_tokens: generation.MaxNewTokens = None,
     temperature: generation.Temperature = None,
@@ -122,6 +134,18 @@ def run(
         "stop": stop,
     }
     columns = Columns(text_column, pair_column)
+    if engine is not None:
+        inputs, folder = check_job_usage(source, output, has_texts=bool(texts), as_json=as_json)
+        settings = ModelSettings.of(bundle, precision=precision, threads=threads or 1, digest=digest)
+        worker = PartWorker(settings, task, columns, on_error is OnError.SKIP, batch_size, answer_prefix)
+        has_bar = not no_progress and sys.stderr.isatty()
+        run_job(
+            worker, given, engine=engine, source=inputs, form=form, output=folder, part_rows=part_rows,
+            workers=workers, bar=lambda size: _bar(size if has_bar else None),
+        )  # fmt: skip
+        return
+    if workers is not None or part_rows != PART_ROWS:
+        raise InputError("--workers and --part-rows are for parts; pass --engine local or ray, or leave them out.")
     _check_usage(texts, source, pair, has_row_options=columns != Columns() or form is not None)
     with ExitStack() as stack:
         rows, stream = _open_rows(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
@@ -138,7 +162,8 @@ def run(
         parquet = ParquetLayout(task, rows.schema, answer_prefix)
         write = _writer(model, output, as_json, stream, parquet, stack)
         has_bar = not no_progress and _may_show_bar(source, stream, output)
-        advance = stack.enter_context(_bar(stream if has_bar else None))
+        status = _status(stream) if has_bar else None
+        advance = stack.enter_context(_bar(status and status.st_size))
         window = _window(model, stream, batch_size)
         preparer = Preparer(model, rows, task, options)
         _Runner(model, rows, preparer, batch_size, window, on_error, write, advance).run()
@@ -316,13 +341,12 @@ def _may_show_bar(path: Path | None, stream: BinaryIO | None, output: Path | Non
 
 
 @contextmanager
-def _bar(stream: BinaryIO | None) -> Iterator[Callable[[int], None]]:
-    """Show how much of a file has been read; show nothing without a file."""
-    status = _status(stream)
-    if status is None:
+def _bar(size: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how many of some bytes have been read; show nothing for None."""
+    if size is None:
         yield lambda _: None
         return
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=error_console()) as bar:
-        row = bar.add_task("reading", total=status.st_size)
+        row = bar.add_task("reading", total=size)
         yield lambda position: bar.update(row, completed=position)
