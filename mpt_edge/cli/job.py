@@ -29,7 +29,7 @@ Bar = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Engine(StrEnum):
-    """Where the parts of a job are answered."""
+    """Executor of a job's parts."""
 
     LOCAL = "local"
     """In this process."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from mpt_edge import Model
@@ -23,6 +22,8 @@ from mpt_edge.batch.ray_executor import RayExecutor
 from mpt_edge.batch.shared_model import ModelSettings
 from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
 from mpt_edge.formats.records import Format
+from tests.support.blocks import examples
+from tests.support.places import ROOT
 from tests.support.rows import agree, rows_of, write
 
 ray = pytest.importorskip("ray")
@@ -83,12 +84,20 @@ def test_errors_of_workers(tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_predictor_in_ray_data(tiny_bundle: Path, tiny_model: Model) -> None:
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    texts = [f"film {'good ' * (i % 7)}{i}" for i in range(40)]
-    rows = ray.data.from_arrow(pa.table({"id": list(range(40)), "text": texts}))
-    arguments = {"fn_constructor_args": (str(tiny_bundle),), "fn_constructor_kwargs": {"task": "topic"}}
-    result = rows.map_batches(Predictor, batch_size=16, concurrency=1, **arguments).take_all()
-    result.sort(key=lambda row: row["id"])
-    assert [row["text"] for row in result] == texts
-    assert [row["label"] for row in result] == [answer.label for answer in tiny_model.run(texts, "topic")]
+def test_the_page_on_ray_data(tiny_bundle: Path, tiny_model: Model) -> None:
+    """The code of docs/batch.md, on this cluster, this bundle and one actor."""
+    page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    (code,) = [each.code for each in examples(page) if "ray.init" in each.code]
+    given = {"models/minilm-l6": str(tiny_bundle), '"sst2"': '"sentiment"', "concurrency=2": "concurrency=1"}
+    for old, new in given.items():
+        assert old in code
+        code = code.replace(old, new)
+    lines = [line for line in code.splitlines() if not line.startswith(("ray.init", "ray.shutdown", "print"))]
+    assert len(lines) == len(code.splitlines()) - 3
+    names: dict[str, Any] = {"Predictor": Predictor}
+    exec("\n".join(lines), names)  # noqa: S102 - our page
+    rows = names["answers"].take_all()
+    texts = names["reviews"]["text"].tolist()
+    assert sorted(row["text"] for row in rows) == sorted(texts)
+    labels = {text: tiny_model.task("sentiment")(text).label for text in set(texts)}
+    assert all(row["label"] == labels[row["text"]] for row in rows)
