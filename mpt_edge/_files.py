@@ -220,6 +220,16 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def error_names(name: str) -> Iterator[None]:
+    """Name the file in an error that has no name, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or name
+        raise
+
+
 def temporary_target(name: str) -> str | None:
     """Return the file name for which `atomic_write` made a temporary name; None for any other name."""
     target, _, token = name.removeprefix(".").rpartition(".")

@@ -37,6 +37,7 @@ SOURCES = ("mpt_edge", "export/mpt_edge_export")
 LAYERS = (
     ("mpt_edge.formats",),
     ("mpt_edge.inference",),
+    ("mpt_edge.batch",),
     ("mpt_edge.training",),
     ("mpt_edge_export", "optimum"),
     ("mpt_edge.server",),

@@ -1,11 +1,13 @@
-"""docs/app.md, server.md, index.md, training.md and results.md: all commands and code run, in order, on one bundle."""
+"""All commands and code of docs/app.md, batch.md, server.md, index.md, training.md and results.md, in order."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
 import subprocess
+import types
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -108,6 +110,44 @@ def test_the_quick_start(clone: Path):
     assert '"label": "number"' in others.run(clone)
     assert len((clone / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 8
     run_python("index.md", clone)
+
+
+def test_large_batches(clone: Path):
+    """All blocks but Ray's own: a Ray cluster is started in `tests/batch/test_ray_executor.py` alone."""
+    parts = blocks("batch.md", "python")
+    ours = [part for part in parts if "import ray" not in part.code and "from ray" not in part.code]
+    (on_ray,) = [part.code for part in parts if "ray.init" in part.code]
+    frame = next(line for line in on_ray.splitlines() if line.startswith("reviews = "))
+    code = "\n".join(["import pandas as pd", frame, *(part.code for part in ours)])
+    shown = "".join(part.output or "" for part in ours)
+    assert_shown(ours[0].run(clone, code), shown)
+    parquet, job = blocks("batch.md", "sh")
+    parquet.run(clone)
+    assert len((clone / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 8
+    assert job.run(clone) == (clone / "answers.jsonl").read_text(encoding="utf-8")
+
+
+def test_the_class_of_ray_serve(clone: Path, monkeypatch: pytest.MonkeyPatch):
+    """The deployment's code, with decorators that leave it as it is; Ray Serve takes too long to start here."""
+    ray = pytest.importorskip("ray")
+    (block,) = [part for part in blocks("batch.md", "python") if "from ray import serve" in part.code]
+    plain = types.SimpleNamespace(deployment=lambda **_: _bound, batch=lambda **_: lambda function: function)
+    monkeypatch.setattr(ray, "serve", plain, raising=False)
+    monkeypatch.chdir(clone)
+    names = {}
+    exec(block.code, names)  # noqa: S102 - our page
+    app = names["app"]
+    right, wrong = asyncio.run(
+        app.answer([{"task": "sst2", "text": "a gorgeous, witty film"}, {"task": "sst2", "text": " "}])
+    )
+    assert right["label"] == "positive"
+    assert wrong == {"error": "the text is empty; pass at least one word."}
+
+
+def _bound(cls: type) -> type:
+    """Return a class whose ``bind`` makes an object."""
+    cls.bind = classmethod(lambda bound, *arguments: bound(*arguments))
+    return cls
 
 
 def test_a_task_of_your_own(clone: Path):

@@ -43,6 +43,7 @@ LAYERS = (
     ("mpt_edge.inference.generation",),
     ("mpt_edge.inference.heads",),
     ("mpt_edge.inference", "mpt_edge.__init__"),  # models and tasks, and the public face
+    ("mpt_edge.batch",),
     ("mpt_edge.training",),
     ("mpt_edge_export",),
     ("mpt_edge.server",),
@@ -183,7 +184,7 @@ def test_imports_form_no_circle(arrows: dict[str, set[str]]) -> None:
 
 
 def test_the_device_side_imports_no_training_tools() -> None:
-    folders = [PACKAGE / "formats", PACKAGE / "inference"]
+    folders = [PACKAGE / "formats", PACKAGE / "inference", PACKAGE / "batch"]
     assert offenses(folders, ("numpy",))  # the check does read these files
     assert offenses(folders, TOOLS) == []
     assert offenses([PACKAGE / "training"], ("torch",))
@@ -211,7 +212,7 @@ def test_the_root_has_the_public_face_errors_and_a_few_helpers() -> None:
     assert files - helpers == {"__init__.py", "__main__.py", "errors.py"}
     assert len(helpers) <= 5
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert folders == {"formats", "inference", "training", "server", "cli"}
+    assert folders == {"formats", "inference", "batch", "training", "server", "cli"}
 
 
 #: Modules without logic, and base classes that the tests of their subclasses run.
@@ -235,7 +236,7 @@ def test_import_loads_no_training_tools() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     modules = result.stdout.split()
     assert {"mpt_edge", "numpy", "onnxruntime"} <= set(modules)
-    unwanted = (*TOOLS, "typer", "rich", "mpt_edge_export", "mpt_edge.training", "mpt_edge.cli")
+    unwanted = (*TOOLS, "typer", "rich", "mpt_edge_export", "mpt_edge.training", "mpt_edge.batch", "mpt_edge.cli")
     assert [name for name in modules if any(is_within(name, each) for each in unwanted)] == []
 
 

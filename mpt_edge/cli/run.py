@@ -7,26 +7,34 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import IO, Annotated, Any, BinaryIO
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mpt_edge
 from mpt_edge._console import error_console
+from mpt_edge.batch.answer_columns import answer_types, schema_of
+from mpt_edge.batch.json_answers import JsonLines
+from mpt_edge.batch.parquet_answers import ParquetAnswers
+from mpt_edge.batch.parquet_rows import from_parquet
+from mpt_edge.batch.part_worker import PartWorker
+from mpt_edge.batch.preparing import Preparer
+from mpt_edge.batch.rows import STDIN, TASK_COLUMN, Columns, InputRow, InputRows, format_of, from_arguments, from_stream
+from mpt_edge.batch.shared_model import ModelSettings
 from mpt_edge.cli import generation
+from mpt_edge.cli.job import PART_ROWS, Engine, check_job_usage, run_job
 from mpt_edge.cli.options import BundleFolder, DigestOption, PrecisionOption, Threads
-from mpt_edge.cli.output import JsonLines, answers_in, note
-from mpt_edge.cli.rows import STDIN, Columns, InputRow, InputRows, format_of, from_arguments, from_stream
+from mpt_edge.cli.output import answers_in, note, parquet_in
 from mpt_edge.cli.table import AnswerTable
-from mpt_edge.errors import InputError, MptEdgeError, UnknownTaskError
+from mpt_edge.errors import InputError, MptEdgeError
 from mpt_edge.formats.generation_options import GenerationKwargs
-from mpt_edge.formats.records import BadRecord, Format
-from mpt_edge.formats.taskfile import Inputs
+from mpt_edge.formats.records import PARQUET_SUFFIX, BadRecord, Format
 from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.heads.base import Request
 from mpt_edge.inference.model import Model
@@ -41,6 +49,8 @@ mpt-edge run --task same "He left." --pair "He went away."   (a task of your own
 mpt-edge run --task sst2 --input reviews.csv --text-column review --output labels.jsonl
 
 cat questions.txt | mpt-edge run --task trec --json
+
+mpt-edge run --task sst2 --input reviews/ --engine ray --output answers/   (goes on where it was killed)
 
 Rows of a file may name their task in a column "task". Standard input is answered in batches of --batch-size rows.
 
@@ -70,9 +80,12 @@ def run(
         str | None, typer.Option("--task", "-t", help="Task of the texts, or of rows that name none.")
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--input", "-i", help="Rows: .jsonl, .ndjson, .csv or .txt; - is standard input.")
+        Path | None,
+        typer.Option("--input", "-i", help="Rows: .jsonl, .ndjson, .csv, .txt or .parquet; - is standard input."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write JSON lines to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write JSON lines, or Parquet by its suffix, to this file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,
     bundle: BundleFolder = None,
     pair: Annotated[str | None, typer.Option(help="Second text of a single TEXT, for tasks that read pairs.")] = None,
@@ -90,6 +103,15 @@ def run(
     on_error: Annotated[
         OnError, typer.Option(help="For a row that cannot be answered: stop, or skip it.")
     ] = OnError.STOP,
+    answer_prefix: Annotated[
+        str, typer.Option(help="Start of the names of answer columns in Parquet.", show_default="none")
+    ] = "",
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="Answer a file or a folder of files in parts, here or on Ray; --output is a folder."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers of Ray.", show_default="one on every CPU")] = None,
+    part_rows: Annotated[int, typer.Option(min=1, help="Maximum rows of a part.")] = PART_ROWS,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
     max_new_tokens: generation.MaxNewTokens = None,
     temperature: generation.Temperature = None,
@@ -112,6 +134,18 @@ def run(
         "stop": stop,
     }
     columns = Columns(text_column, pair_column)
+    if engine is not None:
+        inputs, folder = check_job_usage(source, output, has_texts=bool(texts), as_json=as_json)
+        settings = ModelSettings.of(bundle, precision=precision, threads=threads or 1, digest=digest)
+        worker = PartWorker(settings, task, columns, on_error is OnError.SKIP, batch_size, answer_prefix)
+        has_bar = not no_progress and sys.stderr.isatty()
+        run_job(
+            worker, given, engine=engine, source=inputs, form=form, output=folder, part_rows=part_rows,
+            workers=workers, bar=lambda size: _bar(size if has_bar else None),
+        )  # fmt: skip
+        return
+    if workers is not None or part_rows != PART_ROWS:
+        raise InputError("--workers and --part-rows are for parts; pass --engine local or ray, or leave them out.")
     _check_usage(texts, source, pair, has_row_options=columns != Columns() or form is not None)
     with ExitStack() as stack:
         rows, stream = _open_rows(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
@@ -125,11 +159,14 @@ def run(
             (row,) = rows.rows
             generation.print_stream(streamed, _single_text(row), options)
             return
-        write = _writer(model, output, as_json, stream, stack)
+        parquet = ParquetLayout(task, rows.schema, answer_prefix)
+        write = _writer(model, output, as_json, stream, parquet, stack)
         has_bar = not no_progress and _may_show_bar(source, stream, output)
-        advance = stack.enter_context(_bar(stream if has_bar else None))
+        status = _status(stream) if has_bar else None
+        advance = stack.enter_context(_bar(status and status.st_size))
         window = _window(model, stream, batch_size)
-        _Runner(model, rows, task, batch_size, window, on_error, write, advance, options).run()
+        preparer = Preparer(model, rows, task, options)
+        _Runner(model, rows, preparer, batch_size, window, on_error, write, advance).run()
 
 
 @dataclass
@@ -138,16 +175,14 @@ class _Runner:
 
     model: Model
     source: InputRows
-    task: str | None
+    preparer: Preparer
     batch_size: int
     window: int
     on_error: OnError
     write: Write
     advance: Callable[[int], None]
-    options: GenerationKwargs
     rows: int = 0
     skipped: int = 0
-    inputs: dict[str, Inputs | None] = field(default_factory=dict)
 
     def run(self) -> None:
         """Answer all rows. Those before a row that stops the run are written first."""
@@ -165,7 +200,7 @@ class _Runner:
     def _run_window(self, items: Sequence[InputRow | BadRecord]) -> None:
         rows: list[InputRow] = []
         requests: list[Request] = []
-        for item, result in zip(items, self._prepare(items), strict=True):
+        for item, result in zip(items, self.preparer.prepare(items), strict=True):
             if isinstance(result, Request) and isinstance(item, InputRow):
                 rows.append(item)
                 requests.append(result)
@@ -173,55 +208,8 @@ class _Runner:
                 self._skip(str(result))
             elif isinstance(result, MptEdgeError):
                 self._flush(rows, requests)
-                raise self._with_hint(result)
+                raise self.preparer.with_hint(result)
         self._flush(rows, requests)
-
-    def _prepare(self, items: Sequence[InputRow | BadRecord]) -> list[Request | MptEdgeError]:
-        """Return a request for each row, or the error that keeps it from being answered."""
-        results: dict[int, Request | MptEdgeError] = {}
-        rows: dict[int, tuple[InputRow, str]] = {}
-        for i, item in enumerate(items):
-            checked = self._check(item)
-            if isinstance(checked, InputError):
-                results[i] = checked
-            elif isinstance(item, InputRow):
-                rows[i] = item, checked
-        texts, tasks = [row.text for row, _ in rows.values()], [task for _, task in rows.values()]
-        prepared = self.model.prepare(texts, tasks, **self.options)
-        for (i, (row, _)), result in zip(rows.items(), prepared, strict=True):
-            is_of_row = isinstance(result, InputError | UnknownTaskError)
-            results[i] = InputError(f"{self.source.locate(row.number)}: {result}") if is_of_row else result
-        return [results[i] for i in range(len(items))]
-
-    def _check(self, item: InputRow | BadRecord) -> str | InputError:
-        """Return a row's task, its own or the command's, or an error for a row without one or with too many texts."""
-        if isinstance(item, BadRecord):
-            return InputError(item.message)
-        place, name = self.source.locate(item.number), item.task or self.task
-        if name is None:
-            return InputError(f'{place} names no task; pass --task NAME, or give the row a "task" entry.')
-        inputs, is_pair = self._inputs(name), not isinstance(item.text, str)
-        if inputs is Inputs.PAIR and not is_pair:
-            fix = "pass it with --pair" if self.source.name is None else "name its column with --pair-column"
-            return InputError(f"{place}: {name!r} reads pairs, but there is no second text; {fix}.")
-        if inputs is Inputs.TEXT and is_pair:
-            return InputError(f"{place}: {name!r} reads single texts, but there is a second text; leave it out.")
-        return name
-
-    def _inputs(self, task: str) -> Inputs | None:
-        """Return the inputs of a task; None for one that cannot be selected, which `prepare` reports."""
-        if task not in self.inputs:
-            try:
-                self.inputs[task] = self.model.task(task).file.inputs
-            except MptEdgeError:
-                self.inputs[task] = None
-        return self.inputs[task]
-
-    def _with_hint(self, error: MptEdgeError) -> MptEdgeError:
-        """Return an error of a row that names the option to skip it."""
-        if isinstance(error, InputError) and self.source.name is not None:
-            return InputError(str(error).removesuffix(".") + "; or pass --on-error skip.")
-        return error
 
     def _flush(self, rows: Sequence[InputRow], requests: Sequence[Request]) -> None:
         if rows:
@@ -272,9 +260,13 @@ def _open_rows(
         return from_arguments(texts, pair), None
     chosen = _format(path, form)
     if path is None or path == _STDIN:
+        if chosen is Format.PARQUET:
+            raise InputError("Parquet cannot be read from a pipe; save it as a file, and pass --input FILE.")
         return from_stream(sys.stdin.buffer, STDIN, chosen, columns), sys.stdin.buffer
     stream = stack.enter_context(path.open("rb"))
     _check_end(stream, path)
+    if chosen is Format.PARQUET:
+        return from_parquet(stream, str(path), os.fstat(stream.fileno()).st_size, columns), stream
     return from_stream(stream, str(path), chosen, columns), stream
 
 
@@ -303,7 +295,33 @@ def _window(model: Model, stream: BinaryIO | None, batch_size: int) -> int:
     return max(WINDOW, batch_size) if may_wait else batch_size
 
 
-def _writer(model: Model, output: Path | None, as_json: bool, stream: BinaryIO | None, stack: ExitStack) -> Write:
+@dataclass(frozen=True)
+class ParquetLayout:
+    """Columns of an output in Parquet."""
+
+    task: str | None
+    schema: Any
+    """Arrow schema of the rows' columns; None for rows of lines."""
+    prefix: str
+
+    def writer(self, model: Model, file: IO[Any]) -> ParquetAnswers:
+        """Return a writer to an open file. Raises InputError for columns that the rows have already."""
+        has_own = self.task is None or self.schema is None or TASK_COLUMN in self.schema.names
+        types = answer_types(model, None if has_own else self.task)
+        return ParquetAnswers(file, self.schema, schema_of(types), self.prefix)
+
+
+def _writer(
+    model: Model,
+    output: Path | None,
+    as_json: bool,
+    stream: BinaryIO | None,
+    parquet: ParquetLayout,
+    stack: ExitStack,
+) -> Write:
+    is_parquet = output is not None and output.suffix.lower() == PARQUET_SUFFIX
+    if parquet.prefix and not is_parquet:
+        raise InputError("--answer-prefix is for columns of Parquet; leave it out, or pass --output FILE.parquet.")
     if output is None:
         if as_json:
             return JsonLines(sys.stdout, numbered=stream is not None)
@@ -311,6 +329,8 @@ def _writer(model: Model, output: Path | None, as_json: bool, stream: BinaryIO |
     status = _status(stream)
     if status is not None and output.exists() and os.path.samestat(status, output.stat()):
         raise InputError(f"{output} is the file that is read; name another with --output.")
+    if is_parquet:
+        return stack.enter_context(parquet_in(output, partial(parquet.writer, model)))
     return stack.enter_context(answers_in(output, numbered=stream is not None))
 
 
@@ -321,13 +341,12 @@ def _may_show_bar(path: Path | None, stream: BinaryIO | None, output: Path | Non
 
 
 @contextmanager
-def _bar(stream: BinaryIO | None) -> Iterator[Callable[[int], None]]:
-    """Show how much of a file has been read; show nothing without a file."""
-    status = _status(stream)
-    if status is None:
+def _bar(size: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how many of some bytes have been read; show nothing for None."""
+    if size is None:
         yield lambda _: None
         return
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=error_console()) as bar:
-        row = bar.add_task("reading", total=status.st_size)
+        row = bar.add_task("reading", total=size)
         yield lambda position: bar.update(row, completed=position)

@@ -9,7 +9,7 @@ from typing import TextIO
 from rich.cells import cell_len, set_cell_size
 
 from mpt_edge._escapes import escaped, one_line
-from mpt_edge.cli.rows import InputRow
+from mpt_edge.batch.rows import InputRow
 from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.heads.base import Display
 from mpt_edge.inference.model import Model

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from mpt_edge._console import PlainConsole, PlainTable
+from mpt_edge.batch.json_answers import json_text
 from mpt_edge.cli.options import BundleFolder, Commands, DigestOption, PrecisionOption, RequireKey
-from mpt_edge.cli.output import json_text
 from mpt_edge.cli.sources import Sha256, Sources, local_files
 from mpt_edge.errors import CorruptFileError, MismatchError, UnknownTaskError
 from mpt_edge.formats.bundle import Bundle

@@ -1,4 +1,4 @@
-"""Records of text, JSON lines, CSV and Parquet files, with every value as the file spells it.
+"""Records of text, JSON lines and CSV files, with every value as the file spells it.
 
 Training and the command read by these rules. Lines are read one at a time, so a million of them need no
 more memory than one. A record that cannot be read becomes a `BadRecord` in its place.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,15 +29,19 @@ TEXT_COLUMN = "text"
 
 
 class Format(StrEnum):
-    """Format of records that are read line by line."""
+    """Format of a file of records."""
 
     JSONL = "jsonl"
     CSV = "csv"
     TEXT = "text"
+    PARQUET = "parquet"
 
 
 #: Formats by file suffix.
 SUFFIXES = {".jsonl": Format.JSONL, ".ndjson": Format.JSONL, ".csv": Format.CSV, ".txt": Format.TEXT}
+
+#: Suffix of Parquet files, which have no lines.
+PARQUET_SUFFIX = ".parquet"
 
 
 class Number(str):
@@ -78,7 +81,16 @@ class RecordReader(Iterator[Record | BadRecord]):
         position: number of bytes read so far.
     """
 
-    def __init__(self, stream: BinaryIO, name: str, form: Format, *, json_hint: str = "") -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        name: str,
+        form: Format,
+        *,
+        json_hint: str = "",
+        header: Sequence[str] = (),
+        lines_before: int = 0,
+    ) -> None:
         """Read from a binary stream.
 
         Args:
@@ -86,10 +98,12 @@ class RecordReader(Iterator[Record | BadRecord]):
             name: name of the file in messages.
             form: format of the records.
             json_hint: end of the message about a line that is not JSON, such as another way to read it.
+            header: column names of a CSV whose first line is not in the stream.
+            lines_before: number of lines of the file before the stream.
         """
-        self.name, self.header = name, list[str]()
+        self.name, self.header = name, list(header)
         self._json_hint = json_hint
-        self._lines = _Lines(stream, name)
+        self._lines = _Lines(stream, name, lines_before)
         readers = {Format.JSONL: self._json, Format.CSV: self._csv, Format.TEXT: self._text}
         self._records = readers[form]()
 
@@ -101,6 +115,11 @@ class RecordReader(Iterator[Record | BadRecord]):
     def position(self) -> int:
         """Number of bytes read so far."""
         return self._lines.position
+
+    @property
+    def lines(self) -> int:
+        """Number of lines of the file read so far."""
+        return self._lines.number
 
     def _text(self) -> Iterator[Record | BadRecord]:
         for line in self._lines:
@@ -128,7 +147,7 @@ class RecordReader(Iterator[Record | BadRecord]):
         lines = self._lines
         csv.field_size_limit(MAX_LINE)
         reader = csv.reader(lines, strict=True)
-        self.header = self._read_header(reader)
+        self.header = self.header or self._read_header(reader)
         while True:
             start = lines.number + 1
             try:
@@ -183,39 +202,6 @@ def read_json_list(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_parquet(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a Parquet file; dates and numbers become text.
-
-    Raises:
-        InputError: the file cannot be read.
-        MissingExtraError: pyarrow is not installed.
-    """
-    from mpt_edge._extras import require
-
-    require("train", "pyarrow.parquet")
-    from pyarrow import ArrowException, parquet
-
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].removesuffix(".")
-        raise InputError(f"{path} cannot be read as Parquet ({reason}); write the file again.") from error
-    return [{name: _plain(value) for name, value in row.items()} for row in rows]
-
-
-def _plain(value: Any) -> Any:
-    """Return a Parquet value as the same value would be spelled in JSON."""
-    if isinstance(value, bool | str) or value is None:
-        return value
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, int | float):
-        return None if math.isnan(value) else Number(repr(value))  # NaN stands for a missing number
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
 def _parse_json(text: str) -> Any:
     return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=_refuse_constant)
 
@@ -227,9 +213,9 @@ def _refuse_constant(name: str) -> NoReturn:
 class _Lines(Iterator[str]):
     """Decoded lines. A faulty line is yielded too, and `fault` describes it."""
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
+    def __init__(self, stream: BinaryIO, name: str, number: int) -> None:
         self.name = name
-        self.number = 0
+        self.number = number
         self.position = 0
         self._stream = stream
         self._fault: BadRecord | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import subprocess
@@ -15,32 +14,12 @@ from pathlib import Path
 import pytest
 
 from mpt_edge import Model
-from mpt_edge.cli.output import JsonLines
-from mpt_edge.cli.rows import InputRow
 from tests.support import commands
 from tests.support.outcomes import refused
 from tests.support.rows import agree, rows_of, write
 from tests.support.writers import TEXTS
 
 Command = Callable[..., commands.Result]
-
-
-def test_rows_are_numbered_in_files_alone(model: Model) -> None:
-    rows, answers = [InputRow("atom", None, 7)], model.run(["atom"], "topic")
-    written = []
-    for numbered in (False, True):
-        lines = JsonLines(file := io.StringIO(), numbered=numbered)
-        lines(rows, answers)
-        assert lines.rows == 1
-        written.append(rows_of(file.getvalue())[0])
-    assert written[0] | {"line": 7} == written[1]
-
-
-@pytest.mark.parametrize(("encoding", "expected"), [("utf-8", "süß"), ("latin-1", "s\\u00fc\\u00df")])
-def test_streams_of_other_encodings_get_ascii(model: Model, encoding: str, expected: str) -> None:
-    file = io.TextIOWrapper(io.BytesIO(), encoding)
-    JsonLines(file, numbered=False)([InputRow("süß", None, 1)], model.run(["süß"], "topic"))
-    assert f'"text": "{expected}"' in file.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
 
 
 def test_output_file(run: Command, model: Model, tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_needs_no_torch(tiny_bundle: Path) -> None:
         (["--task", "same", "a", "b", "--pair", "c"], "--pair goes with one TEXT, but there are 2; put pairs in a"),
         (["--task", "same", "--pair", "c"], "--pair goes with one TEXT; for rows of a file, name a column with"),
         (["--task", "topic", "a", "--input", "f.txt"], "both TEXT and --input; pass one of them."),
-        (["--task", "topic", "--input", "f.parquet"], "pass --format jsonl, csv or text."),
+        (["--task", "topic", "--input", "f.doc"], "pass --format jsonl, csv, text or parquet."),
         (["--task", "topic", "--input", "no-such.txt"], "no-such.txt: No such file or directory; check the path"),
     ],
 )

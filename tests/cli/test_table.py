@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from mpt_edge import Model
-from mpt_edge.cli.rows import InputRow
+from mpt_edge.batch.rows import InputRow
 from mpt_edge.cli.table import AnswerTable, printable
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mpt_edge._extras import require
 from mpt_edge.errors import InputError
+from mpt_edge.formats.parquet import read_parquet
 from mpt_edge.formats.records import (
     SUFFIXES,
     BadRecord,
@@ -17,7 +18,6 @@ from mpt_edge.formats.records import (
     RecordReader,
     check_unique,
     read_json_list,
-    read_parquet,
 )
 from mpt_edge.training.data.columns import as_name, roots
 from mpt_edge.training.data.recipes import Recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpt_edge.cli.rows import Columns, InputRow, format_of, from_arguments, from_stream
+from mpt_edge.batch.rows import Columns, InputRow, format_of, from_arguments, from_stream
 from mpt_edge.errors import InputError
 from mpt_edge.formats import records
 from mpt_edge.formats.records import BadRecord, Format
@@ -37,15 +37,16 @@ def test_pair_needs_one_argument() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [("a.jsonl", "jsonl"), ("a.NDJSON", "jsonl"), ("a.csv", "csv"), ("a.txt", "text")]
+    ("name", "form"),
+    [("a.jsonl", "jsonl"), ("a.NDJSON", "jsonl"), ("a.csv", "csv"), ("a.txt", "text"), ("a.Parquet", "parquet")],
 )
 def test_format_by_suffix(name: str, form: str) -> None:
     assert format_of(Path(name)) is Format(form)
 
 
 def test_unknown_suffix() -> None:
-    with pytest.raises(InputError, match=r"a\.parquet .*--format jsonl, csv or text"):
-        format_of(Path("a.parquet"))
+    with pytest.raises(InputError, match=r"a\.doc .*--format jsonl, csv, text or parquet"):
+        format_of(Path("a.doc"))
 
 
 def test_text() -> None:

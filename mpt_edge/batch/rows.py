@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mpt_edge.errors import InputError
 from mpt_edge.formats.records import (
+    PARQUET_SUFFIX,
     SUFFIXES,
     TEXT_COLUMN,
     BadRecord,
@@ -25,7 +26,8 @@ from mpt_edge.inference.text import Text
 #: Name of rows from standard input.
 STDIN = "standard input"
 
-_PAIR, _TASK = "text_pair", "task"
+#: Columns of the second text and of the task, unless others are named.
+PAIR_COLUMN, TASK_COLUMN = "text_pair", "task"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class InputRow:
     """Task that the row names; None for none."""
     number: int
     """Line on which the row starts, or the argument's position, from 1."""
+    record: tuple[Any, int] | None = field(default=None, compare=False, repr=False)
+    """Arrow batch with all columns, and the row's position in it; None for rows of lines."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,14 @@ class InputRows:
     """The rows, read on demand."""
     position: Callable[[], int]
     """Function that returns the number of bytes read so far."""
+    unit: str = "line"
+    """Noun of a row's number."""
+    schema: Any = None
+    """Arrow schema of all columns, where they are kept."""
 
     def locate(self, number: int) -> str:
         """Name a row in a message."""
-        return f"text {number}" if self.name is None else f"{self.name} line {number:,}"
+        return f"text {number}" if self.name is None else f"{self.name} {self.unit} {number:,}"
 
 
 def format_of(path: Path) -> Format:
@@ -81,10 +89,13 @@ def format_of(path: Path) -> Format:
     Raises:
         InputError: the suffix is unknown.
     """
-    try:
-        return SUFFIXES[path.suffix.lower()]
-    except KeyError:
-        raise InputError(f"{path} ends in none of {', '.join(SUFFIXES)}; pass --format jsonl, csv or text.") from None
+    suffix = path.suffix.lower()
+    if suffix == PARQUET_SUFFIX:
+        return Format.PARQUET
+    if suffix not in SUFFIXES:
+        known = ", ".join([*SUFFIXES, PARQUET_SUFFIX])
+        raise InputError(f"{path} ends in none of {known}; pass --format jsonl, csv, text or parquet.")
+    return SUFFIXES[suffix]
 
 
 def from_arguments(texts: Sequence[str], pair: str | None = None) -> InputRows:
@@ -101,13 +112,17 @@ def from_arguments(texts: Sequence[str], pair: str | None = None) -> InputRows:
     return InputRows(None, rows, lambda: 0)
 
 
-def from_stream(stream: BinaryIO, name: str, form: Format, columns: Columns) -> InputRows:
-    """Read rows from an open binary stream.
+def from_stream(
+    stream: BinaryIO, name: str, form: Format, columns: Columns, *, header: Sequence[str] = (), lines_before: int = 0
+) -> InputRows:
+    """Read rows from an open binary stream; ``header`` and ``lines_before`` are of a stream that starts inside a file.
 
     The rows raise InputError if the stream as a whole cannot be used: its CSV header is missing, or
     lacks the text's column.
     """
-    reader = RecordReader(stream, name, form, json_hint=", or pass --format text")
+    reader = RecordReader(
+        stream, name, form, json_hint=", or pass --format text", header=header, lines_before=lines_before
+    )
     if form is Format.TEXT:  # a line has no columns
         columns = Columns()
     return InputRows(name, _rows(reader, columns), lambda: reader.position)
@@ -116,7 +131,7 @@ def from_stream(stream: BinaryIO, name: str, form: Format, columns: Columns) -> 
 def _rows(reader: RecordReader, columns: Columns) -> Iterator[InputRow | BadRecord]:
     first = next(reader, None)
     if reader.header:
-        check_unique(reader.header, {columns.text, columns.pair or _PAIR, _TASK}, reader.name)
+        check_unique(reader.header, {columns.text, columns.pair or PAIR_COLUMN, TASK_COLUMN}, reader.name)
         if (missing := columns.missing(reader.header)) is not None:
             raise InputError(f"{reader.name} {missing}")
     for record in chain([] if first is None else [first], reader):
@@ -128,14 +143,19 @@ def _row(record: Record, columns: Columns, reader: RecordReader) -> InputRow | B
     missing = columns.missing(values)
     if missing is not None:
         return BadRecord(record.number, f"{place} {missing}")
-    text, pair, task = values[columns.text], values.get(columns.pair or _PAIR), values.get(_TASK)
+    text, pair, task = values[columns.text], values.get(columns.pair or PAIR_COLUMN), values.get(TASK_COLUMN)
     if reader.header:  # an empty cell of a CSV is a missing value
         pair, task = pair or None, task or None
+    return row_of(text, pair, task, record.number, place)
+
+
+def row_of(text: Any, pair: Any, task: Any, number: int, place: str) -> InputRow | BadRecord:
+    """Return a row, or the message about a value that is no text."""
     for value, is_required in ((text, True), (pair, False), (task, False)):
         if not _is_text(value) and (is_required or value is not None):
-            shown = value if isinstance(value, Number) else json.dumps(value)[:40]
-            return BadRecord(record.number, f"{place} has {shown} where a text belongs; write it as a string.")
-    return InputRow(text if pair is None else (text, pair), (task or "").strip() or None, record.number)
+            shown = value if isinstance(value, Number) else json.dumps(value, default=str)[:40]
+            return BadRecord(number, f"{place} has {shown} where a text belongs; write it as a string.")
+    return InputRow(text if pair is None else (text, pair), (task or "").strip() or None, number)
 
 
 def _is_text(value: Any) -> bool:
