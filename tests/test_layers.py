@@ -31,6 +31,7 @@ LAYERS = (
         "mpt_edge._files",
     ),
     ("mpt_edge.formats",),
+    ("mpt_edge.hub",),
     (
         "mpt_edge.inference.answers",
         "mpt_edge.inference.arguments",
@@ -200,7 +201,7 @@ def test_the_root_has_the_public_face_errors_and_a_few_helpers() -> None:
     assert files - helpers == {"__init__.py", "__main__.py", "errors.py"}
     assert len(helpers) <= 5
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert folders == {"formats", "inference", "training", "cli"}
+    assert folders == {"formats", "hub", "inference", "training", "cli"}
 
 
 #: Modules without logic, and base classes that the tests of their subclasses run.

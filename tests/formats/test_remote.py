@@ -271,7 +271,7 @@ def test_file_of_the_hub(tmp_path: Path, server: Server, monkeypatch: pytest.Mon
     path = tmp_path / "repository" / "tasks" / "one.safetensors"
     path.parent.mkdir(parents=True)
     path.write_bytes(DATA)
-    with hub.serve(tmp_path / "repository", "owner/name", tmp_path / "hub", monkeypatch) as names:
+    with hub.serve(tmp_path / "repository", "owner/name", tmp_path / "hub", monkeypatch, tag="v1.0") as names:
         monkeypatch.setenv("HF_ENDPOINT", hub.constants.ENDPOINT)
         assert fetch("hf://owner/name/tasks/one.safetensors") == DATA
         assert fetch("hf://owner/name@v1.0/tasks/one.safetensors") == DATA

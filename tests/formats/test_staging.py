@@ -12,9 +12,9 @@ import pytest
 from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import LOCK
 from mpt_edge.formats.locks import locked
+from mpt_edge.formats.staging import check_output, replacing_folder
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge_export import ExportPlan, export_bundle
-from mpt_edge_export.staging import check_output, replacing_folder
 from tests.support.bundles import read_files
 
 
