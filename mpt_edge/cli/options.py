@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from mpt_edge._files import user_path
 from mpt_edge.formats.manifest import Precision
+from mpt_edge.formats.taskfile import MAX_VERSION
 
 BundleFolder = Annotated[
     Path | None,
@@ -29,6 +30,16 @@ RequireKey = Annotated[
 
 DigestOption = Annotated[
     str | None, typer.Option("--digest", help="Refuse the bundle unless `mpt-edge tasks digest` prints this.")
+]
+
+TaskVersion = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MAX_VERSION,
+        help="Version of the tasks; a bundle takes rising ones.",
+        show_default="the recipe's, or 1",
+    ),
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

@@ -9,7 +9,7 @@ import typer
 
 from mpt_edge._console import PlainConsole, PlainTable
 from mpt_edge._extras import require
-from mpt_edge.cli.options import BundleFolder, Commands
+from mpt_edge.cli.options import BundleFolder, Commands, TaskVersion
 from mpt_edge.cli.output import note
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.taskfile import Inputs
@@ -55,6 +55,7 @@ def import_peft(
         int | None, typer.Option(min=1, help="Maximum tokens of generated text.", show_default="64")
     ] = None,
     license: Annotated[str | None, typer.Option(help="License of the training data.")] = None,
+    task_version: TaskVersion = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a hub adapter.")] = None,
 ) -> None:
     """Import multitask prompt tuning or plain prompt tuning from PEFT, bit for bit."""
@@ -70,6 +71,7 @@ def import_peft(
         max_length=max_length,
         max_new_tokens=max_new_tokens,
         license=license,
+        version=task_version or 1,
     )
     imported = import_command(adapter, backbone, output, options, revision=revision)
     for warning in imported.warnings:

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from mpt_edge._console import PlainConsole, PlainTable, error_console
 from mpt_edge._extras import check_installed, require
-from mpt_edge.cli.options import Commands
+from mpt_edge.cli.options import Commands, TaskVersion
 from mpt_edge.cli.output import note
 from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.placement import Layout, PromptPosition
-from mpt_edge.formats.taskfile import MAX_VERSION, TaskFile
+from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.settings import DistillationSettings, MixedPrecision, Settings, TeacherPlan, Trained
 
@@ -209,15 +209,7 @@ def target(
     precision: PrecisionOption = None,
     gradient_checkpointing: GradientCheckpointing = Settings.gradient_checkpointing,
     seed: Seed = Settings.seed,
-    task_version: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=MAX_VERSION,
-            help="Version of the tasks; a bundle takes rising ones.",
-            show_default="the recipe's",
-        ),
-    ] = None,
+    task_version: TaskVersion = None,
     test: Test = False,
     threads: Threads = None,
 ) -> None:

@@ -294,6 +294,6 @@ def _stale(task: TaskFile, highest: int) -> MismatchError:
     """Return the error for a version that does not rise."""
     reason = "with other content" if task.version == highest else f"and this is version {task.version}"
     return MismatchError(
-        f"{task.name!r} was installed in version {highest}, {reason}; train it with --task-version {highest + 1}, or "
-        "pass --allow-downgrade (in Python: allow_downgrade=True)."
+        f"{task.name!r} was installed in version {highest}, {reason}; train or import it with --task-version "
+        f"{highest + 1}, or pass --allow-downgrade (in Python: allow_downgrade=True)."
     )

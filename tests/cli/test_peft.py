@@ -80,8 +80,12 @@ def test_another_prompt_of_the_same_name(base: Path, bundle: Path, adapter: Path
     """Only tasks of the prompt that the bundle holds share it."""
     copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     adapters.make_adapter(base, "SEQ_CLS", tmp_path / "reviews", num_ranks=2)
-    for folder, contents in ((tmp_path / "reviews", "2 pairs of u, v, its own prompt and a head"), (adapter, "u, v")):
-        result = commands.run_here("import", "peft", folder, "--backbone", base, "-o", copy)
+    own = "2 pairs of u, v, its own prompt and a head"
+    for version, folder, contents in ((1, tmp_path / "reviews", own), (2, adapter, "u, v")):
+        command = ("import", "peft", folder, "--backbone", base, "-o", copy, "--task-version")
+        if version > 1:
+            assert "import it with --task-version 2, or pass" in refused(commands.run_here(*command, 1))
+        result = commands.run_here(*command, version)
         assert result.returncode == 0, result.stderr
         rows = outcomes.done(commands.run_here("tasks", "list", "--json", "--bundle", copy)).splitlines()
         assert {row["task"]: row["contents"] for row in map(json.loads, rows)}["reviews-1"] == contents

@@ -150,11 +150,15 @@ def test_install_replaces_an_older_version_only(tasks: Command, make: Callable[.
     assert listed(tasks)["sentiment"]["version"] == 3
     message = refused(tasks("install", make(version=2)))
     assert (
-        "'sentiment' was installed in version 3, and this is version 2; train it with --task-version 4, or" in message
+        "'sentiment' was installed in version 3, and this is version 2; train or import it with --task-version 4, or"
+        in message
     )
     assert listed(tasks)["sentiment"]["version"] == 3
     message = refused(tasks("install", make(version=3, scale=3.0)))
-    assert "'sentiment' was installed in version 3, with other content; train it with --task-version 4" in message
+    assert (
+        "'sentiment' was installed in version 3, with other content; train or import it with --task-version 4"
+        in message
+    )
     done(tasks("remove", "sentiment"))
     assert "was installed in version 3" in refused(tasks("install", make(version=2)))
     done(tasks("install", make(version=2), "--allow-downgrade"))

@@ -72,8 +72,11 @@ def test_versions(folder: Path, task_file: MakeTask) -> None:
     bundle.install_untested(task_file(version=2))
     before = (folder / MANIFEST).read_bytes()
     for changes, says in (
-        ({"version": 1}, "'fresh' was installed in version 2, and this is version 1; train it with --task-version 3"),
-        ({"version": 2, "scale": 3.0}, "'fresh' was installed in version 2, with other content; train it with"),
+        (
+            {"version": 1},
+            "'fresh' was installed in version 2, and this is version 1; train or import it with --task-version 3",
+        ),
+        ({"version": 2, "scale": 3.0}, "'fresh' was installed in version 2, with other content; train or import it with"),
     ):
         with pytest.raises(MismatchError, match=says):
             bundle.install_untested(task_file(**changes))

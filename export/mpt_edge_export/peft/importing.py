@@ -51,6 +51,8 @@ class ImportOptions:
     """Maximum length of generated text in tokens; None for the default."""
     license: str | None = None
     """License of the data that the adapter was trained on."""
+    version: int = 1
+    """Release of the tasks."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ def _task_file(
         scale=1.0,
         training=_facts(adapter) | {"task_id": index} | ({"head": names} if names else {}),
         license=options.license,
+        version=options.version,
         generation=_generation(head_type, options),
         token_types=not adapter.task_type.loses_task_ids,
     )
