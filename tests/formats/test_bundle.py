@@ -76,7 +76,10 @@ def test_versions(folder: Path, task_file: MakeTask) -> None:
             {"version": 1},
             "'fresh' was installed in version 2, and this is version 1; train or import it with --task-version 3",
         ),
-        ({"version": 2, "scale": 3.0}, "'fresh' was installed in version 2, with other content; train or import it with"),
+        (
+            {"version": 2, "scale": 3.0},
+            "'fresh' was installed in version 2, with other content; train or import it with",
+        ),
     ):
         with pytest.raises(MismatchError, match=says):
             bundle.install_untested(task_file(**changes))
