@@ -40,7 +40,8 @@ LAYERS = (
     ("mpt_edge.inference",),
     ("mpt_edge.training",),
     ("mpt_edge_export", "optimum"),
-    ("mpt_edge.cli", "mpt_edge.server", "mpt_edge.__main__"),
+    ("mpt_edge.server",),
+    ("mpt_edge.cli", "mpt_edge.__main__"),
 )
 
 MAX_FILE_LINES = 400

@@ -1,16 +1,19 @@
-"""docs/app.md, index.md, training.md and results.md: every command and all code runs, in order, on one bundle."""
+"""docs/app.md, server.md, index.md, training.md and results.md: all commands and code run, in order, on one bundle."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+import subprocess
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.support.blocks import Example, assert_shown, examples
+from tests.support.http import served_by
 from tests.support.pages import shell
 from tests.support.places import ROOT, SHARED
 
@@ -71,6 +74,35 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_app(clone: Path):
     run_python("app.md", clone)
+
+
+def run_script(script: str, folder: Path) -> str:
+    """Run a script of several lines that belong together, and return what it prints."""
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_server(clone: Path, monkeypatch: pytest.MonkeyPatch):
+    """The page's servers take a free port, and its clients ask there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the hub's client calls this machine
+    host, replies = "", []
+    with ExitStack() as stack:
+        for block in examples(page("server.md")):
+            if "mpt-edge serve" in block.code:
+                host = stack.enter_context(served_by(block.code, clone)).host
+            elif not block.is_setup:
+                code = block.code.replace("127.0.0.1:8080", host)
+                replies.append(run_script(code, clone) if block.language == "sh" else block.run(clone, code))
+                if block.output:
+                    assert_shown(replies[-1], block.output)
+    labels, rows, *_, tasks, installed = replies
+    shown = json.loads(re.search(r"```json\n(.*?)```", page("server.md"), re.DOTALL)[1])
+    assert json.loads(labels) == [{**row, "score": pytest.approx(row["score"], abs=0.005)} for row in shown]
+    assert [each.get("label", each.get("error")) for each in json.loads(rows)["answers"]] == [
+        "number", "play music", "the text is empty; pass at least one word.",
+    ]  # fmt: skip
+    assert len(json.loads(tasks)["tasks"]) == 9
+    assert json.loads(installed)["task"] == "sst2"
 
 
 def test_the_quick_start(clone: Path):

@@ -46,6 +46,7 @@ LAYERS = (
     ("mpt_edge.inference", "mpt_edge.__init__"),  # models and tasks, and the public face
     ("mpt_edge.training",),
     ("mpt_edge_export",),
+    ("mpt_edge.server",),
     ("mpt_edge.cli", "mpt_edge.__main__"),
 )
 
@@ -189,6 +190,16 @@ def test_the_device_side_imports_no_training_tools() -> None:
     assert offenses([PACKAGE / "training"], ("torch",))
 
 
+def test_the_server_imports_only_the_device_side(arrows: dict[str, set[str]]) -> None:
+    modules = [name for name in arrows if is_within(name, "mpt_edge.server")]
+    above = ("mpt_edge.training", "mpt_edge.cli", "mpt_edge_export", *TOOLS)
+    assert len(modules) > 10
+    assert [(name, each) for name in modules for each in arrows[name] if any(is_within(each, a) for a in above)] == []
+    seen = {each.partition(":")[0] for each in offenses([PACKAGE], ("fastapi", "uvicorn", "prometheus_client"))}
+    assert seen
+    assert all(is_within(module, "mpt_edge.server") for module in seen)
+
+
 def test_only_the_runtime_imports_onnx_runtime() -> None:
     seen = {each.partition(":")[0] for each in offenses([PACKAGE / "formats", PACKAGE / "inference"], ("onnxruntime",))}
     assert seen
@@ -201,11 +212,11 @@ def test_the_root_has_the_public_face_errors_and_a_few_helpers() -> None:
     assert files - helpers == {"__init__.py", "__main__.py", "errors.py"}
     assert len(helpers) <= 5
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert folders == {"formats", "hub", "inference", "training", "cli"}
+    assert folders == {"formats", "hub", "inference", "training", "server", "cli"}
 
 
 #: Modules without logic, and base classes that the tests of their subclasses run.
-WITHOUT_OWN_TESTS = {"__main__", "_arrays", "encoder_head", "generative_head", "decoding"}
+WITHOUT_OWN_TESTS = {"__main__", "_arrays", "encoder_head", "generative_head", "decoding", "limits"}
 
 
 def test_every_module_with_logic_has_a_test_file_of_its_name() -> None:

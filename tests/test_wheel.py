@@ -14,7 +14,7 @@ import pytest
 from tests.support import commands
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "transformers", "onnx", "onnxscript", "optimum", "datasets", "scikit-learn"}
+HEAVY = {"torch", "transformers", "onnx", "onnxscript", "optimum", "datasets", "scikit-learn", "fastapi", "uvicorn"}
 UNREACHABLE = ("Could not fetch URL", "NewConnectionError", "Temporary failure in name resolution", "ConnectTimeout")
 
 

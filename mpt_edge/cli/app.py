@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 import mpt_edge
-from mpt_edge.cli import bench, export, keys, output, peft, pull, push, run, sign, streams, tasks, train
+from mpt_edge.cli import bench, export, keys, output, peft, pull, push, run, serve, sign, streams, tasks, train
 from mpt_edge.cli.options import Commands
 from mpt_edge.errors import MptEdgeError
 
@@ -36,6 +36,7 @@ app.command("export-peft")(peft.export_peft)
 app.command("pull", epilog=pull.EPILOG)(pull.pull)
 app.command("push", epilog=push.EPILOG)(push.push)
 app.command("bench", epilog=bench.EPILOG)(bench.bench)
+app.command("serve", epilog=serve.EPILOG)(serve.serve)
 app.command("sign", epilog=sign.EPILOG)(sign.sign)
 app.add_typer(peft.app, name="import")
 app.add_typer(keys.app, name="keys")

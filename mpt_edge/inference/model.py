@@ -83,6 +83,10 @@ class Model(ABC):
         """Bytes of the selected tasks that are kept: prompts, their keys and values, and heads."""
         return self._selection.bytes
 
+    def is_selected(self, name: str) -> bool:
+        """Whether a selected task is kept, so that selecting it takes no time."""
+        return name in self._selection
+
     @overload
     def task(self, name: str) -> Task[Prediction]: ...
     @overload
@@ -128,6 +132,11 @@ class Model(ABC):
         self._added[file.name] = file  # to select it again, for it is not in the bundle
         self._selection.put(file.name, selected)
         return Task(self, selected)
+
+    def drop_task(self, name: str) -> None:
+        """Drop a selected task. The next call reads it from the bundle; requests under way keep it."""
+        self._added.pop(name, None)
+        self._selection.drop(name)
 
     def install(
         self,
@@ -238,6 +247,18 @@ class Model(ABC):
         selected = {name: self._try_select(name) for name in dict.fromkeys(names)}
         return self._prepare(given, [selected[name] for name in names], options)
 
+    def prepare_embeddings(
+        self, texts: Iterable[object], task: str | None = None, *, normalize: bool = True
+    ) -> list[Request | MptEdgeError]:
+        """Validate and tokenize texts for `answer` to embed, under a task's prompt or, with None, under none.
+
+        Raises:
+            InputError: the model is no encoder.
+            UnknownTaskError: there is no such task.
+        """
+        del texts, task, normalize
+        raise self._no_embeddings()
+
     def answer(self, requests: Sequence[Request], *, batch_size: int = BATCH_SIZE) -> list[Answer]:
         """Answer prepared requests in mixed batches.
 
@@ -297,7 +318,10 @@ class Model(ABC):
         raise InputError(f"{task.file.name!r} generates no text; call it instead.")
 
     def _embed(self, texts: Sequence[object], task: SelectedTask | None, *, normalize: bool) -> Floats:  # noqa: ARG002
-        raise InputError(f"{self.bundle.folder} is a generative model, which has no embeddings; use an encoder.")
+        raise self._no_embeddings()
+
+    def _no_embeddings(self) -> InputError:
+        return InputError(f"{self.bundle.folder} is a generative model, which has no embeddings; use an encoder.")
 
     def _scores(self, texts: Sequence[object], task: SelectedTask) -> list[Floats]:  # noqa: ARG002
         raise InputError(f"{task.file.name!r} is a task of a generative model, which has no such scores; call it.")

@@ -73,6 +73,17 @@ class Selection:
             self._pending.pop(name, None)
             self._keep(name, task)
 
+    def drop(self, name: str) -> None:
+        """Let go of a task, and of the one that is being selected under its name."""
+        with self._lock:
+            self._pending.pop(name, None)
+            self._bytes -= self._kept.pop(name, (None, 0))[1]
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a task is kept."""
+        with self._lock:
+            return name in self._kept
+
     def _finish(self, name: str, mine: Future[SelectedTask], task: SelectedTask | None) -> None:
         """Keep a task that was selected, unless another was put in its place meanwhile."""
         with self._lock:

@@ -18,6 +18,7 @@ from mpt_edge.errors import InputError
 from mpt_edge.formats.placement import Layout, Placement
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import Inputs
+from mpt_edge.inference import encoder_model
 from mpt_edge.inference.encoder_model import EncoderModel
 from mpt_edge.inference.heads.base import Request
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
@@ -38,13 +39,33 @@ def fresh(tiny_bundle: Path) -> EncoderModel:
     return mpt_edge.load(tiny_bundle, threads=1)
 
 
-def test_mixed_batch_equals_single_runs(mixed: EncoderModel) -> None:
+@pytest.mark.parametrize("own_run", [encoder_model.MIN_OWN_RUN, 64])
+def test_mixed_batch_equals_single_runs(mixed: EncoderModel, own_run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether tasks of several rows run by themselves, or all rows share runs."""
+    monkeypatch.setattr(encoder_model, "MIN_OWN_RUN", own_run)
     texts = rows(60)
     names = [("sentiment", "longer", "topic")[i % 3] for i in range(60)]
     alone = [mixed.task(name)(text) for text, name in zip(texts, names, strict=True)]
     assert len({len(text.split()) for text in texts}) > 5
     for size in (1, 7, 64):
         assert_same(mixed.run(texts, names, batch_size=size), alone)
+
+
+def test_tasks_of_one_row_share_a_run_and_others_have_their_own(
+    mixed: EncoderModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+
+    def spy(self, batch, past=None, past_mask=None):
+        runs.append((len(batch.input_ids), past_mask is not None))
+        return request(self, batch, past, past_mask)
+
+    names = ["sentiment", "longer", "topic", "topic"]
+    alone = [mixed.task(name)("a good film") for name in names]
+    request = OnnxEncoder.request
+    monkeypatch.setattr(OnnxEncoder, "request", spy)
+    assert_same(mixed.run(["a good film"] * 4, names), alone)
+    assert sorted(runs) == [(2, False), (2, True)]
 
 
 def test_mixed_batch_with_pairs(mixed: EncoderModel) -> None:

@@ -205,6 +205,49 @@ def test_generative_models_have_no_embeddings(writer_bundle: Path) -> None:
         model.embed("a film")
 
 
+def test_embeddings_and_answers_in_one_batch(model: Model) -> None:
+    requests = [
+        *model.prepare_embeddings(TEXTS),
+        *model.prepare_embeddings(TEXTS, normalize=False),
+        *model.prepare_embeddings(TEXTS, "topic"),
+        *model.prepare(TEXTS, "topic"),
+    ]
+    count, answers = len(TEXTS), model.answer(requests)
+    vectors = np.stack([answer.vector for answer in answers if isinstance(answer, Embedding)])
+    np.testing.assert_allclose(vectors[:count], model.embed(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(vectors[count : 2 * count], model.embed(TEXTS, normalize=False), atol=1e-5)
+    np.testing.assert_allclose(vectors[2 * count :], model.task("topic").embed(TEXTS), atol=1e-6)
+    assert_same(answers[3 * count :], model.run(TEXTS, "topic"), 1e-6)
+
+
+def test_texts_whose_embeddings_cannot_be_prepared(model: Model, writer_bundle: Path) -> None:
+    for task in (None, "topic"):
+        good, bad, other = model.prepare_embeddings(["a film", " ", 3], task)
+        assert isinstance(good, Request)
+        assert "the text is empty" in str(bad)
+        assert "expected a text" in str(other)
+    assert isinstance(model.prepare_embeddings([("a", "b")])[0], Request)
+    with pytest.raises(UnknownTaskError):
+        model.prepare_embeddings(["a"], "none")
+    with pytest.raises(InputError, match="use an encoder"):
+        mpt_edge.load(writer_bundle, threads=1).prepare_embeddings(["a"])
+
+
+def test_a_dropped_task_is_read_again_and_older_objects_keep_theirs(
+    fresh: EncoderModel, long_prompt_task: Path
+) -> None:
+    topic, added = fresh.task("topic"), fresh.add_task(long_prompt_task)
+    assert fresh.is_selected("topic")
+    for name in ("topic", "longer", "none"):
+        fresh.drop_task(name)
+        assert not fresh.is_selected(name)
+    assert (fresh.cached_tasks, fresh.cache_bytes) == ([], 0)
+    assert_same(topic(TEXTS), fresh.task("topic")(TEXTS), 1e-6)
+    assert len(added(TEXTS)) == len(TEXTS)
+    with pytest.raises(UnknownTaskError):
+        fresh.task("longer")  # it is in no file of the bundle
+
+
 def test_tasks_and_providers(model: Model) -> None:
     assert model.tasks == ["same", "sentiment", "topic"]
     assert model.providers == ["CPUExecutionProvider"]

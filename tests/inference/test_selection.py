@@ -36,6 +36,27 @@ def selected(size: int, name: str = "a") -> SelectedTask:
     return result
 
 
+def test_a_dropped_task_is_selected_again() -> None:
+    selection = Selection(1000)
+    selection.get("a", lambda: selected(300))
+    assert "a" in selection
+    selection.drop("a")
+    selection.drop("b")
+    assert ("a" in selection, selection.names, selection.bytes) == (False, [], 0)
+    assert selection.get("a", lambda: selected(200)) is selection.get("a", pytest.fail)
+
+
+def test_a_task_that_is_dropped_while_it_is_selected_is_not_kept() -> None:
+    selection = Selection(1000)
+
+    def select() -> SelectedTask:
+        selection.drop("a")
+        return selected(300)
+
+    selection.get("a", select)
+    assert selection.names == []
+
+
 def test_the_least_recently_used_go_first() -> None:
     selection = Selection(1000)
     for name in "abc":

@@ -21,6 +21,7 @@ class OnnxEncoder:
 
     Attributes:
         providers: execution providers in use.
+        no_past: the cache of no prompt.
     """
 
     def __init__(self, path: Path, manifest: Manifest, options: SessionOptions | None = None) -> None:
@@ -40,7 +41,7 @@ class OnnxEncoder:
         self.prompt_shape, self._width = manifest.prompt_shape, manifest.hidden_size
         empty = np.zeros((1, manifest.heads, 0, manifest.head_size), np.float32)
         self._past, self._present = layer_names(manifest.layers, PAST), layer_names(manifest.layers, PRESENT)
-        self._no_past: PromptCache = dict.fromkeys(self._past, empty)
+        self.no_past: PromptCache = dict.fromkeys(self._past, empty)
         self._has_words = manifest.mask is not None
         types, words = ["token_type_ids"] * self._token_types, ["logits_index", "word_ids"] * self._has_words
         inputs = ["input_ids", "attention_mask", "prompt", *types, *words]
@@ -51,8 +52,8 @@ class OnnxEncoder:
         """Return the keys and values of a prompt ``(l, d)`` or ``(l, layers, d)``, which attends to itself only."""
         no_text = np.zeros((1, 0), np.int64)
         mask = np.ones((1, len(prompt)), np.int64)
-        feeds = self._feeds(Batch(no_text, no_text, no_text), mask, prompt[None], self._no_past)
-        _, heads, _, size = self._no_past[self._past[0]].shape
+        feeds = self._feeds(Batch(no_text, no_text, no_text), mask, prompt[None], self.no_past)
+        _, heads, _, size = self.no_past[self._past[0]].shape
         arrays = check_outputs(self._session.run(self._present, feeds), (1, heads, len(prompt), size), self._path)
         return dict(zip(self._past, arrays, strict=True))
 
@@ -101,7 +102,7 @@ class OnnxEncoder:
 
     def _text(self, batch: Batch, past: PromptCache | None, past_mask: Ids | None) -> dict[str, Any]:
         """Return the inputs of a request."""
-        cached = self._no_past if past is None else past
+        cached = self.no_past if past is None else past
         rows = len(batch.input_ids)
         if past_mask is None:
             past_mask = np.ones((rows, cached[self._past[0]].shape[2]), np.int64)
@@ -113,7 +114,7 @@ class OnnxEncoder:
         rows, length = len(batch.input_ids), len(prompt)
         mask = np.concatenate([np.ones((rows, length), np.int64), batch.attention_mask], axis=1)
         prompts = np.ascontiguousarray(np.broadcast_to(prompt, (rows, *prompt.shape)))
-        return self._feeds(batch, mask, prompts, self._no_past)
+        return self._feeds(batch, mask, prompts, self.no_past)
 
     def _feeds(self, batch: Batch, mask: Ids, prompt: Floats, past: PromptCache) -> dict[str, Any]:
         feeds: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask, "prompt": prompt, **past}
