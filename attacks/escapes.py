@@ -107,7 +107,7 @@ class Case:
 
 
 #: Commands of commands.
-_GROUPS = ("tasks", "train", "import")
+_GROUPS = ("tasks", "train", "import", "keys")
 
 
 def leaf_commands() -> set[str]:
@@ -191,7 +191,7 @@ def cases(bundle: Path, files: dict[str, Path], model: Path, out: Path) -> Itera
     yield Case("run, JSON", ("run", *b, "--task", "topic", "--json", "--input", files["rows.jsonl"]))
     yield Case("run, file", ("run", *b, "--task", "topic", "--output", out / f"{HOSTILE}.jsonl", f"ball {HOSTILE}"))
     yield Case("tables", ("tasks", "list", *b))
-    yield Case("tables", ("tasks", "log", *b))
+    yield from (Case("tables", ("tasks", word, *b)) for word in ("log", "digest"))
     yield from (
         Case("JSON", ("tasks", *words, *b)) for words in (("list", "--json"), ("log", "--json"), ("show", "topic"))
     )
@@ -206,6 +206,8 @@ def cases(bundle: Path, files: dict[str, Path], model: Path, out: Path) -> Itera
     yield Case("errors", ("tasks", "install", files["rows.jsonl"], *b))
     for words in (("run", "--task", "a", "b"), ("tasks", "list"), ("tasks", "log"), ("bench",)):
         yield Case("errors", (*words, "--bundle", missing))
+    yield from _key_cases(b, files["rows.jsonl"], missing)
+    yield Case("errors", ("serve", "--bundle", missing))
     yield Case("errors", ("export-peft", "--task", HOSTILE, "--output", missing, *b))
     yield Case("errors", ("import", "peft", folder, "--backbone", model, "--output", missing))
     yield Case("errors", ("import", "peft", missing, "--backbone", model, "--output", missing))
@@ -223,6 +225,16 @@ def cases(bundle: Path, files: dict[str, Path], model: Path, out: Path) -> Itera
         for option in (f"--{HOSTILE}", f"--threads={HOSTILE}", f"--test={HOSTILE}"):
             yield Case("usage", (*name.split(), option))
     yield Case("usage", (HOSTILE,))
+
+
+def _key_cases(b: tuple[object, ...], file: Path, missing: Path) -> Iterator[Case]:
+    """Yield the cases of keys and signatures; the file is no key and no task."""
+    yield Case("tables", ("keys", "list", *b))
+    yield from (Case("errors", ("keys", word, HOSTILE, *b)) for word in ("pin", "unpin"))
+    yield from (Case("errors", ("keys", word, file)) for word in ("new", "show"))
+    yield Case("errors", ("keys", "apply", file, *b))
+    yield Case("errors", ("keys", "rotate", "--key", file, "--new-key", HOSTILE, "--output", missing))
+    yield Case("errors", ("sign", file, "--key", file))
 
 
 def check(case: Case, tally: Tally, *, has_traceback: bool, is_terminal: bool) -> None:

@@ -197,7 +197,7 @@ def changed(bundle: Path, tmp_path: Path) -> Callable[..., Path]:
     def make(**options: object) -> Path:
         copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
         task = mpt_edge.load(copy).bundle.task("story")
-        replace(task, generation=task.generation | options).save(tmp_path / "story.safetensors")
+        replace(task, version=2, generation=task.generation | options).save(tmp_path / "story.safetensors")
         Bundle.open(copy).install_untested(tmp_path / "story.safetensors")
         return copy
 
