@@ -208,6 +208,7 @@ def cases(bundle: Path, files: dict[str, Path], model: Path, out: Path) -> Itera
         yield Case("errors", (*words, "--bundle", missing))
     yield from _key_cases(b, files["rows.jsonl"], missing)
     yield Case("errors", ("serve", "--bundle", missing))
+    yield from _hub_cases(b, missing)
     yield Case("errors", ("export-peft", "--task", HOSTILE, "--output", missing, *b))
     yield Case("errors", ("import", "peft", folder, "--backbone", model, "--output", missing))
     yield Case("errors", ("import", "peft", missing, "--backbone", model, "--output", missing))
@@ -235,6 +236,16 @@ def _key_cases(b: tuple[object, ...], file: Path, missing: Path) -> Iterator[Cas
     yield Case("errors", ("keys", "apply", file, *b))
     yield Case("errors", ("keys", "rotate", "--key", file, "--new-key", HOSTILE, "--output", missing))
     yield Case("errors", ("sign", file, "--key", file))
+
+
+def _hub_cases(b: tuple[object, ...], missing: Path) -> Iterator[Case]:
+    """Yield the cases of a model hub; none of them asks it."""
+    yield Case("errors", ("push", HOSTILE, *b))
+    yield Case("errors", ("push", "owner/name", *b, "--task", HOSTILE))
+    yield Case("errors", ("push", "owner/name", "--bundle", missing))
+    yield Case("errors", ("pull", HOSTILE))
+    for words in (("--task", HOSTILE), ("--revision", HOSTILE), ("--digest", HOSTILE), ()):
+        yield Case("errors", ("pull", "owner/name", "--offline", "--output", missing, *words))
 
 
 def check(case: Case, tally: Tally, *, has_traceback: bool, is_terminal: bool) -> None:

@@ -89,12 +89,13 @@ class TrainingError(MptEdgeError, RuntimeError):
 class MissingExtraError(MptEdgeError, ImportError):
     """An optional dependency is missing; the message is the command that installs it."""
 
-    def __init__(self, module: str, extra: str) -> None:
-        """Build the `pip install` line from the extra's name."""
+    def __init__(self, module: str, extra: str, before: str = "") -> None:
+        """Build the `pip install` line from the extra's name, after the start of a sentence if there is one."""
         super().__init__(
-            f"{module} is not installed; run: pip install 'mpt-edge[{extra}]' (in a clone: pip install '.[{extra}]')"
+            f"{before}{module} is not installed; run: pip install 'mpt-edge[{extra}]' "
+            f"(in a clone: pip install '.[{extra}]')"
         )
-        self._arguments = module, extra
+        self._arguments = module, extra, before
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments of the constructor, not the message."""

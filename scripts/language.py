@@ -36,6 +36,7 @@ SOURCES = ("mpt_edge", "export/mpt_edge_export")
 #: From the lowest layer to the highest; what a module may import lies in its own layer or a lower one.
 LAYERS = (
     ("mpt_edge.formats",),
+    ("mpt_edge.hub",),
     ("mpt_edge.inference",),
     ("mpt_edge.batch",),
     ("mpt_edge.training",),
@@ -166,7 +167,7 @@ def layer(module: str) -> int:
     part of inference.
     """
     if module == "mpt_edge":
-        return 2
+        return layer("mpt_edge.inference")
     for number, roots in enumerate(LAYERS, 1):
         if any(module == root or module.startswith(f"{root}.") for root in roots):
             return number

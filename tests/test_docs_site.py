@@ -27,7 +27,17 @@ SCRIPTS = "".join(
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 
 #: Programs in our pages that have flags of their own.
-_OTHER_PROGRAMS = ("python benchmarks/", "python attacks/", "curl ", "optimum-cli", "pip ", "mkdocs ", "pytest ")
+_OTHER_PROGRAMS = (
+    "python benchmarks/",
+    "python attacks/",
+    "curl ",
+    "docker ",
+    "systemctl ",
+    "optimum-cli",
+    "pip ",
+    "mkdocs ",
+    "pytest ",
+)
 
 
 @pytest.fixture(scope="module")

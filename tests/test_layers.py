@@ -31,6 +31,7 @@ LAYERS = (
         "mpt_edge._files",
     ),
     ("mpt_edge.formats",),
+    ("mpt_edge.hub",),
     (
         "mpt_edge.inference.answers",
         "mpt_edge.inference.arguments",
@@ -184,7 +185,7 @@ def test_imports_form_no_circle(arrows: dict[str, set[str]]) -> None:
 
 
 def test_the_device_side_imports_no_training_tools() -> None:
-    folders = [PACKAGE / "formats", PACKAGE / "inference", PACKAGE / "batch"]
+    folders = [PACKAGE / name for name in ("formats", "hub", "inference", "batch")]
     assert offenses(folders, ("numpy",))  # the check does read these files
     assert offenses(folders, TOOLS) == []
     assert offenses([PACKAGE / "training"], ("torch",))
@@ -212,7 +213,7 @@ def test_the_root_has_the_public_face_errors_and_a_few_helpers() -> None:
     assert files - helpers == {"__init__.py", "__main__.py", "errors.py"}
     assert len(helpers) <= 5
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert folders == {"formats", "inference", "batch", "training", "server", "cli"}
+    assert folders == {"formats", "hub", "inference", "batch", "training", "server", "cli"}
 
 
 #: Modules without logic, and base classes that the tests of their subclasses run.

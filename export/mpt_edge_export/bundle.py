@@ -25,6 +25,7 @@ from mpt_edge.formats.manifest import (
 from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.formats.public_keys import PREFIX
 from mpt_edge.formats.signature import check_signature
+from mpt_edge.formats.staging import check_output, replacing_folder
 from mpt_edge.formats.vectors import releases_of
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone
@@ -37,7 +38,6 @@ from mpt_edge_export.encoder_graph import export_encoder_graph
 from mpt_edge_export.parity import check_parity, open_graph
 from mpt_edge_export.quantize import check_quantized, quantize
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
-from mpt_edge_export.staging import check_output, replacing_folder
 from mpt_edge_export.weights import save_graphs
 
 

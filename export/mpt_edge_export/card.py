@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mpt_edge.formats.manifest import Manifest
+from mpt_edge.formats.markdown import front_matter, hub_link, plain
 from mpt_edge.formats.metrics import headline, headline_text
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
-from mpt_edge_export.markdown import front_matter, hub_link, plain
 
 _TAGS = ["multitask-prompt-tuning", "onnx"]
 

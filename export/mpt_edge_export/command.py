@@ -11,11 +11,11 @@ from mpt_edge._files import user_path
 from mpt_edge.errors import InputError
 from mpt_edge.formats.key_rotation import PinnedKeys, sequence_now
 from mpt_edge.formats.manifest import Manifest, Precision
+from mpt_edge.formats.staging import check_output
 from mpt_edge.formats.vectors import VectorFolder, task_names
 from mpt_edge.training.backbones.locating import PACKAGED
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export.bundle import ExportPlan, export_bundle
-from mpt_edge_export.staging import check_output
 
 #: Precisions by the value of ``--precision``.
 PRECISIONS = {**{precision.value: (precision,) for precision in Precision}, "both": tuple(Precision)}

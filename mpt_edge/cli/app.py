@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 import mpt_edge
-from mpt_edge.cli import bench, export, keys, output, peft, run, serve, sign, streams, tasks, train
+from mpt_edge.cli import bench, export, keys, output, peft, pull, push, run, serve, sign, streams, tasks, train
 from mpt_edge.cli.options import Commands
 from mpt_edge.errors import MptEdgeError
 
@@ -33,6 +33,8 @@ app = Commands(
 app.command("run", epilog=run.EPILOG)(run.run)
 app.command("export", epilog=export.EPILOG)(export.export)
 app.command("export-peft")(peft.export_peft)
+app.command("pull", epilog=pull.EPILOG)(pull.pull)
+app.command("push", epilog=push.EPILOG)(push.push)
 app.command("bench", epilog=bench.EPILOG)(bench.bench)
 app.command("serve", epilog=serve.EPILOG)(serve.serve)
 app.command("sign", epilog=sign.EPILOG)(sign.sign)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.public_keys import PREFIX
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.loading import default_bundle, open_model
+from mpt_edge.inference.model import Model
 from mpt_edge.inference.self_test import self_test
 
 app = Commands(
@@ -184,13 +186,23 @@ def verify(
     opened.verify_files()
     model = open_model(opened, precision=precision, verify=False)
     names = tasks or opened.task_names
-    for name in names:
-        task = model.task(name)
-        opened.check_signer(task.file, require_key or ())
-        if task.file.reference_example:
-            self_test(task, model.precision)
+    check_answers(model, names, require_key or ())
     count = "1 task" if len(names) == 1 else f"{len(names)} tasks"
     typer.echo(f"{len(opened.manifest.files)} files and {count} are as they were made.")
+
+
+def check_answers(model: Model, names: Sequence[str], keys: Sequence[str] = ()) -> None:
+    """Check that some tasks are signed by one of some keys, if any are given, and answer their reference examples.
+
+    Raises:
+        SignatureError: one is not signed as required.
+        MptEdgeError: one cannot be read, or answers otherwise.
+    """
+    for name in names:
+        task = model.task(name)
+        model.bundle.check_signer(task.file, keys)
+        if task.file.reference_example:
+            self_test(task, model.precision)
 
 
 def _summary(bundle: Bundle, file: TaskFile) -> dict[str, Any]:

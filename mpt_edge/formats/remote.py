@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 #: Starts of sources that are fetched.
 SCHEMES = ("https://", "http://", "hf://")
 
-#: Environment variables of the hub's own client: its address, and the user's token.
-_ENDPOINT, _TOKEN = "HF_ENDPOINT", "HF_TOKEN"
+#: Environment variable of the hub's own client with its address.
+_ENDPOINT = "HF_ENDPOINT"
 
 _HUB = "https://huggingface.co"
 
@@ -239,7 +239,7 @@ def _parse(source: str) -> _Request:
     token = None
     address = source
     if source.startswith("hf://"):
-        token, address = os.environ.get(_TOKEN) or None, _hub_address(source)
+        address, token = _hub_address(source), _hub_token()
     try:
         url = URL(address)
     except InvalidURL as error:
@@ -249,6 +249,16 @@ def _parse(source: str) -> _Request:
     if not url.host or (url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host))):
         raise InputError(f"{source!r} is not encrypted; pass an https address.")
     return _Request(url, token)
+
+
+def _hub_token() -> str | None:
+    """Return the user's token of the hub, by the ways of its own client. Raises InputError while that is offline."""
+    require("hub", "huggingface_hub")
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        raise InputError("HF_HUB_OFFLINE turns the network off; unset it, or name a file on this machine.")
+    return get_token()
 
 
 def _hub_address(source: str) -> str:

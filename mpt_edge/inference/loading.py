@@ -9,6 +9,7 @@ from pathlib import Path
 from mpt_edge._files import cache_folder, user_path
 from mpt_edge.errors import BundleNotFoundError
 from mpt_edge.formats.bundle import Bundle
+from mpt_edge.hub.repositories import find_repository
 from mpt_edge.inference.encoder_model import EncoderModel
 from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.model import Model
@@ -25,11 +26,13 @@ VARIABLE = "MPT_EDGE_BUNDLE"
 def load(
     path: str | os.PathLike[str] | None = None,
     *,
+    revision: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     verify: bool = True,
     digest: str | None = None,
+    offline: bool = False,
     max_cache_bytes: int = MAX_CACHE_BYTES,
 ) -> Model:
     """Load a bundle: an `EncoderModel` or a `GenerativeModel`, by its backbone.
@@ -42,13 +45,16 @@ def load(
 
     Args:
         path: the bundle's folder, ``~`` allowed; None for ``$MPT_EDGE_BUNDLE``, else ``models/minilm-l6`` in the
-            current folder, else the one in the user's cache folder.
+            current folder, else the one in the user's cache folder. ``"hf://owner/name"`` is a repository of a model
+            hub; so is ``"owner/name"`` where neither that path nor the folder ``owner`` exists. What exists wins.
+        revision: branch, tag or commit of a repository.
         precision: ``"float32"`` or ``"int8"``; None for float32, or for the only one in the bundle.
         threads: CPU threads of one request; None leaves it to ONNX Runtime.
         providers: ONNX Runtime's execution providers, the preferred first; None for the CPU.
         verify: check the SHA-256 of the graph and its weights. Without it, files of the right size are
             trusted. Prompts, tasks and the tokenizer are always checked.
         digest: the only digest that the bundle may have, as `mpt-edge tasks digest` prints it; None for any.
+        offline: of a repository, use the files in the hub's cache alone.
         max_cache_bytes: memory for selected tasks. Beyond it, those that were not used for longest are let go, and
             selected again when they are asked for.
 
@@ -56,9 +62,18 @@ def load(
         BundleNotFoundError: there is no bundle, or none is named and the user has no cache folder.
         CorruptFileError: a file is missing or damaged.
         MismatchError: the bundle has another digest.
-        InputError: the bundle has no graph of that precision, or ONNX Runtime no such provider.
+        InputError: the bundle has no graph of that precision, or ONNX Runtime no such provider; or the hub cannot be
+            reached or refuses.
+        MissingExtraError: a repository is named, and `huggingface_hub` is not installed.
     """
-    bundle = Bundle.open(default_bundle() if path is None else path, digest=digest)
+    folder = default_bundle() if path is None else path
+    repository = find_repository(folder, revision)
+    if repository is not None:
+        from mpt_edge.hub.fetching import fetch_bundle  # imported here: devices load folders
+
+        fetched = fetch_bundle(repository, precision=precision, digest=digest, offline=offline)
+        folder, precision = fetched.folder, fetched.precision
+    bundle = Bundle.open(folder, digest=digest)
     options = SessionOptions(threads=threads, providers=providers)
     return open_model(bundle, precision=precision, options=options, verify=verify, max_cache_bytes=max_cache_bytes)
 

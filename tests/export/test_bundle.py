@@ -206,3 +206,12 @@ def test_prompt_that_leaves_a_position_table_room_for_one_text(tmp_path: Path, k
     task.save(tmp_path / "v/tasks/mood.safetensors")
     plan = ExportPlan(backbone, [tmp_path / "v"], tmp_path / "b", precisions=list(Precision))
     assert export_bundle(plan).max_length == 3
+
+
+def test_folder_with_other_files_is_not_replaced(tiny: EncoderBackbone, tiny_vectors: Path, old: Path) -> None:
+    (old / "mine.txt").write_text("put here by hand")
+    before = read_files(old)
+    for force, message in ((False, "already holds a bundle"), (True, "holds 'mine.txt'")):
+        with pytest.raises(InputError, match=message):
+            export_bundle(ExportPlan(tiny, [tiny_vectors], old, force=force))
+    assert read_files(old) == before

@@ -271,7 +271,7 @@ def test_file_of_the_hub(tmp_path: Path, server: Server, monkeypatch: pytest.Mon
     path = tmp_path / "repository" / "tasks" / "one.safetensors"
     path.parent.mkdir(parents=True)
     path.write_bytes(DATA)
-    with hub.serve(tmp_path / "repository", "owner/name", tmp_path / "hub", monkeypatch) as names:
+    with hub.serve(tmp_path / "repository", "owner/name", tmp_path / "hub", monkeypatch, tag="v1.0") as names:
         monkeypatch.setenv("HF_ENDPOINT", hub.constants.ENDPOINT)
         assert fetch("hf://owner/name/tasks/one.safetensors") == DATA
         assert fetch("hf://owner/name@v1.0/tasks/one.safetensors") == DATA
@@ -280,7 +280,25 @@ def test_file_of_the_hub(tmp_path: Path, server: Server, monkeypatch: pytest.Mon
             fetch("hf://owner/name/tasks/two.safetensors")
 
 
+def test_token_and_offline_mode_of_the_hubs_client(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    (tmp_path / "token").write_text("kept\n")  # by `hf auth login`
+    monkeypatch.setattr(hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    server.offer("/owner/name/resolve/main/x.safetensors", file(DATA))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE turns the network off"):
+        fetch("hf://owner/name/x.safetensors")
+    assert server.requests == []
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    assert fetch("hf://owner/name/x.safetensors") == DATA
+    assert server.requests[0][1]["authorization"] == "Bearer kept"
+
+
 def test_token_goes_to_the_hub_alone(server: Server, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", server.address + "/")
     monkeypatch.setenv("HF_TOKEN", "secret")
     with serve(authority) as other:

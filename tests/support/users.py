@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -69,3 +70,46 @@ def _is_of_home(name: str) -> bool:
 def _run(prefix: tuple[str, ...], arguments: tuple[object, ...], **options: object) -> Result:
     command = [*prefix, sys.executable, "-m", "mpt_edge", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, **options)  # type: ignore[call-overload, no-any-return]
+
+
+#: Makes the mount at $1 show the folder $2, and all file systems read-only, for the program that follows.
+_READ_ONLY = """
+set -e
+mount --make-rprivate /
+mount --bind "$2" "$1"
+mount -o remount,bind,ro "$1"
+findmnt -rno TARGET | while read -r place; do
+    case "$place" in /proc*|/sys*|/dev*|"$1") ;; *) mount -o remount,bind,ro "$place" ;; esac
+done
+shift 2
+exec "$@"
+"""
+
+#: Forbids memory that is writable and executable (PR_SET_MDWE, Linux 6.3; older ones ignore it), and goes on.
+_NO_NEW_CODE = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0); os.execv(sys.executable, sys.orig_argv[3:])"
+)
+
+
+def confined(bundle: Path, place: Path, program: Sequence[object], user: str) -> list[str]:
+    """Return the command for a Python program of another user, with a bundle at ``place``, and all read-only.
+
+    Args:
+        bundle: the bundle's folder.
+        place: an empty folder, where the program finds the bundle.
+        program: arguments of the interpreter.
+        user: number of the user and the group, ``1:1``.
+    """
+    uid, gid = user.split(":")
+    setpriv = ["setpriv", f"--reuid={uid}", f"--regid={gid}", *_NAMELESS[3:], "--no-new-privs"]
+    python = [sys.executable, "-c", _NO_NEW_CODE, sys.executable, *map(str, program)]
+    return ["unshare", "--mount", "sh", "-c", _READ_ONLY, "sh", str(place), str(bundle), *setpriv, *python]
+
+
+@cache
+def has_mounts() -> bool:
+    """Whether this process may mount file systems for itself, and run others as another user."""
+    if not has_users() or shutil.which("unshare") is None or shutil.which("findmnt") is None:
+        return False
+    command = ["unshare", "--mount", "sh", "-c", "mount --make-rprivate / && mount -o remount,bind,ro /"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -18,10 +18,10 @@ from mpt_edge.errors import InputError, MismatchError, UnsupportedModelError
 from mpt_edge.formats.bundle_reader import BundleReader
 from mpt_edge.formats.linear_head import LinearHead
 from mpt_edge.formats.manifest import Family, Manifest
+from mpt_edge.formats.markdown import front_matter, hub_link, literal, plain
 from mpt_edge.formats.placement import PEFT_PLACEMENT, Placement, PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt, compose
 from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge_export.markdown import front_matter, hub_link, literal, plain
 from mpt_edge_export.peft.adapter import CONFIG, SAFETENSORS
 from mpt_edge_export.peft.heads import is_saved
 from mpt_edge_export.peft.task_types import Method, TaskType, find_task_type

@@ -1,4 +1,4 @@
-"""The folder that an export writes to: checked, staged beside its target, and moved there at the end."""
+"""The folder that a bundle is written to: checked, staged beside its target, and moved there at the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ABANDONED = 24 * 60 * 60
 
 
 def check_output(output: Path, *, force: bool) -> None:
-    """Check that an export may replace a folder.
+    """Check that a new bundle may replace a folder.
 
     Args:
         output: the folder, present or not.

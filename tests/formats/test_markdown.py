@@ -12,7 +12,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from mpt_edge._escapes import escaped, one_line
-from mpt_edge_export.markdown import front_matter, hub_link, literal, plain
+from mpt_edge.formats.markdown import front_matter, hub_link, literal, plain
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-
-import yaml
+from typing import Any
 
 from mpt_edge._escapes import escaped, escaped_json, one_line
 
@@ -36,7 +35,9 @@ def literal(value: str) -> str:
 
 def front_matter(entries: Mapping[str, object]) -> str:
     """Return the YAML at the head of a model card, with the lines around it."""
-    options = {"sort_keys": False, "default_flow_style": None, "width": float("inf")}
+    import yaml  # imported here: devices write no cards
+
+    options: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": float("inf")}
     text = yaml.safe_dump(dict(entries), allow_unicode=True, **options)
     if escaped(text) != text:
         text = yaml.safe_dump(dict(entries), allow_unicode=False, **options)

@@ -12,18 +12,16 @@ import pytest
 from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import LOCK
 from mpt_edge.formats.locks import locked
-from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
-from mpt_edge_export import ExportPlan, export_bundle
-from mpt_edge_export.staging import check_output, replacing_folder
+from mpt_edge.formats.staging import check_output, replacing_folder
 from tests.support.bundles import read_files
 
 
-def test_existing_bundle_is_refused(tiny: EncoderBackbone, tiny_vectors: Path, old: Path) -> None:
-    before = read_files(old)
+def test_existing_bundle_is_refused(folder: Path) -> None:
+    before = read_files(folder)
     with pytest.raises(InputError, match="already holds a bundle; pass --force"):
-        export_bundle(ExportPlan(tiny, [tiny_vectors], old))
-    assert read_files(old) == before
-    check_output(old, force=True)
+        check_output(folder, force=False)
+    assert read_files(folder) == before
+    check_output(folder, force=True)
 
 
 def test_output_that_is_a_file(tmp_path: Path) -> None:
@@ -32,12 +30,12 @@ def test_output_that_is_a_file(tmp_path: Path) -> None:
         check_output(tmp_path / "out", force=True)
 
 
-def test_folder_with_foreign_files_is_refused(tiny: EncoderBackbone, tiny_vectors: Path, old: Path) -> None:
-    before = read_files(old)
-    (old / "mine.txt").write_text("put here by hand")
+def test_folder_with_foreign_files_is_refused(folder: Path) -> None:
+    before = read_files(folder)
+    (folder / "mine.txt").write_text("put here by hand")
     with pytest.raises(InputError, match=r"holds 'mine.txt', which is no part of a bundle"):
-        export_bundle(ExportPlan(tiny, [tiny_vectors], old, force=True))
-    assert read_files(old) == before | {"mine.txt": b"put here by hand"}
+        check_output(folder, force=True)
+    assert read_files(folder) == before | {"mine.txt": b"put here by hand"}
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Bundles and tasks from and to a model hub, through `huggingface_hub`; the extra ``hub``."""
