@@ -110,7 +110,7 @@ def test_changed_bundle_is_exported_again(
     assert bundle.task("topic").version == 2
     versions = {name: release["version"] for name, release in bundle.manifest.releases.items()}
     assert versions == {"same": 1, "sentiment": 1, "topic": 2}  # with the one that was removed
-    assert bundle.manifest.releases["topic"]["sha256"] == bundle.manifest.files["tasks/topic.safetensors"]["sha256"]
+    assert bundle.manifest.releases["topic"]["sha256"] == bundle.task("topic").digest
     assert {path.name for path in folder.iterdir()} == {path.name for path in tiny_bundle.iterdir()}
     Bundle.open(folder).install_untested(tmp_path / "topic.safetensors")
 
