@@ -154,7 +154,6 @@ def structured(metadata: Mapping[str, str], key: str, kind: type, source: str) -
         return kind()
     try:
         value = parse_json(metadata[key])
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate can be neither printed nor tokenized
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(
             f"{source}: metadata {key!r} is not JSON, or has a key twice; restore the file."

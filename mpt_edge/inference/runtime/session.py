@@ -67,8 +67,10 @@ def open_session(path: Path, options: SessionOptions | None = None) -> Any:
     settings.intra_op_num_threads = int(options.threads or 0)
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
+    given: dict[str, Any] = {"providers": list(options.providers or [_CPU])}
+    given["enable_fallback"] = int(given["providers"] != [_CPU])  # to the CPU; ONNX Runtime prints that it tries again
     try:
-        session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=list(options.providers or [_CPU]))
+        session = onnxruntime.InferenceSession(os.fspath(path), settings, **given)
     except MemoryError:  # has a sentence of its own
         raise
     except Exception as error:  # ONNX Runtime's own exceptions share only this base
@@ -130,6 +132,16 @@ def check_graph(
     Raises:
         CorruptFileError: the graph has other inputs, or inputs of other types and sizes, or lacks an output.
     """
+    try:
+        fits = _fits(session, manifest, past, others, outputs)
+    except UnicodeDecodeError:  # of a name in the graph, which ONNX Runtime reads as it is
+        fits = False
+    if not fits:
+        raise graph_mismatch(path)
+
+
+def _fits(session: Any, manifest: Manifest, past: Sequence[str], others: Sequence[str], outputs: Sequence[str]) -> bool:
+    """Whether a graph has the inputs and outputs of its manifest; see `check_graph`."""
     given = {value.name: value for value in session.get_outputs()}
     ranks = {"prompt": manifest.placement.ndim + 1, "word_ids": 1, PAST_LENGTH: 1} | dict.fromkeys(past, 4)
     are_typed = all(
@@ -139,14 +151,12 @@ def check_graph(
     ) and all(name in given and given[name].type == "tensor(float)" for name in outputs)
     shapes = {value.name: list(value.shape) for value in session.get_inputs()}
     sizes = [[shape[1], shape[3]] for name, shape in shapes.items() if name in past and len(shape) == 4]
-    fits = (
+    return (
         are_typed
         and set(shapes) == {*past, *others}
         and sizes == [[manifest.heads, manifest.head_size]] * len(past)
         and ("prompt" not in others or shapes["prompt"][2:] == list(manifest.prompt_shape(0)[1:]))
     )
-    if not fits:
-        raise graph_mismatch(path)
 
 
 def graph_mismatch(path: Path) -> CorruptFileError:

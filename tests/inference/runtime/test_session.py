@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,10 +51,23 @@ def test_providers_that_are_no_list(providers: Any) -> None:
         SessionOptions(providers=providers)
 
 
-def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
+def test_a_file_that_is_no_graph(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(CorruptFileError, match=r"ONNX Runtime cannot load .*model\.onnx; export the bundle again"):
         open_session(tmp_path / "model.onnx")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_names_that_are_no_utf_8(tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a dimension, which ONNX Runtime returns as it is, and of an operator, which is in its message."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    graph, manifest = (folder / MODEL).read_bytes(), Bundle.open(folder).manifest
+    for old, new, says in ((b"batch", b"b\xeetch", "is not the graph that"), (b"MatMul", b"M\xa0tMul", "cannot load")):
+        assert old in graph
+        (folder / MODEL).write_bytes(graph.replace(old, new))
+        with pytest.raises(CorruptFileError, match=says):
+            OnnxEncoder(folder / MODEL, manifest)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
