@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-#: Maximum levels of objects and lists in each other; manifests and task files have five. The parser reads hundreds, which
-#: fail where they are copied or written.
+#: Maximum levels of objects and lists in each other; manifests and task files have five. The parser reads hundreds, and
+#: these fail where they are copied or written.
 MAX_DEPTH = 32
 
 
