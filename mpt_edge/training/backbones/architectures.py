@@ -49,7 +49,7 @@ def _read_config(source: ModelSource) -> PretrainedConfig:
     """Return the model's configuration. Raises UnsupportedModelError and CorruptFileError."""
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+            config: PretrainedConfig = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UnsupportedModelError(
             f"{source.asked} has no config.json that transformers understands; use a model of type {supported()}."
@@ -58,6 +58,11 @@ def _read_config(source: ModelSource) -> PretrainedConfig:
         raise CorruptFileError(
             f"{source.folder / 'config.json'} describes no model ({reason(error)}); download the model again."
         ) from error
+    if not isinstance(config.architectures, list | None):  # the one entry that transformers does not check
+        raise CorruptFileError(
+            f"{source.folder / 'config.json'} describes no model (architectures is no list); download the model again."
+        )
+    return config
 
 
 def _check_attention(source: ModelSource, config: PretrainedConfig) -> None:

@@ -54,6 +54,7 @@ def test_broken_config(folder: Path) -> None:
         ({"hidden_size": 64}, CorruptFileError, "have another shape than its config.json states"),
         ({"num_attention_heads": 0}, CorruptFileError, "describes no model .ZeroDivisionError"),
         ({"num_hidden_layers": "x"}, CorruptFileError, "describes no model .*expected int"),
+        ({"architectures": 0.5}, CorruptFileError, "describes no model .architectures is no list"),
         ({"num_hidden_layers": 0}, CorruptFileError, "describes no layers; download the model again"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, UnsupportedModelError, "is quantized, and"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, UnsupportedModelError, "of type 'dynamic', which"),
