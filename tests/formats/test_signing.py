@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import stat
+import shutil
 import subprocess
 from collections.abc import Callable
 from datetime import date
@@ -53,6 +54,8 @@ def test_encrypted_key(tmp_path: Path) -> None:
 
 
 def test_key_of_openssl(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
     made = subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519"], capture_output=True, check=False)
     if made.returncode:
         pytest.skip("needs openssl")
