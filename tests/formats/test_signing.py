@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import stat
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable
 from datetime import date
