@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +23,8 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         """Write to standard output, or as the options of `rich.console.Console` have it."""
         super().__init__(markup=False, emoji=False, highlight=False, **options)
+        if not (self.is_terminal or "width" in options or "COLUMNS" in os.environ):
+            self.width = _FILE_WIDTH
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the parts of something to print; only the console's own parts may control a terminal."""
@@ -43,5 +45,5 @@ class PlainTable(Table):
 
 
 def error_console() -> PlainConsole:
-    """Return the error stream; a file or a pipe takes whole lines."""
-    return PlainConsole(stderr=True, width=None if sys.stderr.isatty() else _FILE_WIDTH)
+    """Return the error stream."""
+    return PlainConsole(stderr=True)

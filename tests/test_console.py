@@ -53,6 +53,16 @@ def test_the_error_stream_takes_long_lines(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_table_in_a_pipe_is_not_cut_at_the_width_of_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    table = PlainTable("name", "place")
+    table.row("n" * 50, "p" * 50)
+    PlainConsole().print(table)
+    assert "p" * 50 in capsys.readouterr().out.splitlines()[1]
+
+
 def offenses(source: str) -> list[str]:
     """Return the ways around the escapes that a module takes."""
     found = []

@@ -160,6 +160,8 @@ def log(
 
 def _log_table(records: list[ChangeRecord]) -> PlainTable:
     table = PlainTable("when", "change", "task", "version", "sha256", "signer")
+    table.columns[0].no_wrap = True
+    table.columns[0].min_width = len("2026-01-31T12:00:00+00:00")
     for record in records:
         version = "" if record.version is None else record.version
         signer = (record.signer or "").removeprefix(PREFIX)[:_SHOWN_DIGITS]

@@ -114,6 +114,8 @@ class Recipe:
 
 
 _NUMBERS = ("max_length", "max_target_length", "label_examples", "version")
+#: What TOML calls the types of values.
+_TYPE_NAMES = {dict: "table", list: "array", str: "string", int: "integer"}
 _TYPES = {"labels": dict, "where": dict, "stop": list, **dict.fromkeys(_NUMBERS, int)}
 _REQUIRED = tuple(f.name for f in fields(Recipe) if f.default is MISSING and f.default_factory is MISSING)
 _OPTIONAL = frozenset(f.name for f in fields(Recipe) if f.default is None)
@@ -170,7 +172,7 @@ def _check_entries(entries: Mapping[str, Any], path: Path) -> None:
         expected = _TYPES.get(name, str)
         if not isinstance(value, expected) or isinstance(value, bool):
             raise InputError(
-                f"{path}: {name!r} must be a {expected.__name__}, not {repr(value)[:_MAX_SHOWN]}; correct it."
+                f"{path}: {name!r} must be of the type {_TYPE_NAMES[expected]}, not {repr(value)[:_MAX_SHOWN]}; correct it."
             )
 
 

@@ -192,6 +192,8 @@ def test_recipe_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("x = " + "[" * 5000, "endless number or nesting"),
         ("max_length = " + "9" * 4000, "max_length must be at most 2147483647"),
         ("version = 2147483648", "version must be at most 2147483647"),
+        ("text_pair = 7", "'text_pair' must be of the type string, not 7"),
+        ('stop = "."', "'stop' must be of the type array"),
         ('hub = "/etc"', "is no id of a data set"),
         ('hub = "../.."', "is no id of a data set"),
         ('hub = "owner/../x"', "is no id of a data set"),
