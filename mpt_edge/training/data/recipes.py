@@ -171,9 +171,8 @@ def _check_entries(entries: Mapping[str, Any], path: Path) -> None:
     for name, value in entries.items():
         expected = _TYPES.get(name, str)
         if not isinstance(value, expected) or isinstance(value, bool):
-            raise InputError(
-                f"{path}: {name!r} must be of the type {_TYPE_NAMES[expected]}, not {repr(value)[:_MAX_SHOWN]}; correct it."
-            )
+            shown = repr(value)[:_MAX_SHOWN]
+            raise InputError(f"{path}: {name!r} must be of the type {_TYPE_NAMES[expected]}, not {shown}; correct it.")
 
 
 def _parse(entries: Mapping[str, Any], path: Path) -> Recipe:
