@@ -27,6 +27,7 @@ from mpt_edge.inference.runtime.graph_names import PAST, PRESENT, layer_names
 from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge_export.dimensions import Dimensions
 from mpt_edge_export.graph import EXAMPLE_LENGTH, example_prompt, make_graph, prompt_axes
+from mpt_edge_export.merged_products import merge_products
 from mpt_edge_export.weights import save_graph
 
 
@@ -99,4 +100,5 @@ def export_encoder_graph(encoder: PromptedEncoder, size: Dimensions, position: P
             **dict.fromkeys(layer_names(size.layers, PRESENT), ("batch", None, "rows", None)),
         },
     )
+    merge_products(model)
     save_graph(model, path)

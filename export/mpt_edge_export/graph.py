@@ -52,8 +52,8 @@ def make_graph(
 ) -> onnx_ir.Model:
     """Export a module and name every axis.
 
-    A cache is exported with a batch of one. The products with it broadcast by themselves, so that
-    batch appears in no node. Only the declared shape has it, and there it gets its name.
+    An encoder's cache is exported with a batch of one, and expanded to that of the texts. So that batch appears in
+    no node. Only the declared shape has it, and there it gets its name.
 
     Args:
         module: the module to export.

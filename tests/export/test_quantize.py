@@ -87,6 +87,10 @@ def test_each_channel_of_weights_has_a_scale(both: Path, tiny: EncoderBackbone) 
     for parameter in tiny.model.parameters():
         if parameter.ndim == 2:
             expected[tuple(parameter.shape[::-1])].append(parameter.detach().numpy().T)
+    for layer in tiny.model.model.encoder.layer:
+        own = layer.attention.self
+        merged = torch.cat([own.query.weight, own.key.weight, own.value.weight]).detach().numpy().T
+        expected.setdefault(merged.shape, []).append(merged)
     products = {name: w for name, w in weights.items() if w.ndim == 2 and w.shape in expected and w.shape[1] != 100}
     matched = 0
     for name, weight in products.items():
@@ -94,7 +98,7 @@ def test_each_channel_of_weights_has_a_scale(both: Path, tiny: EncoderBackbone) 
         if scale.ndim == 1 and len(scale) == weight.shape[1]:
             restored = weight * scale
             matched += any((np.abs(restored - one) <= scale * 0.51).all() for one in expected[weight.shape])
-    assert matched == 2 * 6  # query, key, value and output of attention and two of the feed-forward part, twice
+    assert matched == 2 * 4  # query, key and value in one, output of attention, two of the feed-forward part, twice
 
 
 def test_manifest_states_files_and_parity(both: Path) -> None:

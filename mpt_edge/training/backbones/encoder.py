@@ -81,22 +81,15 @@ def _prompted_attention(
 ) -> tuple[Tensor, None]:
     """Attend to the cached prompt and to the new positions.
 
-    The scores of both are joined before the softmax. The matrix product alone broadcasts a cache of
-    batch one, so the cache is not copied for each text.
+    A cache of batch one is copied for each text, which is cheaper than products of its own for a short prompt.
     """
     layer = int(module.mpt_edge_layer)  # type: ignore[arg-type]
     attending.present[layer] = (key, value)
-    query = query * scaling
-    scores = query @ key.transpose(-1, -2)
-    if attending.past is None:
-        output = torch.softmax(scores + attention_mask, dim=-1) @ value
-    else:
-        past_key, past_value = attending.past[layer]
-        length = past_key.shape[2]
-        scores = torch.cat([query @ past_key.transpose(-1, -2), scores], dim=-1)
-        weights = torch.softmax(scores + attention_mask, dim=-1)
-        output = weights[..., :length] @ past_value + weights[..., length:] @ value
-    return output.transpose(1, 2), None
+    if attending.past is not None:
+        past_key, past_value = (cached.expand(query.shape[0], -1, -1, -1) for cached in attending.past[layer])
+        key, value = torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)
+    scores = (query * scaling) @ key.transpose(-1, -2)
+    return (torch.softmax(scores + attention_mask, dim=-1) @ value).transpose(1, 2), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _prompted_attention)
