@@ -105,11 +105,11 @@ def _encoder_differences(
             batch = _random_batch(backbone, rng, (rows, max(len(shortest), min(tokens, room))), shortest)
             text = batch.attention_mask == 1
             cached, joint = reference.cached(batch), reference.joint(batch)
-            stacked, mask = stack([cache] * rows)
+            stacked, _ = stack([cache] * rows)
             pairs = [
                 (graph.request(batch), reference.plain(batch)),
                 (graph.request(batch, cache), cached),
-                (graph.request(batch, stacked, mask), cached),
+                (graph.request(batch, stacked), cached),
                 (graph.joint_request(batch, prompt), joint),
             ]
             yield from (_difference(result[text], expected[text]) for result, expected in pairs)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from mpt_edge.batch.answer_columns import answer_types, schema_of
 from mpt_edge.batch.json_answers import JsonLines
@@ -14,14 +12,12 @@ from mpt_edge.batch.parts import Part
 from mpt_edge.batch.preparing import Preparer
 from mpt_edge.batch.rows import TASK_COLUMN, Columns, InputRow, InputRows
 from mpt_edge.batch.shared_model import ModelSettings, shared_model
+from mpt_edge.batch.windows import WINDOW, Window, windows_ahead
 from mpt_edge.errors import InputError, MptEdgeError
 from mpt_edge.formats.generation_options import GenerationKwargs
-from mpt_edge.formats.records import BadRecord, Format
+from mpt_edge.formats.records import Format
 from mpt_edge.inference.heads.base import Request
 from mpt_edge.inference.model import BATCH_SIZE, Model
-
-#: Rows that are prepared and answered at once.
-_WINDOW = 512
 
 
 @dataclass(frozen=True)
@@ -74,18 +70,16 @@ class PartWorker:
     def _answer(self, model: Model, source: InputRows, part: Part, write: _Output) -> PartResult:
         preparer = Preparer(model, source, self.task, self.options)
         errors: list[str] = []
-        while items := list(islice(source.rows, _WINDOW)):
-            rows, requests = self._split(preparer, items, errors)
+        for window in windows_ahead(preparer, WINDOW):
+            rows, requests = self._split(preparer, window, errors)
             write.answers(rows, model.answer(requests, batch_size=self.batch_size))
         return PartResult(part.number, write.data(), len(errors), errors[0] if errors else "")
 
-    def _split(
-        self, preparer: Preparer, items: Sequence[InputRow | BadRecord], errors: list[str]
-    ) -> tuple[list[InputRow], list[Request]]:
+    def _split(self, preparer: Preparer, window: Window, errors: list[str]) -> tuple[list[InputRow], list[Request]]:
         """Return the rows that can be answered with their requests, and note the errors of the others."""
         rows: list[InputRow] = []
         requests: list[Request] = []
-        for item, result in zip(items, preparer.prepare(items), strict=True):
+        for item, result in zip(window.items, window.requests, strict=True):
             if isinstance(result, Request) and isinstance(item, InputRow):
                 rows.append(item)
                 requests.append(result)

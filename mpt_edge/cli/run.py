@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import IO, Annotated, Any, BinaryIO
 
@@ -27,6 +26,7 @@ from mpt_edge.batch.part_worker import PartWorker
 from mpt_edge.batch.preparing import Preparer
 from mpt_edge.batch.rows import STDIN, TASK_COLUMN, Columns, InputRow, InputRows, format_of, from_arguments, from_stream
 from mpt_edge.batch.shared_model import ModelSettings
+from mpt_edge.batch.windows import WINDOW, Window, windows, windows_ahead
 from mpt_edge.cli import generation
 from mpt_edge.cli.job import PART_ROWS, Engine, check_job_usage, run_job
 from mpt_edge.cli.options import BundleFolder, DigestOption, PrecisionOption, Threads
@@ -56,9 +56,6 @@ Rows of a file may name their task in a column "task". Standard input is answere
 
 In JSON lines, "text" is the input, and "output" is a generated text.
 """
-
-#: Rows that are read, answered and written at once.
-WINDOW = 512
 
 _STDIN = Path("-")
 Write = Callable[[Sequence[InputRow], Sequence[Answer]], None]
@@ -164,20 +161,21 @@ def run(
         has_bar = not no_progress and _may_show_bar(source, stream, output)
         status = _status(stream) if has_bar else None
         advance = stack.enter_context(_bar(status and status.st_size))
-        window = _window(model, stream, batch_size)
         preparer = Preparer(model, rows, task, options)
-        _Runner(model, rows, preparer, batch_size, window, on_error, write, advance).run()
+        read = windows if stream is not None and _status(stream) is None else windows_ahead
+        prepared = read(preparer, _window(model, stream, batch_size))
+        _Runner(model, rows, preparer, prepared, batch_size, on_error, write, advance).run()
 
 
 @dataclass
 class _Runner:
-    """Reads, answers and writes rows, a window at a time."""
+    """Answers and writes rows, a window at a time."""
 
     model: Model
     source: InputRows
     preparer: Preparer
+    windows: Iterator[Window]
     batch_size: int
-    window: int
     on_error: OnError
     write: Write
     advance: Callable[[int], None]
@@ -186,9 +184,10 @@ class _Runner:
 
     def run(self) -> None:
         """Answer all rows. Those before a row that stops the run are written first."""
-        while items := list(islice(self.source.rows, self.window)):
-            self.rows += len(items)
-            self._run_window(items)
+        for window in self.windows:
+            self.rows += len(window.items)
+            self._run_window(window)
+            self.advance(window.position)
         if self.skipped:
             note(f"skipped {self.skipped:,} of {self.rows:,} rows.")
         if not self.rows:
@@ -197,10 +196,10 @@ class _Runner:
             note(f"{STDIN} holds no rows.")
             self.write((), ())
 
-    def _run_window(self, items: Sequence[InputRow | BadRecord]) -> None:
+    def _run_window(self, window: Window) -> None:
         rows: list[InputRow] = []
         requests: list[Request] = []
-        for item, result in zip(items, self.preparer.prepare(items), strict=True):
+        for item, result in zip(window.items, window.requests, strict=True):
             if isinstance(result, Request) and isinstance(item, InputRow):
                 rows.append(item)
                 requests.append(result)
@@ -214,7 +213,6 @@ class _Runner:
     def _flush(self, rows: Sequence[InputRow], requests: Sequence[Request]) -> None:
         if rows:
             self.write(rows, self.model.answer(requests, batch_size=self.batch_size))
-        self.advance(self.source.position())
 
     def _skip(self, message: str) -> None:
         self.skipped += 1

@@ -8,8 +8,12 @@ import numpy as np
 
 from mpt_edge._arrays import Ids
 
-#: Padded tokens of one run of a graph, unless a single row has more. This bounds a run's memory.
+#: Padded tokens of one run of a generative model's graph, unless a single row has more. This bounds a run's memory.
 MAX_TOKENS = 4096
+
+#: The same for an encoder. A token of all-MiniLM-L6-v2 takes the same time in runs of 256 to 1,024 tokens, with two
+#: threads a little less in the longer ones, and more in runs that outgrow the processor's caches.
+ENCODER_TOKENS = 1024
 
 #: Cost of a further forward pass on a CPU, in tokens. Of 16 to 512, training steps on all-MiniLM-L6-v2 (32 texts,
 #: one thread) were fastest with 64 to 256, which are within four percent of each other.

@@ -16,7 +16,7 @@ from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.taskfile import Inputs, TaskFile
 from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.arguments import check_name, text_list
-from mpt_edge.inference.batching import MAX_TOKENS, by_length
+from mpt_edge.inference.batching import ENCODER_TOKENS, by_length
 from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid, check_finite
 from mpt_edge.inference.heads.embedding import Embedding
 from mpt_edge.inference.heads.encoder_head import EncoderHead, TextStates
@@ -27,10 +27,6 @@ from mpt_edge.inference.runtime.kv_cache import stack
 from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.inference.selection import MAX_CACHE_BYTES
 from mpt_edge.inference.text import NO_TOKENS, Batch, Encoded, Text, render_beginning, try_validate
-
-#: Fewest rows of a task that run by themselves in a mixed batch. Of 32 texts of nine tasks on all-MiniLM-L6-v2 with 100
-#: virtual tokens and one thread, a text takes 5.8 ms of processor time with 2, 6.4 with 4, and 7.0 if all are mixed.
-MIN_OWN_RUN = 2
 
 
 class EncoderModel(Model):
@@ -183,7 +179,7 @@ class EncoderModel(Model):
     def _pooled(self, rows: Sequence[Encoded], task: ComposedTask | None) -> Floats:
         """Return the pooled states ``(rows, d)`` under one prompt, or under none."""
         pooled = np.empty((len(rows), self.manifest.hidden_size), np.float32)
-        for run in by_length([len(row.ids) for row in rows], BATCH_SIZE, MAX_TOKENS):
+        for run in by_length([len(row.ids) for row in rows], BATCH_SIZE, ENCODER_TOKENS):
             for i, states in zip(run, self._states([rows[i] for i in run], [task] * len(run)), strict=True):
                 pooled[i] = states.pooled
         return pooled
@@ -213,7 +209,7 @@ class EncoderModel(Model):
             return self.backbone.joint_states(batch, first.prompt)
         if all(task is first for task in tasks):
             return self.backbone.request(batch, first.cache)
-        return self.backbone.request(batch, *stack([task.cache for task in tasks if task is not None]))
+        return self.backbone.request(batch, stack([task.cache for task in tasks if task is not None])[0])
 
     def _words(self, rows: Sequence[Encoded], task: SelectedTask) -> Floats:
         """Return the masked-LM logits ``(rows, words)`` that one task's head asks for."""
@@ -229,24 +225,18 @@ def _head(task: SelectedTask) -> EncoderHead:
 
 
 def _runs(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
-    """Group requests into runs of similar length that the graph can share.
+    """Group requests into runs of similar length that the graph can share, the longest first.
 
-    Joint rows of different tasks share no run, since each needs its own prompt. Nor do tasks that
-    ask for words, since each asks for its own. Rows of one task run by themselves, because their cache is
-    broadcast without a copy. Tasks with fewer rows than `MIN_OWN_RUN` are mixed.
+    Rows of different tasks share a run if their prompts are of one length, since each row brings its own cache.
+    Joint rows of different tasks do not, since each needs its own prompt. Nor do tasks that ask for words,
+    since each asks for its own.
     """
-    by_task: dict[int, list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for i, request in enumerate(requests):
-        by_task.setdefault(id(request.task), []).append(i)
-    mixed: list[int] = []
-    groups: list[list[int]] = []
-    for members in by_task.values():
-        task = requests[members[0]].task
-        is_separate = task.placement.is_joint or _head(task).asks_words or len(by_task) == 1
-        if is_separate or len(members) >= MIN_OWN_RUN:
-            groups.append(members)
-        else:
-            mixed += members
-    for group in [*groups, mixed]:
-        for run in by_length([len(requests[i].row.ids) for i in group], batch_size, MAX_TOKENS):
+        task = request.task
+        is_separate = task.placement.is_joint or _head(task).asks_words
+        groups.setdefault((len(task.prompt), id(task) if is_separate else 0), []).append(i)
+    for group in groups.values():
+        runs = list(by_length([len(requests[i].row.ids) for i in group], batch_size, ENCODER_TOKENS))
+        for run in reversed(runs):  # the longest needs the most memory, which the others use again
             yield [group[i] for i in run]

@@ -28,7 +28,8 @@ def save(path: Path, rows: int = 400, **columns: Any) -> Path:
 
 
 def test_columns_are_kept(run: Command, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mpt_edge.batch.parquet_answers, "_GROUP_BYTES", 1 << 15)
+    monkeypatch.setattr(mpt_edge.batch.parquet_answers, "_GROUP_BYTES", 1 << 14)
+    monkeypatch.setattr(mpt_edge.cli.run, "WINDOW", 300)
     days = pa.array([date(2026, 1, 1 + i % 28) for i in range(1300)])
     path = save(tmp_path / "a.parquet", day=days, text=TEXTS, nested=[{"a": [i]} for i in range(1300)])
     result = run("--task", "topic", "--input", path, "--output", tmp_path / "b.parquet")

@@ -18,7 +18,6 @@ from mpt_edge.errors import InputError
 from mpt_edge.formats.placement import Layout, Placement
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import Inputs
-from mpt_edge.inference import encoder_model
 from mpt_edge.inference.encoder_model import EncoderModel
 from mpt_edge.inference.heads.base import Request
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
@@ -39,10 +38,7 @@ def fresh(tiny_bundle: Path) -> EncoderModel:
     return mpt_edge.load(tiny_bundle, threads=1)
 
 
-@pytest.mark.parametrize("own_run", [encoder_model.MIN_OWN_RUN, 64])
-def test_mixed_batch_equals_single_runs(mixed: EncoderModel, own_run: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether tasks of several rows run by themselves, or all rows share runs."""
-    monkeypatch.setattr(encoder_model, "MIN_OWN_RUN", own_run)
+def test_mixed_batch_equals_single_runs(mixed: EncoderModel) -> None:
     texts = rows(60)
     names = [("sentiment", "longer", "topic")[i % 3] for i in range(60)]
     alone = [mixed.task(name)(text) for text, name in zip(texts, names, strict=True)]
@@ -51,21 +47,23 @@ def test_mixed_batch_equals_single_runs(mixed: EncoderModel, own_run: int, monke
         assert_same(mixed.run(texts, names, batch_size=size), alone)
 
 
-def test_tasks_of_one_row_share_a_run_and_others_have_their_own(
+def test_tasks_share_a_run_if_their_prompts_are_of_one_length(
     mixed: EncoderModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = []
 
-    def spy(self, batch, past=None, past_mask=None):
-        runs.append((len(batch.input_ids), past_mask is not None))
-        return request(self, batch, past, past_mask)
+    def spy(self, batch, past=None):
+        runs.append((len(batch.input_ids), next(iter(past.values())).shape[2]))
+        return request(self, batch, past)
 
     names = ["sentiment", "longer", "topic", "topic"]
     alone = [mixed.task(name)("a good film") for name in names]
     request = OnnxEncoder.request
     monkeypatch.setattr(OnnxEncoder, "request", spy)
     assert_same(mixed.run(["a good film"] * 4, names), alone)
-    assert sorted(runs) == [(2, False), (2, True)]
+    lengths = {name: len(mixed.task(name)._selected.prompt) for name in names}
+    assert lengths["sentiment"] == lengths["topic"] != lengths["longer"]
+    assert sorted(runs) == sorted([(3, lengths["topic"]), (1, lengths["longer"])])
 
 
 def test_mixed_batch_with_pairs(mixed: EncoderModel) -> None:
@@ -96,14 +94,14 @@ def test_many_rows_are_split_by_tokens(model: EncoderModel, monkeypatch: pytest.
         return request(self, batch, *rest)
 
     monkeypatch.setattr(OnnxEncoder, "request", spy)
-    monkeypatch.setattr("mpt_edge.inference.encoder_model.MAX_TOKENS", 50)
+    monkeypatch.setattr("mpt_edge.inference.encoder_model.ENCODER_TOKENS", 50)
     assert_same(model.run(texts, "topic"), expected)
     assert len(shapes) > 5
     assert all(count * width <= 50 for count, width in shapes)
     assert sum(count for count, _ in shapes) == 40
     shapes.clear()
     model.run(texts, "topic", batch_size=3)
-    assert [count for count, _ in shapes] == [3] * 13 + [1]
+    assert [count for count, _ in shapes] == [1] + [3] * 13
 
 
 def test_pair(model: EncoderModel) -> None:

@@ -57,18 +57,17 @@ class OnnxEncoder:
         arrays = check_outputs(self._session.run(self._present, feeds), (1, heads, len(prompt), size), self._path)
         return dict(zip(self._past, arrays, strict=True))
 
-    def request(self, batch: Batch, past: PromptCache | None = None, past_mask: Ids | None = None) -> Floats:
+    def request(self, batch: Batch, past: PromptCache | None = None) -> Floats:
         """Read text under cached prompts.
 
         Args:
             batch: the tokens.
             past: a cache of batch one for all rows, or of the batch's size; None for no prompt.
-            past_mask: 1 for cached rows that a text attends to, ``(rows, l)``; None for all of them.
 
         Returns:
             The last hidden states of the text, ``(rows, tokens, d)``.
         """
-        return self._hidden(self._text(batch, past, past_mask))
+        return self._hidden(self._text(batch, past))
 
     def joint_request(self, batch: Batch, prompt: Floats) -> Floats:
         """Read text together with its prompt ``(l, d)``; both attend to each other.
@@ -94,19 +93,18 @@ class OnnxEncoder:
         Returns:
             Logits ``(rows, words)``.
         """
-        return self._words(self._text(batch, past, None), positions, words)
+        return self._words(self._text(batch, past), positions, words)
 
     def joint_words_at(self, batch: Batch, positions: Ids, words: Ids, prompt: Floats) -> Floats:
         """Return the logits of `words_at` for text that is read together with its prompt ``(l, d)``."""
         return self._words(self._joint(batch, prompt), positions + len(prompt), words)
 
-    def _text(self, batch: Batch, past: PromptCache | None, past_mask: Ids | None) -> dict[str, Any]:
+    def _text(self, batch: Batch, past: PromptCache | None) -> dict[str, Any]:
         """Return the inputs of a request."""
         cached = self.no_past if past is None else past
         rows = len(batch.input_ids)
-        if past_mask is None:
-            past_mask = np.ones((rows, cached[self._past[0]].shape[2]), np.int64)
-        mask = np.concatenate([past_mask, batch.attention_mask], axis=1)
+        prompt = np.ones((rows, cached[self._past[0]].shape[2]), np.int64)
+        mask = np.concatenate([prompt, batch.attention_mask], axis=1)
         return self._feeds(batch, mask, np.zeros((rows, *self.prompt_shape(0)), np.float32), cached)
 
     def _joint(self, batch: Batch, prompt: Floats) -> dict[str, Any]:

@@ -21,20 +21,25 @@ BLOCK = 64
 def stack(caches: Sequence[PromptCache]) -> tuple[PromptCache, Ids]:
     """Stack one cache per row into one batch; shorter prompts are padded and masked.
 
+    Rows of one task share a cache, which is read once.
+
     Returns:
         The stacked cache and its mask, ``(rows, longest prompt)``.
     """
+    distinct = {id(cache): cache for cache in caches}
+    positions = {key: position for position, key in enumerate(distinct)}
+    rows = np.array([positions[id(cache)] for cache in caches])
     first = next(iter(caches[0]))
-    lengths = np.array([cache[first].shape[2] for cache in caches])
+    lengths = np.array([cache[first].shape[2] for cache in distinct.values()])
     longest = int(lengths.max())
-    mask = (np.arange(longest)[None, :] < lengths[:, None]).astype(np.int64)
+    mask = (np.arange(longest)[None, :] < lengths[rows, None]).astype(np.int64)
     stacked: PromptCache = {}
     for name, example in caches[0].items():
         _, heads, _, size = example.shape
-        array = np.zeros((len(caches), heads, longest, size), np.float32)
-        for i, cache in enumerate(caches):
-            array[i, :, : lengths[i]] = cache[name][0]
-        stacked[name] = array
+        table = np.zeros((len(distinct), heads, longest, size), np.float32)
+        for i, cache in enumerate(distinct.values()):
+            table[i, :, : lengths[i]] = cache[name][0]
+        stacked[name] = table[rows]
     return stacked, mask
 
 

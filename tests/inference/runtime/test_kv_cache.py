@@ -151,9 +151,10 @@ def step(cache: KeyValueCache, tokens: list[int]) -> list[float]:
 def test_stack_pads_and_masks_shorter_prompts() -> None:
     rng = np.random.default_rng(0)
     caches = [{PAST: rng.normal(size=(1, 4, length, 8)).astype(np.float32)} for length in (6, 11)]
-    stacked, mask = stack(caches)
-    np.testing.assert_array_equal(mask, [[1] * 6 + [0] * 5, [1] * 11])
-    assert stacked[PAST].shape == (2, 4, 11, 8)
+    stacked, mask = stack([*caches, caches[0]])
+    np.testing.assert_array_equal(mask, [[1] * 6 + [0] * 5, [1] * 11, [1] * 6 + [0] * 5])
+    assert stacked[PAST].shape == (3, 4, 11, 8)
+    np.testing.assert_array_equal(stacked[PAST][2], stacked[PAST][0])
     np.testing.assert_array_equal(stacked[PAST][0, :, :6], caches[0][PAST][0])
     np.testing.assert_array_equal(stacked[PAST][0, :, 6:], 0)
     np.testing.assert_array_equal(stacked[PAST][1], caches[1][PAST][0])
