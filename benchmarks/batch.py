@@ -60,7 +60,7 @@ def main(
 
 def write_rows(path: Path, count: int) -> Path:
     """Write JSON lines with random texts, the same each time."""
-    rng = Random(0)  # noqa: S311 - no secret
+    rng = Random(0)
     with path.open("w", encoding="utf-8") as file:
         for i in range(count):
             text = " ".join(rng.choices(WORDS, k=rng.randint(*LENGTHS)))

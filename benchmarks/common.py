@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
@@ -13,10 +14,15 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def timed(calls: Mapping[Name, Callable[[], object]], repeats: int, warm: int = 1) -> dict[Name, float]:
-    """Return the median seconds of each call; calls take turns, and the first ``warm`` rounds do not count."""
+    """Return the median seconds of each call; the first ``warm`` rounds do not count.
+
+    Calls take turns, in another order in each round, since a call that empties the processor's caches delays the next.
+    """
     seconds: dict[Name, list[float]] = {name: [] for name in calls}
+    turns, order = list(calls.items()), random.Random(0)
     for number in range(repeats + warm):
-        for name, call in calls.items():
+        order.shuffle(turns)
+        for name, call in turns:
             started = time.perf_counter()
             call()
             if number >= warm:
