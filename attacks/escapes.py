@@ -26,7 +26,7 @@ import typer
 from attacks.common import Tally
 from attacks.tiny import build
 from mpt_edge.cli import main as command
-from mpt_edge.cli.app import app
+from mpt_edge.cli.app import build_app
 from mpt_edge.formats.bundle_reader import BundleReader, hash_bytes
 from mpt_edge.formats.history import Action, ChangeRecord
 from mpt_edge.formats.manifest import MANIFEST, read_manifest
@@ -112,7 +112,7 @@ _GROUPS = ("tasks", "train", "import", "keys")
 
 def leaf_commands() -> set[str]:
     """Return the names of all commands, so that a new one without a case shows."""
-    root: Any = typer.main.get_command(app)
+    root: Any = typer.main.get_command(build_app())
     names = set()
     for name, item in root.commands.items():
         names |= {f"{name} {leaf}" for leaf in item.commands} if hasattr(item, "commands") else {name}

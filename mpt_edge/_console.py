@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,7 +22,7 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         """Write to standard output, or as the options of `rich.console.Console` have it."""
         super().__init__(markup=False, emoji=False, highlight=False, **options)
-        if not (self.is_terminal or "width" in options or "COLUMNS" in os.environ):
+        if not self.is_terminal and "width" not in options:
             self.width = _FILE_WIDTH
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from mpt_edge.cli.app import app
+from mpt_edge.cli.app import build_app
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "command.md"
 
@@ -39,7 +39,7 @@ def flags(parameter: Any) -> list[str]:
 
 def page() -> str:
     """Return the page as Markdown."""
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(build_app())
     parts = [_HEAD, _table(root, "Options before a command")]
     for name, command in commands(root):
         usage = " ".join([name, *(_usage(each) for each in command.params if not flags(each)), "[OPTIONS]"])

@@ -56,7 +56,7 @@ def test_the_error_stream_takes_long_lines(capsys: pytest.CaptureFixture[str]) -
 def test_a_table_in_a_pipe_is_not_cut_at_the_width_of_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
     table = PlainTable("name", "place")
     table.row("n" * 50, "p" * 50)
     PlainConsole().print(table)

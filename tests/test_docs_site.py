@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import typer
 
-from mpt_edge.cli.app import app
+from mpt_edge.cli.app import build_app
 from tests.support.blocks import examples
 from tests.support.places import ROOT
 
@@ -51,7 +51,7 @@ def reference() -> ModuleType:
 @pytest.fixture(scope="module")
 def options(reference: ModuleType) -> dict[str, set[str]]:
     """Return the long flags of each command, by its full name."""
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(build_app())
     shared = {"--help", *(flag for each in root.params for flag in reference.flags(each))}
     return {
         name: shared | {flag for each in command.params for flag in reference.flags(each)}

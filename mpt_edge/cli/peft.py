@@ -15,7 +15,7 @@ from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.taskfile import Inputs
 from mpt_edge.inference.loading import default_bundle
 
-EPILOG = """
+_EPILOG = """
 Examples:
 
 mpt-edge import peft reviews --backbone my-bert --task film=0 --task book=2 --label bad --label good --output vectors
@@ -31,7 +31,7 @@ def _imports() -> None:
     """Import prompts and tasks that other libraries trained."""
 
 
-@app.command("peft", epilog=EPILOG)
+@app.command("peft", epilog=_EPILOG)
 def import_peft(
     adapter: Annotated[str, typer.Argument(help="Folder or hub id of a PEFT adapter.", show_default=False)],
     backbone: Annotated[str, typer.Option(help="The adapter's base model: minilm-l6, a local folder, or a hub id.")],

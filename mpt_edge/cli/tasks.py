@@ -160,13 +160,15 @@ def log(
 
 def _log_table(records: list[ChangeRecord]) -> PlainTable:
     table = PlainTable("when", "change", "task", "version", "sha256", "signer")
-    table.columns[0].no_wrap = True
-    table.columns[0].min_width = len("2026-01-31T12:00:00+00:00")
     for record in records:
-        version = "" if record.version is None else record.version
+        version = record.version if record.task else ""  # keys have a sequence number instead
         signer = (record.signer or "").removeprefix(PREFIX)[:_SHOWN_DIGITS]
-        table.row(record.when, record.action, record.task, version, record.sha256[:_SHOWN_DIGITS], signer)
+        table.row(_shown_time(record.when), record.action, record.task, version, record.sha256[:_SHOWN_DIGITS], signer)
     return table
+
+
+def _shown_time(when: str) -> str:
+    return when.replace("+00:00", "Z")
 
 
 @app.command()

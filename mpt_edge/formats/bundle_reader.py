@@ -6,11 +6,13 @@ a listed file must have the listed hash. So a file may be a link to anywhere, as
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -212,6 +214,28 @@ class BundleReader:
         for graph in graphs:
             _check_weights(graph, weights.name)
         return graphs
+
+    @contextlib.contextmanager
+    def opening_graphs(self, precision: str | None = None, *, verify: bool = True) -> Iterator[list[Path]]:
+        """Yield the paths of `graphs` at once; the weights' hash is computed in a thread meanwhile.
+
+        The graphs themselves are checked before. Nothing may be run before the block has ended.
+
+        Raises:
+            CorruptFileError: at the block's end, the weights are damaged.
+        """
+        paths, weights = self.graphs(precision, verify=False), self.graph_files(precision)[-1]
+        if not verify:
+            yield paths
+            return
+        for name in self.graph_files(precision)[:-1]:
+            self.verify(name)
+        with ThreadPoolExecutor(1, thread_name_prefix="hash") as hasher:
+            check = hasher.submit(self.verify, weights)
+            try:
+                yield paths
+            finally:
+                check.result()  # it explains what else may have failed
 
     def tokenizer(self) -> bytes:
         """Return the bytes of tokenizer.json. Raises CorruptFileError."""

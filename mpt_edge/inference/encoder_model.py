@@ -46,9 +46,10 @@ class EncoderModel(Model):
         max_cache_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
         """Use `mpt_edge.load` instead."""
-        super().__init__(bundle, bundle.choose_precision(precision), max_cache_bytes)
-        (graph,) = bundle.graphs(self.precision, verify=verify)
-        self.backbone = OnnxEncoder(graph, bundle.manifest, options)
+        chosen = bundle.choose_precision(precision)
+        with bundle.opening_graphs(chosen, verify=verify) as (graph,):
+            super().__init__(bundle, chosen, max_cache_bytes)
+            self.backbone = OnnxEncoder(graph, bundle.manifest, options)
         self.providers = self.backbone.providers
 
     def prepare_embeddings(

@@ -45,16 +45,17 @@ class GenerativeModel(Model):
         max_cache_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
         """Use `mpt_edge.load` instead."""
-        super().__init__(bundle, bundle.choose_precision(precision), max_cache_bytes)
-        graphs, manifest = bundle.graphs(self.precision, verify=verify), bundle.manifest
-        if manifest.family is Family.SEQ2SEQ:
-            encoder, decoder = graphs
-            seq2seq = OnnxSeq2Seq(encoder, decoder, manifest, options)
-            self.backbone: OnnxGenerator = seq2seq
-            self.providers = seq2seq.providers
-        else:
-            causal = OnnxCausal(graphs[0], manifest, options)
-            self.backbone, self.providers = causal, causal.providers
+        chosen, manifest = bundle.choose_precision(precision), bundle.manifest
+        with bundle.opening_graphs(chosen, verify=verify) as graphs:
+            super().__init__(bundle, chosen, max_cache_bytes)
+            if manifest.family is Family.SEQ2SEQ:
+                encoder, decoder = graphs
+                seq2seq = OnnxSeq2Seq(encoder, decoder, manifest, options)
+                self.backbone: OnnxGenerator = seq2seq
+                self.providers = seq2seq.providers
+            else:
+                causal = OnnxCausal(graphs[0], manifest, options)
+                self.backbone, self.providers = causal, causal.providers
         assert manifest.generation is not None  # as in every manifest of these families
         self.eos_ids, self._context = manifest.generation.eos_ids, manifest.generation.context
 

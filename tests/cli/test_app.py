@@ -209,3 +209,10 @@ def test_manifest_that_leads_out_of_the_folder(copy: Path) -> None:
     change_manifest(copy, files={"../secret": {"size": 1, "sha256": ""}})
     message = refused(commands.run_here("run", "--bundle", copy, "--task", "topic", "atom"))
     assert "lists the path '../secret', which is not allowed" in message
+
+
+def test_a_command_imports_no_other() -> None:
+    code = "import sys; from mpt_edge.cli.app import build_app; build_app('run'); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "mpt_edge.cli.run" in loaded
+    assert {"mpt_edge.cli.train", "mpt_edge.cli.serve", "mpt_edge.cli.tasks", "mpt_edge.cli.bench"}.isdisjoint(loaded)

@@ -298,3 +298,26 @@ def test_precisions(folder: Path) -> None:
 def test_names_of_graphs(family: Family, precision: Precision, names: list[str]) -> None:
     assert graph_names(family, precision) == names
     assert weights_name(precision) == f"onnx/model{precision.suffix}.onnx_data"
+
+
+def test_weights_are_checked_while_graphs_open(folder: Path) -> None:
+    with Bundle.open(folder).opening_graphs() as (graph,):
+        assert graph == folder / MODEL
+    weights = folder / f"{MODEL}_data"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with Bundle.open(folder).opening_graphs(verify=False) as (graph,):
+        assert graph == folder / MODEL
+    opening = Bundle.open(folder).opening_graphs()
+    assert opening.__enter__() == [folder / MODEL]  # the graph itself is as it was
+    with pytest.raises(CorruptFileError, match=r"model\.onnx_data"):
+        opening.__exit__(ValueError, ValueError("ONNX Runtime's own"), None)
+
+
+def test_a_damaged_graph_is_not_opened(folder: Path) -> None:
+    data = bytearray((folder / MODEL).read_bytes())
+    data[100] ^= 1
+    (folder / MODEL).write_bytes(data)
+    with pytest.raises(CorruptFileError, match=r"model\.onnx"), Bundle.open(folder).opening_graphs():
+        pytest.fail("the graph was opened")

@@ -71,6 +71,7 @@ def open_session(path: Path, options: SessionOptions | None = None) -> Any:
     settings.intra_op_num_threads = int(options.threads or 0)
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # the rest is for images
     settings.add_session_config_entry("optimization.disable_specified_optimizers", _SLOWER)
     given: dict[str, Any] = {"providers": list(options.providers or [_CPU])}
     given["enable_fallback"] = int(given["providers"] != [_CPU])  # to the CPU; ONNX Runtime prints that it tries again
