@@ -16,7 +16,7 @@ from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.taskfile import Inputs, TaskFile
 from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.arguments import check_name, text_list
-from mpt_edge.inference.batching import ENCODER_TOKENS, by_length
+from mpt_edge.inference.batching import ENCODER_TOKENS, RUN_COST, by_length, length_buckets
 from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid, check_finite
 from mpt_edge.inference.heads.embedding import Embedding
 from mpt_edge.inference.heads.encoder_head import EncoderHead, TextStates
@@ -238,6 +238,8 @@ def _runs(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
         is_separate = task.placement.is_joint or _head(task).asks_words
         groups.setdefault((len(task.prompt), id(task) if is_separate else 0), []).append(i)
     for group in groups.values():
-        runs = list(by_length([len(requests[i].row.ids) for i in group], batch_size, ENCODER_TOKENS))
-        for run in reversed(runs):  # the longest needs the most memory, which the others use again
-            yield [group[i] for i in run]
+        lengths = [len(requests[i].row.ids) for i in group]
+        batches = list(by_length(lengths, batch_size, ENCODER_TOKENS))
+        for batch in reversed(batches):  # the longest needs the most memory, which the others use again
+            for run in length_buckets([lengths[i] for i in batch], RUN_COST):
+                yield [group[batch[i]] for i in run]
