@@ -70,6 +70,8 @@ def main(
     seconds: Annotated[float, typer.Option(help="Seconds of each load.")] = 20,
     memory_seconds: Annotated[float, typer.Option(help="Seconds for which memory is watched.")] = 600,
     texts: Annotated[int, typer.Option(help="Texts of the comparison in Python.")] = 2048,
+    workers: Annotated[int, typer.Option(help="Batches that the server runs at once.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Threads of each, and of a call in Python.")] = None,
 ) -> None:
     """Measure a bundle's server on this machine."""
     if shutil.which("wrk") is None:
@@ -77,7 +79,8 @@ def main(
     pairs = _pairs(mpt_edge.load(bundle).tasks, texts)
     python = json.loads(subprocess.check_output([sys.executable, __file__, "--python", str(bundle), str(texts)]))
     print(f"Model.run in bulk: {python['bulk']:.0f} texts/s; one at a time: {python['single']:.0f} texts/s", flush=True)
-    with _served(bundle) as server, _requests(pairs) as file:
+    options = ["--workers", str(workers), *([] if threads is None else ["--threads", str(threads)])]
+    with _served(bundle, *options) as server, _requests(pairs) as file:
         for task in sorted({task for _, task in pairs}):
             server.post(f"/predict?task={task}", b'{"inputs": "a text"}')  # selects it
         full = _wrk(server, file, clients, seconds)
@@ -87,7 +90,7 @@ def main(
             f"{rate / python['single']:.1f} times one at a time, p99 {full['p99_ms']:.0f} ms", flush=True,
         )  # fmt: skip
         _print_half_load(server, file, clients, seconds, rate)
-        _print_overhead(server, bundle, pairs)
+        _print_overhead(server, bundle, pairs, threads)
         _print_memory(server, file, clients, memory_seconds)
     _print_overload(bundle, pairs)
 
@@ -165,9 +168,9 @@ def _print_half_load(server: Server, file: Path, clients: int, seconds: float, r
     )  # fmt: skip
 
 
-def _print_overhead(server: Server, bundle: Path, pairs: Sequence[Pair]) -> None:
+def _print_overhead(server: Server, bundle: Path, pairs: Sequence[Pair], threads: int | None) -> None:
     """Print the cost of HTTP for one client: requests and calls in Python, in turn."""
-    model = mpt_edge.load(bundle)
+    model = mpt_edge.load(bundle, threads=threads)
     for task in model.tasks:
         model.task(task)
     connection = http.client.HTTPConnection(server.host)

@@ -25,6 +25,7 @@ from mpt_edge.inference.loading import default_bundle, open_model
 from mpt_edge.inference.model import Model
 from mpt_edge.inference.runtime.decoding import OnnxGenerator
 from mpt_edge.inference.runtime.encoder import OnnxEncoder
+from mpt_edge.inference.runtime.kv_cache import stack
 from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.inference.text import Batch
 
@@ -38,13 +39,34 @@ mpt-edge bench --bundle bundles/app --tokens 64 --threads 2 --json
 Calls are timed in turn, in one run. Run nothing else meanwhile: a busy machine makes times and ratios unsteady.
 """
 
+#: Virtual tokens where a bundle has no prompt.
+_LENGTH = 8
+
+#: Rows of a batch, and of a list.
+_ROWS, _BULK = 32, 256
+
+_REQUESTS = {
+    "none": "request, no prompt",
+    "prefix": "request, prefix",
+    "joint": "request, joint",
+    "batch_none": f"batch of {_ROWS}, no prompt",
+    "batch_mixed": f"batch of {_ROWS} tasks",
+}
+
 
 def bench(
     bundle: BundleFolder = None,
     tokens: Annotated[int, typer.Option(min=1, help="Length of the text, in tokens.")] = 16,
     length: Annotated[
-        int, typer.Option("--prompt-length", "-l", min=1, help="Virtual tokens of the random prompt that is timed.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            "--prompt-length",
+            "-l",
+            min=1,
+            help="Virtual tokens of the random prompt that is timed.",
+            show_default="the bundle's, else 8",
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of one request.")] = 1,
     precision: PrecisionOption = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate, for generative models.")] = 32,
@@ -53,6 +75,7 @@ def bench(
 ) -> None:
     """Measure the size, latency and memory of a bundle on this machine."""
     opened = Bundle.open(bundle or default_bundle())
+    length = length or opened.manifest.prompt_length or _LENGTH
     _check_room(opened, tokens, length, new_tokens)
     started = time.perf_counter()
     model = open_model(opened, precision=precision, options=SessionOptions(threads=threads))
@@ -70,7 +93,7 @@ def bench(
     if isinstance(model, GenerativeModel):
         metrics |= {"new_tokens": new_tokens} | _generation(model.backbone, tokens, length, new_tokens, repeats)
     elif isinstance(model, EncoderModel):
-        metrics |= _requests(model.backbone, tokens, length, repeats)
+        metrics |= _requests(model.backbone, tokens, length, repeats) | _bulk(model, repeats)
     metrics |= _peak_memory()
     if as_json:
         typer.echo(json.dumps(metrics))
@@ -104,16 +127,19 @@ def _selection(model: Model, bundle: Bundle) -> dict[str, float]:
     }
 
 
-def _requests(backbone: OnnxEncoder, tokens: int, length: int, repeats: int) -> dict[str, float]:
-    """Time one text without a prompt, under a cached prompt and with a joint prompt, in turn."""
+def _requests(backbone: OnnxEncoder, tokens: int, length: int, repeats: int) -> dict[str, Any]:
+    """Time one text without a prompt, under a cached prompt and with a joint prompt, and a mixed batch, in turn."""
     rng = np.random.default_rng(0)
     prompt = rng.standard_normal(backbone.prompt_shape(length)).astype(np.float32)
-    ids = rng.integers(0, 100, (1, tokens))  # every vocabulary has these ids
-    batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
+    one, many = (rng.integers(0, 100, (rows, tokens)) for rows in (1, _ROWS))  # every vocabulary has these ids
+    batch, mixed = (Batch(ids, np.ones_like(ids), np.zeros_like(ids)) for ids in (one, many))
     cache = backbone.encode_prompt(prompt)
+    caches = [dict(cache) for _ in range(_ROWS)]  # of as many tasks
     calls: dict[str, Callable[[], object]] = {
         "none": lambda: backbone.request(batch),
         "prefix": lambda: backbone.request(batch, cache),
+        "batch_none": lambda: backbone.request(mixed),
+        "batch_mixed": lambda: backbone.request(mixed, stack(caches)[0]),
     }
     if prompt.ndim == 2:  # a prompt for all layers has no joint layout
         calls["joint"] = lambda: backbone.joint_request(batch, prompt)
@@ -124,10 +150,35 @@ def _requests(backbone: OnnxEncoder, tokens: int, length: int, repeats: int) -> 
     for _ in range(repeats):
         for name, call in calls.items():
             times[name].append(_seconds(call))
-    ratios = {name: median(a / b for a, b in zip(times[name], times["none"], strict=True)) for name in calls}
-    return {f"request_{name}_ms": 1e3 * median(values) for name, values in times.items()} | {
-        f"{name}_ratio": ratio for name, ratio in ratios.items() if name != "none"
+    bases = {"prefix": "none", "joint": "none", "batch_mixed": "batch_none"}
+    ratios = {
+        name: median(a / b for a, b in zip(times[name], times[base], strict=True))
+        for name, base in bases.items()
+        if name in times
     }
+    return (
+        {f"request_{name}_ms": 1e3 * median(values) for name, values in times.items()}
+        | {f"request_{name}_spread_ms": _spread(values) for name, values in times.items()}
+        | {f"{name}_ratio": ratio for name, ratio in ratios.items()}
+    )
+
+
+def _spread(seconds: list[float]) -> list[float]:
+    """Return the tenth and the ninetieth percentile, in milliseconds."""
+    return [float(1e3 * value) for value in np.percentile(seconds, [10, 90])]
+
+
+def _bulk(model: EncoderModel, repeats: int) -> dict[str, Any]:
+    """Time a list of the tasks' reference examples under their tasks, at random."""
+    rng = np.random.default_rng(0)
+    known = [(name, model.bundle.task(name).reference_example.get("text")) for name in model.bundle.task_names]
+    pairs = [(name, tuple(text) if isinstance(text, list) else text) for name, text in known if text]
+    if not pairs:
+        return {}
+    chosen = [pairs[i] for i in rng.integers(0, len(pairs), _BULK)]
+    names, texts = [name for name, _ in chosen], [text for _, text in chosen]
+    rates = [_BULK / _seconds(lambda: model.run(texts, names)) for _ in range(min(repeats, 5))]
+    return {"bulk_texts_per_second": median(rates)}
 
 
 def _generation(backbone: OnnxGenerator, tokens: int, length: int, new_tokens: int, repeats: int) -> dict[str, float]:
@@ -184,11 +235,13 @@ def _print(metrics: dict[str, Any]) -> None:
         kept = f"{metrics['cached_tasks']} in {metrics['cache_bytes'] / 1e6:.1f} MB"
         table.row("selected tasks that are kept", kept)
         table.row("switch to a selected task", f"{metrics['switch_us']:.1f} µs")
-    if "request_none_ms" in metrics:
-        table.row("request, no prompt", f"{metrics['request_none_ms']:.2f} ms")
-        table.row("request, prefix", f"{metrics['request_prefix_ms']:.2f} ms  ({metrics['prefix_ratio']:.2f} x)")
-    if "request_joint_ms" in metrics:
-        table.row("request, joint", f"{metrics['request_joint_ms']:.2f} ms  ({metrics['joint_ratio']:.2f} x)")
+    for name, words in _REQUESTS.items():
+        if f"request_{name}_ms" in metrics:
+            low, high = metrics[f"request_{name}_spread_ms"]
+            ratio = f", {metrics[f'{name}_ratio']:.2f} x" if f"{name}_ratio" in metrics else ""
+            table.row(words, f"{metrics[f'request_{name}_ms']:.2f} ms  ({low:.2f} to {high:.2f}{ratio})")
+    if "bulk_texts_per_second" in metrics:
+        table.row("texts of all tasks in bulk", f"{metrics['bulk_texts_per_second']:.0f} a second")
     for name, words in (("none", "no prompt"), ("prefix", "with its prompt")):
         if f"first_token_{name}_ms" in metrics:
             table.row(f"first token, {words}", f"{metrics[f'first_token_{name}_ms']:.2f} ms")
@@ -202,6 +255,7 @@ def _print(metrics: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"one text of {metrics['tokens']} tokens, {metrics['prompt_length']} virtual tokens, "
-        f"{metrics['precision']}, {metrics['threads']} thread(s), medians; {metrics['machine']}",
+        f"{metrics['precision']}, {metrics['threads']} thread(s), medians (and tenth to ninetieth percentile); "
+        f"{metrics['machine']}",
         soft_wrap=True,
     )

@@ -47,6 +47,9 @@ def serve(
     max_streams: Annotated[int, typer.Option(min=1, help="Texts that are streamed at once; others wait.")] = 4,
     max_connections: Annotated[int, typer.Option(min=1, help="Maximum open connections.")] = 1000,
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum texts in one run of the model.")] = 32,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Batches that run at once; with two, --threads should be half of the cores.")
+    ] = 1,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens in one run of the model.")] = 4096,
     max_delay_ms: Annotated[
         float, typer.Option(min=0, max=1000, help="Time that requests wait for others; one alone never waits.")
@@ -66,7 +69,7 @@ def serve(
         raise InputError(f"{max_texts} texts of a request do not fit into a queue of {max_queue}; raise --max-queue.")
     limits = Limits(
         body_bytes=max_body, texts=max_texts, queue=max_queue, streams=max_streams, connections=max_connections,
-        batch_texts=batch_size, batch_tokens=batch_tokens, max_delay=max_delay_ms / 1000,
+        batch_texts=batch_size, workers=workers, batch_tokens=batch_tokens, max_delay=max_delay_ms / 1000,
     )  # fmt: skip
     keys = Keys.read(api_key_file) if api_key_file is not None else Keys()
     if not keys.hashes and not running.is_loopback(host):

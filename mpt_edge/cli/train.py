@@ -87,7 +87,16 @@ def source(
     data: Data = Path(),
     backbone: Backbone = "minilm-l6",
     name: Annotated[str, typer.Option(help="Name of the shared prompt.")] = "mpt",
-    length: Annotated[int, typer.Option("--prompt-length", "-l", min=1, help="Virtual tokens of the prompt.")] = 100,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            "--prompt-length",
+            "-l",
+            min=1,
+            help="Virtual tokens of the prompt.",
+            show_default="8 for encoders, 100 for generative models",
+        ),
+    ] = None,
     layout: Annotated[
         Layout,
         typer.Option(

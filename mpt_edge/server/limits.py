@@ -32,6 +32,8 @@ class Limits:
     """Maximum number of texts of a batch."""
     batch_tokens: int = 4096
     """Maximum number of tokens of a batch, unless one text has more."""
+    workers: int = 1
+    """Maximum number of batches of labels and vectors that run at once."""
     max_delay: float = 0.002
     """Seconds that a request waits for others, where others have been there."""
     streams: int = 4

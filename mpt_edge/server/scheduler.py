@@ -1,6 +1,6 @@
-"""Mixed batches: one queue for the items of all requests, and one worker thread that runs them.
+"""Mixed batches: one queue for the items of all requests, and few worker threads that run them.
 
-While a batch runs, requests arrive. The next batch takes items of all of them, one of each in turn. So
+While batches run, requests arrive. The next batch takes items of all of them, one of each in turn. So
 requests of one text do not wait for all texts of a large one. All methods belong to one event loop.
 """
 
@@ -43,6 +43,8 @@ class BatchRules:
     """Maximum number of items that wait."""
     max_delay: float = 0.002
     """Seconds for which a batch waits for requests that may come."""
+    workers: int = 1
+    """Maximum number of batches that run at once."""
 
 
 class _Ticket(Generic[I, R]):
@@ -84,15 +86,15 @@ class Scheduler(Generic[I, R]):
             run: returns the results of a batch, in order. It is called in the worker thread.
             cost: cost of an item, such as its tokens.
             rules: size of batches and of the queue.
-            executor: the worker; a thread of its own if not given.
+            executor: the workers; threads of its own if not given.
             observe: called after each batch with its size and its seconds.
         """
         self.waiting = 0
         self._run, self._cost, self._observe = run, cost, observe
         self._rules = rules or BatchRules()
-        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._executor = executor or ThreadPoolExecutor(self._rules.workers, thread_name_prefix="batches")
         self._tickets: deque[_Ticket[I, R]] = deque()
-        self._is_busy = False
+        self._running = 0
         self._company = 0  # requests that were here when the last batch ended
         self._hold_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -138,18 +140,18 @@ class Scheduler(Generic[I, R]):
             ticket.taken = len(ticket.items)
 
     def _start(self) -> None:
-        """Run the next batch, if the worker is free and the batch is due."""
+        """Run the next batch, if a worker is free and the batch is due."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._is_busy or not self._tickets:
+        if self._running >= self._rules.workers or not self._tickets:
             return
         loop = asyncio.get_running_loop()
         if not self._is_due(loop.time()):
             self._timer = loop.call_at(self._hold_until, self._start)
             return
         batch = self._take()
-        self._is_busy, began = True, loop.time()
+        self._running, began = self._running + 1, loop.time()
         future = loop.run_in_executor(self._executor, self._run, [ticket.items[i] for ticket, i in batch])
         future.add_done_callback(partial(self._finish, batch, began))
 
@@ -181,7 +183,7 @@ class Scheduler(Generic[I, R]):
     def _finish(self, batch: _Batch[I, R], began: float, future: asyncio.Future[list[R]]) -> None:
         """Hand out the results of a batch, and start the next one."""
         now = asyncio.get_running_loop().time()
-        self._is_busy = False
+        self._running -= 1
         error = None if future.cancelled() else future.exception()
         if not future.cancelled():
             self._observe(len(batch), now - began)

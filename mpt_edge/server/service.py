@@ -71,7 +71,7 @@ class Service:
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
         self._selecting: dict[str, asyncio.Future[Task[Any]]] = {}
         self.changes = asyncio.Lock()
-        self._answers = self._scheduler("answers")
+        self._answers = self._scheduler("answers", self.limits.workers)
         self._texts = self._scheduler("texts")
         self._streams = Streams(self.limits.streams, self.limits.queue)
         self.metrics.watch(self)
@@ -205,16 +205,17 @@ class Service:
     async def _in_thread(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._preparers, call)
 
-    def _scheduler(self, name: str) -> Scheduler[Request, Answer | Exception]:
+    def _scheduler(self, name: str, workers: int = 1) -> Scheduler[Request, Answer | Exception]:
         limits = self.limits
         rules = BatchRules(
-            items=limits.batch_texts, cost=limits.batch_tokens, waiting=limits.queue, max_delay=limits.max_delay
-        )
+            items=limits.batch_texts, cost=limits.batch_tokens, waiting=limits.queue, max_delay=limits.max_delay,
+            workers=workers,
+        )  # fmt: skip
         return Scheduler(
             self._run,
             cost=lambda request: len(request.row.ids),
             rules=rules,
-            executor=ThreadPoolExecutor(1, thread_name_prefix=name),
+            executor=ThreadPoolExecutor(workers, thread_name_prefix=name),
             observe=partial(self.metrics.observe_batch, name),
         )
 

@@ -15,7 +15,7 @@ from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.initialization import VOCABULARY, initialize_prompt
 from mpt_edge.training.multitask import MultitaskPrompt
-from mpt_edge.training.plan import NewPrompt, Plan, check_file_size, check_prompt_name, check_room
+from mpt_edge.training.plan import NewPrompt, Plan, check_file_size, check_prompt_name, check_room, default_length
 from mpt_edge.training.results import save_shared_prompt, write_tasks
 from mpt_edge.training.settings import TeacherPlan
 from mpt_edge.training.teachers import train_teachers
@@ -42,14 +42,15 @@ def train_source(
         TrainingError: the loss became NaN.
     """
     check_prompt_name(prompt.name)
-    if prompt.length < 1:
+    length = default_length(backbone) if prompt.length is None else prompt.length
+    if length < 1:
         raise InputError("a prompt needs at least one virtual token; pass --prompt-length 1 or more.")
-    for problem in length_problem(prompt.length):
+    for problem in length_problem(length):
         raise InputError(f"{problem}; pass a lower --prompt-length.")
     objectives = plan.objectives(backbone, prompt.placement)
     for objective in objectives:
-        check_room(objective, prompt.length, prompt.placement)
-    values = initialize_prompt(backbone, prompt.length, plan.settings.seed, prompt.init, prompt.placement.position)
+        check_room(objective, length, prompt.placement)
+    values = initialize_prompt(backbone, length, plan.settings.seed, prompt.init, prompt.placement.position)
     check_file_size(2 * values.numel())  # in float16
     facts: dict[str, Any] = {"stage": "source", "tasks": [r.name for r in plan.recipes], **asdict(plan.settings)}
     facts |= {"init": prompt.init} if prompt.init != VOCABULARY else {}

@@ -93,6 +93,18 @@ async def test_requests_that_come_during_a_batch_are_merged_into_the_next() -> N
 
 
 @run_async
+async def test_as_many_batches_run_at_once_as_there_are_workers() -> None:
+    scheduler, worker = make(workers=2)
+    tasks = [await submit(scheduler, item) for item in "abcd"]
+    assert [list(items) for _, _, (items,) in worker.calls] == [["a"], ["b"]]
+    assert await worker.finish() == ["b"]
+    assert [list(items) for _, _, (items,) in worker.calls] == [["a"], ["c", "d"]]
+    while worker.calls:
+        await worker.finish()
+    assert [await task for task in tasks] == [[f"answer to {item}"] for item in "abcd"]
+
+
+@run_async
 async def test_each_request_gets_its_own_results_in_order() -> None:
     scheduler, worker = make(items=3)
     many = await submit(scheduler, *"abcdefg")

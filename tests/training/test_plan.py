@@ -19,7 +19,7 @@ from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.data.recipes import Recipe
-from mpt_edge.training.plan import NewPrompt, Origin, Plan
+from mpt_edge.training.plan import NewPrompt, Origin, Plan, default_length
 from mpt_edge.training.settings import Settings, Trained
 from mpt_edge.training.source_stage import train_source
 from mpt_edge.training.target_stage import train_target
@@ -173,3 +173,7 @@ def test_lengths_that_the_model_just_holds(tmp_path: Path, position: PromptPosit
     answer = mpt_edge.load(tmp_path / "bundle", threads=1).task("long")(task.reference_example["text"])
     assert isinstance(answer, Generation)
     assert answer.text == task.reference_example["label"]
+
+
+def test_short_prompts_are_the_default_of_encoders(tiny: EncoderBackbone, writer: GenerativeBackbone) -> None:
+    assert (default_length(tiny), default_length(writer)) == (8, 100)
