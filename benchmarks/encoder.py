@@ -264,12 +264,17 @@ def limit(place: Path, rows: int = 512, width: int = 384, inner: int = 1536) -> 
 
 def _measured(command: Sequence[str]) -> tuple[float, float]:
     """Run a command; return its seconds and its peak memory in MB."""
-    started = time.perf_counter()
+    started, peak = time.perf_counter(), 0.0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        # Not the usage that the system reports at the end, which counts this process's memory before the start, too.
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+        peak = max(peak, int(lines.get("VmHWM", "0 kB").split()[0]) * 1.024e-3)
+        time.sleep(0.01)
+    if process.returncode:
         raise typer.BadParameter(f"{' '.join(command)} failed")
-    return time.perf_counter() - started, usage.ru_maxrss / 1e3
+    return time.perf_counter() - started, peak
 
 
 def _run(command: Sequence[str]) -> None:

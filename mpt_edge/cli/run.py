@@ -15,7 +15,6 @@ from typing import IO, Annotated, Any, BinaryIO
 
 import typer
 
-import mpt_edge
 from mpt_edge._console import error_console
 from mpt_edge.batch.answer_columns import answer_types, schema_of
 from mpt_edge.batch.json_answers import JsonLines
@@ -32,11 +31,14 @@ from mpt_edge.cli.options import BundleFolder, DigestOption, PrecisionOption, Th
 from mpt_edge.cli.output import answers_in, note, parquet_in
 from mpt_edge.cli.table import AnswerTable
 from mpt_edge.errors import InputError, MptEdgeError
+from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.formats.records import PARQUET_SUFFIX, BadRecord, Format
 from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.heads.base import Request
+from mpt_edge.inference.loading import default_bundle, open_model
 from mpt_edge.inference.model import Model
+from mpt_edge.inference.runtime.session import SessionOptions
 
 EPILOG = """
 Examples:
@@ -145,7 +147,8 @@ def run(
     _check_usage(texts, source, pair, has_row_options=columns != Columns() or form is not None)
     with ExitStack() as stack:
         rows, stream = _open_rows(texts, pair=pair, path=source, form=form, columns=columns, stack=stack)
-        model = mpt_edge.load(bundle, precision=precision, threads=threads, digest=digest)
+        is_file = _status(stream) is not None
+        model = _load(bundle or default_bundle(), digest, precision, threads=threads, is_bulk=is_file)
         options = generation.options_for(model, given, task)
         if task is not None:
             model.task(task)
@@ -164,6 +167,16 @@ def run(
         read = windows if stream is not None and _status(stream) is None else windows_ahead
         prepared = read(preparer, _window(model, stream, batch_size))
         _Runner(model, rows, preparer, prepared, batch_size, on_error, write, advance).run()
+
+
+def _load(folder: Path, digest: str | None, precision: str | None, *, threads: int | None, is_bulk: bool) -> Model:
+    """Load a bundle; for many rows, with a single-threaded run of the graph on each core."""
+    opened = Bundle.open(folder, digest=digest)
+    options = SessionOptions(threads=threads)
+    if is_bulk and not opened.manifest.is_generative:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        options = SessionOptions(threads=1, runs=threads or cores)
+    return open_model(opened, precision=precision, options=options)
 
 
 @dataclass

@@ -13,7 +13,7 @@ MAX_TOKENS = 4096
 
 #: The same for an encoder. A token of all-MiniLM-L6-v2 takes the same time in runs of 256 to 1,024 tokens, with two
 #: threads a little less in the longer ones, and more in runs that outgrow the processor's caches.
-ENCODER_TOKENS = 1024
+ENCODER_TOKENS = 512
 
 #: Cost of a further run of an encoder's graph, in tokens: 6 to 18 on all-MiniLM-L6-v2 with one and two threads.
 RUN_COST = 12

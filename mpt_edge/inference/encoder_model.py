@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -50,6 +51,8 @@ class EncoderModel(Model):
         with bundle.opening_graphs(chosen, verify=verify) as (graph,):
             super().__init__(bundle, chosen, max_cache_bytes)
             self.backbone = OnnxEncoder(graph, bundle.manifest, options)
+        runs = options.runs if options is not None else 1
+        self._workers = ThreadPoolExecutor(runs, thread_name_prefix="runs") if runs > 1 else None
         self.providers = self.backbone.providers
 
     def prepare_embeddings(
@@ -187,12 +190,17 @@ class EncoderModel(Model):
 
     def _scored(self, requests: Sequence[Request], batch_size: int) -> Iterator[tuple[int, Floats]]:
         """Yield each request's index and scores, in runs of similar length."""
-        for run in _runs(requests, batch_size):
-            rows, tasks = [requests[i].row for i in run], [requests[i].task for i in run]
-            results: Iterable[TextStates | Floats]
-            results = self._words(rows, tasks[0]) if _head(tasks[0]).asks_words else self._states(rows, tasks)
-            for i, result in zip(run, results, strict=True):
-                yield i, _head(requests[i].task).scores(result)
+        runs = _runs(requests, batch_size)
+        run_all = map if self._workers is None else self._workers.map
+        for run, scores in run_all(partial(self._run_scores, requests), runs):
+            yield from zip(run, scores, strict=True)
+
+    def _run_scores(self, requests: Sequence[Request], run: list[int]) -> tuple[list[int], list[Floats]]:
+        """Run the graph once; return the run and the scores of its requests."""
+        rows, tasks = [requests[i].row for i in run], [requests[i].task for i in run]
+        results: Iterable[TextStates | Floats]
+        results = self._words(rows, tasks[0]) if _head(tasks[0]).asks_words else self._states(rows, tasks)
+        return run, [_head(task).scores(result) for task, result in zip(tasks, results, strict=True)]
 
     def _states(self, rows: Sequence[Encoded], tasks: Sequence[ComposedTask | None]) -> Iterator[TextStates]:
         """Run the graph once, with each row under its own prompt or all under none."""

@@ -36,6 +36,8 @@ class SessionOptions:
     """Threads of one request; None leaves it to ONNX Runtime."""
     providers: Sequence[str] | None = None
     """Execution providers by ONNX Runtime's names, the preferred first; None for the CPU."""
+    runs: int = 1
+    """Runs of an encoder's graph side by side, for lists of texts; each has ``threads``."""
 
     def __post_init__(self) -> None:
         """Refuse impossible options. Raises InputError."""
@@ -43,6 +45,8 @@ class SessionOptions:
         is_count = isinstance(self.threads, Integral) and not isinstance(self.threads, bool)
         if self.threads is not None and not (is_count and 0 < self.threads <= limit):
             raise InputError(f"{self.threads!r} threads are not possible here; pass 1 to {limit}, or leave it out.")
+        if not isinstance(self.runs, Integral) or isinstance(self.runs, bool) or not 0 < self.runs <= limit:
+            raise InputError(f"{self.runs!r} runs side by side are not possible here; pass 1 to {limit}.")
         if self.providers is None:
             return
         if not isinstance(self.providers, list | tuple) or not self.providers:
