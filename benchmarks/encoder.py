@@ -25,17 +25,17 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated
 
+import encoder_peers
 import numpy as np
 import onnx
 import onnxruntime
 import typer
 from common import timed
-from encoder_peers import Peers, make_peers, read_in_bulk
+from encoder_peers import Peers, make_peers
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
 
 import mpt_edge
 from mpt_edge.formats.bundle import Bundle
@@ -159,7 +159,7 @@ def bulk(bundle: Path, peers: Peers, rows: Sequence[dict[str, str]], place: Path
             commands = {"mixed tasks": [*run, str(mixed)], "one task": [*run, str(single)]}
             for kind in kinds:
                 options = [kind, str(peers.place), str(peers.source), precision, str(threads), str(texts)]
-                commands[kind] = [sys.executable, __file__, "--peer", *options]
+                commands[kind] = [sys.executable, encoder_peers.__file__, *options]
             measured = {name: [_measured(command) for command in [line] * rounds] for name, line in commands.items()}
             seconds = {name: median(one[0] for one in values) for name, values in measured.items()}
             for name, values in measured.items():
@@ -167,16 +167,6 @@ def bulk(bundle: Path, peers: Peers, rows: Sequence[dict[str, str]], place: Path
                 megabytes = f"{max(one[1] for one in values):.0f}"
                 table.add_row(f"{name}, {precision}", str(threads), f"{seconds[name]:.1f}", megabytes, *ratios)
     Console(width=120).print(table)
-
-
-def read_as_peer(kind: str, place: str, source: str, precision: str, threads: str, texts: str) -> None:
-    """Read texts in bulk as a peer does, in a process of its own."""
-    peers = Peers(Path(source), Path(place))
-    read = (peers.stock if kind == "stock" else peers.ctranslate2)(precision, int(threads))
-    tokenizer = Tokenizer.from_file(str(peers.source / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(64)
-    read_in_bulk(read, tokenizer, json.loads(Path(texts).read_text()))
 
 
 def many_tasks(bundle: Path, place: Path) -> None:
@@ -287,9 +277,7 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--peer"]:
-        read_as_peer(*sys.argv[2:])
-    elif sys.argv[1:2] == ["--tasks"]:
+    if sys.argv[1:2] == ["--tasks"]:
         ask_many(*sys.argv[2:])
     else:
         typer.run(main)

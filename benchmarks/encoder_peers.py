@@ -5,6 +5,8 @@ A `Reader` returns the last hidden states of padded token ids.
 
 from __future__ import annotations
 
+import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import Tokenizer
-from transformers import AutoModel
 
-from mpt_edge.training.backbones.locating import locate_model
-from mpt_edge_export.graph import quiet
+# Heavy libraries are imported where they are used: bulk reading runs in processes that do without.
 
 #: Maps token ids and mask, each ``(rows, tokens)``, to hidden states ``(rows, tokens, d)``.
 Reader = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -66,6 +64,9 @@ class Peers:
 
     def torch(self, threads: int) -> Reader:
         """Run transformers' model in PyTorch."""
+        import torch
+        from transformers import AutoModel
+
         model = AutoModel.from_pretrained(self.source, trust_remote_code=False).eval()
         torch.set_num_threads(threads)
 
@@ -79,6 +80,13 @@ class Peers:
 
 def make_peers(backbone: str, place: Path) -> Peers:
     """Export a backbone as common tools do, and convert it for CTranslate2 where that is installed."""
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from transformers import AutoModel
+
+    from mpt_edge.training.backbones.locating import locate_model
+    from mpt_edge_export.graph import quiet
+
     peers = Peers(locate_model(backbone).folder, place)
     model = AutoModel.from_pretrained(peers.source, trust_remote_code=False, attn_implementation="eager").eval()
     tokens = torch.ones(2, 5, dtype=torch.long)
@@ -124,3 +132,17 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     for start in range(0, len(order), 32):
         yield order[start : start + 32]
+
+
+def main(kind: str, place: str, source: str, precision: str, threads: str, texts: str) -> None:
+    """Read the texts of a file in bulk as a peer does."""
+    peers = Peers(Path(source), Path(place))
+    read = (peers.stock if kind == "stock" else peers.ctranslate2)(precision, int(threads))
+    tokenizer = Tokenizer.from_file(str(peers.source / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(64)
+    read_in_bulk(read, tokenizer, json.loads(Path(texts).read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -13,7 +13,7 @@ from mpt_edge.formats.records import BadRecord
 from mpt_edge.inference.heads.base import Request
 
 #: Rows that are read, answered and written at once. Sorted by length, they fill runs with hardly any padding.
-WINDOW = 2048
+WINDOW = 1024
 
 #: Characters of these rows, in all; more end a window early, which bounds its memory.
 _CHARACTERS = 1 << 22

@@ -11,9 +11,9 @@ from mpt_edge._arrays import Ids
 #: Padded tokens of one run of a generative model's graph, unless a single row has more. This bounds a run's memory.
 MAX_TOKENS = 4096
 
-#: The same for an encoder. A token of all-MiniLM-L6-v2 takes the same time in runs of 256 to 1,024 tokens, with two
-#: threads a little less in the longer ones, and more in runs that outgrow the processor's caches.
-ENCODER_TOKENS = 512
+#: The same for an encoder. A token of all-MiniLM-L6-v2 takes the same time in runs of 256 to 1,024 tokens, and more in
+#: runs that outgrow the processor's caches. The shortest of these need the least memory.
+ENCODER_TOKENS = 256
 
 #: Cost of a further run of an encoder's graph, in tokens: 6 to 18 on all-MiniLM-L6-v2 with one and two threads.
 RUN_COST = 12

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mpt_edge.formats.bundle import Bundle
 from tests.support import commands
 from tests.support.outcomes import done, refused
 
@@ -26,14 +27,20 @@ def test_json(tiny_bundle: Path) -> None:
     # A joint request computes the virtual tokens too.
     assert metrics["joint_ratio"] > 1
     assert metrics["prefix_ratio"] > 0
+    assert metrics["batch_mixed_ratio"] > 0
+    low, high = metrics["request_prefix_spread_ms"]
+    assert 0 < low <= metrics["request_prefix_ms"] <= high
+    assert metrics["bulk_texts_per_second"] > 0
     assert 20 < metrics["peak_memory_mb"] < 4000
 
 
 def test_table(tiny_bundle: Path) -> None:
     printed = done(commands.run_here("bench", "-b", tiny_bundle, "--repeats", 3))
-    for name in ("model file", "largest task file", "load", "select a task", "request, prefix", "peak memory"):
+    names = ("model file", "largest task file", "load", "select a task", "request, prefix", "batch of 32 tasks")
+    for name in (*names, "texts of all tasks in bulk", "peak memory"):
         assert any(line.startswith(name) for line in printed.splitlines())
-    assert "one text of 16 tokens, 100 virtual tokens, float32, 1 thread(s), medians" in printed
+    length = Bundle.open(tiny_bundle).manifest.prompt_length
+    assert f"one text of 16 tokens, {length} virtual tokens, float32, 1 thread(s), medians" in printed
 
 
 def test_without_the_module_that_windows_lacks(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
