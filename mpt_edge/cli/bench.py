@@ -19,6 +19,7 @@ from mpt_edge._console import PlainConsole, PlainTable
 from mpt_edge.cli.options import BundleFolder, PrecisionOption
 from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import Bundle
+from mpt_edge.formats.taskfile import Inputs, TaskFile
 from mpt_edge.inference.encoder_model import EncoderModel
 from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.loading import default_bundle, open_model
@@ -169,16 +170,20 @@ def _spread(seconds: list[float]) -> list[float]:
 
 
 def _bulk(model: EncoderModel, repeats: int) -> dict[str, Any]:
-    """Time a list of the tasks' reference examples under their tasks, at random."""
+    """Time a list of the tasks' reference examples, or else their names, under their tasks at random."""
     rng = np.random.default_rng(0)
-    known = [(name, model.bundle.task(name).reference_example.get("text")) for name in model.bundle.task_names]
-    pairs = [(name, tuple(text) if isinstance(text, list) else text) for name, text in known if text]
+    files = [model.bundle.task(name) for name in model.bundle.task_names]
+    pairs = [(file.name, file.reference_example.get("text", _named(file))) for file in files]
     if not pairs:
         return {}
     chosen = [pairs[i] for i in rng.integers(0, len(pairs), _BULK)]
-    names, texts = [name for name, _ in chosen], [text for _, text in chosen]
+    names, texts = [name for name, _ in chosen], [text if isinstance(text, str) else tuple(text) for _, text in chosen]
     rates = [_BULK / _seconds(lambda: model.run(texts, names)) for _ in range(min(repeats, 5))]
     return {"bulk_texts_per_second": median(rates)}
+
+
+def _named(file: TaskFile) -> str | list[str]:
+    return [file.name, file.name] if file.inputs is Inputs.PAIR else file.name
 
 
 def _generation(backbone: OnnxGenerator, tokens: int, length: int, new_tokens: int, repeats: int) -> dict[str, float]:

@@ -23,7 +23,7 @@ def test_options_become_limits(tiny_bundle: Path, tmp_path: Path, calls: list[tu
     done = run_here(
         "serve", "--bundle", tiny_bundle, "--port", 0, "--max-body", 5000, "--max-texts", 3, "--max-queue", 7,
         "--max-streams", 2, "--max-connections", 9, "--batch-size", 4, "--batch-tokens", 99, "--max-delay-ms", 1.5,
-        "--grace", 3, "--api-key-file", tmp_path / "keys", "--allowed-host", "my.example", "--threads", 1,
+        "--workers", 3, "--grace", 3, "--api-key-file", tmp_path / "keys", "--allowed-host", "my.example", "--threads", 1,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     (((load, address), options),) = calls
@@ -31,7 +31,7 @@ def test_options_become_limits(tiny_bundle: Path, tmp_path: Path, calls: list[tu
     assert (address.host, address.port, list(address.names)) == ("127.0.0.1", 0, ["my.example"])
     assert vars(options["limits"]) == {
         "body_bytes": 5000, "texts": 3, "queue": 7, "streams": 2, "connections": 9, "batch_texts": 4,
-        "batch_tokens": 99, "max_delay": 0.0015,
+        "batch_tokens": 99, "workers": 3, "max_delay": 0.0015,
     }  # fmt: skip
     assert options["keys"].has_admin
     assert options["grace"] == 3

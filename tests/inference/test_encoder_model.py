@@ -248,3 +248,11 @@ def test_joint_layout_in_a_mixed_batch(joint_bundle: Callable[[], EncoderModel],
     assert_same(answers, [joint.task(name)(text) for text, name in zip(texts, names, strict=True)])
     prefix = model.run(texts, names)
     assert max(np.abs(vector(a) - vector(b)).max() for a, b in zip(answers, prefix, strict=True)) > 1e-3
+
+
+def test_runs_side_by_side_give_the_same_answers(tiny_bundle: Path, model: EncoderModel) -> None:
+    texts = rows(100)
+    side_by_side = mpt_edge.load(tiny_bundle, threads=1, runs=3)
+    assert_same(side_by_side.run(texts, "topic"), model.run(texts, "topic"))
+    with pytest.raises(InputError, match="0 runs side by side are not possible here"):
+        mpt_edge.load(tiny_bundle, runs=0)
