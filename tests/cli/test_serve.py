@@ -23,7 +23,8 @@ def test_options_become_limits(tiny_bundle: Path, tmp_path: Path, calls: list[tu
     done = run_here(
         "serve", "--bundle", tiny_bundle, "--port", 0, "--max-body", 5000, "--max-texts", 3, "--max-queue", 7,
         "--max-streams", 2, "--max-connections", 9, "--batch-size", 4, "--batch-tokens", 99, "--max-delay-ms", 1.5,
-        "--workers", 3, "--grace", 3, "--api-key-file", tmp_path / "keys", "--allowed-host", "my.example", "--threads", 1,
+        "--grace", 3, "--api-key-file", tmp_path / "keys", "--allowed-host", "my.example", "--threads", 1,
+        "--workers", 3,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     (((load, address), options),) = calls
