@@ -89,7 +89,7 @@ class NewPrompt:
 def default_length(backbone: AnyBackbone) -> int:
     """Return the number of virtual tokens of a backbone's prompts: as few as validation allows, or the paper's.
 
-    With encoders, 4 to 32 were equally accurate (docs/results.md), and a request with 8 costs next to nothing more.
+    With an encoder, 4, 8 and 16 were equally accurate (docs/results.md), and 8 cost a request next to nothing.
     """
     return 100 if isinstance(backbone, GenerativeBackbone) else 8
 
