@@ -44,7 +44,7 @@ TaskVersion = Annotated[
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of one request.", show_default="automatic")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="automatic")]
 
 
 class _Command(TyperCommand):

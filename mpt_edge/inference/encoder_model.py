@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -51,8 +52,7 @@ class EncoderModel(Model):
         with bundle.opening_graphs(chosen, verify=verify) as (graph,):
             super().__init__(bundle, chosen, max_cache_bytes)
             self.backbone = OnnxEncoder(graph, bundle.manifest, options)
-        runs = options.runs if options is not None else 1
-        self._workers = ThreadPoolExecutor(runs, thread_name_prefix="runs") if runs > 1 else None
+        self._side_by_side = options.runs if options is not None else 1
         self.providers = self.backbone.providers
 
     def prepare_embeddings(
@@ -190,10 +190,13 @@ class EncoderModel(Model):
 
     def _scored(self, requests: Sequence[Request], batch_size: int) -> Iterator[tuple[int, Floats]]:
         """Yield each request's index and scores, in runs of similar length."""
-        runs = _runs(requests, batch_size)
-        run_all = map if self._workers is None else self._workers.map
-        for run, scores in run_all(partial(self._run_scores, requests), runs):
-            yield from zip(run, scores, strict=True)
+        runs, score = list(_runs(requests, batch_size)), partial(self._run_scores, requests)
+        with ExitStack() as stack:
+            results: Iterator[tuple[list[int], list[Floats]]] = map(score, runs)
+            if min(self._side_by_side, len(runs)) > 1:  # threads of this call alone, so that the process may fork
+                results = stack.enter_context(ThreadPoolExecutor(self._side_by_side)).map(score, runs)
+            for run, scores in results:
+                yield from zip(run, scores, strict=True)
 
     def _run_scores(self, requests: Sequence[Request], run: list[int]) -> tuple[list[int], list[Floats]]:
         """Run the graph once; return the run and the scores of its requests."""
