@@ -164,7 +164,7 @@ def run(
         status = _status(stream) if has_bar else None
         advance = stack.enter_context(_bar(status and status.st_size))
         preparer = Preparer(model, rows, task, options)
-        read = windows if stream is not None and _status(stream) is None else windows_ahead
+        read = windows_ahead if is_file else windows
         prepared = read(preparer, _window(model, stream, batch_size))
         _Runner(model, rows, preparer, prepared, batch_size, on_error, write, advance).run()
 
