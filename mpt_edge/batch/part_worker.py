@@ -10,13 +10,12 @@ from mpt_edge.batch.json_answers import JsonLines
 from mpt_edge.batch.parquet_answers import ParquetAnswers
 from mpt_edge.batch.parts import Part
 from mpt_edge.batch.preparing import Preparer
-from mpt_edge.batch.rows import TASK_COLUMN, Columns, InputRow, InputRows
+from mpt_edge.batch.rows import TASK_COLUMN, Columns, InputRows
 from mpt_edge.batch.shared_model import ModelSettings, shared_model
-from mpt_edge.batch.windows import WINDOW, Window, windows_ahead
-from mpt_edge.errors import InputError, MptEdgeError
+from mpt_edge.batch.windows import WINDOW, windows_ahead
+from mpt_edge.errors import MptEdgeError
 from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.formats.records import Format
-from mpt_edge.inference.heads.base import Request
 from mpt_edge.inference.model import BATCH_SIZE, Model
 
 
@@ -71,23 +70,11 @@ class PartWorker:
         preparer = Preparer(model, source, self.task, self.options)
         errors: list[str] = []
         for window in windows_ahead(preparer, WINDOW):
-            rows, requests = self._split(preparer, window, errors)
+            rows, requests, error = window.answerable(errors.append if self.skips else None)
+            if error is not None:
+                raise preparer.with_hint(error)
             write.answers(rows, model.answer(requests, batch_size=self.batch_size))
         return PartResult(part.number, write.data(), len(errors), errors[0] if errors else "")
-
-    def _split(self, preparer: Preparer, window: Window, errors: list[str]) -> tuple[list[InputRow], list[Request]]:
-        """Return the rows that can be answered with their requests, and note the errors of the others."""
-        rows: list[InputRow] = []
-        requests: list[Request] = []
-        for item, result in zip(window.items, window.requests, strict=True):
-            if isinstance(result, Request) and isinstance(item, InputRow):
-                rows.append(item)
-                requests.append(result)
-            elif isinstance(result, InputError) and self.skips:
-                errors.append(str(result))
-            elif isinstance(result, MptEdgeError):
-                raise preparer.with_hint(result)
-        return rows, requests
 
     def _writer(self, model: Model, part: Part, source: InputRows) -> _Output:
         if part.form is not Format.PARQUET:

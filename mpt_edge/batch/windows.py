@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from mpt_edge.batch.preparing import Preparer
 from mpt_edge.batch.rows import InputRow
-from mpt_edge.errors import MptEdgeError
+from mpt_edge.errors import InputError, MptEdgeError
 from mpt_edge.formats.records import BadRecord
 from mpt_edge.inference.heads.base import Request
 
@@ -28,6 +28,26 @@ class Window:
     """For each row a request, or the error that keeps it from being answered."""
     position: int
     """Bytes of the source that were read so far."""
+
+    def answerable(
+        self, skip: Callable[[str], None] | None
+    ) -> tuple[list[InputRow], list[Request], MptEdgeError | None]:
+        """Return the rows to answer with their requests, and the error that stops after them; None if none does.
+
+        Args:
+            skip: called with the sentence of each row that cannot be answered; None stops at the first of them.
+        """
+        rows: list[InputRow] = []
+        requests: list[Request] = []
+        for item, result in zip(self.items, self.requests, strict=True):
+            if isinstance(result, Request) and isinstance(item, InputRow):
+                rows.append(item)
+                requests.append(result)
+            elif isinstance(result, InputError) and skip is not None:
+                skip(str(result))
+            elif isinstance(result, MptEdgeError):
+                return rows, requests, result
+        return rows, requests, None
 
 
 def windows(preparer: Preparer, size: int) -> Iterator[Window]:

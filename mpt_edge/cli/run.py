@@ -30,12 +30,11 @@ from mpt_edge.cli.job import PART_ROWS, Engine, check_job_usage, run_job
 from mpt_edge.cli.options import BundleFolder, DigestOption, PrecisionOption, Threads
 from mpt_edge.cli.output import answers_in, note, parquet_in
 from mpt_edge.cli.table import AnswerTable
-from mpt_edge.errors import InputError, MptEdgeError
+from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.formats.records import PARQUET_SUFFIX, BadRecord, Format
 from mpt_edge.inference.answers import Answer
-from mpt_edge.inference.heads.base import Request
 from mpt_edge.inference.loading import default_bundle, open_model
 from mpt_edge.inference.model import Model
 from mpt_edge.inference.runtime.session import SessionOptions
@@ -209,22 +208,11 @@ class _Runner:
             self.write((), ())
 
     def _run_window(self, window: Window) -> None:
-        rows: list[InputRow] = []
-        requests: list[Request] = []
-        for item, result in zip(window.items, window.requests, strict=True):
-            if isinstance(result, Request) and isinstance(item, InputRow):
-                rows.append(item)
-                requests.append(result)
-            elif isinstance(result, InputError) and self.on_error is OnError.SKIP:
-                self._skip(str(result))
-            elif isinstance(result, MptEdgeError):
-                self._flush(rows, requests)
-                raise self.preparer.with_hint(result)
-        self._flush(rows, requests)
-
-    def _flush(self, rows: Sequence[InputRow], requests: Sequence[Request]) -> None:
+        rows, requests, error = window.answerable(self._skip if self.on_error is OnError.SKIP else None)
         if rows:
             self.write(rows, self.model.answer(requests, batch_size=self.batch_size))
+        if error is not None:
+            raise self.preparer.with_hint(error)
 
     def _skip(self, message: str) -> None:
         self.skipped += 1

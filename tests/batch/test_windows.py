@@ -76,3 +76,14 @@ def test_only_a_file_is_read_ahead(tiny_model: Model, read: Read, is_ahead: bool
     assert second.wait(5 if is_ahead else 0.1) == is_ahead
     assert texts(next(found)) == ["law"]
     assert list(found) == []
+
+
+def test_rows_that_cannot_be_answered_are_skipped_or_stop_the_others(tiny_model: Model) -> None:
+    (window,) = windows(lines(tiny_model, "atom\n \nlaw\n"), 10)
+    skipped: list[str] = []
+    rows, requests, error = window.answerable(skipped.append)
+    assert ([row.text for row in rows], len(requests), error) == (["atom", "law"], 2, None)
+    assert [sentence.partition(";")[0] for sentence in skipped] == ["f line 2: the text is empty"]
+    rows, requests, error = window.answerable(None)
+    assert ([row.text for row in rows], len(requests)) == (["atom"], 1)
+    assert isinstance(error, InputError)
