@@ -30,6 +30,9 @@ from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.inference.selection import MAX_CACHE_BYTES
 from mpt_edge.inference.text import NO_TOKENS, Batch, Encoded, Text, render_beginning, try_validate
 
+#: Longest prompts whose tasks share runs. A row of its own cache of l = 100 costs half as much again as none.
+MAX_SHARED_LENGTH = 32
+
 
 class EncoderModel(Model):
     """A loaded bundle whose backbone is an encoder; see `Model`.
@@ -239,14 +242,14 @@ def _head(task: SelectedTask) -> EncoderHead:
 def _runs(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
     """Group requests into runs of similar length that the graph can share, the longest first.
 
-    Rows of different tasks share a run if their prompts are of one length, since each row brings its own cache.
-    Joint rows of different tasks do not, since each needs its own prompt. Nor do tasks that ask for words,
+    Rows of different tasks share a run if their prompts are short and of one length, since each row brings its own
+    cache. Joint rows of different tasks do not, since each needs its own prompt. Nor do tasks that ask for words,
     since each asks for its own.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for i, request in enumerate(requests):
         task = request.task
-        is_separate = task.placement.is_joint or _head(task).asks_words
+        is_separate = task.placement.is_joint or _head(task).asks_words or len(task.prompt) > MAX_SHARED_LENGTH
         groups.setdefault((len(task.prompt), id(task) if is_separate else 0), []).append(i)
     for group in groups.values():
         lengths = [len(requests[i].row.ids) for i in group]

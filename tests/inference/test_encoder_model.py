@@ -64,6 +64,10 @@ def test_tasks_share_a_run_if_their_prompts_are_of_one_length(
     lengths = {name: len(mixed.task(name)._selected.prompt) for name in names}
     assert lengths["sentiment"] == lengths["topic"] != lengths["longer"]
     assert sorted(runs) == sorted([(3, lengths["topic"]), (1, lengths["longer"])])
+    runs.clear()
+    monkeypatch.setattr("mpt_edge.inference.encoder_model.MAX_SHARED_LENGTH", 1)  # longer ones are by task
+    assert_same(mixed.run(["a good film"] * 4, names), alone)
+    assert sorted(rows for rows, _ in runs) == [1, 1, 2]
 
 
 def test_mixed_batch_with_pairs(mixed: EncoderModel) -> None:
