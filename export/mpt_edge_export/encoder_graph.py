@@ -8,7 +8,7 @@ Inputs:
     logits_index, word_ids: rows that need logits, and the words to score (masked-LM heads only).
 
 Outputs:
-    last_hidden_state: hidden states of prompt and text.
+    last_hidden_state: hidden states of prompt and text; of the text alone where prompts enter all layers.
     logits: logits of those rows and words (masked-LM heads only).
     present.i.key, .value: keys and values of the rows of this call.
 
@@ -28,6 +28,7 @@ from mpt_edge.training.backbones.encoder import PromptedEncoder
 from mpt_edge_export.dimensions import Dimensions
 from mpt_edge_export.graph import EXAMPLE_LENGTH, example_prompt, make_graph, prompt_axes
 from mpt_edge_export.merged_products import merge_products
+from mpt_edge_export.text_rows import cut_prompt_states
 from mpt_edge_export.weights import save_graph
 
 
@@ -53,6 +54,8 @@ class EncoderGraph(nn.Module):
         hidden, present = self.encoder(
             input_ids, attention_mask, token_type_ids, prompt=prompt, past=pairs, position=self.position
         )
+        if self.position is PromptPosition.ALL_LAYERS:  # such a prompt is read without text
+            hidden = hidden[:, prompt.shape[1] :]
         logits = () if cloze is None or self.encoder.masked is None else (self.encoder.masked.at(hidden, *cloze),)
         return (hidden, *logits, *(tensor for pair in present for tensor in pair))
 
@@ -101,4 +104,6 @@ def export_encoder_graph(encoder: PromptedEncoder, size: Dimensions, position: P
         },
     )
     merge_products(model)
+    if position is PromptPosition.ALL_LAYERS:
+        cut_prompt_states(model)
     save_graph(model, path)

@@ -92,8 +92,11 @@ def check_parity(
 def _encoder_differences(
     backbone: EncoderBackbone, graph: OnnxEncoder, prompts: Sequence[Floats], position: PromptPosition
 ) -> Iterator[float]:
-    """Yield the difference of each call: a prompt alone, texts without it, with its cache, and joint with it."""
-    rng = np.random.default_rng(0)
+    """Yield the difference of each call: a prompt alone, texts without it, with its cache, and joint with it.
+
+    Nothing reads text jointly with a prompt that enters all layers, since the text changes no such prompt.
+    """
+    rng, may_join = np.random.default_rng(0), position is not PromptPosition.ALL_LAYERS
     shortest = backbone.texts.encode(["a"], backbone.max_length)[0].ids
     for number, prompt in enumerate(prompts):
         reference = _TorchEncoder(backbone.model, prompt, position)
@@ -104,22 +107,20 @@ def _encoder_differences(
         for rows, tokens in _shapes(number, len(shortest)):
             batch = _random_batch(backbone, rng, (rows, max(len(shortest), min(tokens, room))), shortest)
             text = batch.attention_mask == 1
-            cached, joint = reference.cached(batch), reference.joint(batch)
+            cached, joint = reference.cached(batch), reference.joint(batch) if may_join else None
             stacked, _ = stack([cache] * rows)
             pairs = [
                 (graph.request(batch), reference.plain(batch)),
                 (graph.request(batch, cache), cached),
                 (graph.request(batch, stacked), cached),
-                (graph.joint_request(batch, prompt), joint),
             ]
+            pairs += [] if joint is None else [(graph.joint_request(batch, prompt), joint)]
             yield from (_difference(result[text], expected[text]) for result, expected in pairs)
             if backbone.mask is not None:
                 words = rng.integers(0, _vocabulary(backbone), 5)
                 positions = rng.integers(0, batch.attention_mask.sum(1))
-                cloze = [
-                    (graph.words_at(batch, positions, words, cache), cached),
-                    (graph.joint_words_at(batch, positions, words, prompt), joint),
-                ]
+                cloze = [(graph.words_at(batch, positions, words, cache), cached)]
+                cloze += [] if joint is None else [(graph.joint_words_at(batch, positions, words, prompt), joint)]
                 for logits, hidden in cloze:
                     yield _logit_difference(logits, reference.words(hidden, positions, words))
 
