@@ -87,7 +87,7 @@ class WholeModel(nn.Module):
         """Return no prompt."""
         return
 
-    def groups(self, prompt_lr: float, task_lr: float) -> list[dict[str, object]]:  # noqa: ARG002
+    def groups(self, settings: Settings) -> list[dict[str, object]]:  # noqa: ARG002
         """Return all parameters."""
         return [{"params": list(self._trained.values()), "lr": self._lr}]
 
@@ -138,9 +138,9 @@ class SharedOnly(nn.Module):
         """Return the one prompt."""
         return self.shared
 
-    def groups(self, prompt_lr: float, task_lr: float) -> list[dict[str, object]]:  # noqa: ARG002
+    def groups(self, settings: Settings) -> list[dict[str, object]]:
         """Return the prompt."""
-        return [{"params": [self.shared], "lr": prompt_lr}]
+        return [{"params": [self.shared], "lr": settings.prompt_lr}]
 
     def largest(self, task: int) -> float:  # noqa: ARG002
         """Return 0: no file is written."""

@@ -44,6 +44,8 @@ class HeadType(ABC):
     """Whether it belongs to generative models; the others belong to encoders."""
     has_label_texts: ClassVar[bool] = False
     """Whether each label needs texts."""
+    has_label_vectors: ClassVar[bool] = False
+    """Whether each label has a vector in the file."""
     texts_per_label: ClassVar[int | None] = None
     """Number of a label's texts that are read, from the first one on; None for all."""
     min_labels: ClassVar[int] = 2

@@ -1,8 +1,8 @@
 """The task file: two vectors and everything needed to use them.
 
 A task file is one safetensors file with tensors ``u`` and ``v`` and string metadata. A task with its
-own prompt adds ``prompt``, and one with a saved head ``head.*``. With l = 100, d = 384, float16 and
-up to ten labels it stays below 4 KB.
+own prompt adds ``prompt``, one with a saved head ``head.*``, and one with label vectors ``labels.*``. With
+l = 100, d = 384, float16 and up to ten labels it stays below 4 KB.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats import tensors
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.head_types import HeadType, find_head_type
+from mpt_edge.formats.label_vectors import LABEL_TENSORS, LabelVectors
 from mpt_edge.formats.limits import MAX_LENGTH, length_problem, text_problems
 from mpt_edge.formats.metrics import are_metrics
 from mpt_edge.formats.prompts import MAX_PROMPT_BYTES, SharedPrompt, length_and_width, parse_prompt, scaled_shape
@@ -86,6 +87,8 @@ class TaskFile:
     """Names of the labels; empty for tasks without."""
     label_texts: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     """For each label, the texts that stand for it."""
+    label_vectors: LabelVectors | None = field(default=None, repr=False)
+    """For each label a vector, where no texts stand for them."""
     u: Stored = field(repr=False)
     """Scale of each virtual token, shape ``(l,)``; ``(l, r)`` for r pairs of vectors, PEFT's ranks."""
     v: Stored = field(repr=False)
@@ -150,17 +153,18 @@ class TaskFile:
     @property
     def contents(self) -> str:
         """Components of the task in words, such as ``"u, v"``."""
-        pairs = "u, v" if self.u.ndim == 1 else f"{self.v.shape[0]} pairs of u, v"
-        if self.own_prompt is None:
-            return pairs
-        return f"{pairs}, its own prompt and a head" if self.own_prompt.head else f"{pairs} and its own prompt"
+        parts = ["u, v" if self.u.ndim == 1 else f"{self.v.shape[0]} pairs of u, v"]
+        parts += [] if self.label_vectors is None else [f"{self.label_vectors.width} numbers a label"]
+        parts += [] if self.own_prompt is None else ["its own prompt"]
+        parts += ["a head"] if self.own_prompt and self.own_prompt.head else []
+        return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the task as one safetensors file, atomically; missing folders are made."""
         own, head = self.own_prompt, self.own_prompt.head if self.own_prompt else None
-        arrays = {"u": self.u, "v": self.v}
-        arrays |= {"prompt": own.values} if own else {}
-        arrays |= head.tensors() if head else {}
+        arrays: dict[str, tensors.Array] = {"u": self.u, "v": self.v}
+        arrays |= own.tensors() if own else {}
+        arrays |= self.label_vectors.tensors() if self.label_vectors else {}
         metadata = {
             "format": FORMAT,
             "task": self.name,
@@ -218,6 +222,7 @@ class TaskFile:
             inputs=_member(Inputs, metadata, "inputs", Inputs.TEXT, source),
             labels=tuple(map(str, labels)),
             label_texts=tuple(tuple(map(str, group)) if isinstance(group, list) else () for group in texts),
+            label_vectors=LabelVectors.parse(arrays, source),
             u=u,
             v=v,
             prompt=metadata.get("prompt"),
@@ -256,6 +261,7 @@ class TaskFile:
         if self.template is not None and not all(part in self.template for part in self.inputs.placeholders):
             yield f"its template lacks {' or '.join(self.inputs.placeholders)}"
         yield from head_type.problems(self)
+        yield from self._label_vector_problems(head_type)
         if self.own_prompt is not None and length_and_width(self.own_prompt.values) != scaled_shape(self.u, self.v):
             yield "its own prompt does not fit u and v"
         if not self._has_valid_generation():
@@ -265,6 +271,13 @@ class TaskFile:
             yield f"scale is not a positive number up to {MAX_SCALE}"
         if not are_metrics(self.metrics):
             yield "its metrics are not numbers by name"
+
+    def _label_vector_problems(self, head_type: type[HeadType]) -> Iterator[str]:
+        vectors = self.label_vectors
+        if head_type.has_label_vectors is not (vectors is not None):
+            yield f"its head type {self.head_type!r} and its label vectors do not go together"
+        elif vectors is not None and (len(vectors) != len(self.labels) or vectors.width > self.v.shape[-1]):
+            yield "its label vectors do not fit its labels"
 
     def _limit_problems(self) -> Iterator[str]:
         if self.max_length < MIN_LENGTH:
@@ -296,7 +309,7 @@ def _own_prompt(arrays: Mapping[str, Stored], metadata: Mapping[str, str], sourc
     """Return the prompt that a task file carries. Raises CorruptFileError for an incomplete one."""
     if "prompt" not in arrays:
         described = {"head", "layout", "prompt_position"} & set(metadata)
-        if described or set(arrays) - {"u", "v"}:
+        if described or set(arrays) - {"u", "v", *LABEL_TENSORS}:
             raise CorruptFileError(f"{source} describes a prompt of its own and holds none; import the task again.")
         return None
     prompt = parse_prompt(arrays, metadata, source, metadata.get("task", ""))

@@ -27,7 +27,10 @@ Array = NDArray[Any]
 HASH, SIGNATURE = "sha256", "signature"
 
 #: Tensor types that a prompt or task file may hold, and their names in the file.
-DTYPES = {"float16": "F16", "float32": "F32"}
+DTYPES = {"float16": "F16", "float32": "F32", "int8": "I8"}
+
+#: The tensor in eight bits: label vectors. All others are floats.
+LABEL_VALUES = "labels.values"
 
 #: Length limit of a tensor's name, below that of a hash: so no name can hold another tensor's name and hash.
 _MAX_NAME = 60
@@ -40,7 +43,7 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, Any])
     its content, so damage shows wherever it is read.
 
     Raises:
-        InputError: a tensor is neither float16 nor float32.
+        InputError: a tensor has a type that these files do not hold.
     """
     given = {key: value for key, value in metadata.items() if value is not None}
     text = {key: value if isinstance(value, str) else _to_json(value) for key, value in given.items()}
@@ -53,14 +56,23 @@ def serialize(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> byte
     """Return the one file that holds these tensors and metadata, with their hash.
 
     Raises:
-        InputError: a tensor is neither float16 nor float32.
+        InputError: a tensor has a type that these files do not hold.
     """
     arrays = {name: np.asarray(value, value.dtype.newbyteorder("<"), order="C") for name, value in tensors.items()}
     for name, value in arrays.items():
-        if value.dtype.name not in DTYPES:
-            raise InputError(f"tensor {name!r} is {value.dtype.name}; save it as float16 or float32.")
+        if not _has_type(name, value):
+            raise InputError(f"tensor {name!r} is {value.dtype.name}; save it as {_types(name)}.")
     header = _header(arrays, {**metadata, HASH: _content_hash(arrays, metadata)})
     return header + b"".join(arrays[name].tobytes() for name in _order(arrays))
+
+
+def _types(name: str) -> str:
+    """Return the types that a tensor of this name may have, in words."""
+    return "int8" if name == LABEL_VALUES else "float16 or float32"
+
+
+def _has_type(name: str, value: Array) -> bool:
+    return value.dtype.name in DTYPES and (value.dtype.name == "int8") is (name == LABEL_VALUES)
 
 
 def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
@@ -92,7 +104,7 @@ def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
         source: the file's name in messages.
 
     Raises:
-        CorruptFileError: not safetensors, a type other than float16 or float32, a value that is not finite, no hash,
+        CorruptFileError: not safetensors, a tensor of another type, a value that is not finite, no hash,
             a hash of other content, or the same content in other bytes.
     """
     if int.from_bytes(data[:8], "little") > MAX_HEADER and len(data) > MAX_HEADER:
@@ -107,8 +119,8 @@ def parse(data: bytes, source: str) -> tuple[dict[str, Array], dict[str, str]]:
             f"{source} is not a readable safetensors file; restore it from where it came."
         ) from error
     for name, value in tensors.items():
-        if value.dtype.name not in DTYPES:
-            raise CorruptFileError(f"{source}: tensor {name!r} is {value.dtype.name}; save it as float16 or float32.")
+        if not _has_type(name, value):
+            raise CorruptFileError(f"{source}: tensor {name!r} is {value.dtype.name}; save it as {_types(name)}.")
         if not np.isfinite(value).all():
             raise CorruptFileError(f"{source}: tensor {name!r} holds NaN or infinity; train or export it again.")
     metadata: dict[str, str] = header.get("__metadata__") or {}

@@ -33,6 +33,7 @@ def save_shared_prompt(
         backbone=objectives[0].backbone.fingerprint,
         training=dict(training),
         license="; ".join(sorted(licenses)) or None,
+        basis=_basis(prompts),
     )
     VectorFolder(folder).save(shared)
     return shared
@@ -76,7 +77,12 @@ def _own_prompt(objective: TaskObjective, prompts: MultitaskPrompt, training: Ma
         backbone=objective.backbone.fingerprint,
         training=training,
         license=objective.recipe.license,
+        basis=_basis(prompts),
     )
+
+
+def _basis(prompts: MultitaskPrompt) -> NDArray[np.float16] | None:
+    return None if prompts.basis is None else _half(prompts.basis)
 
 
 def _task_file(
@@ -94,7 +100,8 @@ def _task_file(
         head_type=objective.head_type.name,
         inputs=recipe.inputs,
         labels=objective.data.labels,
-        label_texts=tuple(map(tuple, objective.label_texts)),
+        label_texts=tuple(map(tuple, objective.file_label_texts)),
+        label_vectors=prompts.label_vectors(index),
         u=_half(prompts.u[index]),
         v=_half(prompts.v[index]),
         prompt=shared.name,

@@ -52,6 +52,8 @@ class Settings:
     """Learning rate of the shared prompt; 0 freezes it."""
     task_lr: float = 0.03
     """Learning rate of u and v."""
+    label_lr: float = 0.01
+    """Learning rate of label vectors, and of their basis where the shared prompt is trained."""
     warmup: float = 0.06
     """Share of the steps over which the learning rates rise from zero; then they fall linearly."""
     validation_examples: int = 500

@@ -14,6 +14,7 @@ from mpt_edge.formats.limits import length_problem
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.initialization import VOCABULARY, initialize_prompt
+from mpt_edge.training.label_vectors import start_label_vectors
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.plan import NewPrompt, Plan, check_file_size, check_prompt_name, check_room, default_length
 from mpt_edge.training.results import save_shared_prompt, write_tasks
@@ -62,6 +63,7 @@ def train_source(
         facts["distillation"] = {"epochs": teachers.epochs, "lr": teachers.lr, **asdict(teachers.distillation)}
         facts["distillation"] |= {"teachers": scores}
     prompts = MultitaskPrompt(values, len(objectives))
+    start_label_vectors(objectives, prompts, has_new_basis=True)
     stage = "student" if teachers else "training"
     Trainer(objectives, prompts, plan.settings, plan.output, stage=stage).train(observe)
     prompts.finish()

@@ -18,6 +18,7 @@ from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.initialization import initialize_vectors
+from mpt_edge.training.label_vectors import start_label_vectors
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objectives.objective import TaskObjective
 from mpt_edge.training.plan import Origin, Plan, check_file_size, check_prompt_name, check_room
@@ -88,7 +89,8 @@ def _train(
 ) -> tuple[MultitaskPrompt, list[dict[str, Any]]]:
     """Run one training; return the finished prompts, and each task's initialization and distillation."""
     values = torch.from_numpy(origin.shared.values.astype(np.float32))
-    prompts = MultitaskPrompt(values, len(objectives))
+    basis = None if origin.shared.basis is None else torch.from_numpy(origin.shared.basis.astype(np.float32))
+    prompts = MultitaskPrompt(values, len(objectives), basis)
     names = {recipe.name for recipe in plan.recipes}
     details: list[dict[str, Any]] = []
     for index, objective in enumerate(objectives):
@@ -97,6 +99,7 @@ def _train(
         details.append({"init": init})
         if origin.teaching is not None:
             details[-1] |= {"distillation": asdict(origin.teaching.distillation)}
+    start_label_vectors(objectives, prompts)
     folder: Path = plan.output / "runs" / name
     Trainer(objectives, prompts, plan.settings, folder, stage=name).train(observe)
     prompts.finish()

@@ -71,7 +71,7 @@ def train_teachers(
         name = objective.recipe.name
         prompts = PlainPrompts([values])
         stage = f"teacher {name} ({number}/{len(objectives)})"
-        trainer = Trainer([objective], prompts, settings, plan.folder / name, stage=stage)
+        trainer = Trainer([objective.as_teacher()], prompts, settings, plan.folder / name, stage=stage)
         trainer.train(observe)
         teacher = Teacher(prompts(0).detach().clone(), objective.placement)
         result.append(TrainedTeacher(Distillation(teacher, **asdict(plan.distillation)), trainer.best_score))

@@ -86,7 +86,7 @@ class Trainer:
             model.enable_gradient_checkpointing()
         prompts.to(self.hardware.device)
         self.schedule = _schedule(objectives, settings)
-        self.optimizer = self.hardware.optimizer(prompts.groups(settings.prompt_lr, settings.task_lr))
+        self.optimizer = self.hardware.optimizer(prompts.groups(settings))
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step = 0
         self.best_score = -np.inf

@@ -51,7 +51,9 @@ def own_prompt(outputs: int | None) -> SharedPrompt:
 
 def test_shipped_types_are_registered() -> None:
     assert mpt_edge.__version__  # the package registers them
-    shipped = ["choice", "classifier", "embedding", "generation", "mask", "similarity", "span", "tokens"]
+    shipped = [
+        "choice", "classifier", "embedding", "generation", "label_vectors", "mask", "similarity", "span", "tokens",
+    ]  # fmt: skip
     assert head_type_names() == shipped
     assert all(find_head_type(name).name == name for name in shipped)  # type: ignore[union-attr]
 

@@ -7,6 +7,7 @@ import torch
 
 from mpt_edge.errors import TrainingError
 from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, balance
+from mpt_edge.training.settings import Settings
 
 
 def test_composed_prompt_scales_rows_by_u_and_channels_by_v() -> None:
@@ -66,6 +67,6 @@ def test_plain_prompts_are_trained_at_the_prompts_learning_rate() -> None:
     prompts = PlainPrompts(values)
     assert torch.equal(prompts(0), values[0])
     assert torch.equal(prompts(1), values[1])
-    (group,) = prompts.groups(0.25, 0.5)
+    (group,) = prompts.groups(Settings(prompt_lr=0.25, task_lr=0.5))
     assert group["lr"] == 0.25
     assert [tuple(parameter.shape) for parameter in group["params"]] == [(2, 3), (4, 3)]

@@ -8,6 +8,7 @@ from mpt_edge.formats.head_types import register
 from mpt_edge.inference.heads.choice import Choice
 from mpt_edge.inference.heads.classifier import Classifier
 from mpt_edge.inference.heads.embedding import Embedding
+from mpt_edge.inference.heads.label_vectors import LabelVectorHead
 from mpt_edge.inference.heads.mask import Mask
 from mpt_edge.inference.heads.similarity import Similarity
 from mpt_edge.inference.heads.span import Span
@@ -19,6 +20,7 @@ __all__ = [
     "Choice",
     "Classifier",
     "Embedding",
+    "LabelVectorHead",
     "Mask",
     "Similarity",
     "Span",
@@ -28,7 +30,7 @@ __all__ = [
 ]
 
 #: All head types that come with mpt-edge.
-HEAD_TYPES = (Similarity, Mask, Embedding, Classifier, Tokens, Span, TextGeneration, Choice)
+HEAD_TYPES = (Similarity, LabelVectorHead, Mask, Embedding, Classifier, Tokens, Span, TextGeneration, Choice)
 
 for _head_type in HEAD_TYPES:
     register(_head_type)

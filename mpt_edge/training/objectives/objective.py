@@ -111,6 +111,11 @@ class TaskObjective(ABC):
         return self.recipe.template
 
     @property
+    def file_label_texts(self) -> Sequence[Sequence[str]]:
+        """Label texts of the task file."""
+        return self.label_texts
+
+    @property
     def new_tokens(self) -> int:
         """Maximum number of tokens that the model reads after the input; 0 for encoders."""
         return 0
@@ -120,6 +125,10 @@ class TaskObjective(ABC):
         result = copy.copy(self)
         result.distillation = distillation
         return result
+
+    def as_teacher(self) -> TaskObjective:
+        """Return the objective of a teacher of this task: the task itself, where a prompt alone can answer it."""
+        return self
 
     def identity(self) -> dict[str, Any]:
         """Return all that a checkpoint depends on, as JSON has it. The test split is not part of it."""

@@ -7,6 +7,7 @@ texts is trained on one of them at a time, and answers by the mean of their unit
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from mpt_edge.formats.head_types import HeadType
 from mpt_edge.formats.taskfile import Side
 from mpt_edge.inference.heads import Similarity
 from mpt_edge.inference.text import Encoded, Text
@@ -33,7 +35,7 @@ TRAINING_SCALE = 20.0
 class SimilarityObjective(ClassificationObjective):
     """Classification by cosine similarity to label texts; see `TaskObjective`."""
 
-    head_type = Similarity
+    head_type: ClassVar[type[HeadType]] = Similarity
     backbone: EncoderBackbone
 
     @classmethod

@@ -16,6 +16,7 @@ from mpt_edge.training.data.examples import TaskData
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.objectives.generative import ChoiceObjective, GenerationObjective
 from mpt_edge.training.objectives.label_texts import collect_label_texts
+from mpt_edge.training.objectives.label_vectors import LabelVectorObjective
 from mpt_edge.training.objectives.mask import MaskObjective
 from mpt_edge.training.objectives.objective import TaskObjective
 from mpt_edge.training.objectives.similarity import SimilarityObjective
@@ -23,7 +24,7 @@ from mpt_edge.training.objectives.similarity import SimilarityObjective
 #: Objectives by the name of their head type.
 OBJECTIVES: dict[str, type[TaskObjective]] = {
     objective.head_type.name: objective
-    for objective in (SimilarityObjective, MaskObjective, GenerationObjective, ChoiceObjective)
+    for objective in (SimilarityObjective, LabelVectorObjective, MaskObjective, GenerationObjective, ChoiceObjective)
 }
 
 

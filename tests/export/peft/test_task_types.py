@@ -6,7 +6,7 @@ import transformers
 from peft import PeftType, TaskType
 
 from mpt_edge.formats.manifest import Family
-from mpt_edge.inference.heads import HEAD_TYPES, Choice, Mask, Similarity, TextGeneration
+from mpt_edge.inference.heads import HEAD_TYPES, Choice, LabelVectorHead, Mask, Similarity, TextGeneration
 from mpt_edge_export.peft.task_types import TASK_TYPES, Method, find_task_type
 
 
@@ -27,7 +27,7 @@ def test_head_types_and_families_agree() -> None:
 
 def test_head_types() -> None:
     found = {head_type for head_type in HEAD_TYPES for family in Family if find_task_type(head_type, family)}
-    assert found == {*HEAD_TYPES} - {Mask}
+    assert found == {*HEAD_TYPES} - {Mask, LabelVectorHead}
     for head_type in (TextGeneration, Choice):
         assert find_task_type(head_type, Family.CAUSAL) is TASK_TYPES["CAUSAL_LM"]
         assert find_task_type(head_type, Family.SEQ2SEQ) is TASK_TYPES["SEQ_2_SEQ_LM"]

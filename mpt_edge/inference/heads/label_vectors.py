@@ -1,0 +1,51 @@
+"""Label vectors: the pooled text against a trained vector of each label."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from mpt_edge._arrays import Floats
+from mpt_edge.errors import MismatchError
+from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.inference.answers import Prediction
+from mpt_edge.inference.heads.base import ComposedTask, predict
+from mpt_edge.inference.heads.encoder_head import EncoderHead, EncoderReader, TextStates
+from mpt_edge.inference.numerics import unit
+from mpt_edge.inference.text import Encoded
+
+
+class LabelVectorHead(EncoderHead):
+    """Product of the text's unit embedding with each label's vector. Selecting such a task reads no text."""
+
+    name = "label_vectors"
+    has_label_vectors = True
+
+    def __init__(self, task: TaskFile, vectors: Floats) -> None:
+        """Keep the task file and the vectors of its labels, ``(labels, d)``."""
+        super().__init__(task)
+        self.vectors = vectors
+
+    @classmethod
+    def prepare(cls, task: ComposedTask, reader: EncoderReader) -> Self:
+        """Take the vectors out of their subspace; see `EncoderHead.prepare`."""
+        file, stored, width = task.file, task.file.label_vectors, reader.manifest.hidden_size
+        assert stored is not None  # a task file without is refused where it is read
+        if stored.width == width:
+            return cls(file, stored.dequantize())
+        if task.basis is None or len(task.basis) < stored.width:
+            found = "none" if task.basis is None else f"one of {len(task.basis)}"
+            raise MismatchError(
+                f"the label vectors of {file.name!r} need a basis of {stored.width} directions, and its prompt has "
+                f"{found}; install the task file made for this bundle."
+            )
+        return cls(file, stored.dequantize(task.basis))
+
+    def scores(self, states: TextStates | Floats) -> Floats:
+        """Return the logits ``(labels,)``."""
+        assert isinstance(states, TextStates)
+        result: Floats = self.vectors @ unit(states.pooled)
+        return result
+
+    def answer(self, scores: Floats, row: Encoded) -> Prediction:
+        """Return the label of the largest product."""
+        return predict(self.task, scores, row)
