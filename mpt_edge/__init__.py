@@ -23,7 +23,17 @@ from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
-from mpt_edge.inference.answers import Answer, Embedding, Generation, Prediction, Span, Stream, Tagging, TokenLabel
+from mpt_edge.inference.answers import (
+    Abstention,
+    Answer,
+    Embedding,
+    Generation,
+    Prediction,
+    Span,
+    Stream,
+    Tagging,
+    TokenLabel,
+)
 from mpt_edge.inference.encoder_model import EncoderModel
 from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.loading import load
@@ -33,6 +43,7 @@ from mpt_edge.inference.task import Task
 __version__ = "0.1.0"
 
 __all__ = [
+    "Abstention",
     "Answer",
     "Bundle",
     "BundleNotFoundError",

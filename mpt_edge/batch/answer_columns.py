@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from mpt_edge.formats.head_types import find_head_type
-from mpt_edge.inference.answers import Answer, Embedding, Generation, Prediction, Span, Tagging
+from mpt_edge.inference.answers import Abstention, Answer, Embedding, Generation, Prediction, Span, Tagging
 from mpt_edge.inference.heads.base import Head
 from mpt_edge.inference.model import Model
 
@@ -34,7 +34,16 @@ _Reader = tuple[Kind, Callable[[Any], Any]]
 
 #: Values that each class of answers adds, with the names of `Answer.to_dict`.
 _CONTENTS: Mapping[type[Answer], Mapping[str, _Reader]] = {
-    Prediction: {"label": (Kind.TEXT, attrgetter("label")), "score": (Kind.NUMBER, attrgetter("score"))},
+    Prediction: {
+        "label": (Kind.TEXT, attrgetter("label")),
+        "score": (Kind.NUMBER, attrgetter("score")),
+        "abstain": (Kind.FLAG, attrgetter("abstain")),
+    },
+    Abstention: {
+        "label": (Kind.TEXT, lambda _: None),
+        "score": (Kind.NUMBER, attrgetter("confidence")),
+        "abstain": (Kind.FLAG, lambda _: True),
+    },
     Generation: {
         "output": (Kind.TEXT, attrgetter("text")),
         "new_tokens": (Kind.COUNT, attrgetter("tokens")),

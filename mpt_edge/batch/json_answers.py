@@ -31,7 +31,7 @@ class JsonLines:
                 first, second = (row.text, None) if isinstance(row.text, str) else row.text
                 line = row.number if self._numbered else None
                 given: dict[str, Any] = {"text": first, "text_pair": second, "file": self._source, "line": line}
-                entries = {key: value for key, value in (answer.to_dict() | given).items() if value is not None}
+                entries = answer.to_dict() | {key: value for key, value in given.items() if value is not None}
                 self._file.write(json_text(entries, self._file) + "\n")
             self._file.flush()
         self.rows += len(rows)

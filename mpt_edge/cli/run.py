@@ -34,7 +34,7 @@ from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.generation_options import GenerationKwargs
 from mpt_edge.formats.records import PARQUET_SUFFIX, BadRecord, Format
-from mpt_edge.inference.answers import Answer
+from mpt_edge.inference.answers import Answer, Prediction
 from mpt_edge.inference.loading import default_bundle, open_model
 from mpt_edge.inference.model import Model
 from mpt_edge.inference.runtime.session import SessionOptions
@@ -100,6 +100,9 @@ def run(
     on_error: Annotated[
         OnError, typer.Option(help="For a row that cannot be answered: stop, or skip it.")
     ] = OnError.STOP,
+    abstain: Annotated[
+        bool, typer.Option("--abstain", help="Withhold labels whose score is below the task's threshold.")
+    ] = False,
     answer_prefix: Annotated[
         str, typer.Option(help="Start of the names of answer columns in Parquet.", show_default="none")
     ] = "",
@@ -132,6 +135,10 @@ def run(
     }
     columns = Columns(text_column, pair_column)
     if engine is not None:
+        if abstain:
+            raise InputError(
+                "--abstain is for one file or text; leave it out, and read the column abstain of the parts."
+            )
         inputs, folder = check_job_usage(source, output, has_texts=bool(texts), as_json=as_json)
         settings = ModelSettings.of(bundle, precision=precision, threads=threads or 1, digest=digest)
         worker = PartWorker(settings, task, columns, on_error is OnError.SKIP, batch_size, answer_prefix)
@@ -159,6 +166,7 @@ def run(
             return
         parquet = ParquetLayout(task, rows.schema, answer_prefix)
         write = _writer(model, output, as_json, stream, parquet, stack)
+        write = _withholding(write) if abstain else write
         has_bar = not no_progress and _may_show_bar(source, stream, output)
         status = _status(stream) if has_bar else None
         advance = stack.enter_context(_bar(status and status.st_size))
@@ -166,6 +174,15 @@ def run(
         read = windows_ahead if is_file else windows
         prepared = read(preparer, _window(model, stream, batch_size))
         _Runner(model, rows, preparer, prepared, batch_size, on_error, write, advance).run()
+
+
+def _withholding(write: Write) -> Write:
+    """Return a writer that withholds labels which are guesses."""
+
+    def write_known(rows: Sequence[InputRow], answers: Sequence[Answer]) -> None:
+        write(rows, [each.withheld() if isinstance(each, Prediction) else each for each in answers])
+
+    return write_known
 
 
 def _load(folder: Path, digest: str | None, precision: str | None, *, threads: int | None, is_bulk: bool) -> Model:

@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 
 from mpt_edge._escapes import escaped, one_line
 from mpt_edge.batch.rows import InputRow
-from mpt_edge.inference.answers import Answer
+from mpt_edge.inference.answers import Abstention, Answer, Prediction
 from mpt_edge.inference.heads.base import Display
 from mpt_edge.inference.model import Model
 
@@ -88,6 +88,7 @@ class AnswerTable:
 def _note(answer: Answer, truncated: str) -> str:
     """Return what an answer says of its text, in parentheses after a space; empty where that is nothing."""
     notes = [truncated] * answer.truncated + ["no known tokens"] * answer.unknown
+    notes += ["unsure"] * (isinstance(answer, Abstention) or (isinstance(answer, Prediction) and answer.abstain))
     return f" ({', '.join(notes)})" if notes else ""
 
 

@@ -111,6 +111,8 @@ class TaskFile:
     """Maximum input length in tokens, special tokens included."""
     scale: float = field(default=20.0, repr=False)
     """Factor on similarities or logits before the softmax."""
+    threshold: float | None = field(default=None, repr=False)
+    """Probability below which the likeliest label is unsure, 0 to 1; None where none was fitted."""
     version: int = 1
     """Release of the task, 1 to `MAX_VERSION`; it rises with each."""
     reference_example: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -176,6 +178,7 @@ class TaskFile:
             "truncation_side": self.truncation_side if self.truncation_side is Side.LEFT else None,
             "max_length": self.max_length,
             "scale": self.scale,
+            "threshold": self.threshold,
             "prompt": self.prompt,
             "prompt_sha256": self.prompt_sha256,
             "layout": own.placement.layout if own else None,
@@ -213,14 +216,13 @@ class TaskFile:
                 f"{source} is not a task file this version reads (found {found!r}, expected "
                 f"{FORMAT!r}); pass tasks/<name>.safetensors or upgrade mpt-edge."
             )
-        labels = tensors.structured(metadata, "labels", list, source)
         texts = tensors.structured(metadata, "label_texts", list, source)
         u, v = (arrays.get(name, np.empty(0, np.float32)) for name in ("u", "v"))
         task = cls(
             name=metadata.get("task", ""),
             head_type=metadata.get("head_type", ""),
             inputs=_member(Inputs, metadata, "inputs", Inputs.TEXT, source),
-            labels=tuple(map(str, labels)),
+            labels=tuple(map(str, tensors.structured(metadata, "labels", list, source))),
             label_texts=tuple(tuple(map(str, group)) if isinstance(group, list) else () for group in texts),
             label_vectors=LabelVectors.parse(arrays, source),
             u=u,
@@ -234,6 +236,7 @@ class TaskFile:
             truncation_side=_member(Side, metadata, "truncation_side", Side.RIGHT, source),
             max_length=tensors.number(metadata, "max_length", int, source),
             scale=tensors.number(metadata, "scale", float, source),
+            threshold=tensors.number(metadata, "threshold", float, source) if "threshold" in metadata else None,
             version=_version(metadata, source),
             reference_example=tensors.structured(metadata, "reference_example", dict, source),
             metrics=tensors.structured(metadata, "metrics", dict, source),
@@ -269,6 +272,8 @@ class TaskFile:
         yield from self._limit_problems()
         if not 0 < self.scale <= MAX_SCALE:
             yield f"scale is not a positive number up to {MAX_SCALE}"
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            yield "its threshold is no probability"
         if not are_metrics(self.metrics):
             yield "its metrics are not numbers by name"
 

@@ -34,6 +34,10 @@ class Answer(ABC):
         """Probability of the answer, 0 to 1; None for answers without."""
         return None
 
+    def _notes(self) -> dict[str, Any]:
+        """Return the fields that all answers have."""
+        return {"task": self.task, "truncated": self.truncated, "unknown": self.unknown}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the answer ready for JSON, as `mpt-edge run --json` prints it.
 
@@ -58,6 +62,8 @@ class Prediction(Answer):
     """Probability of every label; they sum to one."""
     similarities: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Cosine similarity of the text to every label, -1 to 1; empty for head types that compare nothing."""
+    abstain: bool = field(default=False, repr=False)
+    """Whether the score is below the task's threshold, so that the label is a guess."""
 
     def top_k(self, k: int) -> list[tuple[str, float]]:
         """Return the ``k`` likeliest labels with their probabilities, best first. Raises InputError for no number."""
@@ -76,7 +82,32 @@ class Prediction(Answer):
 
     def _content(self) -> dict[str, Any]:
         scores = {label: round(score, 6) for label, score in self.scores.items()}
-        return {"label": self.label, "score": round(self.score, 6), "scores": scores}
+        unsure = {"abstain": True} if self.abstain else {}
+        return {"label": self.label, "score": round(self.score, 6), "scores": scores} | unsure
+
+    def withheld(self) -> Answer:
+        """Return the answer without its label where that is a guess, else the answer itself."""
+        return Abstention(prediction=self, **self._notes()) if self.abstain else self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abstention(Answer):
+    """A prediction whose label is withheld, since its score is below the task's threshold."""
+
+    prediction: Prediction
+
+    @property
+    def summary(self) -> str:
+        """A question mark."""
+        return "?"
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of the label that is withheld."""
+        return self.prediction.score
+
+    def _content(self) -> dict[str, Any]:
+        return self.prediction._content() | {"label": None}
 
 
 @dataclass(frozen=True)

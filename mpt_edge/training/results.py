@@ -113,6 +113,7 @@ def _task_file(
         truncation_side=recipe.truncation_side,
         max_length=objective.max_length,
         scale=evaluation.scale,
+        threshold=evaluation.threshold,
         version=recipe.version,
         reference_example=evaluation.reference_example,
         metrics=evaluation.metrics,

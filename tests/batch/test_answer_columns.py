@@ -14,6 +14,8 @@ FLAGS = {"truncated": Kind.FLAG, "unknown": Kind.FLAG}
 
 ANSWERS = [
     Prediction(task="t", label="a", score=0.5),
+    Prediction(task="t", label="a", score=0.25, abstain=True),
+    Prediction(task="t", label="a", score=0.25, abstain=True).withheld(),
     Generation(task="t", text="so", tokens=2, finish="eos", truncated=True),
     Span(task="t", text="here", score=0.25, start=3, end=7),
     Embedding(task="t", vector=np.ones(2, np.float32)),
@@ -25,14 +27,17 @@ def test_columns_do_not_depend_on_the_order_of_classes() -> None:
     types = [type(answer) for answer in ANSWERS]
     schema = schema_of(types)
     assert list(schema_of(reversed(types)).items()) == list(schema.items())
-    assert schema_of([Prediction]) == {"label": Kind.TEXT, "score": Kind.NUMBER} | FLAGS
+    assert schema_of([Prediction]) == {
+        "label": Kind.TEXT, "score": Kind.NUMBER, "abstain": Kind.FLAG
+    } | FLAGS  # fmt: skip
 
 
 def test_values_are_those_of_to_dict() -> None:
     columns = values_of([*ANSWERS, None], schema_of(map(type, ANSWERS)))
     for i, answer in enumerate(ANSWERS):
         row = {name: values[i] for name, values in columns.items() if values[i] is not None}
-        expected = {name: value for name, value in answer.to_dict().items() if name not in ("task", "scores")}
+        given = {name: value for name, value in answer.to_dict().items() if value is not None}
+        expected = {name: value for name, value in given.items() if name not in ("task", "scores")}
         row = {name: value for name, value in row.items() if value is not False}
         assert {**row, "vector": list(row.get("vector", ()))} == {**expected, "vector": expected.get("vector", [])}
     assert {values[-1] for values in columns.values()} == {None, False}

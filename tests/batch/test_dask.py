@@ -35,4 +35,4 @@ def test_columns_are_those_of_an_empty_frame(tiny_bundle: Path) -> None:
     frame = frames.from_pandas(pd.DataFrame({"text": ["atom", "ball"]}), npartitions=2)
     predict = Predictor(tiny_bundle, task="topic")
     result = frame.map_partitions(predict, meta=predict(frame._meta)).compute()
-    assert list(result) == ["text", "label", "score", "truncated", "unknown"]
+    assert list(result) == ["text", "label", "score", "abstain", "truncated", "unknown"]

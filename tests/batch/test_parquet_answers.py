@@ -45,7 +45,7 @@ def test_rows_of_texts() -> None:
     (row,) = pq.read_table(file).to_pylist()
     assert row == {
         "task": "t", "text": "a", "text_pair": "b", "line": 4,
-        "my_label": "l0", "my_score": 0.5, "my_truncated": False, "my_unknown": False,
+        "my_label": "l0", "my_score": 0.5, "my_abstain": False, "my_truncated": False, "my_unknown": False,
     }  # fmt: skip
 
 

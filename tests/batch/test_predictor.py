@@ -57,7 +57,7 @@ def test_answers_are_those_of_the_model(topic: Predictor, tiny_model: Model, mak
     assert [row["id"] for row in rows_of(given)] == [4, 3, 2, 1]
     assert "label" not in rows_of(given)[0]  # the batch itself is as it was
     rows, expected = rows_of(result), tiny_model.run(TEXTS, "topic")
-    assert list(rows[0]) == ["id", "text", "label", "score", "truncated", "unknown"]
+    assert list(rows[0]) == ["id", "text", "label", "score", "abstain", "truncated", "unknown"]
     assert [row["id"] for row in rows] == [4, 3, 2, 1]
     assert [row["label"] for row in rows] == [answer.label for answer in expected]
     assert [row["score"] for row in rows] == pytest.approx([answer.score for answer in expected], abs=1e-6)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mpt_edge import Model
+from mpt_edge import Bundle, Model
 from mpt_edge.cli.run import _window
 from mpt_edge.inference.text import Encoded, Text, TextEncoder
 from tests.support import commands
@@ -306,3 +308,18 @@ def test_each_text_is_tokenized_once(run: Command, tmp_path: Path, monkeypatch: 
         "vote party",
     ]
     assert sorted(text for text in tokenized if text in given) == sorted(given)
+
+
+def test_unsure_labels_are_marked_and_withheld(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    task = Bundle.open(bundle).task("sentiment")
+    replace(task, threshold=1.0, version=2, reference_example={}).save(tmp_path / "t")
+    Bundle.open(bundle).install_untested(tmp_path / "t")
+    command = ("run", "--bundle", bundle, "--task", "sentiment", "a witty film")
+    assert done(commands.run_here(*command)).splitlines()[1].endswith("a witty film (unsure)")
+    withheld = done(commands.run_here(*command, "--abstain")).splitlines()[1]
+    assert withheld.startswith("?")
+    (row,) = answered(commands.run_here(*command, "--abstain", "--json"))
+    (marked,) = answered(commands.run_here(*command, "--json"))
+    assert (row["label"], row["abstain"]) == (None, True)
+    assert row | {"label": marked["label"]} == marked

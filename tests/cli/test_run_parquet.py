@@ -35,7 +35,7 @@ def test_columns_are_kept(run: Command, model: Model, tmp_path: Path, monkeypatc
     result = run("--task", "topic", "--input", path, "--output", tmp_path / "b.parquet")
     assert result.stderr == f"mpt-edge: 1,300 answers are in {tmp_path / 'b.parquet'}.\n"
     table = pq.read_table(tmp_path / "b.parquet")
-    assert table.schema.names == ["day", "text", "nested", "label", "score", "truncated", "unknown"]
+    assert table.schema.names == ["day", "text", "nested", "label", "score", "abstain", "truncated", "unknown"]
     assert table.select(["day", "text", "nested"]) == pq.read_table(path)
     expected = model.run(TEXTS, "topic")
     assert table.column("label").to_pylist() == [answer.label for answer in expected]

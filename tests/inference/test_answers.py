@@ -62,6 +62,15 @@ def test_summary_and_confidence(answer: Answer, summary: str, confidence: float 
     assert (answer.summary, answer.confidence) == (summary, confidence)
 
 
+def test_a_guess_is_withheld() -> None:
+    guess = replace(PREDICTION, abstain=True, truncated=True)
+    withheld = guess.withheld()
+    assert guess.to_dict()["abstain"] is True
+    assert withheld.to_dict() == guess.to_dict() | {"label": None}
+    assert (withheld.summary, withheld.confidence) == ("?", 0.5)
+    assert PREDICTION.withheld() is PREDICTION
+
+
 @pytest.mark.parametrize(
     ("k", "expected"),
     [(1, [("b", 0.5)]), (2, [("b", 0.5), ("a", 0.25)]), (9, [("b", 0.5), ("a", 0.25), ("c", 0.25)])],

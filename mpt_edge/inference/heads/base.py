@@ -81,12 +81,14 @@ def predict(task: TaskFile, logits: Floats, row: Encoded, *, are_cosines: bool =
     """Return the likeliest label of a row's logits ``(labels,)``, or of its cosine similarities to the labels."""
     probs = softmax(logits * task.scale)
     best = int(logits.argmax())
+    score = float(probs[best])
     return Prediction(
         task=task.name,
         label=task.labels[best],
-        score=float(probs[best]),
+        score=score,
         scores=dict(zip(task.labels, map(float, probs), strict=True)),
         similarities=dict(zip(task.labels, map(float, logits), strict=True)) if are_cosines else {},
+        abstain=task.threshold is not None and score < task.threshold,
         **row.notes,
     )
 

@@ -254,5 +254,6 @@ function notesOf(answer) {
   const notes = [];
   if (answer.truncated) notes.push("The text is longer than the task reads; its end was cut.");
   if (answer.unknown) notes.push("The model knows no word of this text.");
+  if (answer.abstain) notes.push("The score is below the task's threshold: the label is a guess.");
   return notes.map((note) => element("p", { class: "quiet" }, note));
 }

@@ -14,7 +14,12 @@ from mpt_edge.inference.numerics import softmax
 from mpt_edge.inference.text import Text
 from mpt_edge.training.data.examples import Examples
 from mpt_edge.training.data.recipes import Recipe
-from mpt_edge.training.objectives.metrics import CLASSIFICATION_METRICS, calibrate_scale, classification_metrics
+from mpt_edge.training.objectives.metrics import (
+    CLASSIFICATION_METRICS,
+    calibrate_scale,
+    classification_metrics,
+    fit_threshold,
+)
 from mpt_edge.training.objectives.objective import Evaluation, TaskObjective
 
 
@@ -50,7 +55,8 @@ class ClassificationObjective(TaskObjective):
             "score": round(float(probs.max()), 5),
         }
         metrics = self._measure_splits(lambda examples: self._measure(prompt, examples))
-        return Evaluation(reference_example, metrics, scale, self._generation())
+        threshold = fit_threshold(softmax(scores * scale), validation)
+        return Evaluation(reference_example, metrics, scale, threshold, self._generation())
 
     def _generation(self) -> Mapping[str, Any]:
         """Return the task file's generation entries; none for encoders."""

@@ -13,6 +13,9 @@ from mpt_edge.training.data.examples import Examples
 #: Metrics that recipes with labels may name; task files state all of them.
 CLASSIFICATION_METRICS = ("accuracy", "macro_f1", "matthews")
 
+#: Share of the right answers whose scores are above a task's threshold.
+KEPT = 0.95
+
 
 def classification_metrics(predicted: NDArray[np.int64], examples: Examples) -> dict[str, Any]:
     """Return accuracy, macro F1, Matthews correlation, and the number of examples."""
@@ -44,3 +47,14 @@ def calibrate_scale(scores: NDArray[np.float32], examples: Examples) -> float:
 
     result = minimize_scalar(loss, bounds=(np.log(0.01), np.log(200.0)), method="bounded")
     return float(f"{np.exp(result.x):.5g}")
+
+
+def fit_threshold(probs: NDArray[np.float64], examples: Examples) -> float | None:
+    """Return the probability that all but 5 percent of the right answers reach; None where no answer is right.
+
+    Args:
+        probs: probabilities ``(examples, labels)``.
+        examples: validation examples.
+    """
+    scores = probs.max(1)[probs.argmax(1) == np.asarray(examples.labels)]
+    return float(f"{np.quantile(scores, 1 - KEPT, method='lower'):.5g}") if len(scores) else None

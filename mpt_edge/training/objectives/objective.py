@@ -39,6 +39,8 @@ class Evaluation:
     """Metrics by split: validation and, where it was read, test."""
     scale: float = 1.0
     """Factor on scores before the softmax."""
+    threshold: float | None = None
+    """Probability below which a label is unsure."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """Entries of `GenerationOptions`, for generative models."""
 

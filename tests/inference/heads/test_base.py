@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,14 @@ def test_prediction_is_the_scaled_softmax(task: TaskFile) -> None:
     np.testing.assert_allclose(list(result.scores.values()), expected, rtol=1e-6)
     assert result.score == result.scores["b"]
     assert result.similarities == {}
+
+
+@pytest.mark.parametrize(("threshold", "abstain"), [(None, False), (0.5, False), (0.9, True)])
+def test_a_score_below_the_threshold(task: TaskFile, threshold: float | None, abstain: bool) -> None:
+    row = Encoded([1], [0], truncated=False)
+    result = predict(replace(task, threshold=threshold), np.array([1.0, 0.2, -1.0], np.float32), row)
+    assert 0.5 < result.score < 0.9
+    assert (result.label, result.abstain) == ("a", abstain)
 
 
 def test_cosines_are_kept_as_they_are(task: TaskFile) -> None:

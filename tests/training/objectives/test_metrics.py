@@ -8,7 +8,7 @@ from scipy.special import log_softmax
 
 from mpt_edge.inference.numerics import softmax
 from mpt_edge.training.data.examples import Examples
-from mpt_edge.training.objectives.metrics import calibrate_scale, classification_metrics
+from mpt_edge.training.objectives.metrics import calibrate_scale, classification_metrics, fit_threshold
 
 
 def test_metrics_of_two_labels() -> None:
@@ -44,3 +44,14 @@ def test_a_few_examples_that_are_all_right_do_not_make_scores_certain() -> None:
     cosines = np.array([[0.5, 0.1], [0.1, 0.5]] * 4, np.float32)
     scale = calibrate_scale(cosines, Examples(["a"] * 8, [0, 1] * 4))
     assert softmax(scale * cosines[:1])[0, 0] == pytest.approx((8 + 0.5) / 9, abs=1e-3)
+
+
+def test_nineteen_of_twenty_right_answers_reach_the_threshold() -> None:
+    rng = np.random.default_rng(0)
+    probs = softmax(rng.standard_normal((400, 3)) * 2)
+    target = [int(rng.choice(3, p=row)) for row in probs]
+    threshold = fit_threshold(probs, Examples(["a"] * 400, target))
+    assert threshold is not None
+    right = probs.max(1)[probs.argmax(1) == target]
+    assert (right >= threshold * 0.9999).mean() == pytest.approx(0.95, abs=0.01)
+    assert fit_threshold(probs, Examples(["a"] * 400, [int(row.argmin()) for row in probs])) is None
