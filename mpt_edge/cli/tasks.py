@@ -92,12 +92,13 @@ def show(task: Name, bundle: BundleFolder = None) -> None:
     opened = _open(bundle)
     file = opened.task(task)
     signature = file.signature
-    facts = {key: value for key, value in vars(file).items() if key not in ("u", "v", "own_prompt")}
+    facts = {key: value for key, value in vars(file).items() if key not in ("u", "v", "own_prompt", "label_vectors")}
     facts["signature"] = signature and {
         "signer": signature.key,
         "expires": signature.expires and str(signature.expires),
     }
     facts |= {"u": list(file.u.shape), "v": list(file.v.shape), "dtype": file.u.dtype.name}
+    facts["label_vectors"] = file.label_vectors and {"labels": len(file.label_vectors), "bits": file.label_vectors.bits}
     typer.echo(json_text(_summary(opened, file) | facts, sys.stdout, indent=2))
 
 

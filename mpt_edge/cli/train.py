@@ -62,6 +62,7 @@ MaxTasks = Annotated[
 ExamplesPerEpoch = Annotated[int, typer.Option(min=1, help="Maximum examples of one task in an epoch.")]
 PromptLr = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of the shared prompt.")]
 TaskLr = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of u and v.")]
+LabelLr = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of label vectors.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed of initialization, order and sampling.")]
 PrecisionOption = Annotated[
     MixedPrecision | None,
@@ -124,6 +125,7 @@ def source(
     examples_per_epoch: ExamplesPerEpoch = Settings.examples_per_epoch,
     prompt_lr: PromptLr = Settings.prompt_lr,
     task_lr: TaskLr = Settings.task_lr,
+    label_lr: LabelLr = Settings.label_lr,
     distill: Distill = DistillationSettings.weight,
     distill_temperature: DistillTemperature = DistillationSettings.temperature,
     distill_hidden: DistillHidden = DistillationSettings.hidden,
@@ -148,6 +150,7 @@ def source(
         examples_per_epoch=examples_per_epoch,
         prompt_lr=prompt_lr,
         task_lr=task_lr,
+        label_lr=label_lr,
         precision=precision,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
@@ -215,6 +218,7 @@ def target(
     examples_per_epoch: ExamplesPerEpoch = 20000,
     prompt_lr: PromptLr = Settings.prompt_lr,
     task_lr: TaskLr = Settings.task_lr,
+    label_lr: LabelLr = Settings.label_lr,
     precision: PrecisionOption = None,
     gradient_checkpointing: GradientCheckpointing = Settings.gradient_checkpointing,
     seed: Seed = Settings.seed,
@@ -233,6 +237,7 @@ def target(
         examples_per_epoch=examples_per_epoch,
         prompt_lr=prompt_lr,
         task_lr=task_lr,
+        label_lr=label_lr,
         precision=precision,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,

@@ -20,7 +20,6 @@ from mpt_edge._arrays import Floats, Stored
 from mpt_edge._files import read_small, user_path
 from mpt_edge.errors import CorruptFileError, InputError, MismatchError
 from mpt_edge.formats import tensors
-from mpt_edge.formats.label_vectors import BASIS, parse_basis
 from mpt_edge.formats.limits import length_problem
 from mpt_edge.formats.linear_head import LinearHead
 from mpt_edge.formats.placement import Placement
@@ -89,8 +88,6 @@ class SharedPrompt:
     """License of the training data."""
     head: LinearHead | None = field(default=None, repr=False)
     """Linear head of all its tasks, as PEFT saves it."""
-    basis: Stored | None = field(default=None, repr=False)
-    """Directions in which its tasks keep label vectors, the most useful first, ``(k, d)``."""
 
     def __post_init__(self) -> None:
         """Refuse values of other types. Raises InputError."""
@@ -104,14 +101,8 @@ class SharedPrompt:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the values, the head and the basis; task files identify their prompt by it."""
-        head = self.head.tensors().values() if self.head else ()
-        return tensors.fingerprint(self.values, *head, *(() if self.basis is None else (self.basis,)))
-
-    def tensors(self) -> dict[str, Stored]:
-        """Return the tensors by their names in a file."""
-        head = self.head.tensors() if self.head else {}
-        return {"prompt": self.values} | head | ({} if self.basis is None else {BASIS: self.basis})
+        """SHA-256 of the values and the head; task files identify their prompt by it."""
+        return tensors.fingerprint(self.values, *(self.head.tensors().values() if self.head else ()))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the prompt as one safetensors file, atomically; missing folders are made."""
@@ -125,7 +116,7 @@ class SharedPrompt:
             "license": self.license,
             "head": self.head.activations if self.head else None,
         }
-        tensors.write(user_path(path), self.tensors(), metadata)
+        tensors.write(user_path(path), {"prompt": self.values} | (self.head.tensors() if self.head else {}), metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SharedPrompt:
@@ -147,7 +138,7 @@ class SharedPrompt:
                 f"expected {FORMAT!r}); pass prompts/<name>.safetensors or upgrade mpt-edge."
             )
         prompt = parse_prompt(arrays, metadata, source, metadata.get("name", ""))
-        if prompt is None or set(arrays) != set(prompt.tensors()):
+        if prompt is None or any(name != "prompt" and not name.startswith("head.") for name in arrays):
             raise CorruptFileError(f"{source} is not a prompt file; pass prompts/<name>.safetensors.")
         for problem in length_problem(prompt.length):
             raise CorruptFileError(f"{source}: {problem}; train a shorter one.")
@@ -160,7 +151,7 @@ def parse_prompt(
     """Return the prompt in the tensors and metadata of a prompt or task file; None where they do not fit.
 
     Raises:
-        CorruptFileError: its training facts, its head or its basis cannot be read.
+        CorruptFileError: its training facts or its head cannot be read.
     """
     values = arrays.get("prompt")
     placement = Placement.parse(metadata.get("layout"), metadata.get("prompt_position"))
@@ -175,5 +166,4 @@ def parse_prompt(
         training=tensors.structured(metadata, "training", dict, source),
         license=metadata.get("license"),
         head=LinearHead.parse(arrays, activations, values.shape[-1], source),
-        basis=parse_basis(arrays, values.shape[-1], source),
     )

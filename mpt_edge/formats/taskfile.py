@@ -156,7 +156,7 @@ class TaskFile:
     def contents(self) -> str:
         """Components of the task in words, such as ``"u, v"``."""
         parts = ["u, v" if self.u.ndim == 1 else f"{self.v.shape[0]} pairs of u, v"]
-        parts += [] if self.label_vectors is None else [f"{self.label_vectors.width} numbers a label"]
+        parts += [] if self.label_vectors is None else [f"vectors of {len(self.label_vectors)} labels"]
         parts += [] if self.own_prompt is None else ["its own prompt"]
         parts += ["a head"] if self.own_prompt and self.own_prompt.head else []
         return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
@@ -165,7 +165,8 @@ class TaskFile:
         """Write the task as one safetensors file, atomically; missing folders are made."""
         own, head = self.own_prompt, self.own_prompt.head if self.own_prompt else None
         arrays: dict[str, tensors.Array] = {"u": self.u, "v": self.v}
-        arrays |= own.tensors() if own else {}
+        arrays |= {"prompt": own.values} if own else {}
+        arrays |= head.tensors() if head else {}
         arrays |= self.label_vectors.tensors() if self.label_vectors else {}
         metadata = {
             "format": FORMAT,
@@ -173,6 +174,7 @@ class TaskFile:
             "head_type": self.head_type,
             "inputs": self.inputs,
             "labels": list(self.labels),
+            "label_bits": self.label_vectors and self.label_vectors.bits,
             "label_texts": [list(texts) for texts in self.label_texts],
             "template": self.template,
             "truncation_side": self.truncation_side if self.truncation_side is Side.LEFT else None,
@@ -224,7 +226,7 @@ class TaskFile:
             inputs=_member(Inputs, metadata, "inputs", Inputs.TEXT, source),
             labels=tuple(map(str, tensors.structured(metadata, "labels", list, source))),
             label_texts=tuple(tuple(map(str, group)) if isinstance(group, list) else () for group in texts),
-            label_vectors=LabelVectors.parse(arrays, source),
+            label_vectors=LabelVectors.parse(arrays, metadata.get("label_bits"), source),
             u=u,
             v=v,
             prompt=metadata.get("prompt"),
@@ -281,7 +283,7 @@ class TaskFile:
         vectors = self.label_vectors
         if head_type.has_label_vectors is not (vectors is not None):
             yield f"its head type {self.head_type!r} and its label vectors do not go together"
-        elif vectors is not None and (len(vectors) != len(self.labels) or vectors.width > self.v.shape[-1]):
+        elif vectors is not None and not vectors.fits(len(self.labels), self.v.shape[-1]):
             yield "its label vectors do not fit its labels"
 
     def _limit_problems(self) -> Iterator[str]:

@@ -27,10 +27,10 @@ Array = NDArray[Any]
 HASH, SIGNATURE = "sha256", "signature"
 
 #: Tensor types that a prompt or task file may hold, and their names in the file.
-DTYPES = {"float16": "F16", "float32": "F32", "int8": "I8"}
+DTYPES = {"float16": "F16", "float32": "F32", "uint8": "U8"}
 
-#: The tensor in eight bits: label vectors. All others are floats.
-LABEL_VALUES = "labels.values"
+#: The tensor of integers: codes of label vectors. All others are floats.
+LABEL_CODES = "labels.codes"
 
 #: Length limit of a tensor's name, below that of a hash: so no name can hold another tensor's name and hash.
 _MAX_NAME = 60
@@ -68,11 +68,11 @@ def serialize(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> byte
 
 def _types(name: str) -> str:
     """Return the types that a tensor of this name may have, in words."""
-    return "int8" if name == LABEL_VALUES else "float16 or float32"
+    return "uint8" if name == LABEL_CODES else "float16 or float32"
 
 
 def _has_type(name: str, value: Array) -> bool:
-    return value.dtype.name in DTYPES and (value.dtype.name == "int8") is (name == LABEL_VALUES)
+    return value.dtype.name in DTYPES and (value.dtype.name == "uint8") is (name == LABEL_CODES)
 
 
 def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:

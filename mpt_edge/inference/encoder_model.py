@@ -105,7 +105,7 @@ class EncoderModel(Model):
         assert issubclass(head_class, EncoderHead)  # the bundle's check of the task refuses others
         cache = {} if shared.placement.is_joint else self.backbone.encode_prompt(composed)
         check_finite(file, cache)
-        task = ComposedTask(file, shared.placement, composed, cache, shared.head, shared.basis)
+        task = ComposedTask(file, shared.placement, composed, cache, shared.head)
         return SelectedTask(**vars(task), head=head_class.prepare(task, self))
 
     def _max_length(self, task: ComposedTask) -> int:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mpt_edge.errors import TrainingError
 from mpt_edge.formats.label_vectors import LabelVectors
+from mpt_edge.training.quantized_labels import QuantizedLabels
 from mpt_edge.training.settings import Settings
 
 
@@ -50,59 +50,48 @@ class MultitaskPrompt(nn.Module):
         shared: ``P*``, ``(l, d)``, or ``(l, layers, d)`` where it enters all layers.
         u: ``(l,)`` for each task.
         v: ``(d,)`` for each task.
-        labels: label vectors ``(labels, k)`` by a task's number, for tasks that have them.
-        basis: basis of label vectors that are not in full width, ``(at least k, d)``; None for none.
+        labels: label vectors by the number of the task, for tasks that have them.
     """
 
-    basis: nn.Parameter | None
-
-    def __init__(self, shared: Tensor, tasks: int, basis: Tensor | None = None) -> None:
-        """Start from a shared prompt, a pair of ones for each task, and no label vectors."""
+    def __init__(self, shared: Tensor, tasks: int) -> None:
+        """Start from a shared prompt and a pair of ones for each task."""
         super().__init__()
         length, width = shared.shape[0], shared.shape[-1]
         self.shared = nn.Parameter(shared.clone().float())
         # One parameter a task: a task outside a step has no gradient, so momentum does not move it.
         self.u = nn.ParameterList([torch.ones(length) for _ in range(tasks)])
         self.v = nn.ParameterList([torch.ones(width) for _ in range(tasks)])
-        self.labels = nn.ParameterDict()
-        self.basis = None if basis is None else nn.Parameter(basis.clone().float())
+        self.labels = nn.ModuleDict()
 
     def forward(self, task: int) -> Tensor:
         """Return the composed prompt of one task, in the shape of the shared one."""
         return scale(self.shared, self.u[task], self.v[task])
 
     def groups(self, settings: Settings) -> list[dict[str, object]]:
-        """Return u and v, label vectors, and P* with the basis, each with its learning rate.
-
-        P* and the basis belong to many tasks, and are frozen together.
-        """
-        is_trained = settings.prompt_lr > 0
-        self.shared.requires_grad_(is_trained)
+        """Return u and v, label vectors, and P* unless it is frozen, each with its learning rate."""
+        self.shared.requires_grad_(settings.prompt_lr > 0)
         groups: list[dict[str, object]] = [{"params": [*self.u, *self.v], "lr": settings.task_lr}]
-        groups += [{"params": [self.shared], "lr": settings.prompt_lr}] if is_trained else []
-        own = list(self.labels.values())
-        if self.basis is not None:
-            self.basis.requires_grad_(is_trained)
-            own += [self.basis] if is_trained else []
-        return groups + ([{"params": own, "lr": settings.label_lr}] if own else [])
+        groups += [{"params": [self.shared], "lr": settings.prompt_lr}] if settings.prompt_lr > 0 else []
+        labels = list(self.labels.parameters())
+        return groups + ([{"params": labels, "lr": settings.label_lr}] if labels else [])
 
-    def add_labels(self, task: int, vectors: Tensor) -> nn.Parameter:
-        """Give a task label vectors ``(labels, k)``, and return them as the values that are trained."""
-        self.labels[str(task)] = nn.Parameter(vectors.clone().float())
-        result: nn.Parameter = self.labels[str(task)]
-        return result
+    def add_labels(self, task: int, labels: QuantizedLabels) -> None:
+        """Give a task label vectors, which are trained with the rest."""
+        self.labels[str(task)] = labels
 
     def label_vectors(self, task: int) -> LabelVectors | None:
         """Return a task's label vectors as its file has them; None for a task without."""
         if str(task) not in self.labels:
             return None
-        return LabelVectors.quantize(self.labels[str(task)].detach().cpu().numpy().astype(np.float32))
+        labels = self.labels[str(task)]
+        assert isinstance(labels, QuantizedLabels)
+        return labels.rounded()
 
     @torch.no_grad()
     def largest(self, task: int) -> float:
         """Return the largest magnitude of one task's balanced vectors, and of P* where it is trained."""
         parts = [*balance(self.u[task], self.v[task]), *([self.shared] if self.shared.requires_grad else [])]
-        parts += [self.labels[str(task)]] if str(task) in self.labels else []
+        parts += self.labels[str(task)].parameters() if str(task) in self.labels else []
         return float(torch.stack([part.abs().max() for part in parts]).max())  # NaN where any is
 
     @torch.no_grad()
@@ -112,29 +101,13 @@ class MultitaskPrompt(nn.Module):
         self.v[task].copy_(v)
 
     def finish(self) -> None:
-        """Bring all values into the form that files have: balanced, and rounded to float16 or eight bits.
+        """Bring all values into the form that files have: balanced, and rounded to float16.
 
         Raises:
             TrainingError: a value is too large for float16.
         """
         self.balance_vectors()
-        self.center_labels()
         self.round_to_half()
-        self.round_labels()
-
-    @torch.no_grad()
-    def center_labels(self) -> None:
-        """Subtract the mean of a task's label vectors, which no choice depends on, so that eight bits hold the rest."""
-        for vectors in self.labels.values():
-            vectors.sub_(vectors.mean(0))
-
-    @torch.no_grad()
-    def round_labels(self) -> None:
-        """Round label vectors to eight bits, as files have them."""
-        for task, vectors in self.labels.items():
-            rounded = self.label_vectors(int(task))
-            assert rounded is not None
-            vectors.copy_(torch.from_numpy(rounded.dequantize()))
 
     @torch.no_grad()
     def balance_vectors(self) -> None:

@@ -33,7 +33,6 @@ def save_shared_prompt(
         backbone=objectives[0].backbone.fingerprint,
         training=dict(training),
         license="; ".join(sorted(licenses)) or None,
-        basis=_basis(prompts),
     )
     VectorFolder(folder).save(shared)
     return shared
@@ -77,12 +76,7 @@ def _own_prompt(objective: TaskObjective, prompts: MultitaskPrompt, training: Ma
         backbone=objective.backbone.fingerprint,
         training=training,
         license=objective.recipe.license,
-        basis=_basis(prompts),
     )
-
-
-def _basis(prompts: MultitaskPrompt) -> NDArray[np.float16] | None:
-    return None if prompts.basis is None else _half(prompts.basis)
 
 
 def _task_file(

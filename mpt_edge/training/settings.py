@@ -53,7 +53,7 @@ class Settings:
     task_lr: float = 0.03
     """Learning rate of u and v."""
     label_lr: float = 0.01
-    """Learning rate of label vectors, and of their basis where the shared prompt is trained."""
+    """Learning rate of label vectors."""
     warmup: float = 0.06
     """Share of the steps over which the learning rates rise from zero; then they fall linearly."""
     validation_examples: int = 500

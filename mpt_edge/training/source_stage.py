@@ -63,7 +63,7 @@ def train_source(
         facts["distillation"] = {"epochs": teachers.epochs, "lr": teachers.lr, **asdict(teachers.distillation)}
         facts["distillation"] |= {"teachers": scores}
     prompts = MultitaskPrompt(values, len(objectives))
-    start_label_vectors(objectives, prompts, has_new_basis=True)
+    start_label_vectors(objectives, prompts)
     stage = "student" if teachers else "training"
     Trainer(objectives, prompts, plan.settings, plan.output, stage=stage).train(observe)
     prompts.finish()

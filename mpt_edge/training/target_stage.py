@@ -89,8 +89,7 @@ def _train(
 ) -> tuple[MultitaskPrompt, list[dict[str, Any]]]:
     """Run one training; return the finished prompts, and each task's initialization and distillation."""
     values = torch.from_numpy(origin.shared.values.astype(np.float32))
-    basis = None if origin.shared.basis is None else torch.from_numpy(origin.shared.basis.astype(np.float32))
-    prompts = MultitaskPrompt(values, len(objectives), basis)
+    prompts = MultitaskPrompt(values, len(objectives))
     names = {recipe.name for recipe in plan.recipes}
     details: list[dict[str, Any]] = []
     for index, objective in enumerate(objectives):

@@ -1,4 +1,4 @@
-"""Label vectors from small files to answers: their width, their basis, and what a bundle does with them."""
+"""Label vectors from small files to answers: their bits, their start, and what a bundle does with them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from mpt_edge.errors import InputError
 from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
+from mpt_edge.inference.numerics import unit
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.data.recipes import Recipe
-from mpt_edge.training.label_vectors import leading_directions, possible_widths
+from mpt_edge.training.label_vectors import _best_start, _right, _Start, choose_bits
 from mpt_edge.training.plan import NewPrompt, Origin, Plan
+from mpt_edge.training.quantized_labels import QuantizedLabels
 from mpt_edge.training.settings import TeacherPlan, Trained
 from mpt_edge.training.source_stage import train_source
 from mpt_edge.training.target_stage import train_target
 from mpt_edge.training.trainer import Progress
 from mpt_edge_export import ExportPlan, export_bundle
+from tests.support import commands
+from tests.support.outcomes import done
 from tests.support.stages import LENGTH, SETTINGS, answers_as_trained, silent
 
 SHARED = NewPrompt(name="shared", length=LENGTH, position=PromptPosition.ALL_LAYERS)
@@ -49,17 +53,15 @@ def load(folder: Path, name: str) -> TaskFile:
     return TaskFile.load(folder / "tasks" / f"{name}.safetensors")
 
 
-def test_a_source_run_leaves_vectors_and_a_basis(source: Path) -> None:
+def test_a_source_run_leaves_vectors(source: Path) -> None:
     mood, field = load(source, "mood"), load(source, "field")
-    shared = SharedPrompt.load(source / "prompts" / "shared.safetensors")
     assert mood.label_vectors is not None
-    assert (mood.label_texts, len(mood.label_vectors)) == ((), 2)
-    assert shared.basis is not None
-    assert (shared.basis.shape, shared.basis.dtype) == ((32, 32), np.float16)
+    assert (mood.label_texts, len(mood.label_vectors), mood.label_vectors.bits) == ((), 2, 8)
     assert field.label_vectors is None
     assert field.label_texts
-    # The mean of all labels says nothing, and takes no digits.
-    assert np.abs(mood.label_vectors.dequantize().mean(0)).max() <= mood.label_vectors.scales.max() / 127
+    # The mean of all labels says nothing, and takes no bits.
+    vectors = mood.label_vectors.dequantize(32)
+    assert np.abs(vectors.mean(0)).max() < 0.02 * np.abs(vectors).max()
 
 
 def test_a_bundle_answers_as_trained(
@@ -81,6 +83,9 @@ def test_a_bundle_answers_as_trained(
     for name in model.tasks:
         folder = next(each for each in vectors if (each / "tasks" / f"{name}.safetensors").exists())
         assert answers_as_trained(model, load(folder, name))
+    facts = json.loads(done(commands.run_here("tasks", "show", "mood", "--bundle", tmp_path / "bundle")))
+    assert facts["label_vectors"] == {"labels": 2, "bits": 8}
+    assert facts["contents"] == "u, v and vectors of 2 labels"
 
 
 def test_a_killed_run_continues(
@@ -102,7 +107,7 @@ def test_a_killed_run_continues(
     killed, whole = load(tmp_path / "killed", "mood"), load(source, "mood")
     assert killed.label_vectors is not None
     assert whole.label_vectors is not None
-    np.testing.assert_array_equal(killed.label_vectors.values, whole.label_vectors.values)
+    np.testing.assert_array_equal(killed.label_vectors.codes, whole.label_vectors.codes)
 
 
 def test_teachers_answer_by_texts(
@@ -114,37 +119,41 @@ def test_teachers_answer_by_texts(
 
 
 @pytest.mark.parametrize(
-    ("count", "basis", "expected"),
-    [
-        (2, 128, [16, 32, 48, 64, 96, 128, 384]),
-        (2, 0, [384]),
-        (10, 128, [16, 32, 48, 64, 96, 128]),
-        (77, 128, [16, 32, 48, 64]),
-        (151, 64, [16, 32, 48, 64]),
-        (151, 0, []),
-    ],
+    ("count", "bits"), [(2, 8), (4, 8), (5, 4), (7, 4), (14, 2), (28, 2), (77, 1), (151, 1), (600, 1)]
 )
-def test_widths_that_a_file_has_room_for(count: int, basis: int, expected: list[int]) -> None:
+def test_bits_that_a_file_has_room_for(count: int, bits: int) -> None:
     labels = [f"label {i:03}" for i in range(count)]
-    assert possible_widths(labels, 384, basis) == expected
-    room = 4096 + 100 * max(0, count - 10)
-    assert all(count * (width + 2) + len(json.dumps(labels)) < room for width in expected)
+    assert choose_bits("t", labels, 384) == bits
+    room = 4096 + 100 * max(0, count - 10) - 2304 - len(json.dumps(labels))
+    assert count * (48 * bits + 2) < room
+    assert bits == 8 or count * (96 * bits + 2) > room
+
+
+@pytest.mark.parametrize("noise", [0.1, 3.0], ids=["enough examples", "too few for so much noise"])
+def test_the_better_start_on_validation_is_taken(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    centers = np.eye(6, 24)[[0, 1]] + 3 * np.eye(6, 24)[[2, 2]]  # the labels share most of their direction
+
+    def draw(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        target = rng.integers(0, 2, rows)
+        values = centers[target] + noise * rng.standard_normal((rows, 24))
+        return torch.from_numpy(unit(values.astype(np.float32))), torch.from_numpy(target)
+
+    (train, target), (validation, right) = draw(40), draw(300)
+    means = torch.stack([train[target == label].mean(0) for label in (0, 1)])
+    start = _Start(train, target, validation, right, means)
+    best = _best_start(start, 8)
+    assert _right(best, start) >= _right(QuantizedLabels(means, 8), start)
+    assert _right(best, start) > 150
 
 
 def test_labels_without_room(
     tiny: EncoderBackbone, data: tuple[Path, dict[str, Recipe]], recipes: dict[str, Recipe], source: Path,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("mpt_edge.training.label_vectors._MAX_BYTES", 2000)
+    monkeypatch.setattr("mpt_edge.training.label_vectors._MAX_BYTES", 1000)
     origin = Origin(folder=source, shared=SharedPrompt.load(source / "prompts" / "shared.safetensors"))
-    with pytest.raises(InputError, match="'mood' has 2 labels, whose vectors its file has no room for; train it"):
+    with pytest.raises(
+        InputError, match="'mood' has 2 labels, whose vectors of 32 channels its file has no room for; leave"
+    ):
         train_target(tiny, Plan([recipes["mood"]], data[0], tmp_path, SETTINGS), origin, silent)
-
-
-def test_leading_directions_are_those_of_all_tasks_alike() -> None:
-    rng = np.random.default_rng(0)
-    tasks = [rng.standard_normal((rows, 6)).astype(np.float32) for rows in (50, 7)]
-    directions = leading_directions([torch.from_numpy(task) for task in tasks]).numpy()
-    weighted = np.concatenate([task / np.sqrt(len(task)) for task in tasks])
-    expected = np.linalg.svd(weighted)[2]
-    np.testing.assert_allclose(np.abs(directions @ expected.T), np.eye(6), atol=1e-3)

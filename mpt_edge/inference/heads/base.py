@@ -9,7 +9,7 @@ from typing import ClassVar, TypeVar, cast
 
 import numpy as np
 
-from mpt_edge._arrays import Floats, Stored
+from mpt_edge._arrays import Floats
 from mpt_edge.errors import InputError, MismatchError, MptEdgeError
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.head_types import HeadType
@@ -56,8 +56,6 @@ class ComposedTask:
     """Keys and values of the prompt; empty in the joint layout of encoders."""
     linear_head: LinearHead | None = field(default=None, repr=False)
     """Saved head of the task or of its shared prompt."""
-    basis: Stored | None = field(default=None, repr=False)
-    """Basis of label vectors, of the task's shared prompt."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Self
 
 from mpt_edge._arrays import Floats
-from mpt_edge.errors import MismatchError
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Prediction
 from mpt_edge.inference.heads.base import ComposedTask, predict
@@ -27,18 +26,10 @@ class LabelVectorHead(EncoderHead):
 
     @classmethod
     def prepare(cls, task: ComposedTask, reader: EncoderReader) -> Self:
-        """Take the vectors out of their subspace; see `EncoderHead.prepare`."""
-        file, stored, width = task.file, task.file.label_vectors, reader.manifest.hidden_size
+        """Take the vectors out of the file; see `EncoderHead.prepare`."""
+        stored = task.file.label_vectors
         assert stored is not None  # a task file without is refused where it is read
-        if stored.width == width:
-            return cls(file, stored.dequantize())
-        if task.basis is None or len(task.basis) < stored.width:
-            found = "none" if task.basis is None else f"one of {len(task.basis)}"
-            raise MismatchError(
-                f"the label vectors of {file.name!r} need a basis of {stored.width} directions, and its prompt has "
-                f"{found}; install the task file made for this bundle."
-            )
-        return cls(file, stored.dequantize(task.basis))
+        return cls(task.file, stored.dequantize(reader.manifest.hidden_size))
 
     def scores(self, states: TextStates | Floats) -> Floats:
         """Return the logits ``(labels,)``."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.inference.heads import LabelVectorHead
@@ -31,9 +31,7 @@ class LabelVectorObjective(SimilarityObjective):
 
     head_type = LabelVectorHead
 
-    #: Label vectors in training, ``(labels, k)``, and their basis; `share` sets both.
-    _vectors: nn.Parameter | None = None
-    _basis: Tensor | None = None
+    _labels_now: Callable[[], Tensor] | None = None
 
     @classmethod
     def problems(cls, recipe: Recipe) -> Iterator[str]:
@@ -51,14 +49,9 @@ class LabelVectorObjective(SimilarityObjective):
         """Return the same task with label texts, by which a teacher's prompt answers."""
         return SimilarityObjective(self.backbone, self.data, self.label_texts, None, self.placement)
 
-    def share(self, vectors: nn.Parameter, basis: Tensor | None) -> None:
-        """Use label vectors that a trainer changes.
-
-        Args:
-            vectors: ``(labels, k)``.
-            basis: ``(at least k, d)``; None for vectors in full width.
-        """
-        self._vectors, self._basis = vectors, basis
+    def answer_by(self, labels: Callable[[], Tensor]) -> None:
+        """Take the label vectors ``(labels, d)`` from a function, since a trainer changes them."""
+        self._labels_now = labels
 
     @torch.no_grad()
     def embeddings(self, prompt: Tensor | None, examples: Examples) -> Tensor:
@@ -105,6 +98,6 @@ class LabelVectorObjective(SimilarityObjective):
         return Context.of(self.backbone, prompt, self.placement)
 
     def _matrix(self) -> Tensor:
-        """Return the label vectors in the space of embeddings, ``(labels, d)``."""
-        assert self._vectors is not None, "label vectors are started before they are trained"
-        return self._vectors if self._basis is None else self._vectors @ self._basis[: self._vectors.shape[1]]
+        """Return the label vectors, ``(labels, d)``."""
+        assert self._labels_now is not None, "label vectors are started before they are trained"
+        return self._labels_now()

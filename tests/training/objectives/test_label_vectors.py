@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
-from torch import nn
 
 from mpt_edge.errors import InputError
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
@@ -17,6 +16,7 @@ from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.objectives.distillation import Distillation, Teacher
 from mpt_edge.training.objectives.label_vectors import LabelVectorObjective
 from mpt_edge.training.objectives.similarity import TRAINING_SCALE, SimilarityObjective
+from mpt_edge.training.quantized_labels import QuantizedLabels
 from mpt_edge.training.schedule import TaskBatch
 from tests.support.parts import assert_parts_add_up
 
@@ -24,7 +24,7 @@ TEXTS = ["a witty film", "the dull bad movie", "a great game of ball", "bad"]
 LABELS = [1, 0, 1, 0]
 WORDS = [["bad film"], ["good film"]]
 RNG = np.random.default_rng(0)
-VECTORS, BASIS = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 3), (6, 32)))
+VECTORS = RNG.standard_normal((2, 32)).astype(np.float32)
 BATCH = TaskBatch(0, np.arange(4))
 
 
@@ -37,7 +37,7 @@ def task() -> TaskData:
 @pytest.fixture
 def objective(tiny: EncoderBackbone, task: TaskData) -> LabelVectorObjective:
     result = LabelVectorObjective(tiny, task, WORDS)
-    result.share(nn.Parameter(torch.from_numpy(VECTORS)), torch.from_numpy(BASIS))
+    result.answer_by(lambda: torch.from_numpy(VECTORS))
     return result
 
 
@@ -47,7 +47,7 @@ def prompt(seed: int = 0) -> torch.Tensor:
 
 def test_the_loss_is_that_of_all_labels(objective: LabelVectorObjective, task: TaskData) -> None:
     embedded = objective.embeddings(prompt(), task.train).numpy()
-    logits = TRAINING_SCALE * embedded @ (VECTORS @ BASIS[:3]).T
+    logits = TRAINING_SCALE * embedded @ VECTORS.T
     expected = -log_softmax(logits, axis=1)[range(4), LABELS].mean()
     loss = objective.loss(prompt(), BATCH, np.random.default_rng(0))
     assert loss.parts()["total"] == pytest.approx(expected, rel=1e-5)
@@ -55,16 +55,13 @@ def test_the_loss_is_that_of_all_labels(objective: LabelVectorObjective, task: T
     np.testing.assert_allclose(scores * TRAINING_SCALE, logits, atol=1e-4)
 
 
-def test_gradients_reach_prompt_vectors_and_basis(objective: LabelVectorObjective) -> None:
-    values, basis = prompt().requires_grad_(), torch.from_numpy(BASIS).requires_grad_()
-    vectors = nn.Parameter(torch.from_numpy(VECTORS))
-    objective.share(vectors, basis)
+def test_gradients_reach_prompt_and_vectors(objective: LabelVectorObjective) -> None:
+    values, labels = prompt().requires_grad_(), QuantizedLabels(torch.from_numpy(VECTORS), 1)
+    objective.answer_by(labels)
     objective.loss(values, BATCH, np.random.default_rng(0)).total.backward()
-    assert basis.grad is not None
-    for gradient in (values.grad, vectors.grad, basis.grad[:3]):
+    for gradient in (values.grad, labels.vectors.grad):
         assert gradient is not None
         assert gradient.abs().max() > 0
-    assert basis.grad[3:].abs().max() == 0
 
 
 def test_parts_of_a_batch_add_up(objective: LabelVectorObjective) -> None:
