@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 
 from mpt_edge._files import user_path
 from mpt_edge.formats.manifest import Precision
@@ -47,27 +47,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="automatic")]
 
 
-class _Command(TyperCommand):
-    """A command that replaces the ``~`` of its paths; shells leave that of ``--output=~/x`` in place."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Call the command. Raises InputError for a path from a home folder where there is none."""
-        ctx.params = {name: _expanded(value) for name, value in ctx.params.items()}
-        return super().invoke(ctx)
-
-
-def _expanded(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return type(value)(map(_expanded, value))
-    return user_path(value) if isinstance(value, Path) else value
-
-
 class Commands(typer.Typer):
-    """A group of such commands."""
+    """A group of commands that replace the ``~`` of their paths; shells leave that of ``--output=~/x`` in place."""
 
     def command(self, *args: Any, **options: Any) -> Callable[[_Function], _Function]:
         """Declare a command; see `typer.Typer.command`."""
-        declare = super().command(*args, **{"cls": _Command, **options})
+        declare = super().command(*args, **options)
 
         def declared(function: _Function) -> _Function:
             hints = get_type_hints(function, include_extras=True)
@@ -75,6 +60,19 @@ class Commands(typer.Typer):
                 for info in getattr(hint, "__metadata__", ()):
                     info.readable = False  # typer would refuse an output that one may write and not read
             function.__annotations__ = hints  # as text, each would be read anew
-            return declare(function)
+
+            @wraps(function)
+            def with_paths(**given: Any) -> Any:
+                return function(**{name: _expanded(value) for name, value in given.items()})
+
+            declare(with_paths)
+            return function
 
         return declared
+
+
+def _expanded(value: Any) -> Any:
+    """Replace the ``~`` of paths. Raises InputError for a path from a home folder where there is none."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_expanded, value))
+    return user_path(value) if isinstance(value, Path) else value
