@@ -15,7 +15,6 @@ from typing import IO, Annotated, Any, BinaryIO
 
 import typer
 
-from mpt_edge._console import error_console
 from mpt_edge.batch.answer_columns import answer_types, schema_of
 from mpt_edge.batch.json_answers import JsonLines
 from mpt_edge.batch.parquet_answers import ParquetAnswers
@@ -361,8 +360,10 @@ def _bar(size: int | None) -> Iterator[Callable[[int], None]]:
     if size is None:
         yield lambda _: None
         return
-    # imported here, since a start without a bar is 25 ms faster
+    # imported here, since a start without a bar is 60 ms faster
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mpt_edge._console import error_console
 
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=error_console()) as bar:

@@ -98,7 +98,10 @@ def show(task: Name, bundle: BundleFolder = None) -> None:
         "expires": signature.expires and str(signature.expires),
     }
     facts |= {"u": list(file.u.shape), "v": list(file.v.shape), "dtype": file.u.dtype.name}
-    facts["label_vectors"] = file.label_vectors and {"labels": len(file.label_vectors), "bits": file.label_vectors.bits}
+    facts["label_vectors"] = file.label_vectors and {
+        "labels": len(file.label_vectors),
+        "levels": file.label_vectors.levels,
+    }
     typer.echo(json_text(_summary(opened, file) | facts, sys.stdout, indent=2))
 
 

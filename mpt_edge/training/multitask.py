@@ -17,6 +17,9 @@ from mpt_edge.formats.label_vectors import LabelVectors
 from mpt_edge.training.quantized_labels import QuantizedLabels
 from mpt_edge.training.settings import Settings
 
+#: Weight decay of label vectors, which overfit without. Nothing else has any.
+LABEL_DECAY = 1.0
+
 
 class Prompts(Protocol):
     """Interface of trainable prompts to the trainer."""
@@ -73,7 +76,8 @@ class MultitaskPrompt(nn.Module):
         groups: list[dict[str, object]] = [{"params": [*self.u, *self.v], "lr": settings.task_lr}]
         groups += [{"params": [self.shared], "lr": settings.prompt_lr}] if settings.prompt_lr > 0 else []
         labels = list(self.labels.parameters())
-        return groups + ([{"params": labels, "lr": settings.label_lr}] if labels else [])
+        decayed = {"params": labels, "lr": settings.label_lr, "weight_decay": LABEL_DECAY}
+        return groups + ([decayed] if labels else [])
 
     def add_labels(self, task: int, labels: QuantizedLabels) -> None:
         """Give a task label vectors, which are trained with the rest."""

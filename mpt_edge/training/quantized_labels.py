@@ -14,14 +14,14 @@ class QuantizedLabels(nn.Module):
 
     Attributes:
         vectors: the vectors before rounding, ``(labels, d)``.
-        bits: bits of a number in the file.
+        levels: levels of a number in the file.
     """
 
-    def __init__(self, vectors: Tensor, bits: int) -> None:
+    def __init__(self, vectors: Tensor, levels: int) -> None:
         """Start from vectors ``(labels, d)``."""
         super().__init__()
         self.vectors = nn.Parameter(vectors.clone().float())
-        self.bits = bits
+        self.levels = levels
 
     def forward(self) -> Tensor:
         """Return the rounded vectors, with the gradient of those before rounding (straight-through estimator)."""
@@ -31,8 +31,8 @@ class QuantizedLabels(nn.Module):
 
     def rounded(self) -> LabelVectors:
         """Return the vectors as the task file has them."""
-        return LabelVectors.quantize(self._centered().detach().cpu().numpy().astype(np.float32), self.bits)
+        return LabelVectors.quantize(self._centered().detach().cpu().numpy().astype(np.float32), self.levels)
 
     def _centered(self) -> Tensor:
-        """Subtract the mean of all labels, on which no choice depends, so that the bits are left to the rest."""
+        """Subtract the mean of all labels, on which no choice depends, so that the levels are left to the rest."""
         return self.vectors - self.vectors.mean(0)

@@ -54,7 +54,17 @@ def test_json_lines_to_parquet(run: Command, model: Model, tmp_path: Path) -> No
     path = write(tmp_path / "a.jsonl", {"text": "atom"}, {"text": "good", "text_pair": "great", "task": "same"})
     run("--task", "topic", "--input", path, "--output", tmp_path / "b.parquet", "--answer-prefix", "my_")
     first, second = pq.read_table(tmp_path / "b.parquet").to_pylist()
-    assert list(first) == ["task", "text", "text_pair", "line", "my_label", "my_score", "my_abstain", "my_truncated", "my_unknown"]
+    assert list(first) == [
+        "task",
+        "text",
+        "text_pair",
+        "line",
+        "my_label",
+        "my_score",
+        "my_abstain",
+        "my_truncated",
+        "my_unknown",
+    ]
     assert (first["task"], first["text"], first["text_pair"], first["line"]) == ("topic", "atom", None, 1)
     assert (second["task"], second["text_pair"], second["line"]) == ("same", "great", 2)
     assert second["my_label"] == model.task("same")(("good", "great")).label

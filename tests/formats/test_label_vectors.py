@@ -1,4 +1,4 @@
-"""Label vectors of few bits: their error, their packing, and files that hold none or others."""
+"""Label vectors of few levels: their error, their packing, and files that hold none or others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mpt_edge.formats import tensors
 from mpt_edge.formats.label_vectors import STEP_SIZES, LabelVectors
 from mpt_edge.formats.taskfile import TaskFile
 
-BITS = list(STEP_SIZES)
+LEVELS = list(STEP_SIZES)
 VECTORS = np.random.default_rng(0).standard_normal((3, 21)).astype(np.float32) * [[1e-3], [1], [300]]
 
 
@@ -23,43 +23,42 @@ def task() -> TaskFile:
     half = np.ones(21, np.float16)
     return TaskFile(
         name="mood", head_type="label_vectors", labels=("a", "b", "c"), u=half[:2], v=half, prompt="mpt",
-        prompt_sha256="0" * 64, backbone="b", tokenizer="t", label_vectors=LabelVectors.quantize(VECTORS, 2),
+        prompt_sha256="0" * 64, backbone="b", tokenizer="t", label_vectors=LabelVectors.quantize(VECTORS, 3),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("bits", BITS)
-def test_the_step_has_the_least_error_of_a_normal_distribution(bits: int) -> None:
+@pytest.mark.parametrize("levels", LEVELS)
+def test_the_step_has_the_least_error_of_a_normal_distribution(levels: int) -> None:
     numbers = norm.ppf((np.arange(1_000_000) + 0.5) / 1_000_000)
-    half = 2 ** (bits - 1)
 
     def error(step: float) -> float:
-        rounded = (np.clip(np.floor(numbers / step), -half, half - 1) + 0.5) * step
-        return float(np.mean((numbers - rounded) ** 2))
+        codes = np.clip(np.floor(numbers / step + levels / 2), 0, levels - 1)
+        return float(np.mean((numbers - (codes + 0.5 - levels / 2) * step) ** 2))
 
-    steps = STEP_SIZES[bits] * np.linspace(0.9, 1.1, 21)
-    assert steps[np.argmin([error(step) for step in steps])] == pytest.approx(STEP_SIZES[bits], rel=0.02)
+    steps = STEP_SIZES[levels] * np.linspace(0.9, 1.1, 21)
+    assert steps[np.argmin([error(step) for step in steps])] == pytest.approx(STEP_SIZES[levels], rel=0.02)
 
 
-@pytest.mark.parametrize("bits", BITS)
-def test_numbers_come_back_as_the_middle_of_their_interval(bits: int) -> None:
-    result = LabelVectors.quantize(VECTORS, bits)
-    steps, half = result.steps.astype(np.float64)[:, None], 2 ** (bits - 1)
-    expected = (np.clip(np.floor(VECTORS / steps), -half, half - 1) + 0.5) * steps
-    np.testing.assert_allclose(result.dequantize(21), expected, rtol=1e-6)
-    assert result.codes.shape == (3, -(-21 * bits // 8))
+@pytest.mark.parametrize(("levels", "packed"), [(2, 3), (3, 5), (4, 6), (6, 7), (16, 11), (256, 21)])
+def test_numbers_come_back_as_the_middle_of_their_interval(levels: int, packed: int) -> None:
+    result = LabelVectors.quantize(VECTORS, levels)
+    steps = result.steps.astype(np.float64)[:, None]
+    codes = np.clip(np.floor(VECTORS / steps + levels / 2), 0, levels - 1)
+    np.testing.assert_allclose(result.dequantize(21), (codes + 0.5 - levels / 2) * steps, rtol=1e-6)
+    assert result.codes.shape == (3, packed)
     assert result.steps.dtype == np.float16
 
 
-def test_more_bits_have_less_error() -> None:
-    errors = [np.abs(LabelVectors.quantize(VECTORS, bits).dequantize(21) - VECTORS)[1].mean() for bits in BITS]
+def test_more_levels_have_less_error() -> None:
+    errors = [np.abs(LabelVectors.quantize(VECTORS, each).dequantize(21) - VECTORS)[1].mean() for each in LEVELS]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.01
 
 
 def test_zeros_and_numbers_without_room() -> None:
-    assert np.abs(LabelVectors.quantize(np.zeros((2, 3), np.float32), 4).dequantize(3)).max() < 1e-4
+    assert np.abs(LabelVectors.quantize(np.zeros((2, 3), np.float32), 16).dequantize(3)).max() < 1e-4
     with pytest.raises(OverflowError, match="float16 has no room"):
-        LabelVectors.quantize(np.full((1, 2), 1e7, np.float32), 1)
+        LabelVectors.quantize(np.full((1, 2), 1e7, np.float32), 2)
 
 
 def test_a_task_file_holds_them(task: TaskFile, tmp_path: Path) -> None:
@@ -93,13 +92,13 @@ CODES, STEPS = np.ones((2, 3), np.uint8), np.ones(2, np.float16)
 
 
 @pytest.mark.parametrize(
-    ("codes", "steps", "bits"),
+    ("codes", "steps", "levels"),
     [
         (CODES, None, "2"),
         (None, STEPS, "2"),
         (None, None, "2"),
         (CODES, STEPS, None),
-        (CODES, STEPS, "3"),
+        (CODES, STEPS, "5"),
         (CODES, STEPS, "02"),
         (CODES, np.ones(3, np.float16), "2"),
         (CODES, -STEPS, "2"),
@@ -108,11 +107,11 @@ CODES, STEPS = np.ones((2, 3), np.uint8), np.ones(2, np.float16)
     ],
 )
 def test_entries_that_do_not_belong_together(
-    codes: np.ndarray | None, steps: np.ndarray | None, bits: str | None
+    codes: np.ndarray | None, steps: np.ndarray | None, levels: str | None
 ) -> None:
     given = {"labels.codes": codes, "labels.steps": steps}
     with pytest.raises(CorruptFileError, match="do not pair up"):
-        LabelVectors.parse({name: array for name, array in given.items() if array is not None}, bits, "x")
+        LabelVectors.parse({name: array for name, array in given.items() if array is not None}, levels, "x")
 
 
 def test_only_codes_are_integers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Label vectors from small files to answers: their bits, their start, and what a bundle does with them."""
+"""Label vectors from small files to answers: their levels, their start, and what a bundle does with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.numerics import unit
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.data.recipes import Recipe
-from mpt_edge.training.label_vectors import _best_start, _right, _Start, choose_bits
+from mpt_edge.training.label_vectors import _best_start, _right, _Start, choose_levels
 from mpt_edge.training.plan import NewPrompt, Origin, Plan
 from mpt_edge.training.quantized_labels import QuantizedLabels
 from mpt_edge.training.settings import TeacherPlan, Trained
@@ -56,10 +56,10 @@ def load(folder: Path, name: str) -> TaskFile:
 def test_a_source_run_leaves_vectors(source: Path) -> None:
     mood, field = load(source, "mood"), load(source, "field")
     assert mood.label_vectors is not None
-    assert (mood.label_texts, len(mood.label_vectors), mood.label_vectors.bits) == ((), 2, 8)
+    assert (mood.label_texts, len(mood.label_vectors), mood.label_vectors.levels) == ((), 2, 256)
     assert field.label_vectors is None
     assert field.label_texts
-    # The mean of all labels says nothing, and takes no bits.
+    # The mean of all labels says nothing, and takes no levels.
     vectors = mood.label_vectors.dequantize(32)
     assert np.abs(vectors.mean(0)).max() < 0.02 * np.abs(vectors).max()
 
@@ -84,7 +84,7 @@ def test_a_bundle_answers_as_trained(
         folder = next(each for each in vectors if (each / "tasks" / f"{name}.safetensors").exists())
         assert answers_as_trained(model, load(folder, name))
     facts = json.loads(done(commands.run_here("tasks", "show", "mood", "--bundle", tmp_path / "bundle")))
-    assert facts["label_vectors"] == {"labels": 2, "bits": 8}
+    assert facts["label_vectors"] == {"labels": 2, "levels": 256}
     assert facts["contents"] == "u, v and vectors of 2 labels"
 
 
@@ -119,14 +119,15 @@ def test_teachers_answer_by_texts(
 
 
 @pytest.mark.parametrize(
-    ("count", "bits"), [(2, 8), (4, 8), (5, 4), (7, 4), (14, 2), (28, 2), (77, 1), (151, 1), (600, 1)]
+    ("count", "levels"), [(2, 256), (4, 256), (5, 16), (7, 16), (14, 6), (28, 4), (77, 3), (151, 3), (600, 3)]
 )
-def test_bits_that_a_file_has_room_for(count: int, bits: int) -> None:
+def test_levels_that_a_file_has_room_for(count: int, levels: int) -> None:
     labels = [f"label {i:03}" for i in range(count)]
-    assert choose_bits("t", labels, 384) == bits
+    assert choose_levels("t", labels, 384) == levels
     room = 4096 + 100 * max(0, count - 10) - 2304 - len(json.dumps(labels))
-    assert count * (48 * bits + 2) < room
-    assert bits == 8 or count * (96 * bits + 2) > room
+    packed = {2: 48, 3: 77, 4: 96, 6: 128, 16: 192, 256: 384}
+    assert count * (packed[levels] + 2) < room
+    assert all(count * (size + 2) > room for each, size in packed.items() if each > levels)
 
 
 @pytest.mark.parametrize("noise", [0.1, 3.0], ids=["enough examples", "too few for so much noise"])
@@ -142,8 +143,8 @@ def test_the_better_start_on_validation_is_taken(noise: float) -> None:
     (train, target), (validation, right) = draw(40), draw(300)
     means = torch.stack([train[target == label].mean(0) for label in (0, 1)])
     start = _Start(train, target, validation, right, means)
-    best = _best_start(start, 8)
-    assert _right(best, start) >= _right(QuantizedLabels(means, 8), start)
+    best = _best_start(start, 256)
+    assert _right(best, start) >= _right(QuantizedLabels(means, 256), start)
     assert _right(best, start) > 150
 
 

@@ -25,17 +25,19 @@ from tests.support.plain_bert import composed, mean_states
 LABELS = ("sport", "law", "science")
 
 
-def task_of(tiny: EncoderBackbone, shared: SharedPrompt, name: str, bits: int) -> TaskFile:
+def task_of(tiny: EncoderBackbone, shared: SharedPrompt, name: str, levels: int) -> TaskFile:
     task = make_task(tiny, shared, name, dict.fromkeys(LABELS, "text"))
-    vectors = np.random.default_rng(bits).standard_normal((3, 32)).astype(np.float32)
-    return replace(task, head_type="label_vectors", label_texts=(), label_vectors=LabelVectors.quantize(vectors, bits))
+    vectors = np.random.default_rng(levels).standard_normal((3, 32)).astype(np.float32)
+    return replace(
+        task, head_type="label_vectors", label_texts=(), label_vectors=LabelVectors.quantize(vectors, levels)
+    )
 
 
 @pytest.fixture
 def model(tiny_bundle: Path, tiny: EncoderBackbone, shared_prompt: SharedPrompt, tmp_path: Path) -> Model:
-    """Return the small encoder with tasks of two and eight bits."""
+    """Return the small encoder with tasks of three and 256 levels."""
     result = mpt_edge.load(tiny_bundle, threads=1)
-    for task in (task_of(tiny, shared_prompt, "few", 2), task_of(tiny, shared_prompt, "many", 8)):
+    for task in (task_of(tiny, shared_prompt, "few", 3), task_of(tiny, shared_prompt, "many", 256)):
         task.save(tmp_path / task.name)
         result.add_task(tmp_path / task.name)
     return result
@@ -46,9 +48,9 @@ def expected_scores(
 ) -> np.ndarray:
     """Return the probabilities of a text's labels, computed in torch and by hand."""
     assert task.label_vectors is not None
-    bits = task.label_vectors.bits
-    codes = np.unpackbits(task.label_vectors.codes, axis=1, bitorder="little").reshape(3, 32, bits)
-    numbers = codes @ 2.0 ** np.arange(bits) - 2 ** (bits - 1) + 0.5
+    levels, packed = task.label_vectors.levels, task.label_vectors.codes.astype(int)
+    digits = [packed // levels**i % levels for i in range({3: 5, 256: 1}[levels])]
+    numbers = np.stack(digits, axis=2).reshape(3, -1)[:, :32] + 0.5 - levels / 2
     matrix = numbers * task.label_vectors.steps.astype(np.float64)[:, None]
     embedded = unit(mean_states(bert, tiny, composed(task, shared), text, task.max_length))
     return np.asarray(softmax(matrix @ embedded * task.scale))

@@ -56,7 +56,7 @@ def test_the_loss_is_that_of_all_labels(objective: LabelVectorObjective, task: T
 
 
 def test_gradients_reach_prompt_and_vectors(objective: LabelVectorObjective) -> None:
-    values, labels = prompt().requires_grad_(), QuantizedLabels(torch.from_numpy(VECTORS), 1)
+    values, labels = prompt().requires_grad_(), QuantizedLabels(torch.from_numpy(VECTORS), 2)
     objective.answer_by(labels)
     objective.loss(values, BATCH, np.random.default_rng(0)).total.backward()
     for gradient in (values.grad, labels.vectors.grad):
