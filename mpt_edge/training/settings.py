@@ -52,7 +52,7 @@ class Settings:
     """Learning rate of the shared prompt; 0 freezes it."""
     task_lr: float = 0.03
     """Learning rate of u and v."""
-    label_lr: float = 0.01
+    label_lr: float = 0.003
     """Learning rate of label vectors."""
     warmup: float = 0.06
     """Share of the steps over which the learning rates rise from zero; then they fall linearly."""
