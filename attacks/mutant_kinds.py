@@ -26,7 +26,10 @@ from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
 
 #: Names of tensor types in headers, as numpy has them.
-_DTYPES = {"F16": "float16", "F32": "float32"}
+_DTYPES = {"F16": "float16", "F32": "float32", "U8": "uint8"}
+
+#: These types in the order of a file, wider ones first.
+_ORDER = ("F32", "F16", "U8")
 
 #: Files that stay in memory where the system can.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - names in it are random
@@ -229,7 +232,7 @@ def _with_hash(tree: Any, digest: str) -> Pairs:
 def _tidy(header: dict[str, Any], metadata: dict[str, str], parts: dict[str, bytes]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     data = b""
-    for name in sorted(parts, key=lambda each: (header[each]["dtype"] != "F32", each)):
+    for name in sorted(parts, key=lambda each: (_ORDER.index(header[each]["dtype"]), each)):
         offsets = [len(data), len(data) + len(parts[name])]
         entries[name] = {"dtype": header[name]["dtype"], "shape": header[name]["shape"], "data_offsets": offsets}
         data += parts[name]

@@ -11,6 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from attacks.fault_bundle import make_manifest, make_task
 from mpt_edge.formats.history import Action, ChangeRecord
+from mpt_edge.formats.label_vectors import LabelVectors
 from mpt_edge.formats.linear_head import Activation, LinearHead, LinearLayer
 from mpt_edge.formats.manifest import Family, FileEntry, GenerationFacts, Manifest, MaskToken, Release
 from mpt_edge.formats.placement import PEFT_PLACEMENT, Layout, Placement, PromptPosition
@@ -55,6 +56,10 @@ def make_tasks() -> list[TaskFile]:
     tasks += [replace(plain, own_prompt=replace(prompt, name="topic")) for prompt in prompts if prompt.head is None]
     tasks.append(replace(plain, head_type="classifier", own_prompt=replace(prompts[2], name="topic")))
     tasks.append(replace(plain, u=np.ones((3, 2), np.float16), v=np.ones((2, 4), np.float16)))
+    vectors = np.random.default_rng(0).standard_normal((len(plain.labels), 4)).astype(np.float32)
+    for levels in (3, 256):
+        labels = LabelVectors.quantize(vectors, levels)
+        tasks.append(replace(plain, head_type="label_vectors", label_texts=(), label_vectors=labels, threshold=0.5))
     return tasks
 
 
