@@ -222,6 +222,7 @@ def _manifest(plan: ExportPlan, size: Dimensions, contents: Contents) -> Manifes
 def _origin(backbone: AnyBackbone) -> dict[str, str]:
     entries = {
         "id": backbone.id,
+        "file": backbone.file,
         "revision": backbone.revision,
         "license": backbone.license,
         "fingerprint": backbone.fingerprint,

@@ -27,13 +27,15 @@ class Backbone:
     name: str
     """Short name, or the last part of the id."""
     id: str
-    """Hub id, or the folder's name."""
+    """Hub id, or the name of the folder or file."""
     revision: str | None
     """Hub commit; None for other sources."""
     license: str | None
-    """License that the model card states."""
+    """License that the model card or the file states."""
     folder: Path
     """Folder of the model's files."""
+    file: str | None = None
+    """Name of the GGUF file that is the model; None for a folder of files."""
     model: PromptedModel
     """The frozen model."""
     texts: TextEncoder
@@ -59,16 +61,23 @@ def common_fields(source: ModelSource, model: PromptedModel) -> dict[str, Any]:
         raise CorruptFileError(f"{source.folder / 'config.json'} describes no layers; download the model again.")
     tokenizer_json, pad_id = read_tokenizer(source)
     tokenizer_json, texts = fit_tokenizer(tokenizer_json, pad_id, vocabulary_size(model), source.folder)
+    return origin_fields(source) | {
+        "texts": texts,
+        "tokenizer_json": tokenizer_json,
+        "pad_id": pad_id,
+        "fingerprint": weights_fingerprint(model),
+    }
+
+
+def origin_fields(source: ModelSource) -> dict[str, Any]:
+    """Return the fields of `Backbone` that say where a model is from."""
     return {
         "name": source.name,
         "id": source.id,
         "revision": source.revision,
         "license": source.license,
         "folder": source.folder,
-        "texts": texts,
-        "tokenizer_json": tokenizer_json,
-        "pad_id": pad_id,
-        "fingerprint": weights_fingerprint(model),
+        "file": source.file,
     }
 
 
