@@ -20,6 +20,7 @@ from mpt_edge._arrays import Stored
 from mpt_edge._files import read_small, user_path
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats import tensors
+from mpt_edge.formats.chat_frame import ChatFrame
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.head_types import HeadType, find_head_type
 from mpt_edge.formats.limits import MAX_LENGTH, length_problem, text_problems
@@ -102,6 +103,8 @@ class TaskFile:
     """Fingerprint of the tokenizer."""
     template: str | None = field(default=None, repr=False)
     """Text with ``{text}`` and ``{text_pair}``; None for the input as it is."""
+    chat: ChatFrame | None = field(default=None, repr=False)
+    """Text around the filled template, special tokens included, as the model's chat template writes it."""
     truncation_side: Side = field(default=Side.RIGHT, repr=False)
     """Side on which a long text is cut, for head types that keep the template whole."""
     max_length: int = field(default=128, repr=False)
@@ -169,6 +172,7 @@ class TaskFile:
             "labels": list(self.labels),
             "label_texts": [list(texts) for texts in self.label_texts],
             "template": self.template,
+            "chat": self.chat.entries() if self.chat else None,
             "truncation_side": self.truncation_side if self.truncation_side is Side.LEFT else None,
             "max_length": self.max_length,
             "scale": self.scale,
@@ -226,6 +230,7 @@ class TaskFile:
             backbone=metadata.get("backbone", ""),
             tokenizer=metadata.get("tokenizer", ""),
             template=metadata.get("template"),
+            chat=_chat(metadata, source),
             truncation_side=_member(Side, metadata, "truncation_side", Side.RIGHT, source),
             max_length=tensors.number(metadata, "max_length", int, source),
             scale=tensors.number(metadata, "scale", float, source),
@@ -255,6 +260,7 @@ class TaskFile:
             yield "u and v are not two vectors"
         if self.template is not None and not all(part in self.template for part in self.inputs.placeholders):
             yield f"its template lacks {' or '.join(self.inputs.placeholders)}"
+        yield from self._chat_problems(head_type)
         yield from head_type.problems(self)
         if self.own_prompt is not None and length_and_width(self.own_prompt.values) != scaled_shape(self.u, self.v):
             yield "its own prompt does not fit u and v"
@@ -266,13 +272,20 @@ class TaskFile:
         if not are_metrics(self.metrics):
             yield "its metrics are not numbers by name"
 
+    def _chat_problems(self, head_type: type[HeadType]) -> Iterator[str]:
+        if self.chat and not head_type.is_generative:
+            yield "a chat is for generative models"
+        if self.chat and self.template is None and self.inputs is Inputs.PAIR:
+            yield "a pair without a template is no message of a chat"
+
     def _limit_problems(self) -> Iterator[str]:
         if self.max_length < MIN_LENGTH:
             yield f"max_length is below {MIN_LENGTH}"
         if self.max_length > MAX_LENGTH:
             yield f"max_length is above {MAX_LENGTH:,}"
         yield from length_problem(len(self.u))
-        yield from text_problems(self.labels, self.label_texts, self.template)
+        for template in (self.template, *((self.chat.before, self.chat.after) if self.chat else ())):
+            yield from text_problems(self.labels, self.label_texts, template)
 
     def _has_valid_generation(self) -> bool:
         try:
@@ -305,6 +318,16 @@ def _own_prompt(arrays: Mapping[str, Stored], metadata: Mapping[str, str], sourc
             f"{source}: its own prompt does not fit its layout and prompt position; train or import the task again."
         )
     return prompt
+
+
+def _chat(metadata: Mapping[str, str], source: str) -> ChatFrame | None:
+    """Return the text around messages. Raises CorruptFileError for entries that are none."""
+    if "chat" not in metadata:
+        return None
+    try:
+        return ChatFrame.parse(tensors.structured(metadata, "chat", dict, source))
+    except InputError as error:
+        raise CorruptFileError(f"{source}: {error}") from error
 
 
 def _signature(metadata: Mapping[str, str], source: str) -> Signature | None:

@@ -6,12 +6,16 @@ from mpt_edge.errors import CorruptFileError
 from mpt_edge.inference.text import TextEncoder
 from mpt_edge.training.backbones.backbone import origin_fields, weights_fingerprint
 from mpt_edge.training.backbones.causal import PromptedCausal
+from mpt_edge.training.backbones.chat_template import ChatTemplate
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone
 from mpt_edge.training.backbones.gguf_config import read_config
 from mpt_edge.training.backbones.gguf_file import GgufFile
-from mpt_edge.training.backbones.gguf_tokenizer import read_gguf_tokenizer
+from mpt_edge.training.backbones.gguf_tokenizer import read_gguf_tokenizer, special_token
 from mpt_edge.training.backbones.gguf_weights import read_gguf_model
 from mpt_edge.training.backbones.locating import ModelSource
+
+#: Special tokens by transformers' names and GGUF's.
+_SPECIAL_TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
 def read_gguf(source: ModelSource) -> CausalBackbone:
@@ -39,7 +43,15 @@ def read_gguf(source: ModelSource) -> CausalBackbone:
         eos_ids=ends,
         max_length=model.max_positions,
         fingerprint=weights_fingerprint(model),
+        chat=_chat_template(file),
     )
+
+
+def _chat_template(file: GgufFile) -> ChatTemplate | None:
+    """Return the file's chat template with the special tokens that it may write; None if it has none."""
+    source = file.value("tokenizer.chat_template", str, "")
+    texts = {name: special_token(file, key) for name, key in _SPECIAL_TOKENS.items()}
+    return ChatTemplate(source, {name: text for name, text in texts.items() if text is not None}) if source else None
 
 
 def _check_vocabulary(file: GgufFile, size: int, special: tuple[int, ...]) -> None:

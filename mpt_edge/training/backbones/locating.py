@@ -26,7 +26,7 @@ PACKAGED = {
 #: Bytes of a model card that are searched for its front matter.
 _MAX_FRONT_MATTER = 1 << 16
 
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
+_HUB_FILES = ["*.json", "*.txt", "*.jinja", "*.model", "*.safetensors", "README.md"]
 
 #: Weights as PyTorch saves them. They are asked for only where a repository has no others.
 _PICKLED = "pytorch_model*.bin"
