@@ -98,8 +98,10 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         manifest = _manifest(plan, size, contents)
         observe("comparing with PyTorch")
         prompts = contents.composed(manifest)
-        exact = open_graph(folder, manifest, Precision.FLOAT32)
-        parity = check_parity(plan.backbone, exact, prompts, contents.placement.position)
+        # Not kept open while the graph is quantized: ONNX Runtime holds a copy of the weights.
+        graph = open_graph(folder, manifest, Precision.FLOAT32)
+        parity = check_parity(plan.backbone, graph, prompts, contents.placement.position)
+        del graph
         if Precision.INT8 in plan.precisions:
             observe("quantizing the graph")
             parity["int8"] = _quantize(plan.backbone, folder, manifest, prompts)
