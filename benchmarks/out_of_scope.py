@@ -3,7 +3,8 @@
 python benchmarks/out_of_scope.py --data DATA --bundle models/minilm-l6
 
 clinc150 has 150 labels, and rows that belong to none of them. The score of a text is the largest probability among the
-150. The task of the bundle is compared with the linear probe, a logistic regression on the embeddings of the same backbone.
+150. The task of the bundle is compared with the linear probe, a logistic regression on the embeddings of the same
+backbone.
 """
 
 from __future__ import annotations

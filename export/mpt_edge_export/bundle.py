@@ -96,13 +96,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         (folder / TOKENIZER).write_bytes(plan.backbone.tokenizer_json)
         copy_files(plan.vectors, folder)
         manifest = _manifest(plan, size, contents)
-        observe("comparing with PyTorch")
-        prompts = contents.composed(manifest)
-        exact = open_graph(folder, manifest, Precision.FLOAT32)
-        parity = check_parity(plan.backbone, exact, prompts, contents.placement.position)
-        if Precision.INT8 in plan.precisions:
-            observe("quantizing the graph")
-            parity["int8"] = _quantize(plan.backbone, folder, manifest, prompts)
+        parity = _parity(plan, contents, folder, manifest, observe)
         if Precision.FLOAT32 not in plan.precisions:
             for name in (*graph_names(size.family, Precision.FLOAT32), weights_name(Precision.FLOAT32)):
                 (folder / name).unlink()
@@ -121,6 +115,21 @@ def _export(backbone: AnyBackbone, size: Dimensions, position: PromptPosition, p
         export_causal_graph(backbone.model, size, position, path)
     else:
         export_encoder_graph(backbone.model, size, position, path)
+
+
+def _parity(
+    plan: ExportPlan, contents: Contents, folder: Path, manifest: Manifest, observe: Callable[[str], None]
+) -> dict[str, Any]:
+    """Compare the float32 graphs with PyTorch, and make and compare the int8 ones if asked for. Raises ParityError."""
+    observe("comparing with PyTorch")
+    prompts = contents.composed(manifest)
+    exact = open_graph(folder, manifest, Precision.FLOAT32)
+    parity = check_parity(plan.backbone, exact, prompts, contents.placement.position)
+    del exact  # ONNX Runtime holds a copy of the weights, which quantizing has no room for
+    if Precision.INT8 in plan.precisions:
+        observe("quantizing the graph")
+        parity["int8"] = _quantize(plan.backbone, folder, manifest, prompts)
+    return parity
 
 
 def _quantize(backbone: AnyBackbone, folder: Path, manifest: Manifest, prompts: Sequence[Floats]) -> dict[str, Any]:
@@ -222,6 +231,7 @@ def _manifest(plan: ExportPlan, size: Dimensions, contents: Contents) -> Manifes
 def _origin(backbone: AnyBackbone) -> dict[str, str]:
     entries = {
         "id": backbone.id,
+        "file": backbone.file,
         "revision": backbone.revision,
         "license": backbone.license,
         "fingerprint": backbone.fingerprint,

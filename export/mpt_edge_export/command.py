@@ -37,7 +37,7 @@ def export_command(
     gets the vectors that this package ships.
 
     Args:
-        source: short name, folder or hub id of the backbone.
+        source: short name, folder, GGUF file or hub id of the backbone.
         output: the bundle's folder.
         vectors: folders with ``prompts/`` and ``tasks/``.
         revision: revision of a hub model.

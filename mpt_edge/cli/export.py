@@ -30,7 +30,7 @@ class GraphPrecision(StrEnum):
 
 
 def export(
-    backbone: Annotated[str, typer.Argument(help="Backbone: minilm-l6, a local folder, or a hub id.")],
+    backbone: Annotated[str, typer.Argument(help="Backbone: minilm-l6, a local folder, a GGUF file, or a hub id.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The bundle's folder.", show_default="the user's cache folder"),

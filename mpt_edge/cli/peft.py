@@ -34,7 +34,9 @@ def _imports() -> None:
 @app.command("peft", epilog=_EPILOG)
 def import_peft(
     adapter: Annotated[str, typer.Argument(help="Folder or hub id of a PEFT adapter.", show_default=False)],
-    backbone: Annotated[str, typer.Option(help="The adapter's base model: minilm-l6, a local folder, or a hub id.")],
+    backbone: Annotated[
+        str, typer.Option(help="The adapter's base model: minilm-l6, a local folder, a GGUF file, or a hub id.")
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for prompts/ and tasks/, or a bundle to install into.")
     ],

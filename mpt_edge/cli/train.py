@@ -48,7 +48,7 @@ mpt-edge train target mine.toml --from models/minilm-l6 --data data --output run
 Recipes = Annotated[list[Path], typer.Argument(help="Task recipes, one TOML file each.", show_default=False)]
 Data = Annotated[Path, typer.Option(help="Folder that the recipes' paths are relative to.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for vectors, checkpoint and log.")]
-Backbone = Annotated[str, typer.Option(help="Frozen model: minilm-l6, a local folder, or a hub id.")]
+Backbone = Annotated[str, typer.Option(help="Frozen model: minilm-l6, a local folder, a GGUF file, or a hub id.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs over all tasks' examples.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples per batch.")]
 MicroBatchSize = Annotated[

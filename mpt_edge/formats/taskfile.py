@@ -20,6 +20,7 @@ from mpt_edge._arrays import Stored
 from mpt_edge._files import read_small, user_path
 from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats import tensors
+from mpt_edge.formats.chat_frame import ChatFrame
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.head_types import HeadType, find_head_type
 from mpt_edge.formats.label_vectors import LABEL_TENSORS, LabelVectors
@@ -105,6 +106,8 @@ class TaskFile:
     """Fingerprint of the tokenizer."""
     template: str | None = field(default=None, repr=False)
     """Text with ``{text}`` and ``{text_pair}``; None for the input as it is."""
+    chat: ChatFrame | None = field(default=None, repr=False)
+    """Text around the filled template, special tokens included, as the model's chat template writes it."""
     truncation_side: Side = field(default=Side.RIGHT, repr=False)
     """Side on which a long text is cut, for head types that keep the template whole."""
     max_length: int = field(default=128, repr=False)
@@ -177,6 +180,7 @@ class TaskFile:
             "label_levels": self.label_vectors and self.label_vectors.levels,
             "label_texts": [list(texts) for texts in self.label_texts],
             "template": self.template,
+            "chat": self.chat.entries() if self.chat else None,
             "truncation_side": self.truncation_side if self.truncation_side is Side.LEFT else None,
             "max_length": self.max_length,
             "scale": self.scale,
@@ -218,14 +222,13 @@ class TaskFile:
                 f"{source} is not a task file this version reads (found {found!r}, expected "
                 f"{FORMAT!r}); pass tasks/<name>.safetensors or upgrade mpt-edge."
             )
-        texts = tensors.structured(metadata, "label_texts", list, source)
         u, v = (arrays.get(name, np.empty(0, np.float32)) for name in ("u", "v"))
         task = cls(
             name=metadata.get("task", ""),
             head_type=metadata.get("head_type", ""),
             inputs=_member(Inputs, metadata, "inputs", Inputs.TEXT, source),
             labels=tuple(map(str, tensors.structured(metadata, "labels", list, source))),
-            label_texts=tuple(tuple(map(str, group)) if isinstance(group, list) else () for group in texts),
+            label_texts=_label_texts(metadata, source),
             label_vectors=LabelVectors.parse(arrays, metadata.get("label_levels"), source),
             u=u,
             v=v,
@@ -235,6 +238,7 @@ class TaskFile:
             backbone=metadata.get("backbone", ""),
             tokenizer=metadata.get("tokenizer", ""),
             template=metadata.get("template"),
+            chat=_chat(metadata, source),
             truncation_side=_member(Side, metadata, "truncation_side", Side.RIGHT, source),
             max_length=tensors.number(metadata, "max_length", int, source),
             scale=tensors.number(metadata, "scale", float, source),
@@ -265,6 +269,7 @@ class TaskFile:
             yield "u and v are not two vectors"
         if self.template is not None and not all(part in self.template for part in self.inputs.placeholders):
             yield f"its template lacks {' or '.join(self.inputs.placeholders)}"
+        yield from self._chat_problems(head_type)
         yield from head_type.problems(self)
         yield from self._label_vector_problems(head_type)
         if self.own_prompt is not None and length_and_width(self.own_prompt.values) != scaled_shape(self.u, self.v):
@@ -286,13 +291,20 @@ class TaskFile:
         elif vectors is not None and not vectors.fits(len(self.labels), self.v.shape[-1]):
             yield "its label vectors do not fit its labels"
 
+    def _chat_problems(self, head_type: type[HeadType]) -> Iterator[str]:
+        if self.chat and not head_type.is_generative:
+            yield "a chat is for generative models"
+        if self.chat and self.template is None and self.inputs is Inputs.PAIR:
+            yield "a pair without a template is no message of a chat"
+
     def _limit_problems(self) -> Iterator[str]:
         if self.max_length < MIN_LENGTH:
             yield f"max_length is below {MIN_LENGTH}"
         if self.max_length > MAX_LENGTH:
             yield f"max_length is above {MAX_LENGTH:,}"
         yield from length_problem(len(self.u))
-        yield from text_problems(self.labels, self.label_texts, self.template)
+        for template in (self.template, *((self.chat.before, self.chat.after) if self.chat else ())):
+            yield from text_problems(self.labels, self.label_texts, template)
 
     def _has_valid_generation(self) -> bool:
         try:
@@ -325,6 +337,22 @@ def _own_prompt(arrays: Mapping[str, Stored], metadata: Mapping[str, str], sourc
             f"{source}: its own prompt does not fit its layout and prompt position; train or import the task again."
         )
     return prompt
+
+
+def _label_texts(metadata: Mapping[str, str], source: str) -> tuple[tuple[str, ...], ...]:
+    """Return each label's texts, none for an entry that is no list. Raises CorruptFileError for no list at all."""
+    groups = tensors.structured(metadata, "label_texts", list, source)
+    return tuple(tuple(map(str, group)) if isinstance(group, list) else () for group in groups)
+
+
+def _chat(metadata: Mapping[str, str], source: str) -> ChatFrame | None:
+    """Return the text around messages. Raises CorruptFileError for entries that are none."""
+    if "chat" not in metadata:
+        return None
+    try:
+        return ChatFrame.parse(tensors.structured(metadata, "chat", dict, source))
+    except InputError as error:
+        raise CorruptFileError(f"{source}: {error}") from error
 
 
 def _signature(metadata: Mapping[str, str], source: str) -> Signature | None:

@@ -127,7 +127,7 @@ class GenerativeModel(Model):
     def _request(self, text: Text, task: SelectedTask, options: GenerationOptions) -> Request | InputError:
         file = task.file
         try:
-            row = self.texts.fit(file.template, text, self._room(task, options), file.truncation_side)
+            row = self.texts.fit(file.template, text, self._room(task, options), file.truncation_side, file.chat)
         except InputError as error:
             return error
         return Request(row, task, options)

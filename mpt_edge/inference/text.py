@@ -14,6 +14,7 @@ from tokenizers.models import Unigram
 
 from mpt_edge._arrays import Ids
 from mpt_edge.errors import InputError
+from mpt_edge.formats.chat_frame import ChatFrame
 from mpt_edge.formats.taskfile import Inputs, Side
 from mpt_edge.inference.tokenization import CHARACTERS_PER_TOKEN, BoundedTokenizer, max_characters
 
@@ -158,7 +159,14 @@ class TextEncoder:
                 )
         return [tokens[0] for tokens in result]
 
-    def fit(self, template: str | None, text: Text, max_length: int, side: Side = Side.RIGHT) -> Encoded:
+    def fit(
+        self,
+        template: str | None,
+        text: Text,
+        max_length: int,
+        side: Side = Side.RIGHT,
+        chat: ChatFrame | None = None,
+    ) -> Encoded:
         """Fill a template and tokenize it; only the text is truncated, never the template.
 
         Args:
@@ -166,6 +174,7 @@ class TextEncoder:
             text: the input; of a pair, the longer text is cut first.
             max_length: maximum tokens.
             side: side on which the text is cut.
+            chat: text around the filled template, which has all special tokens; None to add the tokenizer's.
 
         Raises:
             InputError: the template alone fills the room, or the text has no tokens.
@@ -175,12 +184,12 @@ class TextEncoder:
         truncated = parts != list(_parts(text))
         while all(part.strip() for part in parts):
             kept: Text = parts[0] if len(parts) == 1 else (parts[0], parts[1])
-            (whole,) = self._tokens.encode([_parts(render(template, kept))], None)
-            if not whole.ids:
+            ids, types = self._whole(render(template, kept), chat)
+            if not ids:
                 raise InputError(NO_TOKENS)
-            excess = len(whole.ids) - max_length
+            excess = len(ids) - max_length
             if excess <= 0:
-                return Encoded(whole.ids, whole.types, truncated, kept)
+                return Encoded(ids, types, truncated, kept)
             if not self._cut_longest(parts, excess, side):
                 break
             truncated = True
@@ -205,6 +214,14 @@ class TextEncoder:
             (tokens,) = self._ids([kept])
             ids.update(tokens[:count] if side is Side.RIGHT else tokens[-count:])
         return ids <= self._empty
+
+    def _whole(self, text: Text, chat: ChatFrame | None) -> tuple[list[int], list[int]]:
+        """Return the tokens and segment ids of a whole text, with a chat around it or special tokens."""
+        if chat is None:
+            (row,) = self._tokens.encode([_parts(text)], None)
+            return row.ids, row.types
+        (ids,) = self._ids([chat.wrap(" ".join(_parts(text)))])
+        return ids, [0] * len(ids)
 
     def _cut_longest(self, parts: list[str], excess: int, side: Side) -> bool:
         """Cut up to ``excess`` tokens off the longest part, in place; return whether it could spare any."""

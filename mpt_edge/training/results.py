@@ -104,6 +104,7 @@ def _task_file(
         backbone=backbone.fingerprint,
         tokenizer=backbone.texts.fingerprint,
         template=objective.template,
+        chat=objective.chat,
         truncation_side=recipe.truncation_side,
         max_length=objective.max_length,
         scale=evaluation.scale,

@@ -94,6 +94,8 @@ def _read_teacher(folder: Path, objective: TaskObjective) -> Teacher:
     has_head = issubclass(file.head_class, Classifier)
     if file.head_type not in OBJECTIVES and not has_head:
         raise InputError(f"the teacher {name!r} answers by {file.head_type!r}, which cannot teach a task with labels.")
+    if file.chat != objective.chat:
+        raise InputError(f"the teacher {name!r} reads another chat than the recipe; give the recipe its template.")
     if file.template != objective.template:
         raise InputError(
             f"the teacher {name!r} reads texts as {file.template or '{text}'!r} and the recipe has "

@@ -7,6 +7,7 @@ import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.numpy import load
 
 from mpt_edge.errors import CorruptFileError
 from mpt_edge.formats import tensors
+from mpt_edge.formats.chat_frame import ChatFrame
 from mpt_edge.formats.linear_head import LinearHead, LinearLayer
 from mpt_edge.formats.placement import PEFT_PLACEMENT, Placement, PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt
@@ -131,6 +133,35 @@ def test_round_trip_with_its_own_prompt(task: TaskFile, tmp_path: Path) -> None:
     assert not loaded.is_two_vectors
 
 
+def chatting(task: TaskFile) -> TaskFile:
+    """Return a task that generates text, in a chat."""
+    return replace(task, head_type="generation", labels=(), label_texts=(), chat=ChatFrame("<s>", "</s>", trims=True))
+
+
+def test_round_trip_with_a_chat(task: TaskFile, tmp_path: Path) -> None:
+    chatting(task).save(tmp_path / "a.safetensors")
+    assert TaskFile.load(tmp_path / "a.safetensors").chat == ChatFrame("<s>", "</s>", trims=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"chat": ChatFrame("a" * 20_000, "")}, "its template has 20,000 characters"),
+        ({"inputs": Inputs.PAIR, "template": None}, "a pair without a template is no message of a chat"),
+    ],
+)
+def test_chat_that_cannot_be_used(task: TaskFile, tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    replace(chatting(task), **changes).save(tmp_path / "a.safetensors")
+    with pytest.raises(CorruptFileError, match=says):
+        TaskFile.load(tmp_path / "a.safetensors")
+
+
+def test_chat_of_an_encoder(task: TaskFile, tmp_path: Path) -> None:
+    replace(task, chat=ChatFrame("", "")).save(tmp_path / "a.safetensors")
+    with pytest.raises(CorruptFileError, match="a chat is for generative models"):
+        TaskFile.load(tmp_path / "a.safetensors")
+
+
 def test_several_texts_a_label(task: TaskFile, tmp_path: Path) -> None:
     task = replace(task, label_texts=tuple((text, f"{text} ü", "x") for text in LABELS.values()))
     task.save(tmp_path / "t")
@@ -166,6 +197,9 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"head_type": "guess"}, "head type 'guess' is unknown"),
         ({"head_type": None}, "head type '' is unknown"),
         ({"truncation_side": "middle"}, "truncation_side 'middle' is unknown"),
+        ({"chat": "{}"}, "a chat frame has the entries before, after, trims; train the task again"),
+        ({"chat": '{"before": 1, "after": "", "trims": true}'}, "a chat frame has the entries"),
+        ({"chat": "[]"}, "'chat'"),
         ({"template": "Question: {}"}, "its template lacks {text}"),
         ({"inputs": "pair"}, "its template lacks {text} or {text_pair}"),
         ({"layout": "joint", "prompt_position": "embeddings"}, "describes a prompt of its own and holds none"),

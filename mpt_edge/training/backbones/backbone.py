@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from mpt_edge.errors import CorruptFileError
+from mpt_edge.errors import CorruptFileError, InputError
+from mpt_edge.formats.chat_frame import ChatFrame
 from mpt_edge.formats.manifest import Family
 from mpt_edge.inference.text import TextEncoder
+from mpt_edge.training.backbones.chat_template import ChatTemplate
 from mpt_edge.training.backbones.locating import ModelSource
 from mpt_edge.training.backbones.prompted import PromptedModel
 from mpt_edge.training.backbones.tokenizer_files import read_tokenizer
@@ -27,13 +29,15 @@ class Backbone:
     name: str
     """Short name, or the last part of the id."""
     id: str
-    """Hub id, or the folder's name."""
+    """Hub id, or the name of the folder or file."""
     revision: str | None
     """Hub commit; None for other sources."""
     license: str | None
-    """License that the model card states."""
+    """License that the model card or the file states."""
     folder: Path
     """Folder of the model's files."""
+    file: str | None = None
+    """Name of the GGUF file that is the model; None for a folder of files."""
     model: PromptedModel
     """The frozen model."""
     texts: TextEncoder
@@ -46,6 +50,19 @@ class Backbone:
     """Maximum text length in tokens; for generative models, maximum number of positions, prompt and text together."""
     fingerprint: str
     """SHA-256 over names, shapes and float32 values of all weights in use, without a masked-LM head's."""
+    chat: ChatTemplate | None = None
+    """Chat template of a GGUF file; that of a folder is read where it is needed."""
+
+    def chat_frame(self, system: str | None = None) -> ChatFrame:
+        """Return the text that the chat template puts around a message, with an optional system text.
+
+        Raises:
+            InputError: there is no template, or none that can be used.
+        """
+        template = ChatTemplate.read(self.folder) if self.file is None else self.chat
+        if template is None:
+            raise InputError(f"{self.id} has no chat template; write the template out, with {{text}}.")
+        return template.frame(self.id, system)
 
 
 def common_fields(source: ModelSource, model: PromptedModel) -> dict[str, Any]:
@@ -59,16 +76,23 @@ def common_fields(source: ModelSource, model: PromptedModel) -> dict[str, Any]:
         raise CorruptFileError(f"{source.folder / 'config.json'} describes no layers; download the model again.")
     tokenizer_json, pad_id = read_tokenizer(source)
     tokenizer_json, texts = fit_tokenizer(tokenizer_json, pad_id, vocabulary_size(model), source.folder)
+    return origin_fields(source) | {
+        "texts": texts,
+        "tokenizer_json": tokenizer_json,
+        "pad_id": pad_id,
+        "fingerprint": weights_fingerprint(model),
+    }
+
+
+def origin_fields(source: ModelSource) -> dict[str, Any]:
+    """Return the fields of `Backbone` that say where a model is from."""
     return {
         "name": source.name,
         "id": source.id,
         "revision": source.revision,
         "license": source.license,
         "folder": source.folder,
-        "texts": texts,
-        "tokenizer_json": tokenizer_json,
-        "pad_id": pad_id,
-        "fingerprint": weights_fingerprint(model),
+        "file": source.file,
     }
 
 

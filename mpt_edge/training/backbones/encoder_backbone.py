@@ -55,8 +55,8 @@ def load_encoder(source: str, revision: str | None = None) -> EncoderBackbone:
 
 def read_encoder(source: ModelSource) -> EncoderBackbone:
     """Load an encoder from its files. Raises UnsupportedModelError and CorruptFileError, as `load_encoder`."""
-    kind = model_type(source)
-    if kind in CAUSAL_ARCHITECTURES or kind in SEQ2SEQ_ARCHITECTURES:
+    kind = "gguf" if source.file is not None else model_type(source)
+    if kind == "gguf" or kind in CAUSAL_ARCHITECTURES or kind in SEQ2SEQ_ARCHITECTURES:
         raise UnsupportedModelError(
             f"{source.asked} is a generative model, and this needs an encoder; use one of "
             f"{', '.join(sorted(ARCHITECTURES))}."

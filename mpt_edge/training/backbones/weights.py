@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from mpt_edge.errors import CorruptFileError, UnsupportedModelError
@@ -62,6 +64,41 @@ def read_model(auto_class: Any, folder: Path, attention: str) -> Any:
             "the model again, or use another."
         ) from error
     _check_complete(model, report, folder)
+    return model
+
+
+def load_weights(model_class: Any, config: PretrainedConfig, weights: Mapping[str, Tensor], path: Path) -> Any:
+    """Return a model of a configuration with weights in memory, in float32 and with eager attention.
+
+    Args:
+        model_class: class of the model.
+        config: its configuration.
+        weights: all parameters by name, without those that are tied to others.
+        path: their file, for messages.
+
+    Raises:
+        CorruptFileError: a weight is missing, or has another shape.
+        UnsupportedModelError: transformers cannot make the model.
+    """
+    try:
+        with quiet_transformers():
+            model, report = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
+                attn_implementation="eager",
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers checks each entry of a configuration in its own way
+        raise UnsupportedModelError(
+            f"transformers cannot make the model that {path} describes ({reason(error)}); use another file."
+        ) from error
+    _check_complete(model, report, path)
     return model
 
 

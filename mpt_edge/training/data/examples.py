@@ -78,7 +78,7 @@ class TaskData:
 
 def encode(encoder: TextEncoder, recipe: Recipe, texts: Sequence[Text], max_length: int) -> list[Encoded]:
     """Fill the recipe's template and tokenize, as the device does."""
-    return encoder.encode([render(recipe.template, text) for text in texts], max_length)
+    return encoder.encode([render(recipe.text_template, text) for text in texts], max_length)
 
 
 def load_task(recipe: Recipe, root: Path, *, test: bool = False) -> TaskData:

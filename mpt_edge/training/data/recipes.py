@@ -45,6 +45,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
 #: Default metric of recipes that generate text.
 DEFAULT_TEXT_METRIC = "exact_match"
 
+#: Entry ``template`` for the model's own chat template.
+CHAT = "chat"
+
 #: Metrics that compare numbers.
 NUMBER_METRICS = ("pearson", "spearman")
 
@@ -82,7 +85,11 @@ class Recipe:
     references: str = "references"
     """Column of all right answers; a split without it has the target's."""
     template: str | None = None
-    """Text with ``{text}`` and ``{text_pair}``; None for the input as it is."""
+    """Text with ``{text}`` and ``{text_pair}``, or `CHAT`; None for the input as it is."""
+    system: str | None = None
+    """Text of the system message of a chat; None for the chat template's own."""
+    message: str | None = None
+    """Text of the user's message in a chat, with ``{text}`` and ``{text_pair}``; None for the input as it is."""
     max_length: int = 64
     """Maximum input length in tokens."""
     max_target_length: int = 64
@@ -105,6 +112,16 @@ class Recipe:
     """Side on which a long text is cut."""
     stop: tuple[str, ...] = ()
     """Texts that end a generated text and are not part of it."""
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the input is a message in the model's chat template."""
+        return self.template == CHAT
+
+    @property
+    def text_template(self) -> str | None:
+        """Template of the text, or of the message in a chat; None for the input as it is."""
+        return self.message if self.is_chat else self.template
 
     @property
     def is_generation(self) -> bool:
@@ -198,11 +215,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"the name {recipe.name!r} is not allowed; use letters, digits, '.', '_' and '-'"
     if recipe.head_type is not None and find_head_type(recipe.head_type) is None:
         yield f"head_type {recipe.head_type!r} is unknown; use one of {', '.join(head_type_names())}, or leave it out"
-    parts = recipe.inputs.placeholders
-    if recipe.template is not None and not all(part in recipe.template for part in parts):
-        yield f"the template {recipe.template!r} lacks {' or '.join(parts)}; put it where the text goes"
-    for problem in text_problems(tuple(recipe.labels), tuple(recipe.labels.values()), recipe.template):
-        yield f"{problem}; shorten the recipe"
+    yield from _template_problems(recipe)
+    for template in (recipe.text_template, recipe.system):
+        for problem in text_problems(tuple(recipe.labels), tuple(recipe.labels.values()), template):
+            yield f"{problem}; shorten the recipe"
     if len(recipe.labels) == 1:
         yield "one label is no choice; list at least two, or none to take them from the data"
     if not all(isinstance(text, str) and text for text in recipe.stop):
@@ -212,6 +228,18 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if recipe.hub is not None and _HUB_ID.fullmatch(recipe.hub) is None:
         yield f"hub {recipe.hub!r} is no id of a data set; write owner/name, or name files with 'train'"
     yield from _number_problems(recipe)
+
+
+def _template_problems(recipe: Recipe) -> Iterator[str]:
+    parts, template = recipe.inputs.placeholders, recipe.text_template
+    name = "message" if recipe.is_chat else "template"
+    if template is not None and not all(part in template for part in parts):
+        yield f"the {name} {template!r} lacks {' or '.join(parts)}; put it where the text goes"
+    if recipe.is_chat and template is None and recipe.inputs is Inputs.PAIR:
+        yield f"a pair is no message; add 'message' with {' and '.join(parts)}"
+    for name in ("system", "message"):
+        if getattr(recipe, name) is not None and not recipe.is_chat:
+            yield f"{name!r} is part of a chat; add template = {CHAT!r}, or leave it out"
 
 
 def _number_problems(recipe: Recipe) -> Iterator[str]:

@@ -86,6 +86,7 @@ class TaskObjective(ABC):
         self.backbone, self.data, self.label_texts, self.distillation = backbone, data, label_texts, distillation
         self.placement = placement or Placement()
         self.max_length = min(data.recipe.max_length, backbone.max_length)
+        self.chat = backbone.chat_frame(data.recipe.system) if data.recipe.is_chat else None
         self._check_labels()
         self._tokenize()
 
@@ -110,7 +111,7 @@ class TaskObjective(ABC):
     @property
     def template(self) -> str | None:
         """Template of the task file."""
-        return self.recipe.template
+        return self.recipe.text_template
 
     @property
     def file_label_texts(self) -> Sequence[Sequence[str]]:
@@ -137,6 +138,7 @@ class TaskObjective(ABC):
         return {
             "backbone": self.backbone.fingerprint,
             "recipe": asdict(self.recipe),
+            "chat": self.chat and asdict(self.chat),
             "labels": self.data.labels,
             "label_texts": self.label_texts,
             "train": vars(self.data.train),
@@ -180,7 +182,7 @@ class TaskObjective(ABC):
     def _encode(self, texts: Sequence[Text]) -> list[Encoded]:
         """Tokenize texts, each truncated so that the template stays whole."""
         template, length, side = self.template, self.max_length, self.recipe.truncation_side
-        return [self.backbone.texts.fit(template, text, length, side) for text in texts]
+        return [self.backbone.texts.fit(template, text, length, side, self.chat) for text in texts]
 
     def _counts(self, row: int) -> tuple[int, int]:
         """Return how many answers and how many hidden states a training row adds to the means of the loss."""

@@ -54,6 +54,11 @@ def find_objective(backbone: AnyBackbone, recipe: Recipe) -> type[TaskObjective]
             f"{recipe.name!r} states head_type = {recipe.head_type!r}, which is for encoders, and {backbone.id} "
             "is a generative model; leave head_type out of the recipe."
         )
+    if recipe.is_chat and not is_generative:
+        raise InputError(
+            f"{recipe.name!r} states template = 'chat' and {backbone.id} is an encoder; write the template as text, "
+            "with {text}."
+        )
     objective.check_recipe(recipe)
     return objective
 

@@ -144,7 +144,7 @@ def test_commands(traced: Run, tiny_bundle: Path, task_file: Callable[..., Path]
 
 #: The exporter and the benchmarks that reach ONNX Runtime by ways of their own.
 OTHERS = {
-    "exporter": "from mpt_edge_export.quantize import quantize_dynamic",
+    "exporter": "from mpt_edge_export.quantize import quantize",
     "imports are timed": "import import_time; import_time.RUNS = 1; import_time.main()",
     "generation is timed": "import generation",
 }

@@ -91,3 +91,81 @@ def test_json_files(folder: Path) -> None:
     (folder / "modules.json").write_text("[{")
     with pytest.raises(CorruptFileError, match=r"modules\.json is not JSON"):
         source.read_json("modules.json")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Make a hub repository of GGUF files; return a function that serves it and gives the files asked for."""
+
+    def serve(*names: str, online: bool = True) -> list[str]:
+        snapshot = tmp_path / "models--someone--tiny" / "snapshots" / "c0ffee"
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text("{}")
+        asked = []
+
+        def give(repository: str, file: str, revision: str | None) -> str:
+            asked.append(f"{repository} {file} {revision}")
+            if file not in (*names, "README.md"):
+                raise LocalEntryNotFoundError("no such file")
+            path = snapshot / file
+            path.parent.mkdir(exist_ok=True, parents=True)
+            path.write_text("---\nlicense: mit\n---\n" if file == "README.md" else "")
+            return str(path)
+
+        def listed(*_: object, **__: object) -> list[str]:
+            if not online:
+                raise LocalEntryNotFoundError("no network")
+            return ["README.md", *names]
+
+        monkeypatch.setattr(locating, "snapshot_download", lambda *_, **__: str(snapshot))
+        monkeypatch.setattr(locating, "hf_hub_download", give)
+        monkeypatch.setattr(locating.HfApi, "list_repo_files", listed)
+        return asked
+
+    return serve
+
+
+def test_repository_with_one_file(repository: Callable[..., list[str]]) -> None:
+    asked = repository("tiny.Q8_0.gguf")
+    source = locate_model("someone/tiny", "main")
+    assert (source.id, source.name, source.revision) == ("someone/tiny", "tiny.Q8_0", "c0ffee")
+    assert (source.file, source.path.name) == ("tiny.Q8_0.gguf", "tiny.Q8_0.gguf")
+    assert asked == ["someone/tiny tiny.Q8_0.gguf c0ffee", "someone/tiny README.md c0ffee"]
+
+
+def test_repository_with_several_files(repository: Callable[..., list[str]]) -> None:
+    asked = repository("tiny.Q8_0.gguf", "tiny.Q4_0.gguf")
+    with pytest.raises(InputError) as caught:
+        locate_model("someone/tiny")
+    assert_one_sentence(caught.value, "tiny.Q4_0.gguf, tiny.Q8_0.gguf", "name one, as in someone/tiny/tiny.Q4_0.gguf")
+    assert asked == []
+
+
+@pytest.mark.parametrize("file", ["tiny.Q4_0.gguf", "small/tiny.Q4_0.gguf"])
+def test_file_of_a_repository(repository: Callable[..., list[str]], file: str) -> None:
+    asked = repository("tiny.Q8_0.gguf", file)
+    source = locate_model(f"someone/tiny/{file}", "v1")
+    assert (source.id, source.name, source.revision, source.license) == ("someone/tiny", "tiny.Q4_0", "c0ffee", "mit")
+    assert source.path == source.folder / file
+    assert source.path.is_file()
+    assert asked[0] == f"someone/tiny {file} v1"
+
+
+def test_file_that_a_repository_has_not(repository: Callable[..., list[str]]) -> None:
+    repository("tiny.Q8_0.gguf")
+    with pytest.raises(InputError) as caught:
+        locate_model("someone/tiny/tiny.Q2_K.gguf")
+    assert_one_sentence(caught.value, "the hub did not give the file tiny.Q2_K.gguf of 'someone/tiny'")
+
+
+def test_repository_in_the_cache_without_a_network(repository: Callable[..., list[str]], tmp_path: Path) -> None:
+    repository("tiny.Q8_0.gguf", online=False)
+    (tmp_path / "models--someone--tiny" / "snapshots" / "c0ffee" / "tiny.Q8_0.gguf").write_text("")
+    assert locate_model("someone/tiny").file == "tiny.Q8_0.gguf"
+
+
+def test_local_file(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_text("")
+    source = locate_model(str(tmp_path / "a.gguf"))
+    assert source == ModelSource(str(tmp_path / "a.gguf"), tmp_path, "a", None, None, "a.gguf")
+    assert (source.name, source.path) == ("a", tmp_path / "a.gguf")

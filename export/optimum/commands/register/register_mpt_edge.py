@@ -18,7 +18,7 @@ class MptEdgeExportCommand(BaseOptimumCLICommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the options, named as Optimum's other exporters name them."""
-        parser.add_argument("-m", "--model", required=True, help="minilm-l6, a local folder, or a hub id.")
+        parser.add_argument("-m", "--model", required=True, help="minilm-l6, a local folder, a GGUF file, or a hub id.")
         parser.add_argument("--revision", default=None, help="Revision of a hub model.")
         parser.add_argument(
             "--vectors", type=Path, action="append", default=[], help="Folder with prompts/ and tasks/; repeatable."
