@@ -127,7 +127,8 @@ def initialize_vectors(
         u, v = (torch.stack(parts).mean(0) for parts in zip(*sources.values(), strict=True))
         return AVERAGE, (u, v)
     values = torch.from_numpy(shared.values.astype(np.float32))
-    losses = {name: _loss(objective, scale(values, u, v)) for name, (u, v) in sources.items()}
+    compared = objective.as_teacher()  # which answers by a prompt alone
+    losses = {name: _loss(compared, scale(values, u, v)) for name, (u, v) in sources.items()}
     best = min(losses, key=losses.__getitem__)
     return f"{NEAREST}: {best}", sources[best]
 

@@ -74,7 +74,7 @@ def test_a_bundle_answers_as_trained(
     origin = Origin(folder=source, shared=SharedPrompt.load(source / "prompts" / "shared.safetensors"))
     targets = [recipes["match"], replace(recipes["field"], name="sphere")]
     train_target(tiny, Plan(targets, data[0], tmp_path / "target", SETTINGS), origin, silent)
-    own = replace(origin, trained=Trained.PROMPT)
+    own = replace(origin, trained=Trained.PROMPT, init="nearest")
     train_target(tiny, Plan([replace(targets[1], name="own")], data[0], tmp_path / "own", SETTINGS), own, silent)
     vectors = [source, tmp_path / "target", tmp_path / "own"]
     export_bundle(ExportPlan(tiny, vectors, tmp_path / "bundle"))
