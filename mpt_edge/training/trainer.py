@@ -182,9 +182,7 @@ class Trainer:
         """Split this process's share of a step into micro batches, each with its batch's number."""
         for number, batch in enumerate(batches):
             mine = self.hardware.share(batch.rows)
-            size = self.settings.micro_batch_size or len(batch.rows)
-            for start in range(0, len(mine), size):
-                rows = mine[start : start + size]
+            for rows in self.objectives[batch.task].parts(mine, self.settings.micro_batch_size):
                 yield number, batch if len(rows) == len(batch.rows) else TaskBatch(batch.task, rows, batch.rows)
 
     def _validate(self) -> float:
@@ -279,7 +277,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def _schedule(objectives: Sequence[TaskObjective], settings: Settings) -> list[list[TaskBatch]]:
-    lengths = [np.array([len(row.ids) for row in objective.train_rows]) for objective in objectives]
+    lengths = [objective.train_lengths for objective in objectives]
     sizes = {"epochs": settings.epochs, "examples_per_epoch": settings.examples_per_epoch, "seed": settings.seed}
     if settings.max_tasks:
         rows = settings.batch_size * settings.tasks_per_step

@@ -18,8 +18,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 from mpt_edge.formats.placement import PromptPosition
-from mpt_edge.training.backbones.attention import Cache, KeyValue, visibility_bias
-from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs
+from mpt_edge.training.backbones.attention import GROUPED, Cache, KeyValue, visibility_bias
+from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs, without_mlp
 from mpt_edge.training.backbones.prompted import PromptedModel
 
 #: Decoder-only models by ``model_type``: the path of their learned positions, or None for rotary ones.
@@ -56,8 +56,9 @@ class PromptedCausal(PromptedModel):
         Raises:
             UnsupportedModelError: the architecture is not in `CAUSAL_ARCHITECTURES`.
         """
-        super().__init__(model, CAUSAL_ARCHITECTURES)
         config = model.config
+        # GPT-Neo has attention of its own; see `_neo_attention`.
+        super().__init__(model, CAUSAL_ARCHITECTURES, "eager" if config.model_type == "gpt_neo" else GROUPED)
         self._position_table = CAUSAL_ARCHITECTURES[config.model_type]
         self.layers = list(getattr(model.base_model, "h", None) or model.base_model.layers)
         self._deep_prompt: DeepPrompt | None = None
@@ -127,8 +128,9 @@ class PromptedCausal(PromptedModel):
         batch, length = prompt.shape[:2]
         ones = torch.ones(batch, length, dtype=torch.long, device=prompt.device)
         position_ids = torch.arange(length, device=prompt.device).expand(batch, -1)
-        present: list[KeyValue] = self(ones[:, :0], ones, position_ids, prompt=prompt, position=position, alone=True)[1]
-        return present
+        with without_mlp(self.layers if prompt.ndim == 4 else ()):  # their outputs are unused; see `DeepPrompt`
+            _, present = self(ones[:, :0], ones, position_ids, prompt=prompt, position=position, alone=True)
+        return present  # type: ignore[no-any-return]
 
     def text_positions(self, text_mask: Tensor, length: int, position: PromptPosition) -> Tensor:
         """Return the position ids of text tokens; padding is not counted.
