@@ -40,7 +40,7 @@ class _TargetLoss(torch.autograd.Function):
         """Return the summed loss, and keep the gradient of the states."""
         learns = ctx.needs_input_grad[0]
         total = torch.zeros((), device=states.device)
-        gradients = []
+        gradients: list[Tensor] = []
         for part, answers in zip(torch.split(states, size), torch.split(targets, size), strict=True):
             with torch.set_grad_enabled(learns):
                 read = part.detach().requires_grad_(learns)
