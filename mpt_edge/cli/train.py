@@ -114,8 +114,13 @@ def source(
         ),
     ] = None,
     init: Annotated[
-        str, typer.Option(help="Initialization of the prompt: vocabulary (sampled tokens), random, or a text.")
-    ] = "vocabulary",
+        str | None,
+        typer.Option(
+            help="Initialization of the prompt: vocabulary (sampled tokens), examples (training examples, as the "
+            "model reads them), random, or a text.",
+            show_default="examples for decoder-only models, vocabulary for others",
+        ),
+    ] = None,
     epochs: Epochs = Settings.epochs,
     batch_size: BatchSize = Settings.batch_size,
     micro_batch_size: MicroBatchSize = Settings.micro_batch_size,

@@ -86,6 +86,10 @@ class GenerativeObjective(TaskObjective):
             count += len(output.targets)
         return total / count
 
+    def example_tokens(self, row: int) -> list[int]:
+        """Return the tokens of a training row and its target; see `TaskObjective.example_tokens`."""
+        return [*self.train_rows[row].ids, *self._train_targets[row]]
+
     def parts(self, rows: NDArray[np.int64], max_rows: int | None) -> Iterator[NDArray[np.int64]]:
         """Split rows of a batch into those of each forward pass; see `TaskObjective.parts`.
 

@@ -121,6 +121,10 @@ class TaskObjective(ABC):
         """Tokens of each training row, with those of its answer where the model reads them."""
         return np.array([self._counts(row)[1] for row in range(len(self.train_rows))], np.int64)
 
+    def example_tokens(self, row: int) -> list[int]:
+        """Return the tokens of a training row, with those of its answer where the model reads them."""
+        return list(self.train_rows[row].ids)
+
     def parts(self, rows: NDArray[np.int64], max_rows: int | None) -> Iterator[NDArray[np.int64]]:
         """Split rows of a batch into those of each forward pass.
 
