@@ -334,6 +334,9 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         rows: dict[str, TaskID] = {}
 
         def observe(progress: Progress) -> None:
+            if progress.forecast is not None:
+                note(f"{progress.stage}: {progress.forecast}, for {progress.steps:,} steps with their validation.")
+                return
             bar.start()  # at the first step, so that no empty bar precedes an error
             if progress.stage not in rows:
                 rows[progress.stage] = bar.add_task(progress.stage, total=progress.steps, loss="-", score="-")

@@ -55,6 +55,17 @@ class Cache(DynamicCache):  # type: ignore[misc]
         return [(layer.keys, layer.values) for layer in self.layers]
 
 
+class FixedCache(Cache):
+    """Keys and values that stay as they are, so that a layer may be computed twice; new ones are not kept."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> KeyValue:
+        """Return a layer's keys and values with the new ones after them."""
+        if layer_idx >= len(self.layers):
+            return key_states, value_states
+        layer = self.layers[layer_idx]
+        return torch.cat([layer.keys, key_states], dim=2), torch.cat([layer.values, value_states], dim=2)
+
+
 def attend(
     module: Any,  # noqa: ARG001
     query: Tensor,
