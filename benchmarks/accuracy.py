@@ -134,7 +134,7 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _report(progress: Progress) -> None:
-    if progress.step % 50 == 0:
+    if progress.forecast is None and progress.step % 50 == 0:
         print(
             f"  {progress.stage}: step {progress.step}/{progress.steps}, loss {progress.loss['total']:.3f}", flush=True
         )

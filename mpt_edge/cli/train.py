@@ -115,8 +115,13 @@ def source(
         ),
     ] = None,
     init: Annotated[
-        str, typer.Option(help="Initialization of the prompt: vocabulary (sampled tokens), random, or a text.")
-    ] = "vocabulary",
+        str | None,
+        typer.Option(
+            help="Initialization of the prompt: vocabulary (sampled tokens), examples (training examples, as the "
+            "model reads them), random, or a text.",
+            show_default="examples for decoder-only models, vocabulary for others",
+        ),
+    ] = None,
     epochs: Epochs = Settings.epochs,
     batch_size: BatchSize = Settings.batch_size,
     micro_batch_size: MicroBatchSize = Settings.micro_batch_size,
@@ -334,6 +339,9 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         rows: dict[str, TaskID] = {}
 
         def observe(progress: Progress) -> None:
+            if progress.forecast is not None:
+                note(f"{progress.stage}: {progress.forecast}, for {progress.steps:,} steps with their validation.")
+                return
             bar.start()  # at the first step, so that no empty bar precedes an error
             if progress.stage not in rows:
                 rows[progress.stage] = bar.add_task(progress.stage, total=progress.steps, loss="-", score="-")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 #: Entries of a split that are no metric of its answers.
-_OTHERS = ("examples", "loss")
+_OTHERS = ("examples", "loss", "texts")
 
 
 def headline(metrics: Mapping[str, Any] | None) -> tuple[str, float] | None:

@@ -15,7 +15,7 @@ from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
 from mpt_edge.training.data.examples import few_shot, load_task
 from mpt_edge.training.data.recipes import Recipe
-from mpt_edge.training.initialization import AVERAGE, VOCABULARY
+from mpt_edge.training.initialization import AVERAGE
 from mpt_edge.training.objectives.objective import TaskObjective
 from mpt_edge.training.objectives.table import find_objective, make_objectives
 from mpt_edge.training.settings import Settings, Trained
@@ -76,8 +76,8 @@ class NewPrompt:
     layout: Layout = Layout.PREFIX
     position: PromptPosition | None = None
     """None for all layers in the prefix layout, and for the first layer in the joint layout."""
-    init: str = VOCABULARY
-    """``"vocabulary"``, ``"random"``, or a text."""
+    init: str | None = None
+    """``"vocabulary"``, ``"random"``, ``"examples"``, or a text; None for `default_init`."""
 
     @property
     def placement(self) -> Placement:

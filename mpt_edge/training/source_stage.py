@@ -13,7 +13,7 @@ from mpt_edge.errors import InputError
 from mpt_edge.formats.limits import length_problem
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.backbones.opening import AnyBackbone
-from mpt_edge.training.initialization import VOCABULARY, initialize_prompt
+from mpt_edge.training.initialization import VOCABULARY, default_init, initialize_shared
 from mpt_edge.training.label_vectors import start_label_vectors
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.plan import NewPrompt, Plan, check_file_size, check_prompt_name, check_room, default_length
@@ -51,10 +51,11 @@ def train_source(
     objectives = plan.objectives(backbone, prompt.placement)
     for objective in objectives:
         check_room(objective, length, prompt.placement)
-    values = initialize_prompt(backbone, length, plan.settings.seed, prompt.init, prompt.placement.position)
+    init = prompt.init or default_init(backbone)
+    values = initialize_shared(objectives, length, plan.settings.seed, init)
     check_file_size(2 * values.numel())  # in float16
     facts: dict[str, Any] = {"stage": "source", "tasks": [r.name for r in plan.recipes], **asdict(plan.settings)}
-    facts |= {"init": prompt.init} if prompt.init != VOCABULARY else {}
+    facts |= {"init": init} if init != VOCABULARY else {}
     if teachers is not None:
         trained = train_teachers(objectives, values, teachers, plan.settings, observe)
         pairs = list(zip(objectives, trained, strict=True))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mpt_edge._files import atomic_write
 from mpt_edge.errors import InputError, TrainingError
+from mpt_edge.training.forecast import Forecast, forecast
 from mpt_edge.training.hardware import Hardware
 from mpt_edge.training.multitask import Prompts
 from mpt_edge.training.objectives.objective import TaskObjective
@@ -30,6 +31,9 @@ from mpt_edge.training.torch_files import load_tensors
 
 #: Largest value that files can hold, which are in float16.
 _LARGEST = torch.finfo(torch.float16).max
+
+#: Steps from which a run's time and memory are predicted.
+_MIN_STEPS = 100
 
 #: Size limit of a checkpoint, in bytes.
 _MAX_CHECKPOINT = 2 << 30
@@ -47,9 +51,11 @@ class Progress:
     score: float | None
     """Mean validation score of the last epoch; None before the first ends."""
     stage: str = "training"
+    forecast: Forecast | None = None
+    """Prediction of time and memory, before the first step of a long run; such a progress has no losses."""
 
 
-#: Called after every step.
+#: Called after every step, and before the first one of a long run.
 Observer = Callable[[Progress], None]
 
 
@@ -104,6 +110,7 @@ class Trainer:
                 checkpoint is kept.
         """
         try:
+            self._foretell(observe)
             self._run(observe, checkpoint_seconds)
         except RuntimeError as error:
             if not _out_of_memory(error):
@@ -133,6 +140,15 @@ class Trainer:
         }
         with atomic_write(self.folder / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
+
+    def _foretell(self, observe: Observer) -> None:
+        """Report a new run's time and memory, unless the measurement would take a large part of it."""
+        if self.step or len(self.schedule) < _MIN_STEPS or not self.hardware.main:
+            return
+        autocast = self.hardware.autocast()
+        result = forecast(self.objectives, self.prompts, self.settings, self.schedule, autocast)
+        self.optimizer.zero_grad(set_to_none=True)
+        observe(Progress(0, len(self.schedule), {}, None, self.stage, result))
 
     def _run(self, observe: Observer, checkpoint_seconds: float) -> None:
         epoch_steps = -(-len(self.schedule) // self.settings.epochs)
@@ -182,9 +198,7 @@ class Trainer:
         """Split this process's share of a step into micro batches, each with its batch's number."""
         for number, batch in enumerate(batches):
             mine = self.hardware.share(batch.rows)
-            size = self.settings.micro_batch_size or len(batch.rows)
-            for start in range(0, len(mine), size):
-                rows = mine[start : start + size]
+            for rows in self.objectives[batch.task].parts(mine, self.settings.micro_batch_size):
                 yield number, batch if len(rows) == len(batch.rows) else TaskBatch(batch.task, rows, batch.rows)
 
     def _validate(self) -> float:
@@ -279,7 +293,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def _schedule(objectives: Sequence[TaskObjective], settings: Settings) -> list[list[TaskBatch]]:
-    lengths = [np.array([len(row.ids) for row in objective.train_rows]) for objective in objectives]
+    lengths = [objective.train_lengths for objective in objectives]
     sizes = {"epochs": settings.epochs, "examples_per_epoch": settings.examples_per_epoch, "seed": settings.seed}
     if settings.max_tasks:
         rows = settings.batch_size * settings.tasks_per_step

@@ -8,17 +8,32 @@ import numpy as np
 import pytest
 import torch
 from peft import PromptTuningConfig, get_peft_model
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForCausalLM
 
 from mpt_edge.errors import InputError, MismatchError
-from mpt_edge.formats.placement import PromptPosition
+from mpt_edge.formats.placement import Placement, PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt
+from mpt_edge.training import initialization
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
-from mpt_edge.training.initialization import initialize_prompt, initialize_vectors, source_tasks
+from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
+from mpt_edge.training.data.examples import Examples, TaskData
+from mpt_edge.training.data.recipes import Recipe
+from mpt_edge.training.initialization import (
+    default_init,
+    initialize_prompt,
+    initialize_shared,
+    initialize_vectors,
+    source_tasks,
+)
+from mpt_edge.training.objectives.generative_reading import open_texts
+from mpt_edge.training.objectives.objective import TaskObjective
 from mpt_edge.training.objectives.similarity import SimilarityObjective
+from mpt_edge.training.objectives.table import make_objectives
 from mpt_edge_export.peft import import_adapter, read_adapter
 from tests.support import adapters
 from tests.support.runs import toy
+
+ALL_LAYERS = Placement(position=PromptPosition.ALL_LAYERS)
 
 
 @pytest.mark.parametrize("length", [3, 11])
@@ -98,3 +113,64 @@ def test_tasks_of_several_ranks_initialize_none(tiny: EncoderBackbone, sources: 
     objective = SimilarityObjective(tiny, toy("mood", ("dull",), ("witty",)), [["bad"], ["good"]])
     with pytest.raises(MismatchError, match="'two-1' has 2 pairs of vectors, and a new task one"):
         initialize_vectors("two-1", sources / "vectors", shared, objective)
+
+
+def story(words: tuple[str, ...], name: str = "story") -> TaskData:
+    examples = Examples([f"The {word}" for word in words], [], [(f"It was a {word}.",) for word in words])
+    recipe = Recipe(
+        name, "t", "v", head_type="generation", template="{text}:", max_length=16, max_target_length=12, metric="f1"
+    )
+    return TaskData(recipe, (), examples, examples, None)
+
+
+def test_examples_are_the_models_own_reading_of_them(writer: GenerativeBackbone) -> None:
+    """A prompt of examples gives each text the logits that it has after their tokens."""
+    task = make_objectives(writer, [story(("cat", "dog", "ball"))], ALL_LAYERS)[0]
+    length = 3 * len(task.example_tokens(0)) - 2
+    prompt = initialize_shared([task], length, 0, "examples")
+    assert prompt.shape == (length, 2, 32)
+    assert torch.equal(prompt, initialize_shared([task], length, 0, "examples"))
+    table = writer.model.model.get_input_embeddings().weight
+    ids = torch.cdist(prompt[:, 0], table).argmin(1).tolist()
+    whole = [task.example_tokens(row) for row in range(3)]
+    assert any(ids[-len(tokens) :] == tokens for tokens in whole)  # the last one is whole
+    (row,) = writer.texts.encode(["One day"], 16)
+    with torch.no_grad():
+        _, logits = open_texts(writer, prompt, ALL_LAYERS, [row])
+        model = AutoModelForCausalLM.from_pretrained(writer.folder).eval()
+        expected = model(torch.tensor([[*ids, *row.ids]])).logits[0, -1]
+    np.testing.assert_allclose(logits[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_examples_alternate_between_tasks_and_the_best_draw_is_taken(
+    writer: GenerativeBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = make_objectives(writer, [story(("cat", "dog")), story(("sun", "sea"), "other")], ALL_LAYERS)
+    losses: list[float] = []
+    prompts: list[torch.Tensor] = []
+    measure = initialization._loss
+
+    def recorded(objective: TaskObjective, prompt: torch.Tensor, compared: int) -> float:
+        losses.append(measure(objective, prompt, compared))
+        prompts.append(prompt)
+        return losses[-1]
+
+    monkeypatch.setattr(initialization, "_loss", recorded)
+    length = sum(len(task.example_tokens(0)) for task in tasks)
+    result = initialize_shared(tasks, length, 1, "examples")
+    means = np.mean(np.reshape(losses, (-1, 2)), axis=1)
+    assert len(set(means)) > 1
+    assert torch.equal(result, prompts[2 * int(means.argmin())])
+    table = writer.model.model.get_input_embeddings().weight
+    text = writer.texts.tokenizer.decode(torch.cdist(result[:, 0], table).argmin(1).tolist())
+    assert any(word in text for word in ("cat", "dog"))
+    assert any(word in text for word in ("sun", "sea"))
+
+
+def test_prompts_start_from_examples_where_a_model_continues_text(
+    writer: GenerativeBackbone, tiny: EncoderBackbone
+) -> None:
+    assert (default_init(writer), default_init(tiny)) == ("examples", "vocabulary")
+    mood = toy("mood", ("dull",), ("witty",))
+    task = SimilarityObjective(tiny, mood, [["bad"], ["good"]])
+    assert initialize_shared([task], 9, 0, "examples").shape == (9, 32)

@@ -8,18 +8,19 @@ layers therefore are as the model has them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 from mpt_edge.formats.placement import PromptPosition
-from mpt_edge.training.backbones.attention import Cache, KeyValue, visibility_bias
-from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs
+from mpt_edge.training.backbones.attention import GROUPED, Cache, FixedCache, KeyValue, visibility_bias
+from mpt_edge.training.backbones.deep_prompt import DeepPrompt, replace_inputs, without_mlp
 from mpt_edge.training.backbones.prompted import PromptedModel
 
 #: Decoder-only models by ``model_type``: the path of their learned positions, or None for rotary ones.
@@ -56,11 +57,13 @@ class PromptedCausal(PromptedModel):
         Raises:
             UnsupportedModelError: the architecture is not in `CAUSAL_ARCHITECTURES`.
         """
-        super().__init__(model, CAUSAL_ARCHITECTURES)
         config = model.config
+        # GPT-Neo has attention of its own; see `_neo_attention`.
+        super().__init__(model, CAUSAL_ARCHITECTURES, "eager" if config.model_type == "gpt_neo" else GROUPED)
         self._position_table = CAUSAL_ARCHITECTURES[config.model_type]
         self.layers = list(getattr(model.base_model, "h", None) or model.base_model.layers)
         self._deep_prompt: DeepPrompt | None = None
+        self._is_checkpointing = False
         replace_inputs(self.layers, lambda _: self._deep_prompt)
         self.hidden_size = int(config.hidden_size)
         self.max_positions = int(config.max_position_embeddings)
@@ -97,11 +100,13 @@ class PromptedCausal(PromptedModel):
 
         Returns:
             The last hidden state, ``(batch, l + tokens, d)``, and each layer's keys and values of
-            all positions, the earlier ones first.
+            all positions, the earlier ones first. With gradient checkpointing, text that is read for
+            its gradient leaves those of the earlier positions alone.
         """
         hidden = self._embed(input_ids, position_ids, prompt, position, alone=alone)
         batch, count = hidden.shape[:2]
-        cache = past if isinstance(past, Cache) else Cache(past, batch)
+        recomputes = self._is_checkpointing and prompt is None and torch.is_grad_enabled()
+        cache = past if isinstance(past, Cache) else (FixedCache if recomputes else Cache)(past, batch)
         output = self.model.base_model(
             inputs_embeds=hidden,
             attention_mask=self._masks(attention_mask, cache.places(attention_mask, count), hidden.dtype),
@@ -110,6 +115,12 @@ class PromptedCausal(PromptedModel):
             use_cache=True,
         )
         return output.last_hidden_state, cache.pairs()
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep only each layer's input for the backward pass of a text, and recompute the rest."""
+        self._is_checkpointing = True
+        for layer in self.layers:
+            layer.forward = partial(_recomputed, layer.forward)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits ``(…, vocabulary)`` of hidden states ``(…, d)``."""
@@ -127,8 +138,9 @@ class PromptedCausal(PromptedModel):
         batch, length = prompt.shape[:2]
         ones = torch.ones(batch, length, dtype=torch.long, device=prompt.device)
         position_ids = torch.arange(length, device=prompt.device).expand(batch, -1)
-        present: list[KeyValue] = self(ones[:, :0], ones, position_ids, prompt=prompt, position=position, alone=True)[1]
-        return present
+        with without_mlp(self.layers if prompt.ndim == 4 else ()):  # their outputs are unused; see `DeepPrompt`
+            _, present = self(ones[:, :0], ones, position_ids, prompt=prompt, position=position, alone=True)
+        return present  # type: ignore[no-any-return]
 
     def text_positions(self, text_mask: Tensor, length: int, position: PromptPosition) -> Tensor:
         """Return the position ids of text tokens; padding is not counted.
@@ -166,6 +178,16 @@ class PromptedCausal(PromptedModel):
         if self.model.config.model_type == "gpt_neo":
             return torch.cat([full, local], dim=1)  # its layers take one mask; see `_neo_attention`
         return local if self._window else full
+
+
+def _recomputed(forward: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Run a layer, again in the backward pass if its cache permits that.
+
+    transformers' own gradient checkpointing drops the cache, and with it the prompt.
+    """
+    if not any(isinstance(value, FixedCache) for value in (*args, *kwargs.values())):
+        return forward(hidden, *args, **kwargs)
+    return checkpoint(forward, hidden, *args, use_reentrant=False, **kwargs)
 
 
 def _causal_masks(mask: Tensor, places: Tensor, window: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -77,3 +77,20 @@ def recorded_inputs(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def without_mlp(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Skip the MLPs of layers while the block runs: three quarters of the work where only keys and values count."""
+    modules: list[Any] = [layer.mlp for layer in layers if hasattr(layer, "mlp")]
+    for module in modules:
+        module.forward = _unchanged
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def _unchanged(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden

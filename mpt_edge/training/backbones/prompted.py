@@ -48,11 +48,12 @@ class PromptedModel(nn.Module):
         return len(self.layers)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Refuse gradient checkpointing: transformers drops the key/value cache with it.
+        """Refuse gradient checkpointing; subclasses that have it override this method.
 
         Raises:
-            InputError: always; encoders override this method.
+            InputError: always.
         """
         raise InputError(
-            "--gradient-checkpointing is for encoders; with this model pass a smaller --micro-batch-size instead."
+            "--gradient-checkpointing is for encoders and decoder-only models; with this model pass a smaller "
+            "--micro-batch-size instead."
         )

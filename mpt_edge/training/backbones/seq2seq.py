@@ -16,7 +16,7 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 
 from mpt_edge.errors import UnsupportedModelError
 from mpt_edge.formats.placement import PromptPosition
-from mpt_edge.training.backbones.attention import Cache, KeyValue, visibility_bias
+from mpt_edge.training.backbones.attention import GROUPED, Cache, KeyValue, visibility_bias
 from mpt_edge.training.backbones.deep_prompt import DeepPrompt
 from mpt_edge.training.backbones.prompted import PromptedModel
 
@@ -44,7 +44,7 @@ class PromptedSeq2Seq(PromptedModel):
         Raises:
             UnsupportedModelError: the architecture is not in `SEQ2SEQ_ARCHITECTURES`.
         """
-        super().__init__(model, SEQ2SEQ_ARCHITECTURES)
+        super().__init__(model, SEQ2SEQ_ARCHITECTURES, GROUPED)
         config = model.config
         self.layers = list(model.get_encoder().block)
         self.encoder_layers, self.decoder_layers = int(config.num_layers), int(config.num_decoder_layers)

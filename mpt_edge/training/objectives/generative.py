@@ -6,6 +6,7 @@ for encoders train here too.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn import functional
 from mpt_edge._arrays import Floats
 from mpt_edge.errors import InputError
 from mpt_edge.formats.generation_options import GenerationOptions
+from mpt_edge.inference.batching import by_length
 from mpt_edge.inference.generation.choice import likelihoods
 from mpt_edge.inference.generation.search import GeneratedRow, generate
 from mpt_edge.inference.generation.streaming import TextStream
@@ -31,9 +33,18 @@ from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.objectives.classification import ClassificationObjective
 from mpt_edge.training.objectives.distillation import Loss, Teacher
 from mpt_edge.training.objectives.generative_reading import open_texts, read_texts
-from mpt_edge.training.objectives.objective import Evaluation, TaskObjective, in_batches
+from mpt_edge.training.objectives.objective import Evaluation, TaskObjective
 from mpt_edge.training.objectives.text_metrics import TEXT_METRICS
 from mpt_edge.training.schedule import TaskBatch
+
+#: Tokens of a forward pass on a CPU, padding included, unless one text has more.
+_TOKENS_PER_PASS = 1024
+
+#: Texts that are generated together, and the cached positions of all of them.
+_TEXTS_PER_BATCH, _POSITIONS_PER_BATCH = 64, 16384
+
+#: Validation texts that a finished task generates. Test texts are all generated.
+_VALIDATION_TEXTS = 128
 
 
 class GenerativeObjective(TaskObjective):
@@ -51,24 +62,48 @@ class GenerativeObjective(TaskObjective):
         rows = [self.train_rows[i] for i in batch.rows]
         targets = [self._train_targets[i] for i in batch.rows]
         output = read_texts(self.backbone, prompt, self.placement, rows, targets)
-        task = functional.cross_entropy(output.logits, output.targets)
+        if self.distillation is None:
+            return self._without_teacher(output.loss() / len(output.targets), batch)
+        logits = output.logits
+        task = functional.cross_entropy(logits, output.targets)
 
         def teach(teacher: Teacher) -> tuple[Tensor, Tensor]:
             taught = read_texts(self.backbone, teacher.prompt, teacher.placement, rows, targets)
             return taught.logits, taught.hidden
 
-        return self._with_teacher(task, batch, (output.logits, output.hidden), output.mask, teach)
+        return self._with_teacher(task, batch, (logits, output.hidden), output.mask, teach)
 
     @torch.no_grad()
     def held_out_loss(self, prompt: Tensor | None, examples: Examples) -> float:
         """Return the mean loss of a target token, outside training."""
+        rows, targets = self._encode(examples.texts), self._targets(examples)
+        lengths = [len(row.ids) + len(target) for row, target in zip(rows, targets, strict=True)]
         total, count = 0.0, 0
-        batches = zip(in_batches(self._encode(examples.texts)), in_batches(self._targets(examples)), strict=True)
-        for rows, targets in batches:
-            output = read_texts(self.backbone, prompt, self.placement, rows, targets)
-            total += float(functional.cross_entropy(output.logits, output.targets, reduction="sum"))
+        for batch in by_length(lengths, len(rows), _TOKENS_PER_PASS):
+            chosen = [rows[i] for i in batch], [targets[i] for i in batch]
+            output = read_texts(self.backbone, prompt, self.placement, *chosen)
+            total += float(output.loss())
             count += len(output.targets)
         return total / count
+
+    def example_tokens(self, row: int) -> list[int]:
+        """Return the tokens of a training row and its target; see `TaskObjective.example_tokens`."""
+        return [*self.train_rows[row].ids, *self._train_targets[row]]
+
+    def parts(self, rows: NDArray[np.int64], max_rows: int | None) -> Iterator[NDArray[np.int64]]:
+        """Split rows of a batch into those of each forward pass; see `TaskObjective.parts`.
+
+        On a CPU a pass has a limited number of tokens. More would be no faster, need more memory, and have
+        more padding.
+        """
+        lengths = np.array([self._counts(row)[1] for row in rows], np.int64)
+        limit = max_rows or max(1, len(rows))
+        is_on_cpu = next(self.backbone.model.parameters()).device.type == "cpu"
+        if not is_on_cpu or (len(rows) <= limit and lengths.max(initial=0) * len(rows) <= _TOKENS_PER_PASS):
+            yield from super().parts(rows, max_rows)
+            return
+        for batch in by_length(lengths.tolist(), limit, _TOKENS_PER_PASS):
+            yield rows[batch]
 
     def _tokenize(self) -> None:
         self.train_rows = self._encode(self.data.train.texts)
@@ -105,13 +140,19 @@ class GenerationObjective(GenerativeObjective):
             yield "a task that generates text has no labels; leave [labels] out"
 
     def score(self, prompt: Tensor | None, examples: Examples) -> float:
-        """Return the recipe's metric on examples."""
-        generated = self.generate(prompt, examples.texts)
-        return float(TEXT_METRICS[self.recipe.metric](generated, examples.references))
+        """Return the probability of a target token, its geometric mean: the loss as a number from 0 to 1.
+
+        To generate texts after each epoch would take longer than the epoch itself.
+        """
+        return math.exp(-self.held_out_loss(prompt, examples))
 
     def evaluate(self, prompt: Tensor) -> Evaluation:
         """Measure the finished task; see `TaskObjective.evaluate`."""
-        metrics = self._measure_splits(lambda examples: self._measure(prompt, examples))
+        metrics = self._measure_splits(
+            lambda examples: self._measure(
+                prompt, examples, _VALIDATION_TEXTS if examples is self.data.validation else len(examples)
+            )
+        )
         generation: dict[str, Any] = {"max_new_tokens": self.recipe.max_target_length}
         generation |= {"stop": list(self.recipe.stop)} if self.recipe.stop else {}
         example = self._reference_example(prompt, self.data.validation.texts[0])
@@ -121,21 +162,30 @@ class GenerationObjective(GenerativeObjective):
     def generate(self, prompt: Tensor | None, texts: Sequence[Text]) -> list[str]:
         """Generate each text's answer under a prompt or none, greedily, as the device does."""
         options = GenerationOptions(max_new_tokens=self.recipe.max_target_length, stop=self.recipe.stop)
-        result: list[str] = []
-        for rows in in_batches(self._encode(texts)):
-            decoding, logits = self._open(prompt, rows)
-            prefixes = [self.backbone.front(row.ids) for row in rows]
-            streams = [TextStream(self.backbone.texts.tokenizer, prefix, options.stop) for prefix in prefixes]
-            generated = [GeneratedRow(*pair) for pair in zip(streams, [options] * len(rows), prefixes, strict=True)]
-            for _ in generate(decoding, logits, generated, self.backbone.eos_ids):
-                pass
-            result += [stream.text.lstrip() for stream in streams]
+        rows = self._encode(texts)
+        room = self.recipe.max_target_length + (0 if prompt is None else len(prompt))
+        lengths = [len(row.ids) + room for row in rows]
+        result = [""] * len(rows)
+        for batch in by_length(lengths, _TEXTS_PER_BATCH, _POSITIONS_PER_BATCH):
+            for i, text in zip(batch, self._generate_batch(prompt, [rows[i] for i in batch], options), strict=True):
+                result[i] = text
         return result
 
-    def _measure(self, prompt: Tensor | None, examples: Examples) -> dict[str, Any]:
-        loss = self.held_out_loss(prompt, examples)
-        value = self.score(prompt, examples)
-        return {self.recipe.metric: round(value, 4), "loss": round(loss, 4), "examples": len(examples)}
+    def _generate_batch(self, prompt: Tensor | None, rows: Sequence[Encoded], options: GenerationOptions) -> list[str]:
+        decoding, logits = self._open(prompt, rows)
+        prefixes = [self.backbone.front(row.ids) for row in rows]
+        streams = [TextStream(self.backbone.texts.tokenizer, prefix, options.stop) for prefix in prefixes]
+        generated = [GeneratedRow(*pair) for pair in zip(streams, [options] * len(rows), prefixes, strict=True)]
+        for _ in generate(decoding, logits, generated, self.backbone.eos_ids):
+            pass
+        return [stream.text.lstrip() for stream in streams]
+
+    def _measure(self, prompt: Tensor | None, examples: Examples, max_texts: int) -> dict[str, Any]:
+        """Return the loss on all examples, and the recipe's metric of texts that are generated for some of them."""
+        loss, sample = self.held_out_loss(prompt, examples), examples.sample(max_texts)
+        value = TEXT_METRICS[self.recipe.metric](self.generate(prompt, sample.texts), sample.references)
+        metrics = {self.recipe.metric: round(float(value), 4), "loss": round(loss, 4), "examples": len(examples)}
+        return metrics | ({"texts": len(sample)} if len(sample) < len(examples) else {})
 
     def _reference_example(self, prompt: Tensor, text: Text) -> dict[str, Any]:
         """Return a text's answer and its log-likelihood, which another machine's rounding moves little.
@@ -174,11 +224,13 @@ class ChoiceObjective(GenerativeObjective, ClassificationObjective):
     @torch.no_grad()
     def label_scores(self, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Return the mean log-likelihood of every label's text; see `ClassificationObjective.label_scores`."""
-        result = []
-        for rows in in_batches(self._encode(texts), len(self._choices)):
-            decoding, logits = self._open(prompt, rows)
-            result += likelihoods(decoding, logits, [self._choices] * len(rows))
-        return np.stack(result).astype(np.float32)
+        rows = self._encode(texts)
+        result = np.empty((len(rows), len(self._choices)), np.float32)
+        lengths = [len(row.ids) for row in rows]
+        for batch in by_length(lengths, max(1, _TEXTS_PER_BATCH // len(self._choices)), _TOKENS_PER_PASS):
+            decoding, logits = self._open(prompt, [rows[i] for i in batch])
+            result[batch] = likelihoods(decoding, logits, [self._choices] * len(batch))
+        return result
 
     def _tokenize(self) -> None:
         self._choices = self.backbone.texts.continuations([group[0] for group in self.label_texts])

@@ -15,23 +15,37 @@ from mpt_edge.formats.placement import Placement, PromptPosition
 from mpt_edge.inference.runtime.decoding import Decoding
 from mpt_edge.inference.text import Encoded
 from mpt_edge.training.backbones.attention import KeyValue
+from mpt_edge.training.backbones.backbone import vocabulary_size
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone
+from mpt_edge.training.backbones.growing_cache import GrowingCache
 from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
+from mpt_edge.training.objectives.target_loss import target_loss
 
 
 @dataclass(frozen=True)
 class TextOutput:
     """Output of a generative model for inputs and their targets."""
 
-    logits: Tensor
-    """Logits of all target tokens, ``(tokens, vocabulary)``."""
+    model: PromptedCausal | PromptedSeq2Seq
+    """The model, whose head makes logits of states."""
+    states: Tensor
+    """Last hidden states that predict the target tokens, ``(tokens, d)``."""
     targets: Tensor
     """The target tokens, ``(tokens,)``."""
     hidden: Tensor
     """Last hidden states, of encoder and decoder where there are both, ``(rows, columns, d)``."""
     mask: Tensor
     """1 for tokens, 0 for padding, ``(rows, columns)``."""
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits of all target tokens, ``(tokens, vocabulary)``, computed at each use."""
+        return self.model.logits(self.states).float()
+
+    def loss(self) -> Tensor:
+        """Return the summed loss of the target tokens, without the memory of their logits."""
+        return target_loss(self.states, self.targets, self.model.logits, vocabulary_size(self.model))
 
 
 def read_texts(
@@ -79,14 +93,14 @@ class TorchDecoding(Decoding):
     def __init__(self, model: PromptedCausal, prompt: Tensor | None, position: PromptPosition, rows: int) -> None:
         """Begin rows after a prompt ``(l, d)`` or ``(l, layers, d)``, or after nothing."""
         self._model = model
-        self._device = next(model.parameters()).device
-        self._past: list[KeyValue] | None = None
+        device = next(model.parameters()).device
+        past = None if prompt is None else model.encode_prompt(prompt.to(device)[None], position=position)
         length = 0 if prompt is None else len(prompt)
-        if prompt is not None:
-            self._past = model.encode_prompt(prompt.to(self._device)[None], position=position)
-        self._seen = torch.ones(rows, length, dtype=torch.long, device=self._device)
+        self._cache = GrowingCache(past, rows)
+        # These two are in the order of the cache's rows.
+        self._seen = torch.ones(rows, length, dtype=torch.long, device=device)
         first = 0 if model.positions_from_zero(position) else length
-        self._next = torch.full((rows, 1), first, device=self._device)
+        self._next = torch.full((rows, 1), first, device=device)
 
     @property
     def rows(self) -> int:
@@ -100,25 +114,20 @@ class TorchDecoding(Decoding):
     @torch.no_grad()
     def read(self, tokens: Ids, mask: Ids, *, last_only: bool = False) -> Floats:
         """Append tokens ``(rows, n)``; return the logits after each, or after each row's last one."""
-        ids, new = torch.from_numpy(tokens).to(self._device), torch.from_numpy(mask).to(self._device)
+        ids, new = (self._cache.arrange(array).to(self._seen.device) for array in (tokens, mask))
         steps = new.cumsum(1)
         self._seen = torch.cat([self._seen, new], dim=1)
         positions = self._next + (steps - 1).clamp(min=0)
-        hidden, self._past = self._model(ids, self._seen, positions, past=self._past)
+        hidden, _ = self._model(ids, self._seen, positions, past=self._cache)
         self._next = self._next + steps[:, -1:]
         if last_only:
             last = (steps[:, -1:] - 1).clamp(min=0)
             hidden = torch.gather(hidden, 1, last[..., None].expand(-1, -1, hidden.shape[-1]))
-        logits: Floats = self._model.logits(hidden).float().cpu().numpy()
-        return logits
+        return self._cache.rearrange(self._model.logits(hidden))
 
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder rows; see `mpt_edge.inference.runtime.decoding.Decoding.select`."""
-        chosen = torch.from_numpy(rows).to(self._device)
-        if self._past is not None:
-            shape = (self.rows, -1, -1, -1)
-            self._past = [(key.expand(shape)[chosen], value.expand(shape)[chosen]) for key, value in self._past]
-        self._seen, self._next = self._seen[chosen], self._next[chosen]
+        self._seen, self._next = self._cache.select(rows, [self._seen, self._next])
 
 
 class TorchSeq2SeqDecoding(Decoding):
@@ -126,9 +135,10 @@ class TorchSeq2SeqDecoding(Decoding):
 
     def __init__(self, model: PromptedSeq2Seq, encoder_mask: Tensor, cross: list[KeyValue]) -> None:
         """Begin after the encoder: its mask ``(rows, positions)``, and keys and values of its states."""
-        self._model, self._encoder_mask, self._cross = model, encoder_mask, cross
-        self._past: list[KeyValue] | None = None
-        self._mask = encoder_mask[:, :0]
+        self._model, rows = model, len(encoder_mask)
+        # Both have their rows in the same order, and so have the masks.
+        self._cache, self._cross = GrowingCache(None, rows), GrowingCache(cross, rows)
+        self._encoder_mask, self._mask = encoder_mask, encoder_mask[:, :0]
 
     @property
     def rows(self) -> int:
@@ -138,19 +148,15 @@ class TorchSeq2SeqDecoding(Decoding):
     @torch.no_grad()
     def extend(self, tokens: Ids, mask: Ids) -> Floats:
         """Append tokens to every row; see `mpt_edge.inference.runtime.decoding.Decoding.extend`."""
-        device = self._mask.device
-        self._mask = torch.cat([self._mask, torch.from_numpy(mask).to(device)], dim=1)
-        ids = torch.from_numpy(tokens).to(device)
-        hidden, self._past = self._model.decode(ids, self._mask, self._encoder_mask, self._cross, self._past)
-        logits: Floats = self._model.logits(hidden).float().cpu().numpy()
-        return logits
+        ids, new = (self._cache.arrange(array).to(self._mask.device) for array in (tokens, mask))
+        self._mask = torch.cat([self._mask, new], dim=1)
+        hidden, _ = self._model.decode(ids, self._mask, self._encoder_mask, self._cross.pairs(), self._cache)
+        return self._cache.rearrange(self._model.logits(hidden))
 
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder rows; see `mpt_edge.inference.runtime.decoding.Decoding.select`."""
-        chosen = torch.from_numpy(rows).to(self._mask.device)
-        self._past = None if self._past is None else [(key[chosen], value[chosen]) for key, value in self._past]
-        self._cross = [(key[chosen], value[chosen]) for key, value in self._cross]
-        self._mask, self._encoder_mask = self._mask[chosen], self._encoder_mask[chosen]
+        self._cross.select(rows, [])
+        self._mask, self._encoder_mask = self._cache.select(rows, [self._mask, self._encoder_mask])
 
 
 def _read_causal(
@@ -172,7 +178,7 @@ def _read_causal(
         for column in range(len(row.ids) - 1, len(row.ids) + len(target) - 1)
     ]
     at, columns = torch.tensor(before_targets, device=ids.device).T
-    return TextOutput(model.logits(hidden[at, columns]).float(), ids[at, columns + 1], hidden.float(), mask)
+    return TextOutput(model, hidden[at, columns], ids[at, columns + 1], hidden.float(), mask)
 
 
 def _read_seq2seq(
@@ -188,7 +194,8 @@ def _read_seq2seq(
     hidden, _ = model.decode(inputs, mask, seen, cross)
     text_mask = seen[:, seen.shape[1] - states.shape[1] :]
     return TextOutput(
-        model.logits(hidden[mask == 1]).float(),
+        model,
+        hidden[mask == 1],
         torch.tensor([token for target in targets for token in target], device=inputs.device),
         torch.cat([states, hidden], dim=1).float(),
         torch.cat([text_mask, mask], dim=1),

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mpt_edge.errors import InputError
@@ -123,6 +124,26 @@ class TaskObjective(ABC):
         """Maximum number of tokens that the model reads after the input; 0 for encoders."""
         return 0
 
+    @property
+    def train_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each training row, with those of its answer where the model reads them."""
+        return np.array([self._counts(row)[1] for row in range(len(self.train_rows))], np.int64)
+
+    def example_tokens(self, row: int) -> list[int]:
+        """Return the tokens of a training row, with those of its answer where the model reads them."""
+        return list(self.train_rows[row].ids)
+
+    def parts(self, rows: NDArray[np.int64], max_rows: int | None) -> Iterator[NDArray[np.int64]]:
+        """Split rows of a batch into those of each forward pass.
+
+        Args:
+            rows: indices of training rows, possibly none.
+            max_rows: maximum rows of a pass; None for no limit.
+        """
+        size = max_rows or max(1, len(rows))
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
     def distilled(self, distillation: Distillation) -> Self:
         """Return the same task with a teacher."""
         result = copy.copy(self)
@@ -205,13 +226,16 @@ class TaskObjective(ABC):
             mask: 1 for tokens whose hidden states count, ``(rows, tokens)``.
             teach: returns the same two of a teacher; called without gradient.
         """
-        shares = self._shares(batch)
         if self.distillation is None:
-            zero = torch.zeros_like(task)
-            return Loss(task * shares[0], zero, zero, task * shares[0])
+            return self._without_teacher(task, batch)
         with torch.no_grad():
             teacher = teach(self.distillation.teacher)
-        return distilled_loss(task, student, teacher, mask, self.distillation, shares)
+        return distilled_loss(task, student, teacher, mask, self.distillation, self._shares(batch))
+
+    def _without_teacher(self, task: Tensor, batch: TaskBatch) -> Loss:
+        """Return the task's loss alone; see `_with_teacher`."""
+        zero, share = torch.zeros_like(task), self._shares(batch)[0]
+        return Loss(task * share, zero, zero, task * share)
 
     def _shares(self, batch: TaskBatch) -> tuple[float, float]:
         """Return the batch's shares of the answers and of the hidden states of the whole batch it is part of."""

@@ -77,6 +77,34 @@ def test_gradient_reaches_only_the_prompt() -> None:
     assert all(parameter.grad is None for parameter in prompted.parameters())
 
 
+@pytest.mark.parametrize("kind", ["gemma2", "gpt2", "gpt_neo", "llama"])
+def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(kind: str) -> None:
+    ids, mask, prompt = inputs()
+    keys = torch.cat([torch.ones(2, LENGTH, dtype=torch.long), mask], 1)
+    gradients, kept = [], []
+    for checkpoints in (False, True):
+        _, prompted = build(kind)
+        if checkpoints:
+            prompted.enable_gradient_checkpointing()
+        read = prompt.clone().requires_grad_()
+        past = prompted.encode_prompt(read[None])
+        sizes: list[int] = []
+
+        def count(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        positions = prompted.text_positions(mask, LENGTH, PromptPosition.FIRST_LAYER)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            hidden, _ = prompted(ids, keys, positions, past=past)
+        kept.append(sum(sizes))
+        prompted.logits(hidden).square().mean().backward()
+        assert read.grad is not None
+        gradients.append(read.grad)
+    assert kept[1] < kept[0] / 3
+    torch.testing.assert_close(*gradients)
+
+
 def test_other_architectures_are_refused() -> None:
     with pytest.raises(
         UnsupportedModelError, match="'bert' models cannot carry a prompt yet; use one of gemma, gemma2"

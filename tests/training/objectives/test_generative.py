@@ -23,9 +23,11 @@ from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge.training.data.examples import Examples, TaskData, load_task
 from mpt_edge.training.data.recipes import Recipe
+from mpt_edge.training.objectives import generative
 from mpt_edge.training.objectives.distillation import Distillation, Teacher
 from mpt_edge.training.objectives.generative import ChoiceObjective, GenerationObjective
 from mpt_edge.training.objectives.table import make_objectives
+from mpt_edge.training.objectives.text_metrics import token_f1
 from mpt_edge.training.plan import NewPrompt, Origin, Plan
 from mpt_edge.training.schedule import TaskBatch
 from mpt_edge.training.settings import Settings, TeacherPlan
@@ -117,6 +119,44 @@ def test_a_teacher_pulls_and_an_agreeing_one_does_not(backbone: GenerativeBackbo
 def test_parts_of_a_batch_of_texts_of_different_lengths_add_up_to_it(backbone: GenerativeBackbone, size: int) -> None:
     objective = GenerationObjective(backbone, story(), [], Distillation(Teacher(prompt(2))))
     assert_parts_add_up(objective, prompt(1), 3, size)
+
+
+def test_passes_on_a_cpu_have_a_limited_number_of_tokens(
+    backbone: GenerativeBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = GenerationObjective(backbone, story(), [])
+    rows = np.array([2, 0, 1])
+    assert [part.tolist() for part in objective.parts(rows, None)] == [[2, 0, 1]]
+    lengths = objective.train_lengths
+    assert lengths.tolist() == [len(objective.example_tokens(row)) for row in range(3)]
+    limit = int(2 * np.sort(lengths)[1])
+    monkeypatch.setattr(generative, "_TOKENS_PER_PASS", limit)
+    parts = list(objective.parts(rows, None))
+    assert [len(part) for part in parts] == [2, 1]  # the shortest two together
+    assert sorted(np.concatenate(parts)) == [0, 1, 2]
+    assert lengths[parts[0]].max() * 2 <= limit < lengths.max() * 3
+    assert [len(part) for part in objective.parts(rows, 1)] == [1, 1, 1]
+    assert list(objective.parts(rows[:0], None)) == []
+
+
+def test_validation_reads_the_loss_and_generates_a_stated_sample(
+    backbone: GenerativeBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = replace(story(), test=story().validation)
+    objective = GenerationObjective(backbone, data, [])
+    expected = np.exp(-reference_losses(backbone, prompt(3)).mean())
+    monkeypatch.setattr(objective, "generate", lambda *_: pytest.fail("texts are not for validation"))
+    assert objective.score(prompt(3), data.validation) == pytest.approx(expected, abs=1e-4)
+    monkeypatch.undo()
+    monkeypatch.setattr(generative, "_VALIDATION_TEXTS", 2)
+    metrics = objective.evaluate(prompt(3)).metrics
+    assert (metrics["validation"]["examples"], metrics["validation"]["texts"]) == (3, 2)
+    sample = data.validation.sample(2)
+    assert metrics["validation"]["f1"] == round(
+        token_f1(objective.generate(prompt(3), sample.texts), sample.references), 4
+    )
+    assert "texts" not in metrics["test"]
+    assert metrics["test"]["loss"] == metrics["validation"]["loss"]
 
 
 def test_a_choice_keeps_room_for_its_longest_label(backbone: GenerativeBackbone) -> None:
