@@ -24,7 +24,7 @@ from mpt_edge.training.objectives.similarity import TRAINING_SCALE
 from mpt_edge.training.quantized_labels import QuantizedLabels
 
 #: Bytes of a task file of up to ten labels, bytes more for each further label, and those of all but labels.
-_MAX_BYTES, _BYTES_PER_LABEL, _OTHER_BYTES = 4096, 100, 2304
+_MAX_BYTES, _BYTES_PER_LABEL, _OTHER_BYTES = 4096, 100, 2560
 
 #: Examples of a task that its start is computed from.
 _TRAINING_EXAMPLES, _VALIDATION_EXAMPLES = 8000, 1000

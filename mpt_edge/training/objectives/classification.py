@@ -22,6 +22,9 @@ from mpt_edge.training.objectives.metrics import (
 )
 from mpt_edge.training.objectives.objective import Evaluation, TaskObjective
 
+#: Longest reference example in characters, where shorter ones are left: task files hold it.
+_MAX_CHARACTERS = 160
+
 
 class ClassificationObjective(TaskObjective):
     """An objective whose answer is the label with the highest score."""
@@ -48,9 +51,10 @@ class ClassificationObjective(TaskObjective):
         validation = self.data.validation
         scores = self.label_scores(prompt, validation.texts)
         scale = calibrate_scale(scores, validation)
-        probs = softmax(scores[:1] * scale)[0]
+        chosen = _short_text(validation.texts)
+        probs = softmax(scores[chosen] * scale)
         reference_example = {
-            "text": validation.texts[0],
+            "text": validation.texts[chosen],
             "label": self.data.labels[int(probs.argmax())],
             "score": round(float(probs.max()), 5),
         }
@@ -64,3 +68,9 @@ class ClassificationObjective(TaskObjective):
 
     def _measure(self, prompt: Tensor | None, examples: Examples) -> dict[str, Any]:
         return classification_metrics(self.label_scores(prompt, examples.texts).argmax(1), examples)
+
+
+def _short_text(texts: Sequence[Text]) -> int:
+    """Return the index of the first text that is not long, or of the shortest."""
+    lengths = [len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts]
+    return next((i for i, length in enumerate(lengths) if length <= _MAX_CHARACTERS), int(np.argmin(lengths)))

@@ -49,3 +49,16 @@ def test_score_is_the_recipes_metric(objective: Fixed) -> None:
     assert objective.data.test is not None
     expected = (2 * 1 / (2 + 1) + 2 * 1 / (2 + 1)) / 2  # F1 of both labels
     assert objective.score(None, objective.data.test) == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [(["a bad film" * 20, "bad", "a film"], "bad"), (["bad" * 90, "a film" * 40, "bad" * 80], "a film" * 40)],
+    ids=["the first short one", "the shortest"],
+)
+def test_the_reference_example_is_short(tiny: EncoderBackbone, texts: list[str], expected: str) -> None:
+    examples = Examples(list(texts), [0, 0, 1])
+    data = TaskData(Recipe("t", "t", "v", max_length=16), ("low", "high"), examples, examples, None)
+    evaluation = Fixed(tiny, data, [["bad"], ["good"]]).evaluate(torch.zeros(2, 32))
+    assert evaluation.reference_example["text"] == expected
+    assert evaluation.reference_example["label"] == ("low" if "bad" in expected else "high")
