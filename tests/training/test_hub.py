@@ -104,7 +104,7 @@ def test_code_among_pickled_weights_is_not_run(folder: Path, tmp_path: Path) -> 
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("name", ["tf_model.h5", "flax_model.msgpack", "model.gguf", "openvino_model.bin"])
+@pytest.mark.parametrize("name", ["tf_model.h5", "flax_model.msgpack", "openvino_model.bin"])
 def test_weights_of_other_libraries_alone(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

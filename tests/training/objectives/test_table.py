@@ -19,6 +19,7 @@ from mpt_edge.training.data.examples import Examples, TaskData
 from mpt_edge.training.data.recipes import Recipe
 from mpt_edge.training.objectives.distillation import Distillation, Teacher
 from mpt_edge.training.objectives.generative import ChoiceObjective, GenerationObjective
+from mpt_edge.training.objectives.label_vectors import LabelVectorObjective
 from mpt_edge.training.objectives.mask import MaskObjective
 from mpt_edge.training.objectives.similarity import SimilarityObjective
 from mpt_edge.training.objectives.table import OBJECTIVES, find_objective, make_objectives
@@ -83,7 +84,9 @@ def test_a_teacher_of_another_position_leaves_the_backbone_alone(tmp_path: Path)
 
 
 def test_every_row_is_a_head_type_that_task_files_may_name() -> None:
-    assert list(OBJECTIVES.values()) == [SimilarityObjective, MaskObjective, GenerationObjective, ChoiceObjective]
+    assert list(OBJECTIVES.values()) == [
+        SimilarityObjective, LabelVectorObjective, MaskObjective, GenerationObjective, ChoiceObjective,
+    ]  # fmt: skip
     assert all(find_head_type(name) is objective.head_type for name, objective in OBJECTIVES.items())
 
 
@@ -93,6 +96,8 @@ def test_defaults_of_each_family(tiny: EncoderBackbone, writer: GenerativeBackbo
     assert find_objective(writer, recipe) is ChoiceObjective
     text = replace(recipe, labels={}, head_type="generation", metric="f1")
     assert find_objective(writer, text) is GenerationObjective
+    vectors = replace(recipe, head_type="label_vectors")
+    assert find_objective(tiny, vectors) is LabelVectorObjective
     masked = replace(recipe, head_type="mask", template="{text} {mask}")
     assert find_objective(tiny, masked) is MaskObjective
 
@@ -104,7 +109,7 @@ def test_head_types_that_the_backbone_lacks(tiny: EncoderBackbone, writer: Gener
     with pytest.raises(InputError, match="'topic' states head_type = 'similarity', which is for encoders, and tiny-ll"):
         find_objective(writer, replace(recipe, head_type="similarity"))
     with pytest.raises(
-        InputError, match="no training for head_type 'words'; use one of similarity, mask, generation, ch"
+        InputError, match="no training for head_type 'words'; use one of similarity, label_vectors, mask, "
     ):
         find_objective(tiny, replace(recipe, head_type="words"))
 
