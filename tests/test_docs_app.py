@@ -66,7 +66,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in ("prompts", "tasks"):
         shutil.copytree(ROOT / "models" / "minilm-l6" / kind, folder / "models" / "minilm-l6" / kind)
     (script,) = blocks("app.md", "sh")
-    assert "9 tasks are as they were made" in script.run(folder)
+    assert "12 tasks are as they were made" in script.run(folder)
     shutil.copytree(folder / "bundles" / "app", folder / "models" / "minilm-l6", dirs_exist_ok=True)
     return folder
 
@@ -100,7 +100,7 @@ def test_the_server(clone: Path, monkeypatch: pytest.MonkeyPatch):
     assert [each.get("label", each.get("error")) for each in json.loads(rows)["answers"]] == [
         "number", "play music", "the text is empty; pass at least one word.",
     ]  # fmt: skip
-    assert len(json.loads(tasks)["tasks"]) == 9
+    assert len(json.loads(tasks)["tasks"]) == 12
     assert json.loads(installed)["task"] == "sst2"
 
 

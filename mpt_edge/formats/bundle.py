@@ -34,7 +34,7 @@ class Bundle(BundleReader):
 
     >>> bundle = Bundle.open("models/minilm-l6")
     >>> bundle.task_names[:3]
-    ['banking77', 'clinc150', 'sms_spam']
+    ['banking77', 'clinc150', 'cr']
     """
 
     def check_install(
