@@ -108,6 +108,10 @@ class BundleReader:
         """Names of the tasks in the manifest, sorted."""
         return task_names(self.manifest.files)
 
+    def has_task(self, name: str) -> bool:
+        """Whether the manifest lists a task; as fast with thousands of them as with one."""
+        return isinstance(name, str) and NAME.fullmatch(name) is not None and task_key(name) in self.manifest.files
+
     def task_bytes(self, name: str) -> int:
         """Return the size of a task's file in bytes, as the manifest has it."""
         return self.manifest.files[task_key(name)]["size"]
@@ -346,7 +350,7 @@ class BundleReader:
             yield f"number of layers than {self.manifest.layers}"
 
     def _check_known(self, task: str) -> None:
-        if not isinstance(task, str) or NAME.fullmatch(task) is None or task not in self.task_names:
+        if not self.has_task(task):
             raise UnknownTaskError(task, self.task_names, str(self.folder))
 
     def _check(self, name: str, digest: str) -> None:

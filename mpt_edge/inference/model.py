@@ -381,7 +381,7 @@ class Model(ABC):
             return added
         with self._reading:
             self.bundle.reload()  # it may have been installed, replaced or removed since
-            if name not in self.bundle.task_names:
+            if not self.bundle.has_task(name):
                 raise UnknownTaskError(name, self.tasks, str(self.bundle.folder))
             return self.bundle.task(name)
 

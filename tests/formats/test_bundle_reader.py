@@ -321,3 +321,13 @@ def test_a_damaged_graph_is_not_opened(folder: Path) -> None:
     (folder / MODEL).write_bytes(data)
     with pytest.raises(CorruptFileError, match=r"model\.onnx"), Bundle.open(folder).opening_graphs():
         pytest.fail("the graph was opened")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_there"),
+    [("topic", True), ("Topic", False), ("", False), ("../tasks/topic", False), ("a/topic", False), (None, False)],
+)
+def test_tasks_that_are_there(tiny_bundle: Path, name: object, is_there: bool) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    assert bundle.has_task(name) is is_there  # type: ignore[arg-type]
+    assert (name in bundle.task_names) is is_there
