@@ -95,7 +95,8 @@ class MultitaskPrompt(nn.Module):
     def largest(self, task: int) -> float:
         """Return the largest magnitude of one task's balanced vectors, and of P* where it is trained."""
         parts = [*balance(self.u[task], self.v[task]), *([self.shared] if self.shared.requires_grad else [])]
-        parts += self.labels[str(task)].parameters() if str(task) in self.labels else []
+        # Steps of label vectors are in float16 as well, and below four times the largest number.
+        parts += [4 * each for each in self.labels[str(task)].parameters()] if str(task) in self.labels else []
         return float(torch.stack([part.abs().max() for part in parts]).max())  # NaN where any is
 
     @torch.no_grad()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from mpt_edge.errors import TrainingError
 from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, balance
+from mpt_edge.training.quantized_labels import QuantizedLabels
 from mpt_edge.training.settings import Settings
 
 
@@ -70,3 +72,16 @@ def test_plain_prompts_are_trained_at_the_prompts_learning_rate() -> None:
     (group,) = prompts.groups(Settings(prompt_lr=0.25, task_lr=0.5))
     assert group["lr"] == 0.25
     assert [tuple(parameter.shape) for parameter in group["params"]] == [(2, 3), (4, 3)]
+
+
+@pytest.mark.parametrize("levels", [2, 256])
+def test_label_vectors_are_too_large_before_their_steps_are(levels: int) -> None:
+    """A step that float16 has no room for has no sentence of its own."""
+    prompts = MultitaskPrompt(torch.ones(2, 3), 1)
+    labels = QuantizedLabels(torch.tensor([[16_000.0] * 3, [-16_000.0] * 3]), levels)
+    prompts.add_labels(0, labels)
+    assert prompts.largest(0) < torch.finfo(torch.float16).max
+    assert np.isfinite(labels.rounded().steps).all()
+    with torch.no_grad():
+        labels.vectors *= 3
+    assert prompts.largest(0) > torch.finfo(torch.float16).max
