@@ -2,7 +2,7 @@
 
 Such a prompt leaves nothing in a layer but its keys and values: the next layer cuts its states off and puts its
 own virtual tokens there. The cut moves up to the end of the attention, so that neither the products after it nor
-the norms compute states that are cut off. A task is then selected in a quarter of the time.
+the norms compute states that are cut off. A prompt is then encoded in a quarter of the time.
 """
 
 from __future__ import annotations
