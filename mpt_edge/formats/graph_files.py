@@ -7,6 +7,11 @@ a file, so a graph of 80 KB takes about a millisecond.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+
+from mpt_edge._files import read_small
+from mpt_edge.errors import CorruptFileError
+from mpt_edge.formats.manifest import MANIFEST
 
 #: Key of a tensor's external file.
 _KEY = b"location"
@@ -25,6 +30,23 @@ _FIELDS = {
 
 #: Largest depth of graphs in graphs.
 _MAX_DEPTH = 64
+
+#: Size limit of a graph, whose weights are in another file.
+_MAX_GRAPH = 256 << 20
+
+
+def check_weights(graph: Path, weights: str) -> None:
+    """Check that a graph reads weights from the file named ``weights`` beside it alone. Raises CorruptFileError."""
+    data = read_small(graph, _MAX_GRAPH)
+    try:
+        named = external_files(data)
+    except ValueError as error:
+        raise CorruptFileError(f"{graph} is no ONNX graph ({error}); export the bundle again.") from error
+    foreign = sorted(named - {weights})
+    if foreign:
+        raise CorruptFileError(
+            f"{graph} reads weights from {foreign[0]!r}, which {MANIFEST} does not list; export the bundle again."
+        )
 
 
 def external_files(graph: bytes) -> set[str]:

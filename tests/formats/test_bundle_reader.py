@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,9 +15,10 @@ import pytest
 
 import mpt_edge
 from mpt_edge.errors import BundleNotFoundError, CorruptFileError, InputError, MismatchError, UnknownTaskError
+from mpt_edge.formats import bundle_reader
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.bundle_reader import MANIFEST, MODEL, TOKENIZER, graph_names, weights_name
-from mpt_edge.formats.manifest import Family, Precision
+from mpt_edge.formats.manifest import Family, Manifest, Precision, read_manifest
 from mpt_edge.formats.placement import PEFT_PLACEMENT, Placement, PromptPosition
 from mpt_edge.formats.prompts import SharedPrompt
 from mpt_edge.formats.taskfile import TaskFile
@@ -331,3 +333,50 @@ def test_tasks_that_are_there(tiny_bundle: Path, name: object, is_there: bool) -
     bundle = Bundle.open(tiny_bundle)
     assert bundle.has_task(name) is is_there  # type: ignore[arg-type]
     assert (name in bundle.task_names) is is_there
+
+
+def test_manifest_is_read_again_only_where_its_file_changed(
+    folder: Path, task_file: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = Bundle.open(folder), Bundle.open(folder)
+    reads: list[Path] = []
+
+    def counted(path: Path) -> Manifest:
+        reads.append(path)
+        return read_manifest(path)
+
+    reader.reload()
+    monkeypatch.setattr(bundle_reader, "read_manifest", counted)
+    reader.reload()
+    assert reads == []
+    writer.install_untested(task_file("new"))
+    reads.clear()
+    reader.reload()
+    reader.reload()
+    assert len(reads) == 1
+    assert reader.has_task("new")
+    writer.remove("new")
+    reader.reload()
+    assert not reader.has_task("new")
+
+
+def test_changed_manifest_of_the_same_size_and_time_is_read_again(folder: Path) -> None:
+    """An editor that writes in place and restores the time leaves the time of the entry's change."""
+    reader = Bundle.open(folder)
+    reader.reload()
+    path = folder / MANIFEST
+    before = path.stat()
+    flip(path, 100)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    with pytest.raises(CorruptFileError):
+        reader.reload()
+
+
+def test_missing_manifest_is_noticed(folder: Path) -> None:
+    reader = Bundle.open(folder)
+    reader.reload()
+    (folder / MANIFEST).unlink()
+    with pytest.raises(CorruptFileError):
+        reader.reload()
