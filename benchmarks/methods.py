@@ -178,7 +178,7 @@ def lora(tasks: Sequence[TaskData], budget: Budget, observe: Observer) -> dict[s
         backbone = load_encoder(BACKBONE)
         config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
         model = inject_adapter_in_model(config, backbone.model.model)
-        return backbone, WholeModel(_unfreeze(model, lambda name: "lora_" in name), LORA_LR)
+        return backbone, WholeModel(unfreeze(model, lambda name: "lora_" in name), LORA_LR)
 
     return _each_alone(tasks, budget, observe, adapted)
 
@@ -188,7 +188,7 @@ def fine_tuning(tasks: Sequence[TaskData], budget: Budget, observe: Observer) ->
 
     def unfrozen() -> tuple[EncoderBackbone, Prompts]:
         backbone = load_encoder(BACKBONE)
-        return backbone, WholeModel(_unfreeze(backbone.model.model, lambda name: "pooler" not in name), TUNING_LR)
+        return backbone, WholeModel(unfreeze(backbone.model.model, lambda name: "pooler" not in name), TUNING_LR)
 
     return _each_alone(tasks, budget, observe, unfrozen)
 
@@ -286,7 +286,7 @@ def _test(objective: SimilarityObjective, prompt: Tensor | None) -> float:
     return objective.score(prompt, objective.data.test)
 
 
-def _unfreeze(model: nn.Module, is_trained: Callable[[str], bool]) -> dict[str, nn.Parameter]:
+def unfreeze(model: nn.Module, is_trained: Callable[[str], bool]) -> dict[str, nn.Parameter]:
     """Return the parameters to train, by name, with gradient."""
     result = {name: parameter for name, parameter in model.named_parameters() if is_trained(name)}
     for parameter in result.values():

@@ -60,6 +60,7 @@ MaxTasks = Annotated[
     typer.Option(min=0, help="Sample 2 to this many tasks per step; 0 takes --tasks-per-step batches."),
 ]
 ExamplesPerEpoch = Annotated[int, typer.Option(min=1, help="Maximum examples of one task in an epoch.")]
+ValidationExamples = Annotated[int, typer.Option(min=1, help="Maximum validation examples after each epoch.")]
 PromptLr = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of the shared prompt.")]
 TaskLr = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of u and v.")]
 LabelLr = Annotated[float, typer.Option(min=0.0, max=100.0, help="Learning rate of label vectors.")]
@@ -131,6 +132,7 @@ def source(
     prompt_lr: PromptLr = Settings.prompt_lr,
     task_lr: TaskLr = Settings.task_lr,
     label_lr: LabelLr = Settings.label_lr,
+    validation_examples: ValidationExamples = Settings.validation_examples,
     distill: Distill = DistillationSettings.weight,
     distill_temperature: DistillTemperature = DistillationSettings.temperature,
     distill_hidden: DistillHidden = DistillationSettings.hidden,
@@ -156,6 +158,7 @@ def source(
         prompt_lr=prompt_lr,
         task_lr=task_lr,
         label_lr=label_lr,
+        validation_examples=validation_examples,
         precision=precision,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
@@ -224,6 +227,7 @@ def target(
     prompt_lr: PromptLr = Settings.prompt_lr,
     task_lr: TaskLr = Settings.task_lr,
     label_lr: LabelLr = Settings.label_lr,
+    validation_examples: ValidationExamples = Settings.validation_examples,
     precision: PrecisionOption = None,
     gradient_checkpointing: GradientCheckpointing = Settings.gradient_checkpointing,
     seed: Seed = Settings.seed,
@@ -243,6 +247,7 @@ def target(
         prompt_lr=prompt_lr,
         task_lr=task_lr,
         label_lr=label_lr,
+        validation_examples=validation_examples,
         precision=precision,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mpt_edge.errors import TrainingError
-from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, balance
+from mpt_edge.training.multitask import MultitaskPrompt, PlainPrompts, balance, layer_units
 from mpt_edge.training.quantized_labels import QuantizedLabels
 from mpt_edge.training.settings import Settings
 
@@ -59,7 +59,7 @@ def test_rounding_refuses_what_float16_does_not_hold() -> None:
     prompts = MultitaskPrompt(torch.full((2, 3), 7e4), 1)
     with pytest.raises(TrainingError, match=r"7e\+04, more than float16 holds; start again with lower learning rates"):
         prompts.round_to_half()
-    prompts.shared.requires_grad_(requires_grad=False)  # its file stays as it is
+    prompts.scaled.requires_grad_(requires_grad=False)  # its file stays as it is
     prompts.round_to_half()
     assert torch.equal(prompts.shared, torch.full((2, 3), 7e4))
 
@@ -85,3 +85,42 @@ def test_label_vectors_are_too_large_before_their_steps_are(levels: int) -> None
     with torch.no_grad():
         labels.vectors *= 3
     assert prompts.largest(0) > torch.finfo(torch.float16).max
+
+
+def layered() -> torch.Tensor:
+    """Return values ``(3, 4, 5)`` that grow from layer to layer, with one massive token."""
+    values = (
+        torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9.0, 0.2, 130.0])[:, None]
+    )
+    values[0, 1] = 25_000.0
+    return values
+
+
+def test_units_are_the_layers_sizes_beside_the_first_and_change_no_value() -> None:
+    values = layered()
+    assert layer_units(values[:, 0]).tolist() == [[1.0]]
+    units = layer_units(values)
+    assert torch.equal(torch.frexp(units).mantissa, torch.full((4, 1), 0.5))
+    sizes = values.square().mean(-1).sqrt().median(0).values
+    ratio = units[:, 0] / (sizes / sizes[0])
+    assert (ratio > 2**-0.51).all()
+    assert (ratio < 2**0.51).all()
+    assert torch.equal(MultitaskPrompt(values, 1).shared, values)
+    assert torch.equal(PlainPrompts([values])(0), values)
+
+
+def test_a_step_moves_each_layer_by_its_unit() -> None:
+    values, settings = layered(), Settings(prompt_lr=0.25, task_lr=0.0)
+    for prompts in (MultitaskPrompt(values, 1), PlainPrompts([values])):
+        prompt = prompts(0)
+        optimizer = torch.optim.AdamW(prompts.groups(settings), weight_decay=0.0)
+        prompt.sum().backward()
+        optimizer.step()
+        moved = values - prompts(0).detach()
+        torch.testing.assert_close(moved, 0.25 * layer_units(values).expand_as(values), rtol=1e-2, atol=1e-3)
+
+
+def test_rounded_values_are_what_a_file_has() -> None:
+    prompts = MultitaskPrompt(layered(), 1)
+    prompts.round_to_half()
+    assert torch.equal(prompts.shared, layered().half().float())

@@ -47,7 +47,7 @@ def test_the_best_validated_values_are_kept(
     run.train(lambda progress: after.update({progress.step: state(run)}))
     assert run.best_score == pytest.approx(0.9)
     assert all(torch.equal(value, state(run)[key]) for key, value in after[10].items())
-    assert not torch.equal(after[10]["shared"], after[15]["shared"])
+    assert not torch.equal(after[10]["scaled"], after[15]["scaled"])
 
 
 def test_an_epoch_is_scored_on_examples_of_every_label(
@@ -103,7 +103,7 @@ def test_a_value_that_float16_does_not_hold_ends_the_run(
     def grow(progress: Progress) -> None:
         if progress.step == 2:
             with torch.no_grad():
-                (run.prompts.shared if part == "shared" else getattr(run.prompts, part)[1])[0] = value
+                (run.prompts.scaled if part == "shared" else getattr(run.prompts, part)[1])[0] = value
 
     with pytest.raises(TrainingError, match=r"a value became .* at step 3 on task .*start again with lower ones"):
         run.train(grow)
@@ -123,7 +123,7 @@ def test_prompt_lr_zero_leaves_the_shared_prompt_alone(tiny: EncoderBackbone, tm
     weights = {key: value.clone() for key, value in tiny.model.state_dict().items()}
     run.train(silent)
     end = state(run)
-    assert torch.equal(start["shared"], end["shared"])
+    assert torch.equal(start["scaled"], end["scaled"])
     assert not torch.equal(start["u.0"], end["u.0"])
     assert not torch.equal(start["v.1"], end["v.1"])
     assert all(torch.equal(value, tiny.model.state_dict()[key]) for key, value in weights.items())
@@ -205,9 +205,9 @@ def test_a_step_follows_the_mean_of_its_batches(tiny: EncoderBackbone, tmp_path:
     run = trainer(tiny, tmp_path)
     step, rng = run.schedule[0], np.random.default_rng(0)
     losses = [run.objectives[batch.task].loss(run.prompts(batch.task), batch, rng).total for batch in step]
-    (expected,) = torch.autograd.grad(sum(losses) / SETTINGS.tasks_per_step, run.prompts.shared)
+    (expected,) = torch.autograd.grad(sum(losses) / SETTINGS.tasks_per_step, run.prompts.scaled)
     run._train_step(step)
-    torch.testing.assert_close(run.prompts.shared.grad, expected)
+    torch.testing.assert_close(run.prompts.scaled.grad, expected)
 
 
 def test_parts_of_a_batch_draw_the_same_and_other_batches_do_not(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,8 +100,7 @@ def attend(
     """
     bias = attention_mask if position_bias is None else position_bias
     if softcap is None:
-        result = functional.scaled_dot_product_attention(query, key, value, bias, scale=scaling, enable_gqa=True)
-        return result.transpose(1, 2).contiguous(), None
+        return _fused(query, key, value, bias, scaling).transpose(1, 2).contiguous(), None
     batch, heads, queries, size = query.shape
     groups = key.shape[1]
     factor = size**-0.5 if scaling is None else scaling
@@ -110,6 +110,20 @@ def attend(
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
     result = (weights.view(batch, groups, -1, weights.shape[-1]) @ value).view(batch, heads, queries, size)
     return result.transpose(1, 2).contiguous(), None
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float | None) -> Tensor:
+    """Return attended values ``(batch, heads, queries, head size)`` from PyTorch's fused function.
+
+    In mixed precision on a CPU it computes in float32. Its backward pass takes three times as long in bfloat16: 13 ms
+    a layer of SmolLM2-135M for 18 texts of 57 tokens, on two cores of an AMD EPYC with AVX512-BF16.
+    """
+    is_mixed = query.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    with torch.autocast("cpu", enabled=False) if is_mixed else contextlib.nullcontext():
+        if is_mixed:
+            query, key, value = query.float(), key.float(), value.float()
+            bias = None if bias is None else bias.float()
+        return functional.scaled_dot_product_attention(query, key, value, bias, scale=scaling, enable_gqa=True)
 
 
 def visibility_bias(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mpt_edge.training.backbones.attention import Cache, visibility_bias
+from mpt_edge.training.backbones.attention import Cache, attend, visibility_bias
 
 
 def make_pair(batch: int, positions: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,3 +50,18 @@ def test_an_empty_cache() -> None:
     assert cache.pairs() == []
     cache.update(*make_pair(2), 0)
     assert len(cache.pairs()) == 1
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_mixed_precision_attends_in_float32(has_bias: bool) -> None:
+    torch.manual_seed(0)
+    query, (key, value) = torch.randn(2, 4, 3, 4), make_pair(2)
+    bias = visibility_bias(torch.tensor([[[[True, True, False]]]]), torch.float32) if has_bias else None
+    expected, _ = attend(None, query, key, value, bias)
+    halves = [each.bfloat16() for each in (query, key, value)]
+    exact, _ = attend(None, *(each.float() for each in halves), bias)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        attended, _ = attend(None, *halves, None if bias is None else bias.bfloat16())
+    assert attended.dtype == torch.float32
+    torch.testing.assert_close(attended, exact)
+    torch.testing.assert_close(attended, expected, atol=0.05, rtol=0.05)
