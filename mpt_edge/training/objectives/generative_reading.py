@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -14,13 +15,16 @@ from mpt_edge._arrays import Floats, Ids
 from mpt_edge.formats.placement import Placement, PromptPosition
 from mpt_edge.inference.runtime.decoding import Decoding
 from mpt_edge.inference.text import Encoded
-from mpt_edge.training.backbones.attention import KeyValue
+from mpt_edge.training.backbones.attention import Cache, KeyValue
 from mpt_edge.training.backbones.backbone import vocabulary_size
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.growing_cache import GrowingCache
 from mpt_edge.training.backbones.seq2seq import PromptedSeq2Seq
 from mpt_edge.training.objectives.target_loss import target_loss
+
+#: Tokens that a pass has to save before its inputs' common beginning is read by itself.
+_MIN_SAVED = 32
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class TextOutput:
     targets: Tensor
     """The target tokens, ``(tokens,)``."""
     hidden: Tensor
-    """Last hidden states, of encoder and decoder where there are both, ``(rows, columns, d)``."""
+    """Last hidden states, of encoder and decoder where there are both, ``(rows, columns, d)``; without the tokens that
+    all inputs begin with where those were read once."""
     mask: Tensor
     """1 for tokens, 0 for padding, ``(rows, columns)``."""
 
@@ -167,18 +172,36 @@ def _read_causal(
     targets: Sequence[Sequence[int]],
 ) -> TextOutput:
     model = backbone.model
-    ids, mask = _pad(backbone, [[*row.ids, *target] for row, target in zip(rows, targets, strict=True)])
+    common = _common_tokens([row.ids for row in rows])
+    inputs = [row.ids[len(common) :] for row in rows]
+    ids, mask = _pad(backbone, [[*text, *target] for text, target in zip(inputs, targets, strict=True)])
     length = 0 if prompt is None else len(prompt)
     past = None if prompt is None else model.encode_prompt(prompt.to(ids.device)[None], position=position)
-    keys = functional.pad(mask, (length, 0), value=1)
-    hidden, _ = model(ids, keys, model.text_positions(mask, length, position), past=past)
+    if common:
+        start = torch.tensor([common], device=ids.device)
+        seen = torch.ones(1, length + len(common), dtype=torch.long, device=ids.device)
+        places = model.text_positions(torch.ones_like(start), length, position)
+        _, past = model(start, seen, places, past=Cache(past, 1))
+    keys = functional.pad(mask, (length + len(common), 0), value=1)
+    hidden, _ = model(ids, keys, model.text_positions(mask, length, position) + len(common), past=past)
     before_targets = [
         (i, column)
-        for i, (row, target) in enumerate(zip(rows, targets, strict=True))
-        for column in range(len(row.ids) - 1, len(row.ids) + len(target) - 1)
+        for i, (text, target) in enumerate(zip(inputs, targets, strict=True))
+        for column in range(len(text) - 1, len(text) + len(target) - 1)
     ]
     at, columns = torch.tensor(before_targets, device=ids.device).T
     return TextOutput(model, hidden[at, columns], ids[at, columns + 1], hidden.float(), mask)
+
+
+def _common_tokens(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Return the tokens that all inputs of a pass begin with: an instruction, which then is read once.
+
+    At least one token of each input is left to predict its target. So few that a pass of their own costs more than it
+    saves are read with the rest.
+    """
+    columns = zip(*(row[:-1] for row in rows), strict=False)
+    common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+    return common if len(common) * (len(rows) - 1) >= _MIN_SAVED else []
 
 
 def _read_seq2seq(

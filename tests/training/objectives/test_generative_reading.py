@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mpt_edge.formats.placement import Layout, Placement, PromptPosition
+from mpt_edge.inference.text import Encoded
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import open_backbone
-from mpt_edge.training.objectives.generative_reading import read_texts
-from tests.support import adapters
+from mpt_edge.training.objectives.generative_reading import _common_tokens, read_texts
+from tests.support import adapters, causal
 
 TARGETS = [[7, 9, 11], [8]]
 
@@ -50,3 +52,49 @@ def test_a_prompt_of_word_embeddings_is_read_as_transformers_reads_it(tmp_path: 
     words = model.get_input_embeddings()(torch.tensor([*row.ids, *TARGETS[0]]))
     expected = model(inputs_embeds=torch.cat([prompt, words])[None]).logits[0, -4:-1]
     torch.testing.assert_close(output.logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("position", list(PromptPosition))
+@pytest.mark.parametrize("kind", sorted(causal.CONFIGS))
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_a_common_beginning_is_read_once_with_the_same_result(
+    tmp_path: Path, kind: str, position: PromptPosition, is_checkpointed: bool
+) -> None:
+    """Losses, and gradients through it, are those of rows read alone, which share nothing."""
+    backbone = open_backbone(str(adapters.save_base("gpt2", tmp_path / "gpt2")))
+    assert isinstance(backbone, CausalBackbone)
+    backbone = replace(backbone, model=causal.build(kind)[1])
+    if is_checkpointed:
+        backbone.model.enable_gradient_checkpointing()
+    ids = [[*range(5, 45), *end] for end in ([61], [62, 63, 64])]
+    rows = [Encoded(each, [0] * len(each), truncated=False) for each in ids]
+    layers, width = len(backbone.model.layers), backbone.model.hidden_size
+    shape = (4, layers, width) if position is PromptPosition.ALL_LAYERS else (4, width)
+    prompt = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    calls: list[tuple[int, ...]] = []
+    backbone.model.register_forward_pre_hook(lambda _, args: calls.append(tuple(args[0].shape)))
+    output = read_texts(backbone, prompt, Placement(position=position), rows, TARGETS)
+    assert calls[-2:] == [(1, 40), (2, 4)]
+    (gradient,) = torch.autograd.grad(output.loss(), prompt)
+    alone = [
+        read_texts(backbone, prompt, Placement(position=position), [row], [target])
+        for row, target in zip(rows, TARGETS, strict=True)
+    ]
+    torch.testing.assert_close(output.logits, torch.cat([each.logits for each in alone]), atol=1e-4, rtol=1e-4)
+    (expected,) = torch.autograd.grad(sum(each.loss() for each in alone), prompt)
+    torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "common"),
+    [
+        ([[1] * 40, [1] * 40], [1] * 39),  # the last token predicts the target
+        ([[1] * 40 + [2, 3], [1] * 40 + [4]], [1] * 40),
+        ([[1] * 20 + [2], [1] * 20 + [4]], []),  # too few
+        ([[1] * 20 + [2], [1] * 20 + [4], [1] * 20 + [5]], [1] * 20),
+        ([[1] * 40], []),
+        ([[1, 2], [2, 2]], []),
+    ],
+)
+def test_common_beginning(rows: list[list[int]], common: list[int]) -> None:
+    assert _common_tokens(rows) == common
