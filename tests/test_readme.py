@@ -105,7 +105,7 @@ def test_makefile_targets_named_in_pages_exist():
         README,
         *(path.read_text(encoding="utf-8") for path in [ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]),
     ]
-    targets = {target for page in pages for target in re.findall(r"(?:^|`)make (\w+)", page, re.MULTILINE)}
+    targets = {target for page in pages for target in re.findall(r"(?:^|`)make ([\w-]+)", page, re.MULTILINE)}
     assert {"demo", "test", "docs", "format"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

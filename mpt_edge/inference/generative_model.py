@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from mpt_edge._arrays import Floats
 from mpt_edge.errors import InputError
@@ -15,6 +16,7 @@ from mpt_edge.inference.answers import Answer, Stream
 from mpt_edge.inference.arguments import check_name, check_text
 from mpt_edge.inference.batching import MAX_TOKENS, by_length
 from mpt_edge.inference.generation.choice import likelihoods
+from mpt_edge.inference.generation.opening import Opening, common_beginning
 from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid, check_finite
 from mpt_edge.inference.heads.generative_head import GenerativeHead
 from mpt_edge.inference.heads.text_generation import TextGeneration
@@ -24,7 +26,7 @@ from mpt_edge.inference.runtime.decoding import Decoding, OnnxGenerator
 from mpt_edge.inference.runtime.seq2seq import OnnxSeq2Seq
 from mpt_edge.inference.runtime.session import SessionOptions
 from mpt_edge.inference.selection import MAX_CACHE_BYTES
-from mpt_edge.inference.text import Text
+from mpt_edge.inference.text import Encoded, Text
 
 
 class GenerativeModel(Model):
@@ -89,7 +91,18 @@ class GenerativeModel(Model):
         cache = self.backbone.encode_prompt(composed, layout)
         check_finite(file, cache)
         task = ComposedTask(file, shared.placement, composed, cache, shared.head)
-        return SelectedTask(**vars(task), head=head_class.prepare(task, self))
+        opening = self._read_opening(task) if isinstance(self.backbone, OnnxCausal) else None
+        return SelectedTask(**vars(task), head=head_class.prepare(task, self), opening=opening)
+
+    def _read_opening(self, task: ComposedTask) -> Opening | None:
+        """Read what all inputs of a task begin with; None if that is too little."""
+        assert isinstance(self.backbone, OnnxCausal)
+        ids = common_beginning(self.texts, task.file)
+        if not ids or len(task.file.u) + len(ids) >= self._context:
+            return None
+        opening = Opening(ids, self.backbone.extend_prompt(task.cache, ids))
+        check_finite(task.file, opening.cache)
+        return opening
 
     def _options(self, task: SelectedTask, given: GenerationKwargs) -> GenerationOptions:
         """Return the task's options, overridden by the request's."""
@@ -141,8 +154,14 @@ class GenerativeModel(Model):
 
     def _open(self, requests: Sequence[Request]) -> tuple[Decoding, Floats]:
         """Read the inputs of requests, each under its own prompt."""
-        batch = self.texts.pad([request.row for request in requests])
-        return self.backbone.open(batch, [request.task.cache for request in requests])
+        openings = [_opening(request) for request in requests]
+        rows = [_rest(request.row, opening) for request, opening in zip(requests, openings, strict=True)]
+        caches = [
+            request.task.cache if opening is None else opening.cache
+            for request, opening in zip(requests, openings, strict=True)
+        ]
+        held = [0 if opening is None else len(opening.ids) for opening in openings]
+        return self.backbone.open(self.texts.pad(rows), caches, held)
 
     def _stream(self, text: object, task: SelectedTask, options: GenerationKwargs) -> Stream:
         head = task.head
@@ -167,6 +186,18 @@ class GenerativeModel(Model):
             lengths = [len(requests[i].row.ids) for i in members]
             for run in by_length(lengths, max(1, batch_size // width), MAX_TOKENS):
                 yield [members[i] for i in run]
+
+
+def _opening(request: Request) -> Opening | None:
+    """Return the opening of a request's task, if the request begins so."""
+    opening = request.task.opening
+    return opening if opening is not None and opening.begins(request.row) else None
+
+
+def _rest(row: Encoded, opening: Opening | None) -> Encoded:
+    """Return the tokens after an opening."""
+    count = 0 if opening is None else len(opening.ids)
+    return replace(row, ids=row.ids[count:], types=row.types[count:])
 
 
 def _head(task: SelectedTask) -> GenerativeHead:

@@ -107,6 +107,7 @@ def task_bytes(task: SelectedTask) -> int:
     own = task.file.own_prompt
     held: list[object] = [task.file.u, task.file.v, task.prompt, *task.cache.values()]
     held += [] if own is None else [own.values]
+    held += [] if task.opening is None else task.opening.cache.values()
     held += vars(task.head).values()
     return sum(array.nbytes for array in _arrays(held))
 

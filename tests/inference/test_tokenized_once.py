@@ -110,6 +110,6 @@ def test_the_command_with_a_generative_model(
     options = ["--bundle", writer_bundle, "--threads", 1, "--json", "--on-error", "skip"]
     result = run_here("run", "--task", name, "--input", tmp_path / "rows.jsonl", *options)
     assert len(result.stdout.splitlines()) == len(TEXTS)
-    assert [text for text in seen if "happy" not in text and "sad" not in text] == [
+    assert [text for text in seen if any(each in text for each in TEXTS)] == [
         template.replace("{text}", text) for text in TEXTS
     ]

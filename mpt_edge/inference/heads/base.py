@@ -17,6 +17,7 @@ from mpt_edge.formats.linear_head import LinearHead
 from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Answer, Prediction
+from mpt_edge.inference.generation.opening import Opening
 from mpt_edge.inference.numerics import softmax
 from mpt_edge.inference.runtime.kv_cache import PromptCache
 from mpt_edge.inference.text import Encoded
@@ -63,6 +64,8 @@ class SelectedTask(ComposedTask):
     """A composed task with its prepared head."""
 
     head: Head = field(kw_only=True)
+    opening: Opening | None = field(default=None, kw_only=True)
+    """Beginning of all inputs, where it is read with the prompt."""
 
 
 @dataclass(frozen=True)

@@ -69,18 +69,23 @@ class OnnxCausal:
         arrays = check_outputs(self.session.run(self.present, feeds), capacity.shape, self._path)
         return dict(zip(self.past, arrays, strict=True))
 
-    def open(self, batch: Batch, caches: Sequence[PromptCache]) -> tuple[CausalDecoding, Floats]:
-        """Read texts, each under its own prompt; see `OnnxGenerator.open`.
+    def extend_prompt(self, cache: PromptCache, ids: Sequence[int]) -> PromptCache:
+        """Return the keys and values of a prompt and of tokens after it, with which texts begin."""
+        seen = np.ones((1, cache[self.past[0]].shape[2]), np.int64)
+        state = CausalDecoding(self, cache, seen, np.zeros(1, np.int64))
+        tokens = np.array([ids], np.int64)
+        state.read(tokens, np.ones_like(tokens), last_only=True)
+        return state.content()
 
-        Args:
-            batch: the tokens.
-            caches: a prompt for each row, or one for all.
-        """
+    def open(
+        self, batch: Batch, caches: Sequence[PromptCache], held: Sequence[int] = ()
+    ) -> tuple[CausalDecoding, Floats]:
+        """Read texts, each under its own prompt; see `OnnxGenerator.open`."""
         rows = len(batch.input_ids)
         cache, seen = caches[0], np.ones((rows, caches[0][self.past[0]].shape[2]), np.int64)
         if any(other is not cache for other in caches):
             cache, seen = stack(caches)
-        state = CausalDecoding(self, cache, seen)
+        state = CausalDecoding(self, cache, seen, np.array(held or [0] * rows))
         return state, state.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
 
     def decoder_prefix(self, ids: list[int]) -> list[int]:
@@ -91,17 +96,18 @@ class OnnxCausal:
 class CausalDecoding(Decoding):
     """Rows of a decoder-only model; see `Decoding`."""
 
-    def __init__(self, backbone: OnnxCausal, cache: PromptCache, seen: Ids) -> None:
+    def __init__(self, backbone: OnnxCausal, cache: PromptCache, seen: Ids, held: Ids) -> None:
         """Start after prompts.
 
         Args:
             backbone: the graph.
             cache: keys and values of the prompts, batch one or a row each.
             seen: 1 for cached rows that a row attends to, ``(rows, l)``.
+            held: how many of them are a text's, ``(rows,)``.
         """
         no_prompt = np.zeros((len(seen), *backbone.prompt_shape(0)), np.float32)
         self._cache = KeyValueCache(backbone.session, cache, seen, {"prompt": no_prompt})
-        first = np.zeros(len(seen), np.int64) if backbone.positions_from_zero else seen.sum(1)
+        first = held if backbone.positions_from_zero else seen.sum(1)
         self._next = first[:, None]
 
     @property
@@ -137,6 +143,10 @@ class CausalDecoding(Decoding):
         }
         self._next = self._next + steps[:, -1:]
         return self._cache.read(feeds, mask)
+
+    def content(self) -> PromptCache:
+        """Return a copy of the keys and values so far, a row each."""
+        return self._cache.content()
 
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder rows; see `Decoding.select`."""

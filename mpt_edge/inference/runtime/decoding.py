@@ -68,8 +68,13 @@ class OnnxGenerator(Protocol):
     def encode_prompt(self, prompt: Floats, layout: Layout = Layout.PREFIX) -> PromptCache:
         """Return the cached keys and values of a prompt ``(l, d)`` or ``(l, layers, d)``."""
 
-    def open(self, batch: Batch, caches: Sequence[PromptCache]) -> tuple[Decoding, Floats]:
+    def open(self, batch: Batch, caches: Sequence[PromptCache], held: Sequence[int] = ()) -> tuple[Decoding, Floats]:
         """Read texts, each under its own prompt, or all under one.
+
+        Args:
+            batch: the tokens.
+            caches: a prompt for each row, or one for all.
+            held: how many of each text's first tokens its cache holds, and the batch does not; empty for none.
 
         Returns:
             The state from which each row continues, and the logits of its first new token, ``(rows, vocabulary)``;

@@ -102,6 +102,10 @@ class KeyValueCache:
         self._run(tokens, 1, self._step)
         return self._step[:, 0]
 
+    def content(self) -> PromptCache:
+        """Return a copy of the keys and values so far."""
+        return {name: array[:, :, : self.length].copy() for name, array in self._cache.items()}
+
     def select(self, rows: Ids) -> None:
         """Keep, repeat or reorder texts by their indices, ``(new rows,)``."""
         if len(rows) == self.rows and (rows == np.arange(self.rows)).all():

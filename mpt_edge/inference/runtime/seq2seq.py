@@ -83,13 +83,13 @@ class OnnxSeq2Seq:
         arrays = self._run(nothing, np.ones((1, len(prompt)), np.int64), prompt[None], {})
         return dict(zip([*self._past, *self._cross], arrays, strict=True))
 
-    def open(self, batch: Batch, caches: Sequence[PromptCache]) -> tuple[Seq2SeqDecoding, Floats]:
-        """Read texts, each under its own prompt; see `OnnxGenerator.open`.
-
-        Args:
-            batch: the tokens.
-            caches: a prompt for each row, or one for all.
-        """
+    def open(
+        self,
+        batch: Batch,
+        caches: Sequence[PromptCache],
+        held: Sequence[int] = (),  # noqa: ARG002
+    ) -> tuple[Seq2SeqDecoding, Floats]:
+        """Read texts, each under its own prompt; see `OnnxGenerator.open`. No cache holds tokens of a text."""
         rows = len(batch.input_ids)
         if _PROMPT in caches[0]:
             prompts = np.concatenate([cache[_PROMPT] for cache in caches] * (rows if len(caches) == 1 else 1))
