@@ -109,17 +109,22 @@ def shake(model: nn.Module) -> None:
 
 @contextmanager
 def overwritten(layers: Sequence[nn.Module], prompt: torch.Tensor) -> Iterator[None]:
-    """Overwrite the first positions of each layer's input with ``prompt`` ``(l, layers, d)``."""
+    """Overwrite the first positions of the input of each layer's attention with ``prompt`` ``(l, layers, d)``.
 
-    def hook(number: int) -> Any:
-        def change(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            hidden = args[0].clone()
-            hidden[:, : len(prompt)] = prompt[:, number]
-            return (hidden, *args[1:])
+    It is the output of the norm before the attention, in layers that have one, and otherwise the layer's input. T5's
+    prompts enter before the norm.
+    """
 
-        return change
+    def overwrite(number: int, states: torch.Tensor) -> torch.Tensor:
+        return torch.cat([prompt[:, number].expand(len(states), -1, -1), states[:, len(prompt) :]], dim=1)
 
-    handles = [layer.register_forward_pre_hook(hook(i)) for i, layer in enumerate(layers)]
+    def hook(number: int, layer: nn.Module) -> Any:
+        for name, module in layer.named_children():
+            if name in {"input_layernorm", "ln_1", "attn_norm"}:
+                return module.register_forward_hook(lambda _, __, output: overwrite(number, output))
+        return layer.register_forward_pre_hook(lambda _, args: (overwrite(number, args[0]), *args[1:]))
+
+    handles = [hook(number, layer) for number, layer in enumerate(layers)]
     yield
     for handle in handles:
         handle.remove()

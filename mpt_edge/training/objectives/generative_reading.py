@@ -87,24 +87,32 @@ def open_texts(
             _, mask, cross = _run_encoder(backbone, prompt, placement, rows)
         decoding = TorchSeq2SeqDecoding(backbone.model, mask, cross)
         return decoding, decoding.step(np.full(len(rows), backbone.model.start_id, np.int64))
-    state = TorchDecoding(backbone.model, prompt, placement.position, len(rows))
-    return state, state.read(batch.input_ids, batch.attention_mask, last_only=True)[:, 0]
+    common = _common_tokens([row.ids for row in rows])
+    state = TorchDecoding(backbone.model, prompt, placement.position, len(rows), common)
+    left = slice(len(common), None)
+    return state, state.read(batch.input_ids[:, left], batch.attention_mask[:, left], last_only=True)[:, 0]
 
 
 class TorchDecoding(Decoding):
     """Decoding by a decoder-only model; see `mpt_edge.inference.runtime.decoding.Decoding`."""
 
     @torch.no_grad()
-    def __init__(self, model: PromptedCausal, prompt: Tensor | None, position: PromptPosition, rows: int) -> None:
-        """Begin rows after a prompt ``(l, d)`` or ``(l, layers, d)``, or after nothing."""
+    def __init__(
+        self,
+        model: PromptedCausal,
+        prompt: Tensor | None,
+        position: PromptPosition,
+        rows: int,
+        common: Sequence[int] = (),
+    ) -> None:
+        """Begin rows after a prompt ``(l, d)`` or ``(l, layers, d)``, or none, and the tokens that all begin with."""
         self._model = model
         device = next(model.parameters()).device
-        past = None if prompt is None else model.encode_prompt(prompt.to(device)[None], position=position)
-        length = 0 if prompt is None else len(prompt)
-        self._cache = GrowingCache(past, rows)
+        length = (0 if prompt is None else len(prompt)) + len(common)
+        self._cache = GrowingCache(_begin(model, prompt, position, common), rows)
         # These two are in the order of the cache's rows.
         self._seen = torch.ones(rows, length, dtype=torch.long, device=device)
-        first = 0 if model.positions_from_zero(position) else length
+        first = len(common) if model.positions_from_zero(position) else length
         self._next = torch.full((rows, 1), first, device=device)
 
     @property
@@ -176,12 +184,7 @@ def _read_causal(
     inputs = [row.ids[len(common) :] for row in rows]
     ids, mask = _pad(backbone, [[*text, *target] for text, target in zip(inputs, targets, strict=True)])
     length = 0 if prompt is None else len(prompt)
-    past = None if prompt is None else model.encode_prompt(prompt.to(ids.device)[None], position=position)
-    if common:
-        start = torch.tensor([common], device=ids.device)
-        seen = torch.ones(1, length + len(common), dtype=torch.long, device=ids.device)
-        places = model.text_positions(torch.ones_like(start), length, position)
-        _, past = model(start, seen, places, past=Cache(past, 1))
+    past = _begin(model, prompt, position, common)
     keys = functional.pad(mask, (length + len(common), 0), value=1)
     hidden, _ = model(ids, keys, model.text_positions(mask, length, position) + len(common), past=past)
     before_targets = [
@@ -191,6 +194,21 @@ def _read_causal(
     ]
     at, columns = torch.tensor(before_targets, device=ids.device).T
     return TextOutput(model, hidden[at, columns], ids[at, columns + 1], hidden.float(), mask)
+
+
+def _begin(
+    model: PromptedCausal, prompt: Tensor | None, position: PromptPosition, common: Sequence[int]
+) -> list[KeyValue] | None:
+    """Return keys and values of a prompt, or none, and of tokens after it; None for neither."""
+    device = next(model.parameters()).device
+    length = 0 if prompt is None else len(prompt)
+    past = None if prompt is None else model.encode_prompt(prompt.to(device)[None], position=position)
+    if not common:
+        return past
+    ids = torch.tensor([common], device=device)
+    seen = torch.ones(1, length + len(common), dtype=torch.long, device=device)
+    _, present = model(ids, seen, model.text_positions(torch.ones_like(ids), length, position), past=Cache(past, 1))
+    return present  # type: ignore[no-any-return]
 
 
 def _common_tokens(rows: Sequence[Sequence[int]]) -> list[int]:

@@ -103,17 +103,30 @@ def test_initialization_equals_a_prompt_at_the_first_layer(tiny: EncoderBackbone
 
 
 def test_initialization_of_a_causal_model() -> None:
-    """With learned positions, the recorded inputs of the layers include them."""
+    """With learned positions, the recorded inputs of the attention include them."""
     _, prompted = causal.build("gpt2")
     prompt = torch.randn(4, 32)
     with torch.no_grad():
         expected = prompted.encode_prompt(prompt[None])
         backbone = type("Backbone", (), {"model": prompted})
         every = _spread_over_layers(backbone, prompt)  # type: ignore[arg-type]
+        first = prompted.layers[0].ln_1(prompt)
         result = prompted.encode_prompt(every[None])
-    torch.testing.assert_close(every[:, 0], prompt, atol=1e-6, rtol=0)
+    torch.testing.assert_close(every[:, 0], first, atol=1e-5, rtol=0)
     for one, other in zip(result, expected, strict=True):
         torch.testing.assert_close(one[0], other[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in causal.CONFIGS if kind not in {"qwen3", "gemma3_text"}])
+@torch.no_grad()
+def test_no_norm_undoes_the_scale_of_a_virtual_token(kind: str) -> None:
+    """Keys and values grow with u. Two models have another norm after the keys' product, so values alone grow there."""
+    _, prompted = causal.build(kind)
+    prompt = torch.randn(LENGTH, prompted.layer_count, 32)
+    zero, one, two = (prompted.encode_prompt(factor * prompt[None], PromptPosition.ALL_LAYERS) for factor in (0, 1, 2))
+    for pairs in zip(zero, one, two, strict=True):
+        for bias, once, twice in zip(*pairs, strict=True):
+            torch.testing.assert_close(twice - bias, 2 * (once - bias), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -13,7 +14,7 @@ from mpt_edge.formats.placement import Layout, Placement, PromptPosition
 from mpt_edge.inference.text import Encoded
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import open_backbone
-from mpt_edge.training.objectives.generative_reading import _common_tokens, read_texts
+from mpt_edge.training.objectives.generative_reading import _common_tokens, open_texts, read_texts
 from tests.support import adapters, causal
 
 TARGETS = [[7, 9, 11], [8]]
@@ -83,6 +84,23 @@ def test_a_common_beginning_is_read_once_with_the_same_result(
     torch.testing.assert_close(output.logits, torch.cat([each.logits for each in alone]), atol=1e-4, rtol=1e-4)
     (expected,) = torch.autograd.grad(sum(each.loss() for each in alone), prompt)
     torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", sorted(causal.CONFIGS))
+@pytest.mark.parametrize("position", [PromptPosition.FIRST_LAYER, PromptPosition.EMBEDDINGS])
+@torch.no_grad()
+def test_texts_are_continued_after_a_common_beginning(tmp_path: Path, kind: str, position: PromptPosition) -> None:
+    backbone = open_backbone(str(adapters.save_base("gpt2", tmp_path / "gpt2")))
+    assert isinstance(backbone, CausalBackbone)
+    backbone = replace(backbone, model=causal.build(kind)[1])
+    rows = [Encoded(each, [0] * len(each), truncated=False) for each in ([*range(5, 45), 61], [*range(5, 45), 7, 8])]
+    prompt = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    state, logits = open_texts(backbone, prompt, Placement(position=position), rows)
+    after = state.step(np.array([9, 10]))
+    for number, (row, token) in enumerate(zip(rows, (9, 10), strict=True)):
+        alone, first = open_texts(backbone, prompt, Placement(position=position), [row])
+        np.testing.assert_allclose(logits[number], first[0], atol=1e-4)
+        np.testing.assert_allclose(after[number], alone.step(np.array([token]))[0], atol=1e-4)
 
 
 @pytest.mark.parametrize(
