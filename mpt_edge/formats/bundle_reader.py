@@ -172,12 +172,12 @@ class BundleReader:
 
     @property
     def precisions(self) -> list[Precision]:
-        """Precisions of the graphs in the bundle: float32, int8 or both."""
+        """Precisions of the graphs in the bundle, the most exact first."""
         listed, family = set(self.manifest.files), self.manifest.family
         return [each for each in Precision if listed.issuperset([*graph_names(family, each), weights_name(each)])]
 
     def choose_precision(self, precision: str | None = None) -> Precision:
-        """Return the precision to use: the given one, else float32 where there is such a graph.
+        """Return the precision to use: the given one, else the most exact that is there.
 
         Raises:
             CorruptFileError: the bundle has no graph at all.
@@ -189,7 +189,9 @@ class BundleReader:
         if precision is None:
             return available[0]
         if precision not in available:
-            fix = "export it again with --precision both" if precision in list(Precision) else "choose one of these"
+            several = "all" if Precision.INT4 in (precision, *available) else "both"
+            is_known = precision in list(Precision)
+            fix = f"export it again with --precision {several}" if is_known else "choose one of these"
             raise InputError(f"{self.folder} has no {precision} graph, only {' and '.join(available)}; {fix}.")
         return Precision(precision)
 

@@ -70,11 +70,12 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     INT8 = "int8"
+    INT4 = "int4"
 
     @property
     def suffix(self) -> str:
         """End of the graph's file name, as in transformers.js and Optimum."""
-        return "_quantized" if self is Precision.INT8 else ""
+        return {Precision.INT8: "_quantized", Precision.INT4: "_q4"}.get(self, "")
 
 
 class FileEntry(TypedDict):
