@@ -189,10 +189,10 @@ class BundleReader:
         if precision is None:
             return available[0]
         if precision not in available:
-            several = "all" if Precision.INT4 in (precision, *available) else "both"
-            is_known = precision in list(Precision)
-            fix = f"export it again with --precision {several}" if is_known else "choose one of these"
-            raise InputError(f"{self.folder} has no {precision} graph, only {' and '.join(available)}; {fix}.")
+            names = " and ".join(available)
+            raise InputError(
+                f"{self.folder} has no {precision} graph, only {names}; choose one of these, or export again."
+            )
         return Precision(precision)
 
     def graph_files(self, precision: str | None = None) -> list[str]:

@@ -327,8 +327,7 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
     is_encoder, generation = entries["family"] == Family.ENCODER, entries["generation"]
     good = {name: isinstance(entries[name], str) for name in ("name", "tokenizer", "made_by")}
     good |= {name: _is_count(entries[name]) for name in ("prompt_length", "pad_id")}
-    sizes = ("hidden_size", "heads", "head_size")
-    good |= {name: _is_count(entries[name], minimum=1) for name in sizes}
+    good |= {name: _is_count(entries[name], minimum=1) for name in ("hidden_size", "heads", "head_size")}
     good |= {
         name: _is_count(entries[name], minimum=1) and entries[name] <= limit
         for name, limit in (("layers", MAX_LAYERS), ("max_length", MAX_LENGTH))
