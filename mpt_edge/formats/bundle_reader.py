@@ -190,9 +190,7 @@ class BundleReader:
             return available[0]
         if precision not in available:
             names = " and ".join(available)
-            raise InputError(
-                f"{self.folder} has no {precision} graph, only {names}; choose one of these, or export again."
-            )
+            raise InputError(f"{self.folder} has no {precision} graph, only {names}; choose one, or export again.")
         return Precision(precision)
 
     def graph_files(self, precision: str | None = None) -> list[str]:

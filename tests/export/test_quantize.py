@@ -126,16 +126,16 @@ def test_bundle_of_int8_alone(
     assert {path.name for path in (tmp_path / "small/onnx").iterdir()} == names
     result = mpt_edge.load(tmp_path / "small", threads=1).task("topic")(TEXTS)
     assert result == mpt_edge.load(both, precision="int8", threads=1).task("topic")(TEXTS)
-    with pytest.raises(InputError, match="has no float32 graph, only int8; choose one of these, or export again"):
+    with pytest.raises(InputError, match="has no float32 graph, only int8; choose one, or export again"):
         mpt_edge.load(tmp_path / "small", precision="float32")
 
 
 def test_missing_precision(tiny_bundle: Path) -> None:
-    with pytest.raises(InputError, match="has no int8 graph, only float32; choose one of these, or export again"):
+    with pytest.raises(InputError, match="has no int8 graph, only float32; choose one, or export again"):
         mpt_edge.load(tiny_bundle, precision="int8")
-    with pytest.raises(InputError, match="has no int4 graph, only float32; choose one of these"):
+    with pytest.raises(InputError, match="has no int4 graph, only float32; choose one, or export again"):
         mpt_edge.load(tiny_bundle, precision="int4")
-    with pytest.raises(InputError, match="has no int2 graph, only float32; choose one of these"):
+    with pytest.raises(InputError, match="has no int2 graph, only float32; choose one, or export again"):
         mpt_edge.load(tiny_bundle, precision="int2")
 
 
