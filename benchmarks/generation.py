@@ -53,6 +53,8 @@ from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export import ExportPlan, export_bundle
 
+_PRECISIONS = (Precision.FLOAT32, Precision.INT8)
+
 _T5: dict[str, Any] = {"vocab_size": 32128, "d_kv": 64, "decoder_start_token_id": 0}
 
 SHAPES: dict[str, PretrainedConfig] = {
@@ -153,8 +155,8 @@ class Contest:
         values = (0.05 * rng.standard_normal(shape)).astype(np.float32)
         shared = SharedPrompt("shared", values, Placement(Layout.PREFIX, position), backbone.fingerprint)
         VectorFolder(place / "vectors").save(shared)
-        export_bundle(ExportPlan(backbone, [place / "vectors"], place / "bundle", precisions=list(Precision)))
-        graph, small = (self._graph(precision) for precision in Precision)
+        export_bundle(ExportPlan(backbone, [place / "vectors"], place / "bundle", precisions=_PRECISIONS))
+        graph, small = (self._graph(precision) for precision in _PRECISIONS)
         self.ids = rng.integers(3, 1000, tokens).tolist()
         family = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
         model = family.from_pretrained(folder, dtype=torch.float32).eval()

@@ -36,7 +36,8 @@ from mpt_edge_export.contents import Contents, check_room, collect, copy_files
 from mpt_edge_export.dimensions import Dimensions, dimensions
 from mpt_edge_export.encoder_graph import export_encoder_graph
 from mpt_edge_export.parity import check_parity, open_graph
-from mpt_edge_export.quantize import check_quantized, quantize
+from mpt_edge_export.quantize import quantize
+from mpt_edge_export.quantized_parity import Comparison
 from mpt_edge_export.seq2seq_graph import export_seq2seq_graphs
 from mpt_edge_export.weights import save_graphs
 
@@ -78,7 +79,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         MismatchError: a prompt or task belongs to another backbone.
         SignatureError: the bundle pins keys, and a task is not signed by any of them.
         UnsupportedModelError: the model cannot be exported.
-        ParityError: the exported graph disagrees with PyTorch, or its int8 copy with it; nothing is
+        ParityError: the exported graph disagrees with PyTorch, or a quantized copy with it; nothing is
             written.
     """
     plan = replace(plan, output=user_path(plan.output), vectors=list(map(user_path, plan.vectors)))
@@ -120,32 +121,29 @@ def _export(backbone: AnyBackbone, size: Dimensions, position: PromptPosition, p
 def _parity(
     plan: ExportPlan, contents: Contents, folder: Path, manifest: Manifest, observe: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Compare the float32 graphs with PyTorch, and make and compare the int8 ones if asked for. Raises ParityError."""
+    """Compare the float32 graphs with PyTorch, and make and compare quantized ones if asked for. Raises ParityError."""
     observe("comparing with PyTorch")
     prompts = contents.composed(manifest)
     exact = open_graph(folder, manifest, Precision.FLOAT32)
     parity = check_parity(plan.backbone, exact, prompts, contents.placement.position)
     del exact  # ONNX Runtime holds a copy of the weights, which quantizing has no room for
-    if Precision.INT8 in plan.precisions:
-        observe("quantizing the graph")
-        parity["int8"] = _quantize(plan.backbone, folder, manifest, prompts)
+    for precision in plan.precisions:
+        if precision is not Precision.FLOAT32:
+            observe(f"quantizing the graph to {precision}")
+            parity[precision.value] = _quantize(plan.backbone, folder, manifest, prompts, precision)
     return parity
 
 
-def _quantize(backbone: AnyBackbone, folder: Path, manifest: Manifest, prompts: Sequence[Floats]) -> dict[str, Any]:
-    """Write the int8 graphs beside the float32 ones and compare them. Raises ParityError."""
-    names = (graph_names(manifest.family, precision) for precision in Precision)
-    graphs = {folder / small: quantize(folder / name) for name, small in zip(*names, strict=True)}
-    save_graphs(graphs, folder / weights_name(Precision.INT8))
-    exact, quantized = (open_graph(folder, manifest, precision) for precision in Precision)
-    return check_quantized(
-        exact,
-        quantized,
-        prompts,
-        vocabulary=int(backbone.model.model.config.vocab_size),
-        pooling=manifest.pooling,
-        max_length=manifest.max_length,
-    )
+def _quantize(
+    backbone: AnyBackbone, folder: Path, manifest: Manifest, prompts: Sequence[Floats], precision: Precision
+) -> dict[str, Any]:
+    """Write graphs of a precision beside the float32 ones and compare them. Raises ParityError."""
+    names = (graph_names(manifest.family, each) for each in (Precision.FLOAT32, precision))
+    graphs = {folder / small: quantize(folder / name, precision) for name, small in zip(*names, strict=True)}
+    save_graphs(graphs, folder / weights_name(precision))
+    exact, quantized = (open_graph(folder, manifest, each) for each in (Precision.FLOAT32, precision))
+    vocabulary = int(backbone.model.model.config.vocab_size)
+    return Comparison(precision, exact, quantized, vocabulary=vocabulary, manifest=manifest).measure(prompts)
 
 
 def _collect(plan: ExportPlan) -> Contents:

@@ -16,9 +16,14 @@ from mpt_edge.formats.vectors import VectorFolder, task_names
 from mpt_edge.training.backbones.locating import PACKAGED
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export.bundle import ExportPlan, export_bundle
+from mpt_edge_export.quantized_parity import loss_warning
 
 #: Precisions by the value of ``--precision``.
-PRECISIONS = {**{precision.value: (precision,) for precision in Precision}, "both": tuple(Precision)}
+PRECISIONS = {
+    **{precision.value: (precision,) for precision in Precision},
+    "both": (Precision.FLOAT32, Precision.INT8),
+    "all": tuple(Precision),
+}
 
 
 def export_command(
@@ -63,6 +68,10 @@ def export_command(
         folders = _vectors(source, output, vectors)
         plan = ExportPlan(backbone, folders, output, force=force, precisions=PRECISIONS[precision], keys=keys)
         manifest = export_bundle(plan, observe)
+    for name in Precision:
+        warning = loss_warning(name, manifest.parity[name]) if name in manifest.parity else None
+        if warning:
+            console.print(warning, soft_wrap=True)
     PlainConsole().print(f"{output}: {_summary(manifest)}", soft_wrap=True)
 
 
@@ -76,8 +85,11 @@ def _summary(manifest: Manifest) -> str:
         f"{manifest.backbone['id']}, {size / 1e6:.1f} MB, {tasks}; ONNX Runtime agrees with PyTorch "
         f"to {parity['max_abs_difference']:.1e} over {parity['cases']} cases."
     )
-    if "int8" in parity:
-        line += f" int8 against float32: cosine {parity['int8']['min_cosine']} or more on random texts."
+    for name in (Precision.INT8, Precision.INT4):
+        if name in parity:
+            line += f" {name} against float32: cosine {parity[name]['min_cosine']} or more on random texts"
+            equal = parity[name].get("equal_next_tokens")
+            line += "." if equal is None else f", {100 * equal:.0f} % of next tokens equal."
     return line
 
 

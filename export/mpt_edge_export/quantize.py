@@ -1,4 +1,4 @@
-"""The int8 copy of an exported graph, and its comparison with the float32 one."""
+"""Copies of an exported graph with weights of eight or four bits."""
 
 from __future__ import annotations
 
@@ -12,39 +12,58 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from mpt_edge._arrays import Floats
-from mpt_edge.errors import ParityError
-from mpt_edge.formats.manifest import Pooling
-from mpt_edge.inference.numerics import pool
-from mpt_edge.inference.runtime.encoder import OnnxEncoder
-from mpt_edge.inference.text import Batch
-from mpt_edge_export.parity import Graph
+from mpt_edge.formats.manifest import Precision
+from mpt_edge_export.blocks import BLOCK, eight_bits, four_bits
 
-#: Smallest cosine between float32 and int8 outputs of a text. Real models were above 0.98; a graph below this has lost
-#: its weights, not some digits.
-MIN_COSINE = 0.9
+#: Domain of ``MatMulNBits``, which is ONNX Runtime's own.
+_CONTRIBUTED = "com.microsoft"
 
-_ROWS, _TOKENS = 8, 16
+#: Products of whole numbers, with activations in blocks of int8; others convert the weights to floats at each call.
+_INT8_ACTIVATIONS = 4
 
 
-def quantize(path: Path) -> onnx_ir.Model:
-    """Return a graph's copy with int8 weights, a scale for each output channel.
+def quantize(path: Path, precision: Precision = Precision.INT8) -> onnx_ir.Model:
+    """Return a graph's copy with quantized weights.
 
-    Activations are quantized at run time (dynamic quantization), so no texts are needed to calibrate
-    them. An embedding table that is also the head of a generative model becomes two, each with its
-    own scales. The nodes and numbers are those of `onnxruntime.quantization.quantize_dynamic`, which
-    takes several times the memory and time.
+    In int8, each output channel has a scale. The nodes and numbers are those of
+    `onnxruntime.quantization.quantize_dynamic`, which takes several times the memory and time. In int4, weights are in
+    blocks of `BLOCK`; the head of a generative model has eight bits.
+
+    Activations are quantized at run time, so no texts are needed to calibrate them. Embedding tables get eight bits.
+    One that is also the head of a generative model becomes two, each with its own scales.
     """
     model = onnx_ir.load(path)
     _untie(model.graph)
-    quantized: dict[onnx_ir.Value, _Rows] = {}
-    for node in list(model.graph):
-        if node.op_type == "MatMul" and _is_weight(node.inputs[1], rank=2):
-            _quantize_product(model.graph, node, quantized)
-        elif node.op_type == "Gather" and _is_weight(node.inputs[0]):
-            _quantize_lookup(model.graph, node)
+    if precision is Precision.INT4:
+        _quantize_in_blocks(model)
+    else:
+        _quantize_by_channel(model.graph)
     for name in [name for name, value in model.graph.initializers.items() if not value.uses()]:
         del model.graph.initializers[name]
     return model
+
+
+def _quantize_by_channel(graph: onnx_ir.Graph) -> None:
+    """Quantize products and lookups to int8."""
+    quantized: dict[onnx_ir.Value, _Rows] = {}
+    for node in list(graph):
+        if node.op_type == "MatMul" and _is_weight(node.inputs[1], rank=2):
+            _quantize_product(graph, node, quantized)
+        elif node.op_type == "Gather" and _is_weight(node.inputs[0]):
+            _quantize_lookup(graph, node)
+
+
+def _quantize_in_blocks(model: onnx_ir.Model) -> None:
+    """Quantize products to four bits, and lookups and the head to eight."""
+    graph = model.graph
+    lookups = [node for node in graph if _is_table_lookup(node)]
+    vocabulary = max((_array(node.inputs[0]).shape[0] for node in lookups), default=0)
+    for node in [node for node in graph if node.op_type == "MatMul" and _is_weight(node.inputs[1], rank=2)]:
+        is_head = _array(node.inputs[1]).shape[1] == vocabulary
+        _quantize_block_product(graph, node, 8 if is_head else 4)
+    for node in lookups:
+        _quantize_row_lookup(graph, node)
+    model.opset_imports[_CONTRIBUTED] = 1
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,30 @@ def _quantize_lookup(graph: onnx_ir.Graph, node: onnx_ir.Node) -> None:
     _replace(graph, node, [lookup, onnx_ir.node("DequantizeLinear", [*lookup.outputs, scale, zero_point])])
 
 
+def _is_table_lookup(node: onnx_ir.Node) -> bool:
+    """Return whether a node looks rows of a constant table up."""
+    is_lookup = node.op_type == "Gather" and _is_weight(node.inputs[0], rank=2)
+    return is_lookup and node.attributes.get_int("axis", 0) == 0
+
+
+def _quantize_block_product(graph: onnx_ir.Graph, node: onnx_ir.Node, bits: int) -> None:
+    """Replace a product with constant weights by one with weights in blocks."""
+    rows, weight = node.inputs
+    inputs, outputs = _array(weight).shape
+    constants = _constants(graph, weight, lambda array: (four_bits if bits == 4 else eight_bits)(array).constants)
+    sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": BLOCK, "accuracy_level": _INT8_ACTIVATIONS}
+    _replace(graph, node, [onnx_ir.node("MatMulNBits", [rows, *constants], sizes, domain=_CONTRIBUTED)])
+
+
+def _quantize_row_lookup(graph: onnx_ir.Graph, node: onnx_ir.Node) -> None:
+    """Replace a lookup in a constant table by one of bytes and of their rows' scales."""
+    table, index = node.inputs
+    numbers, scale = _constants(graph, table, _per_row)
+    lookups = [onnx_ir.node("Gather", [each, index], {"axis": 0}) for each in (numbers, scale)]
+    cast = onnx_ir.node("Cast", lookups[0].outputs, {"to": onnx_ir.DataType.FLOAT})
+    _replace(graph, node, [*lookups, cast, onnx_ir.node("Mul", [*cast.outputs, *lookups[1].outputs])])
+
+
 def _replace(graph: onnx_ir.Graph, node: onnx_ir.Node, nodes: Sequence[onnx_ir.Node]) -> None:
     """Replace a node by others, of which the last gives the same output."""
     (old,), (new,) = node.outputs, nodes[-1].outputs
@@ -106,16 +149,24 @@ def _replace(graph: onnx_ir.Graph, node: onnx_ir.Node, nodes: Sequence[onnx_ir.N
 _Quantized = tuple[NDArray[Any], NDArray[np.float32], NDArray[Any]]
 
 
+def _array(value: onnx_ir.Value | None) -> Floats:
+    """Return a constant's floats."""
+    assert value is not None
+    assert value.const_value is not None
+    array: Floats = value.const_value.numpy()
+    return array
+
+
 def _constants(
-    graph: onnx_ir.Graph, value: onnx_ir.Value, quantized: Callable[[Floats], _Quantized]
+    graph: onnx_ir.Graph, value: onnx_ir.Value | None, quantized: Callable[[Floats], Sequence[NDArray[Any]]]
 ) -> list[onnx_ir.Value]:
-    """Return a constant as whole numbers, their scales and zero points."""
+    """Return a constant as whole numbers, their scales and, where they have some, zero points."""
+    assert value is not None
     names = [f"{value.name}_{part}" for part in ("quantized", "scale", "zero_point")]
     if names[0] not in graph.initializers:
-        assert value.const_value is not None
-        for name, array in zip(names, quantized(value.const_value.numpy()), strict=True):
+        for name, array in zip(names, quantized(_array(value)), strict=False):
             graph.register_initializer(onnx_ir.Value(name=name, const_value=onnx_ir.tensor(array, name=name)))
-    return [graph.initializers[name] for name in names]
+    return [graph.initializers[name] for name in names if name in graph.initializers]
 
 
 def _per_channel(weight: Floats) -> _Quantized:
@@ -136,56 +187,11 @@ def _per_table(table: Floats) -> _Quantized:
     return numbers, np.asarray(scale), np.asarray(zero_point)
 
 
-def check_quantized(
-    exact: Graph,
-    quantized: Graph,
-    prompts: Sequence[Floats],
-    *,
-    vocabulary: int,
-    pooling: Pooling | None,
-    max_length: int = _TOKENS,
-) -> dict[str, Any]:
-    """Compare the outputs of both graphs for random texts under each prompt.
-
-    Args:
-        exact: the float32 graph in ONNX Runtime.
-        quantized: its int8 copy.
-        prompts: composed prompts of the tasks.
-        vocabulary: number of tokens.
-        pooling: pooling of an encoder; None for generative models.
-        max_length: maximum length of a text in tokens.
-
-    Returns:
-        The smallest cosine and the number of texts. The cosine is that of pooled hidden states, or of
-        centered logits of the next token.
-
-    Raises:
-        ParityError: the cosine is below `MIN_COSINE`.
-    """
-    rng = np.random.default_rng(0)
-    ids = rng.integers(0, vocabulary, (_ROWS, min(_TOKENS, max_length)))
-    batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
-    smallest = 1.0
-    for prompt in prompts:
-        a, b = (_outputs(graph, batch, prompt, pooling) for graph in (exact, quantized))
-        cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-        smallest = min(smallest, float(np.where(np.isfinite(cosines), cosines, -1.0).min()))
-    if smallest < MIN_COSINE:
-        raise ParityError(
-            f"the int8 graph reads texts unlike the float32 one (cosine {smallest:.3f}, at least {MIN_COSINE} is "
-            "expected); no bundle was written. Export this backbone with --precision float32."
-        )
-    return {"min_cosine": round(smallest, 4), "texts": _ROWS * len(prompts)}
-
-
-def _outputs(graph: Graph, batch: Batch, prompt: Floats, pooling: Pooling | None) -> Floats:
-    """Return a vector of each text: its pooled state, or the centered logits of its next token."""
-    if isinstance(graph, OnnxEncoder):
-        assert pooling is not None
-        return pool(graph.request(batch, graph.encode_prompt(prompt)), batch.attention_mask, pooling)
-    logits = graph.open(batch, [graph.encode_prompt(prompt)])[1]
-    centered: Floats = logits - logits.mean(1, keepdims=True)
-    return centered
+def _per_row(table: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantize a table to bytes with a scale for each row."""
+    scale = np.abs(table).max(1, keepdims=True) / np.float32(127)
+    scale = np.where(scale < np.finfo(np.float32).tiny, np.float32(1), scale).astype(np.float32)
+    return np.rint(table / scale).astype(np.int8), scale
 
 
 def _untie(graph: onnx_ir.Graph) -> None:

@@ -26,7 +26,9 @@ class GraphPrecision(StrEnum):
 
     FLOAT32 = Precision.FLOAT32.value
     INT8 = Precision.INT8.value
+    INT4 = Precision.INT4.value
     BOTH = "both"
+    ALL = "all"
 
 
 def export(
@@ -40,7 +42,11 @@ def export(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
     precision: Annotated[
-        GraphPrecision, typer.Option(help="Precision of the weights; int8 takes a quarter of the space.")
+        GraphPrecision,
+        typer.Option(
+            help="Precision of the weights; int8 takes a quarter of the space, int4 less. "
+            "both is float32 and int8; all is these and int4."
+        ),
     ] = GraphPrecision.FLOAT32,
     pin_key: Annotated[
         list[str] | None,

@@ -20,7 +20,7 @@ BundleFolder = Annotated[
 
 PrecisionOption = Annotated[
     Precision | None,
-    typer.Option("--precision", help="Graph to use, if the bundle has both.", show_default="float32, if there"),
+    typer.Option("--precision", help="Graph to use, if the bundle has several.", show_default="float32, if there"),
 ]
 
 RequireKey = Annotated[

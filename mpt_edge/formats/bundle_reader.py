@@ -178,12 +178,12 @@ class BundleReader:
 
     @property
     def precisions(self) -> list[Precision]:
-        """Precisions of the graphs in the bundle: float32, int8 or both."""
+        """Precisions of the graphs in the bundle, the most exact first."""
         listed, family = set(self.manifest.files), self.manifest.family
         return [each for each in Precision if listed.issuperset([*graph_names(family, each), weights_name(each)])]
 
     def choose_precision(self, precision: str | None = None) -> Precision:
-        """Return the precision to use: the given one, else float32 where there is such a graph.
+        """Return the precision to use: the given one, else the most exact that is there.
 
         Raises:
             CorruptFileError: the bundle has no graph at all.
@@ -195,8 +195,8 @@ class BundleReader:
         if precision is None:
             return available[0]
         if precision not in available:
-            fix = "export it again with --precision both" if precision in list(Precision) else "choose one of these"
-            raise InputError(f"{self.folder} has no {precision} graph, only {' and '.join(available)}; {fix}.")
+            names = " and ".join(available)
+            raise InputError(f"{self.folder} has no {precision} graph, only {names}; choose one, or export again.")
         return Precision(precision)
 
     def graph_files(self, precision: str | None = None) -> list[str]:

@@ -70,11 +70,12 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     INT8 = "int8"
+    INT4 = "int4"
 
     @property
     def suffix(self) -> str:
         """End of the graph's file name, as in transformers.js and Optimum."""
-        return "_quantized" if self is Precision.INT8 else ""
+        return {Precision.INT8: "_quantized", Precision.INT4: "_q4"}.get(self, "")
 
 
 class FileEntry(TypedDict):
@@ -326,8 +327,7 @@ def _wrong(entries: Mapping[str, Any]) -> Iterator[str]:
     is_encoder, generation = entries["family"] == Family.ENCODER, entries["generation"]
     good = {name: isinstance(entries[name], str) for name in ("name", "tokenizer", "made_by")}
     good |= {name: _is_count(entries[name]) for name in ("prompt_length", "pad_id")}
-    sizes = ("hidden_size", "heads", "head_size")
-    good |= {name: _is_count(entries[name], minimum=1) for name in sizes}
+    good |= {name: _is_count(entries[name], minimum=1) for name in ("hidden_size", "heads", "head_size")}
     good |= {
         name: _is_count(entries[name], minimum=1) and entries[name] <= limit
         for name, limit in (("layers", MAX_LAYERS), ("max_length", MAX_LENGTH))

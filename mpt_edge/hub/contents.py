@@ -28,9 +28,8 @@ def as_published(manifest: Manifest, precision: Precision | None = None) -> Mani
         for name, entry in manifest.files.items()
         if not name.startswith(f"{PREVIOUS}/") and name not in others
     }
-    parity = manifest.parity
-    if others and precision is Precision.FLOAT32:
-        parity = {name: value for name, value in parity.items() if name != Precision.INT8}
+    without = {each for each in Precision if others.intersection(graph_names(manifest.family, each))}
+    parity = {name: value for name, value in manifest.parity.items() if name not in without}
     return replace(manifest, files=files, parity=parity, changes=(), retired=())
 
 
@@ -42,7 +41,7 @@ def other_graphs(manifest: Manifest, precision: Precision) -> set[str]:
 
 
 def choose_precision(manifest: Manifest, precision: str | None, source: object) -> Precision:
-    """Return the precision to fetch: the given one, else float32 if there is such a graph.
+    """Return the precision to fetch: the given one, else the most exact that is listed.
 
     Raises:
         CorruptFileError: the manifest lists no graph.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FetchedBundle:
-    """A bundle in the hub's cache, of which the other precision may be missing."""
+    """A bundle in the hub's cache, of which other precisions may be missing."""
 
     folder: Path
     commit: str
@@ -55,7 +55,7 @@ def fetch_bundle(
 
     Args:
         repository: the repository and its revision.
-        precision: graphs to fetch; None for float32, or for the only ones in the bundle.
+        precision: graphs to fetch; None for the most exact ones in the bundle.
         has_all: fetch the graphs of all precisions if none is named.
         digest: the only digest that the bundle may have.
         offline: use the cache alone.

@@ -49,7 +49,7 @@ def load(
             current folder, else the one in the user's cache folder. ``"hf://owner/name"`` is a repository of a model
             hub; so is ``"owner/name"`` where neither that path nor the folder ``owner`` exists. What exists wins.
         revision: branch, tag or commit of a repository.
-        precision: ``"float32"`` or ``"int8"``; None for float32, or for the only one in the bundle.
+        precision: ``"float32"``, ``"int8"`` or ``"int4"``; None for the first of these in the bundle.
         threads: CPU threads of one request; None leaves it to ONNX Runtime.
         runs: runs of an encoder's graph side by side, for lists of texts. As many as there are cores, with
             ``threads=1``, answer long lists fastest, and a single text with one core.

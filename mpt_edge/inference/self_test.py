@@ -19,8 +19,8 @@ from mpt_edge.inference.task import Task
 from mpt_edge.inference.text import Text
 
 #: Tolerance of a reference example's score. int8 moves scores without changing answers: the largest difference of
-#: the shipped tasks is 0.04.
-TOLERANCES = {Precision.FLOAT32: 0.02, Precision.INT8: 0.1}
+#: the shipped tasks is 0.04. int4 changes the answers of some texts; a reference example has to keep its own.
+TOLERANCES = {Precision.FLOAT32: 0.02, Precision.INT8: 0.1, Precision.INT4: 0.3}
 
 #: Maximum characters of an answer in a message.
 _MAX_SHOWN = 60

@@ -55,4 +55,5 @@ def test_summary(tiny_bundle: Path) -> None:
 
 
 def test_precisions() -> None:
-    assert {"float32": (Precision.FLOAT32,), "int8": (Precision.INT8,), "both": tuple(Precision)} == PRECISIONS
+    alone = {precision.value: (precision,) for precision in Precision}
+    assert alone | {"both": (Precision.FLOAT32, Precision.INT8), "all": tuple(Precision)} == PRECISIONS

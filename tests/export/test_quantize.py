@@ -1,41 +1,41 @@
-"""int8 graphs: distance from PyTorch, parts in float32, and bundles with one precision or both."""
+"""Quantized graphs: distance from PyTorch, parts in float32, and bundles with one precision or several."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 import mpt_edge
-from mpt_edge.errors import CorruptFileError, InputError, ParityError
+from mpt_edge.errors import CorruptFileError, InputError
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.bundle_reader import graph_names, weights_name
-from mpt_edge.formats.manifest import Family, Pooling, Precision
+from mpt_edge.formats.manifest import Family, Precision
 from mpt_edge.formats.placement import PromptPosition
 from mpt_edge.formats.prompts import compose
 from mpt_edge.inference.runtime.causal import OnnxCausal
-from mpt_edge.inference.runtime.encoder import OnnxEncoder
-from mpt_edge.inference.runtime.session import SessionOptions
+from mpt_edge.inference.runtime.session import SessionOptions, open_session
+from mpt_edge.inference.text import Batch
 from mpt_edge.training.backbones.causal import PromptedCausal
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.dimensions import causal_dimensions
-from mpt_edge_export.quantize import check_quantized, quantize
+from mpt_edge_export.quantize import quantize
+from mpt_edge_export.quantized_parity import Comparison
 from mpt_edge_export.weights import save_graph
 from tests.support import commands
 from tests.support.manifests import graph_manifest
 
-GRAPHS = {precision: graph_names(Family.ENCODER, precision)[0] for precision in Precision}
+GRAPHS = {precision: graph_names(Family.ENCODER, precision)[0] for precision in (Precision.FLOAT32, Precision.INT8)}
 TEXTS = ["a witty film", "the ball game", "a dull, bad movie and a good star"]
 
 
@@ -108,7 +108,7 @@ def test_manifest_states_files_and_parity(both: Path) -> None:
     assert 0.9 <= manifest["parity"]["int8"]["min_cosine"] < 1
     assert manifest["parity"]["int8"]["texts"] == 3 * 8
     assert manifest["parity"]["max_abs_difference"] < 1e-4
-    sizes = [manifest["files"][weights_name(precision)]["size"] for precision in Precision]
+    sizes = [manifest["files"][weights_name(precision)]["size"] for precision in GRAPHS]
     assert sizes[1] < sizes[0]
 
 
@@ -126,15 +126,17 @@ def test_bundle_of_int8_alone(
     assert {path.name for path in (tmp_path / "small/onnx").iterdir()} == names
     result = mpt_edge.load(tmp_path / "small", threads=1).task("topic")(TEXTS)
     assert result == mpt_edge.load(both, precision="int8", threads=1).task("topic")(TEXTS)
-    with pytest.raises(InputError, match="has no float32 graph, only int8; export it again with --precision both"):
+    with pytest.raises(InputError, match="has no float32 graph, only int8; choose one, or export again"):
         mpt_edge.load(tmp_path / "small", precision="float32")
 
 
 def test_missing_precision(tiny_bundle: Path) -> None:
-    with pytest.raises(InputError, match="has no int8 graph, only float32; export it again with --precision both"):
+    with pytest.raises(InputError, match="has no int8 graph, only float32; choose one, or export again"):
         mpt_edge.load(tiny_bundle, precision="int8")
-    with pytest.raises(InputError, match="has no int4 graph, only float32; choose one of these"):
+    with pytest.raises(InputError, match="has no int4 graph, only float32; choose one, or export again"):
         mpt_edge.load(tiny_bundle, precision="int4")
+    with pytest.raises(InputError, match="has no int2 graph, only float32; choose one, or export again"):
+        mpt_edge.load(tiny_bundle, precision="int2")
 
 
 def test_only_the_graph_in_use_is_checked(both: Path, tmp_path: Path) -> None:
@@ -145,29 +147,6 @@ def test_only_the_graph_in_use_is_checked(both: Path, tmp_path: Path) -> None:
     assert mpt_edge.load(folder, threads=1).task("topic")("ball").label
     with pytest.raises(CorruptFileError, match=r"model_quantized\.onnx is damaged"):
         mpt_edge.load(folder, precision="int8")
-
-
-def test_graph_with_wrong_weights_is_refused(both: Path, tmp_path: Path) -> None:
-    model = onnx.load(both / GRAPHS["int8"])
-    for value in model.graph.initializer:
-        if value.data_type == onnx.TensorProto.INT8:
-            rolled = np.roll(numpy_helper.to_array(value), 1, axis=0)
-            value.CopyFrom(numpy_helper.from_array(rolled, value.name))
-    onnx.save(model, tmp_path / "lost.onnx")
-    manifest = Bundle.open(both).manifest
-    graphs = [OnnxEncoder(path, manifest) for path in (both / GRAPHS["float32"], tmp_path / "lost.onnx")]
-    prompt = np.random.default_rng(0).standard_normal((6, 32)).astype(np.float32)
-    with pytest.raises(ParityError, match="the int8 graph reads texts unlike the float32 one"):
-        check_quantized(*graphs, [prompt], vocabulary=100, pooling=Pooling.MEAN)
-
-
-@pytest.mark.parametrize("value", [0.0, np.nan])
-def test_graph_without_output_is_refused(value: float) -> None:
-    exact, broken = Mock(), Mock()
-    exact.open.return_value = (None, np.random.default_rng(0).standard_normal((8, 5)))
-    broken.open.return_value = (None, np.full((8, 5), value))
-    with pytest.raises(ParityError, match=r"cosine -1\.000"), np.errstate(invalid="ignore"):
-        check_quantized(exact, broken, [np.ones((1, 2), np.float32)], vocabulary=5, pooling=None)
 
 
 def test_numbers_are_those_of_onnx_runtime(tmp_path: Path) -> None:
@@ -217,8 +196,11 @@ def test_tied_embeddings_are_quantized_twice(tmp_path: Path, tied: bool) -> None
         for name in ("model.onnx", "small.onnx")
     ]
     prompt = np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32)
-    result = check_quantized(*graphs, [prompt], vocabulary=2000, pooling=None)
+    manifest = graph_manifest(size, max_length=32)
+    result = Comparison(Precision.INT8, *graphs, vocabulary=2000, manifest=manifest).measure([prompt])
     assert 0.9 <= result["min_cosine"] < 1
+    assert 0.5 < result["equal_next_tokens"] <= 1
+    assert 0 < result["mean_divergence"] < 0.5
 
 
 def test_t5_in_int8(tmp_path: Path, tiny_folder: Path) -> None:
@@ -240,6 +222,89 @@ def test_t5_in_int8(tmp_path: Path, tiny_folder: Path) -> None:
     assert parity["cases"] == 2 * 9  # in both layouts
 
 
+def restored(graph: onnx.GraphProto, node: onnx.NodeProto) -> np.ndarray:
+    """Return the weights of a product in blocks, ``(inputs, outputs)``, by the operator's documentation."""
+    values = {value.name: numpy_helper.to_array(value) for value in graph.initializer}
+    sizes = {attribute.name: attribute.i for attribute in node.attribute}
+    assert sizes["block_size"] == 32
+    weight = np.zeros((sizes["K"], sizes["N"]))
+    for (k, n), _ in np.ndenumerate(weight):
+        block, place = divmod(k, 32)
+        numbers, scale = values[node.input[1]], values[node.input[2]][n, block]
+        if sizes["bits"] == 8:
+            weight[k, n] = (int(numbers[n, block, place]) - 128) * float(scale)
+        else:
+            byte, zero = int(numbers[n, block, place // 2]), int(values[node.input[3]][n, block // 2])
+            weight[k, n] = ((byte >> 4 * (place % 2) & 15) - (zero >> 4 * (block % 2) & 15)) * float(scale)
+    return weight
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_blocks_of_four_bits(tmp_path: Path, tied: bool) -> None:
+    """Products have four bits, the table and the head eight, and the graph answers as PyTorch with these weights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.3,
+    )  # fmt: skip
+    model = PromptedCausal(LlamaForCausalLM(config))
+    size = causal_dimensions(model)
+    export_causal_graph(model, size, PromptPosition.FIRST_LAYER, tmp_path / "model.onnx")
+    save_graph(quantize(tmp_path / "model.onnx", Precision.INT4), tmp_path / "small.onnx")
+    graph = onnx.load(tmp_path / "small.onnx").graph
+    products = [node for node in graph.node if node.op_type == "MatMulNBits"]
+    assert not [node for node in graph.node if node.op_type == "MatMul" and "weight" in node.input[1]]
+    bits = [{attribute.name: attribute.i for attribute in node.attribute}["bits"] for node in products]
+    assert bits == [4] * 7 + [8]
+    inner, layer = model.model, model.model.model.layers[0]
+    own, mlp = layer.self_attn, layer.mlp
+    modules = [own.q_proj, own.k_proj, own.v_proj, own.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    with torch.no_grad():
+        for module, node, count in zip([*modules, inner.lm_head], products, bits, strict=True):
+            weight, result = module.weight.numpy(), restored(graph, node).T
+            assert np.abs(result - weight).max() < (weight.max() - weight.min()) / (2**count - 1)
+            module.weight = torch.nn.Parameter(torch.from_numpy(result).float())  # not the table, which may be tied
+        ids = torch.randint(0, 90, (1, 9))
+        logits = inner(ids).logits[0, -1].numpy()
+    written = OnnxCausal(tmp_path / "small.onnx", graph_manifest(size), SessionOptions(threads=1))
+    batch = Batch(ids.numpy(), np.ones((1, 9), np.int64), np.zeros((1, 9), np.int64))
+    result = written.open(batch, [written.no_past])[1][0]
+    assert np.corrcoef(result, logits)[0, 1] > 0.999
+
+
+def test_lookups_have_a_scale_for_each_row(tmp_path: Path) -> None:
+    """A row of small numbers keeps its digits beside one of large numbers."""
+    table = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32) * 10.0 ** np.arange(-3, 3)[:, None]
+    table = table.astype(np.float32)
+    index, output = (helper.make_tensor_value_info(*each) for each in (("i", 7, ["n"]), ("y", 1, ["n", 8])))
+    node = helper.make_node("Gather", ["table", "i"], ["y"])
+    graph = helper.make_graph([node], "g", [index], [output], [numpy_helper.from_array(table, "table")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), tmp_path / "m.onnx")
+    save_graph(quantize(tmp_path / "m.onnx", Precision.INT4), tmp_path / "small.onnx")
+    rows = open_session(tmp_path / "small.onnx").run(["y"], {"i": np.array([5, 0, 3])})[0]
+    expected = table[[5, 0, 3]]
+    assert (np.abs(rows - expected) <= np.abs(expected).max(1, keepdims=True) / 254 * 1.001).all()
+    assert int8_weights(onnx.load(tmp_path / "small.onnx").graph).keys() == {"table_quantized"}
+
+
+def test_bundle_of_all_precisions(tiny: EncoderBackbone, tiny_vectors: Path, both: Path, tmp_path: Path) -> None:
+    export_bundle(ExportPlan(tiny, [tiny_vectors], tmp_path / "all", precisions=list(Precision)))
+    bundle = Bundle.open(tmp_path / "all")
+    assert bundle.precisions == ["float32", "int8", "int4"]
+    assert (bundle.folder / "onnx/model_q4.onnx_data").exists()
+    assert 0.9 <= bundle.manifest.parity["int4"]["min_cosine"] < 1
+    answers = [
+        mpt_edge.load(tmp_path / "all", precision=each, threads=1).task("topic").embed(TEXTS) for each in Precision
+    ]
+    cosines = [(answers[0] * each).sum(1) for each in answers[1:]]
+    norms = [np.linalg.norm(each, axis=1) for each in answers]
+    assert all((cosine / norm / norms[0] > 0.9).all() for cosine, norm in zip(cosines, norms[1:], strict=True))
+    assert not np.array_equal(answers[1], answers[2])
+    np.testing.assert_array_equal(
+        answers[1], mpt_edge.load(both, precision="int8", threads=1).task("topic").embed(TEXTS)
+    )
+
+
 def test_commands(exported: commands.Result, both: Path) -> None:
     assert "int8 against float32: cosine 0.9" in exported.stdout
     result = commands.run_here("run", "-b", both, "--task", "topic", "--precision", "int8", "--json", "atom cell")
@@ -255,6 +320,6 @@ def test_commands(exported: commands.Result, both: Path) -> None:
     files = [(graph, weights_name(precision)) for precision, graph in GRAPHS.items()]
     sizes = [sum((both / name).stat().st_size for name in pair) for pair in files]
     assert [each["model_bytes"] for each in metrics] == sizes
-    refused = commands.run_here("run", "-b", both, "--task", "topic", "--precision", "int4", "atom")
+    refused = commands.run_here("run", "-b", both, "--task", "topic", "--precision", "int2", "atom")
     assert refused.returncode == 2
-    assert "'int4'" in refused.stderr
+    assert "'int2'" in refused.stderr

@@ -276,9 +276,9 @@ def test_precisions(folder: Path) -> None:
     assert bundle.choose_precision() is bundle.choose_precision("float32") is Precision.FLOAT32
     assert bundle.graph_files() == [MODEL, "onnx/model.onnx_data"]
     assert bundle.graphs(verify=False) == [folder / MODEL]
-    with pytest.raises(InputError, match="no int8 graph, only float32; export it again with --precision both"):
+    with pytest.raises(InputError, match="no int8 graph, only float32; choose one, or export again"):
         bundle.choose_precision("int8")
-    with pytest.raises(InputError, match="no half graph, only float32; choose one of these"):
+    with pytest.raises(InputError, match="no half graph, only float32; choose one, or export again"):
         bundle.graphs("half")
     edit(folder, lambda m: m["files"].pop(MODEL))
     with pytest.raises(CorruptFileError, match="lists no graph"):
@@ -290,6 +290,7 @@ def test_precisions(folder: Path) -> None:
     [
         (Family.ENCODER, Precision.FLOAT32, ["onnx/model.onnx"]),
         (Family.CAUSAL, Precision.INT8, ["onnx/model_quantized.onnx"]),
+        (Family.CAUSAL, Precision.INT4, ["onnx/model_q4.onnx"]),
         (
             Family.SEQ2SEQ,
             Precision.INT8,

@@ -50,6 +50,26 @@ def test_one_precision(tiny_bundle: Path) -> None:
     assert as_published(exact, Precision.FLOAT32).digest == exact.digest
 
 
+def test_one_of_three_precisions(tiny_bundle: Path) -> None:
+    """Others go with their comparison; that of the kept one stays."""
+    both = with_int8(Bundle.open(tiny_bundle).manifest, dict.fromkeys(INT8, b"x"))
+    entry = FileEntry(sha256=hash_of(b"y"), size=1)
+    every = replace(
+        both,
+        files={**both.files, "onnx/model_q4.onnx": entry, "onnx/model_q4.onnx_data": entry},
+        parity={**both.parity, "int4": {"min_cosine": 0.95}},
+    )
+    small = as_published(every, Precision.INT4)
+    assert {name for name in small.files if name.startswith("onnx/")} == {
+        "onnx/model_q4.onnx",
+        "onnx/model_q4.onnx_data",
+    }
+    assert "int8" not in small.parity
+    assert small.parity["int4"] == {"min_cosine": 0.95}
+    assert as_published(every, Precision.INT8).digest == as_published(both, Precision.INT8).digest
+    assert choose_precision(small, None, "x") is Precision.INT4
+
+
 def test_choice_of_a_precision(tiny_bundle: Path) -> None:
     exact = Bundle.open(tiny_bundle).manifest
     both = with_int8(exact, dict.fromkeys(INT8, b"x"))

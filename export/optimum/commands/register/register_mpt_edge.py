@@ -23,9 +23,8 @@ class MptEdgeExportCommand(BaseOptimumCLICommand):
         parser.add_argument(
             "--vectors", type=Path, action="append", default=[], help="Folder with prompts/ and tasks/; repeatable."
         )
-        parser.add_argument(
-            "--precision", choices=("float32", "int8", "both"), default="float32", help="Weights of the graph."
-        )
+        precisions = ("float32", "int8", "int4", "both", "all")
+        parser.add_argument("--precision", choices=precisions, default="float32", help="Weights of the graph.")
         parser.add_argument("--force", action="store_true", help="Replace a bundle that is already there.")
         parser.add_argument("output", type=Path, help="The bundle's folder.")
 
