@@ -52,7 +52,8 @@ def test_a_completion(writing: App, generator: Model) -> None:
     (choice,) = reply["choices"]
     assert choice["text"] == answer.text
     assert choice["finish_reason"] == {"eos": "stop"}.get(answer.finish, answer.finish)
-    assert reply["usage"]["completion_tokens"] == answer.tokens
+    usage = {"prompt_tokens": answer.input_tokens, "completion_tokens": answer.new_tokens}
+    assert reply["usage"] == usage | {"total_tokens": sum(usage.values())}
     assert reply["object"] == "text_completion"
 
 
@@ -89,7 +90,7 @@ def test_a_stream_has_the_same_text_in_pieces(writing: App, generator: Model) ->
     assert "".join(piece["choices"][0]["text"] for piece in pieces) == answer.text
     assert [piece["choices"][0]["finish_reason"] for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
     assert pieces[-1]["choices"][0]["finish_reason"] == {"eos": "stop"}.get(answer.finish, answer.finish)
-    assert usage["usage"]["completion_tokens"] == answer.tokens
+    assert usage["usage"]["completion_tokens"] == answer.new_tokens
     assert len(reply.parts) > 3
 
 

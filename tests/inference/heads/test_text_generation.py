@@ -19,7 +19,7 @@ def test_text_is_that_of_transformers(generative: Any, reference: Reference) -> 
     for text, answer in zip(TEXTS, answers, strict=True):
         tokens = reference.generate(text, "story", 24)
         assert isinstance(answer, Generation)
-        assert answer.tokens == len(tokens)
+        assert answer.new_tokens == len(tokens)
         assert answer.text == reference.decode(tokens).lstrip()
         assert answer.finish == ("length" if len(tokens) == 24 else "eos")
     assert max(len(answer.text) for answer in answers) > 40
