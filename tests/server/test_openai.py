@@ -86,6 +86,24 @@ def test_sampling_with_a_seed(writing: App, generator: Model, seed: int) -> None
     assert reply["choices"][0]["text"] == generator.task("story")(PROMPT, **options).text
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/run", "/v2/models/story/infer"])
+def test_stop_texts(writing: App, generator: Model, path: str) -> None:
+    whole = generator.task("story")(PROMPT, max_new_tokens=30).text
+    stop = whole[len(whole) // 2 :][:3]
+    options = {"max_new_tokens": 30, "stop": [stop]}
+    body = {
+        "/v1/completions": {"model": "story", "prompt": PROMPT, "max_tokens": 30, "stop": stop},
+        "/run": {"rows": [{"text": PROMPT, "task": "story"}], "options": options},
+    }.get(
+        path, {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [PROMPT]}], "parameters": options}
+    )
+    reply = json.dumps(writing.post(path, body).json, ensure_ascii=False)
+    answer = generator.task("story")(PROMPT, **options)
+    assert answer.finish == "stop"
+    assert answer.text == whole[: whole.index(stop)]
+    assert json.dumps(answer.text, ensure_ascii=False) in reply
+
+
 def test_a_stream_has_the_same_text_in_pieces(writing: App, generator: Model) -> None:
     body = {"model": "story", "prompt": PROMPT, "stream": True, "stream_options": {"include_usage": True}}
     reply = writing.post("/v1/completions", body)
