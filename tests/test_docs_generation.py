@@ -30,4 +30,8 @@ def test_every_block(tmp_path: Path):
     answer = json.loads(printed.splitlines()[-1])
     assert answer["task"] == "e2e_clean"
     assert answer["finish"] in ("eos", "length")
-    assert code.run(tmp_path).split()[-1] in ("eos", "length")
+    assert json.loads(answer["output"]) in ("pub", "restaurant")
+    *_, beams, kind, reply = code.run(tmp_path).splitlines()
+    assert beams.split()[-2] in ("eos", "length")
+    assert json.loads(kind) in ("pub", "restaurant", "coffee shop")
+    assert reply in ("yes", "no")

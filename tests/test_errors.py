@@ -35,7 +35,7 @@ ERRORS = [
 
 VALUES = [
     mpt_edge.Prediction(task="t", label="a", score=0.75, scores={"a": 0.75, "b": 0.25}, similarities={"a": 0.5}),
-    mpt_edge.Generation(task="t", text="x", tokens=1, finish="eos"),
+    mpt_edge.Generation(task="t", text="x", input_tokens=1, new_tokens=1, finish="eos"),
     mpt_edge.Embedding(task="t", vector=np.ones(3, np.float32)),
     mpt_edge.Tagging(task="t", tokens=(mpt_edge.TokenLabel("x", 0, 1, "a", 0.5),)),
     mpt_edge.Span(task="t", text="x", score=0.5, start=1, end=2),

@@ -41,7 +41,8 @@ class Blocks:
     @property
     def constants(self) -> list[NDArray[Any]]:
         """The node's inputs after the rows, in order."""
-        return [self.numbers, self.scales] + ([] if self.zero_points is None else [self.zero_points])
+        arrays: list[NDArray[Any]] = [self.numbers, self.scales]
+        return arrays if self.zero_points is None else [*arrays, self.zero_points]
 
 
 def four_bits(weight: Floats) -> Blocks:
@@ -126,5 +127,5 @@ def _usable(scale: Floats) -> Floats:
 def _packed(numbers: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return numbers of four bits, two to a byte of the last axis; the lower half comes first."""
     even = np.pad(numbers, ((0, 0), (0, numbers.shape[1] % 2)))
-    packed: NDArray[np.uint8] = even[:, ::2] | even[:, 1::2] << 4
+    packed: NDArray[np.uint8] = even[:, ::2] | np.left_shift(even[:, 1::2], np.uint8(4))
     return packed

@@ -46,8 +46,11 @@ _CONTENTS: Mapping[type[Answer], Mapping[str, _Reader]] = {
     },
     Generation: {
         "output": (Kind.TEXT, attrgetter("text")),
-        "new_tokens": (Kind.COUNT, attrgetter("tokens")),
+        "input_tokens": (Kind.COUNT, attrgetter("input_tokens")),
+        "new_tokens": (Kind.COUNT, attrgetter("new_tokens")),
         "finish": (Kind.TEXT, attrgetter("finish")),
+        "first_token_seconds": (Kind.NUMBER, attrgetter("first_token_seconds")),
+        "seconds": (Kind.NUMBER, attrgetter("seconds")),
     },
     Span: {
         "output": (Kind.TEXT, attrgetter("text")),

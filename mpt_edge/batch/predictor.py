@@ -93,8 +93,9 @@ class Predictor:
         """Return the batch with answer columns, or an iterator of such batches for an iterator.
 
         The columns depend on the task alone, or on all tasks of the bundle where a column names them: ``label`` and
-        ``score``; ``output``, ``new_tokens`` and ``finish`` of generated texts; ``vector``; ``start`` and ``end`` of
-        passages; ``tokens`` with their labels. ``truncated`` and ``unknown`` are always there.
+        ``score``; ``output``, ``input_tokens``, ``new_tokens``, ``finish``, ``first_token_seconds`` and ``seconds`` of
+        generated texts; ``vector``; ``start`` and ``end`` of passages; ``tokens`` with their labels.
+        ``truncated`` and ``unknown`` are always there.
 
         Raises:
             InputError: the batch lacks a column, has an answer's column already, or a row cannot be answered.

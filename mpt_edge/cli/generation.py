@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
+from mpt_edge.batch.rows import InputRow
 from mpt_edge.cli import streams
 from mpt_edge.cli.output import note
 from mpt_edge.cli.table import printable
 from mpt_edge.errors import InputError
-from mpt_edge.formats.generation_options import GenerationKwargs, GenerationOptions
+from mpt_edge.formats.generation_options import CONSTRAINTS, MAX_CONSTRAINT, GenerationKwargs, GenerationOptions
 from mpt_edge.formats.taskfile import Side
-from mpt_edge.inference.answers import Answer, Stream
+from mpt_edge.inference.answers import Answer, Generation, Stream
 from mpt_edge.inference.generative_model import GenerativeModel
 from mpt_edge.inference.heads.text_generation import TextGeneration
 from mpt_edge.inference.model import Model
@@ -39,6 +41,69 @@ Stop = Annotated[
     list[str] | None,
     typer.Option(help="Stop before this text; repeatable. For a line break: --stop $'\\n'.", show_default="the task's"),
 ]
+
+
+JsonSchema = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|TEXT", help="JSON schema of the generated text, in a file or here.", show_default="the task's"
+    ),
+]
+Regex = Annotated[
+    str | None,
+    typer.Option(help="Regular expression that the whole generated text matches.", show_default="the task's"),
+]
+
+
+def schema_text(given: str) -> str:
+    """Return the JSON schema that an option states, or the content of the file that it names.
+
+    Raises:
+        InputError: the file is no text, or too large.
+    """
+    if given.lstrip().startswith("{"):
+        return given
+    try:
+        with Path(given).open(encoding="utf-8") as file:
+            return file.read(MAX_CONSTRAINT + 1)  # what is longer is refused as any schema
+    except UnicodeDecodeError as error:
+        raise InputError(f"{given} is no text in UTF-8; pass a JSON schema.") from error
+
+
+class Unfinished:
+    """Count of the texts that ended by their length before they matched a schema or an expression."""
+
+    def __init__(self, model: Model, options: GenerationKwargs) -> None:
+        """Count none yet."""
+        self._model, self._options = model, options
+        self._count = self._texts = 0
+
+    def counting(self, write: Callable[[Sequence[InputRow], Sequence[Answer]], None]) -> Any:
+        """Return a writer that counts, too."""
+
+        def write_counted(rows: Sequence[InputRow], answers: Sequence[Answer]) -> None:
+            write(rows, answers)
+            self._add(answers)
+
+        return write_counted
+
+    def check(self, answers: Sequence[Answer] = ()) -> None:
+        """Raise InputError if there were some, among them further ``answers``."""
+        self._add(answers)
+        if self._count:
+            some = "the text" if self._texts == 1 else f"{self._count:,} of {self._texts:,} texts"
+            raise InputError(
+                f"{some} reached the maximum of new tokens before matching the schema or expression; raise "
+                "--max-new-tokens."
+            )
+
+    def _add(self, answers: Sequence[Answer]) -> None:
+        self._texts += len(answers)
+        self._count += sum(isinstance(each, Generation) and self._is_cut(each) for each in answers)
+
+    def _is_cut(self, answer: Generation) -> bool:
+        own = self._model.task(answer.task).file.generation
+        return answer.finish == "length" and bool(CONSTRAINTS & {*self._options, *own})
 
 
 def options_for(model: Model, given: GenerationKwargs, task: str | None) -> GenerationKwargs:
@@ -77,8 +142,8 @@ def streamed_task(model: Model, texts: Sequence[str] | None, task: str | None) -
     return selected if isinstance(selected.head, TextGeneration) else None
 
 
-def print_stream(task: Task[Any], text: Text, options: GenerationKwargs) -> None:
-    """Print a text as it is generated; beam search knows its text only at the end."""
+def print_stream(task: Task[Any], text: Text, options: GenerationKwargs) -> Answer:
+    """Print a text as it is generated, and return it; beam search knows its text only at the end."""
     file = streams.for_generated_text(sys.stdout)
     beams = options.get("num_beams") or task.file.generation.get("num_beams", 1)
     if beams > 1:
@@ -97,3 +162,6 @@ def print_stream(task: Task[Any], text: Text, options: GenerationKwargs) -> None
         note(f"the text is too long for {task.name!r}; its {side} was left out.")
     if source.unknown:
         note(f"the tokenizer knows no token of the text for {task.name!r}, so the answer says nothing about it.")
+    whole = source.answer if isinstance(source, Stream) else source
+    assert whole is not None  # after the last piece
+    return whole

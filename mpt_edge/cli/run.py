@@ -120,6 +120,8 @@ def run(
     repetition_penalty: generation.RepetitionPenalty = None,
     seed: generation.Seed = None,
     stop: generation.Stop = None,
+    json_schema: generation.JsonSchema = None,
+    regex: generation.Regex = None,
 ) -> None:
     """Run tasks on texts given here, in a file, or on standard input."""
     given: GenerationKwargs = {
@@ -131,6 +133,8 @@ def run(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
         "stop": stop,
+        "json_schema": None if json_schema is None else generation.schema_text(json_schema),
+        "regex": regex,
     }
     columns = Columns(text_column, pair_column)
     if engine is not None:
@@ -161,11 +165,14 @@ def run(
             raise InputError("no task is named; pass --task NAME, and see `mpt-edge tasks list` for the names.")
         if output is None and not as_json and (streamed := generation.streamed_task(model, texts, task)):
             (row,) = rows.rows
-            generation.print_stream(streamed, _single_text(row), options)
+            answer = generation.print_stream(streamed, _single_text(row), options)
+            generation.Unfinished(model, options).check([answer])
             return
         parquet = ParquetLayout(task, rows.schema, answer_prefix)
         write = _writer(model, output, as_json, stream, parquet, stack)
         write = _withholding(write) if abstain else write
+        unfinished = generation.Unfinished(model, options)
+        write = unfinished.counting(write)
         has_bar = not no_progress and _may_show_bar(source, stream, output)
         status = _status(stream) if has_bar else None
         advance = stack.enter_context(_bar(status and status.st_size))
@@ -173,6 +180,7 @@ def run(
         read = windows_ahead if is_file else windows
         prepared = read(preparer, _window(model, stream, batch_size))
         _Runner(model, rows, preparer, prepared, batch_size, on_error, write, advance).run()
+    unfinished.check()
 
 
 def _withholding(write: Write) -> Write:

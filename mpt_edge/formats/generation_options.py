@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any, TypedDict
 
 from mpt_edge.errors import InputError
+from mpt_edge.formats.strict_json import parse_json
 
 #: Largest beam width. Each beam is a row of the model's cache, and a task file may ask for any number.
 MAX_BEAMS = 256
@@ -18,6 +20,10 @@ MAX_REPETITION_PENALTY = 100
 
 #: Largest exponent of a length; far beyond it, powers of a length leave the range of floats.
 MAX_LENGTH_PENALTY = 10
+
+
+#: Maximum characters of a JSON schema or a regular expression, which requests may send to a server.
+MAX_CONSTRAINT = 1 << 16
 
 
 class GenerationKwargs(TypedDict, total=False):
@@ -34,6 +40,8 @@ class GenerationKwargs(TypedDict, total=False):
     early_stopping: bool | str | None
     seed: int | None
     stop: str | Sequence[str] | None
+    json_schema: str | Mapping[str, Any] | None
+    regex: str | None
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,21 @@ class GenerationOptions:
     """Random seed of every row, so a text gets the same answer alone or in a batch."""
     stop: tuple[str, ...] = ()
     """Texts that end generation; they are not part of the result."""
+    json_schema: str | None = None
+    """JSON schema, as a dict or a JSON text, that the text is valid under. A text that ends by its length is not
+    complete."""
+    regex: str | None = None
+    """Regular expression that the whole text matches; its end by length is as above."""
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether there is a schema or an expression."""
+        return self.json_schema is not None or self.regex is not None
 
     def __post_init__(self) -> None:
         """Make a tuple of the stop texts, and refuse impossible options. Raises InputError."""
         object.__setattr__(self, "stop", _texts(self.stop))
+        object.__setattr__(self, "json_schema", _schema(self.json_schema))
         for name, allowed in _TYPES.items():
             value = getattr(self, name)
             if not isinstance(value, allowed) or isinstance(value, bool):
@@ -106,6 +125,20 @@ class GenerationOptions:
             yield "the seed must be 0 or more; correct it"
         if not all(self.stop):
             yield "a stop text is empty; leave it out"
+        yield from self._constraint_problems()
+
+    def _constraint_problems(self) -> Iterator[str]:
+        constraint = self.regex if self.json_schema is None else self.json_schema
+        if constraint is None:
+            return
+        if self.json_schema is not None and self.regex is not None:
+            yield "there are both json_schema and regex; pass one of them"
+        if not isinstance(constraint, str):
+            yield f"regex must be a text, not {type(constraint).__name__}; correct it"
+        elif len(constraint) > MAX_CONSTRAINT:
+            yield f"the schema or expression has more than {MAX_CONSTRAINT:,} characters; shorten it"
+        if self.stop:
+            yield "a text that must match ends by itself; leave out stop, or json_schema and regex"
 
     @classmethod
     def parse(cls, entries: Mapping[str, Any]) -> GenerationOptions:
@@ -126,6 +159,24 @@ def _texts(stop: Any) -> Any:
     """Return stop texts as a tuple; an object that is neither text nor list is left for the check."""
     return (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
 
+
+def _schema(schema: Any) -> str | None:
+    """Return a JSON schema as a text with its properties in their order. Raises InputError for other objects."""
+    if schema is None:
+        return None
+    if isinstance(schema, str) and len(schema) > MAX_CONSTRAINT:  # refused by the checks, and not parsed before
+        return schema
+    try:
+        content = parse_json(schema if isinstance(schema, str) else json.dumps(schema))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"json_schema is no JSON ({error}); correct it.") from error
+    if not isinstance(content, dict):
+        raise InputError('json_schema is no JSON object; pass a schema such as {"type": "object"}.')
+    return json.dumps(content)
+
+
+#: Options that state what a text may be.
+CONSTRAINTS = frozenset({"json_schema", "regex"})
 
 #: Names of all options.
 NAMES = frozenset(field.name for field in fields(GenerationOptions))

@@ -203,10 +203,17 @@ class Generation(Answer):
     """A generated text."""
 
     text: str
-    tokens: int
-    """Number of generated tokens."""
+    input_tokens: int
+    """Number of tokens of the input with its template, without the prompt's virtual tokens."""
+    new_tokens: int
+    """Number of generated tokens, without one that ends the text."""
     finish: str
-    """Reason for the end: ``"eos"``, ``"stop"`` or ``"length"``."""
+    """Reason for the end: ``"eos"``, ``"stop"`` or ``"length"``. A text under a schema or an expression matches it at
+    ``"eos"``, and does not at ``"length"``."""
+    first_token_seconds: float = field(default=0.0, compare=False, repr=False)
+    """Seconds from the beginning of its batch, or of its stream, to its first token."""
+    seconds: float = field(default=0.0, compare=False, repr=False)
+    """Seconds to its end."""
 
     @property
     def summary(self) -> str:
@@ -214,7 +221,14 @@ class Generation(Answer):
         return self.text
 
     def _content(self) -> dict[str, Any]:
-        return {"output": self.text, "new_tokens": self.tokens, "finish": self.finish}
+        return {
+            "output": self.text,
+            "input_tokens": self.input_tokens,
+            "new_tokens": self.new_tokens,
+            "finish": self.finish,
+            "first_token_seconds": round(self.first_token_seconds, 6),
+            "seconds": round(self.seconds, 6),
+        }
 
 
 class Stream(Iterator[str]):

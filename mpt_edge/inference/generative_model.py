@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from mpt_edge._arrays import Floats
 from mpt_edge.errors import InputError
 from mpt_edge.formats.bundle import Bundle
-from mpt_edge.formats.generation_options import NAMES, GenerationKwargs, GenerationOptions
+from mpt_edge.formats.generation_options import CONSTRAINTS, NAMES, GenerationKwargs, GenerationOptions
 from mpt_edge.formats.manifest import Family
 from mpt_edge.formats.placement import Layout
 from mpt_edge.formats.taskfile import TaskFile
@@ -16,6 +17,7 @@ from mpt_edge.inference.answers import Answer, Stream
 from mpt_edge.inference.arguments import check_name, check_text
 from mpt_edge.inference.batching import MAX_TOKENS, by_length
 from mpt_edge.inference.generation.choice import likelihoods
+from mpt_edge.inference.generation.constraints import Constraint, Grammars
 from mpt_edge.inference.generation.opening import Opening, common_beginning
 from mpt_edge.inference.heads.base import ComposedTask, Request, SelectedTask, all_valid, check_finite
 from mpt_edge.inference.heads.generative_head import GenerativeHead
@@ -58,6 +60,7 @@ class GenerativeModel(Model):
             else:
                 causal = OnnxCausal(graphs[0], manifest, options)
                 self.backbone, self.providers = causal, causal.providers
+        self._grammars = Grammars(self.texts.tokenizer)
         assert manifest.generation is not None  # as in every manifest of these families
         self.eos_ids, self._context = manifest.generation.eos_ids, manifest.generation.context
 
@@ -107,7 +110,10 @@ class GenerativeModel(Model):
     def _options(self, task: SelectedTask, given: GenerationKwargs) -> GenerationOptions:
         """Return the task's options, overridden by the request's."""
         values = {name: value for name, value in given.items() if value is not None or name not in NAMES}
-        return GenerationOptions.parse({**task.file.generation, **values})
+        own = dict(task.file.generation)
+        if values.keys() & CONSTRAINTS:  # the text then ends by itself, and has one constraint
+            own = {name: value for name, value in own.items() if name not in {"stop", *CONSTRAINTS}}
+        return GenerationOptions.parse({**own, **values})
 
     def _max_length(self, task: SelectedTask) -> int:
         return self._room(task, self._options(task, {}))
@@ -134,22 +140,32 @@ class GenerativeModel(Model):
     def _requests(
         self, texts: Sequence[Text], tasks: Sequence[SelectedTask], options: GenerationKwargs
     ) -> Sequence[Request | InputError]:
-        settled = {id(task): self._options(task, options) for task in tasks}
-        return [self._request(text, task, settled[id(task)]) for text, task in zip(texts, tasks, strict=True)]
+        settled: dict[int, tuple[GenerationOptions, Constraint | None]] = {}
+        for task in tasks:
+            if id(task) not in settled:
+                settled[id(task)] = self._settled(task, options)
+        return [self._request(text, task, *settled[id(task)]) for text, task in zip(texts, tasks, strict=True)]
 
-    def _request(self, text: Text, task: SelectedTask, options: GenerationOptions) -> Request | InputError:
+    def _settled(self, task: SelectedTask, given: GenerationKwargs) -> tuple[GenerationOptions, Constraint | None]:
+        """Return a task's options and their constraint. Raises InputError and MissingExtraError."""
+        options = self._options(task, given)
+        return options, self._grammars.constraint(options) if isinstance(task.head, TextGeneration) else None
+
+    def _request(
+        self, text: Text, task: SelectedTask, options: GenerationOptions, constraint: Constraint | None
+    ) -> Request | InputError:
         file = task.file
         try:
             row = self.texts.fit(file.template, text, self._room(task, options), file.truncation_side, file.chat)
         except InputError as error:
             return error
-        return Request(row, task, options)
+        return Request(row, task, options, constraint)
 
     def _answer(self, requests: Sequence[Request], batch_size: int) -> list[Answer]:
         answers: dict[int, Answer] = {}
         for run in self._runs(requests, batch_size):
             chosen = [requests[i] for i in run]
-            answers |= zip(run, _head(chosen[0].task).answer(chosen, *self._open(chosen)), strict=True)
+            answers |= zip(run, _head(chosen[0].task).answer(chosen, partial(self._open, chosen)), strict=True)
         return [answers[i] for i in range(len(requests))]
 
     def _open(self, requests: Sequence[Request]) -> tuple[Decoding, Floats]:

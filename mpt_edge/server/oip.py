@@ -43,8 +43,11 @@ _FIELDS: dict[type[Answer], tuple[_Field, ...]] = {
     Embedding: (("vector", "FP32", lambda answer: answer.vector.tolist()),),
     Generation: (
         ("output", "BYTES", attrgetter("text")),
-        ("new_tokens", "INT64", attrgetter("tokens")),
+        ("input_tokens", "INT64", attrgetter("input_tokens")),
+        ("new_tokens", "INT64", attrgetter("new_tokens")),
         ("finish", "BYTES", attrgetter("finish")),
+        ("first_token_seconds", "FP32", attrgetter("first_token_seconds")),
+        ("seconds", "FP32", attrgetter("seconds")),
     ),
     Span: (
         ("output", "BYTES", attrgetter("text")),

@@ -39,7 +39,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (None, 0),
     "tools": (None, []),
     "functions": (None, []),
-    "response_format": (None, {"type": "text"}),
 }
 
 
@@ -58,6 +57,27 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class NamedSchema(BaseModel, extra="allow"):
+    """A JSON schema as `response_format` has it."""
+
+    content: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """Form of a text."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: NamedSchema | None = None
+
+    def schema_of_text(self) -> dict[str, Any] | None:
+        """Return the JSON schema of the text. Raises Problem where it is missing."""
+        if self.type == "json_object":
+            return {"type": "object"}
+        if self.type == "json_schema" and self.json_schema is None:
+            raise Problem(422, "the field 'response_format.json_schema' is missing; add it.")
+        return self.json_schema.content if self.type == "json_schema" and self.json_schema else None
+
+
 class GenerationBody(BaseModel, extra="allow"):
     """Fields of both kinds of completions."""
 
@@ -72,6 +92,8 @@ class GenerationBody(BaseModel, extra="allow"):
     num_beams: int | None = Field(default=None, description="Beam width; a stream has one beam.")
     seed: int | None = None
     stop: str | list[str] | None = None
+    response_format: ResponseFormat = ResponseFormat()
+    regex: str | None = Field(default=None, description="Regular expression that the whole text matches.")
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
 
@@ -91,6 +113,8 @@ class GenerationBody(BaseModel, extra="allow"):
             "num_beams": self.num_beams,
             "seed": self.seed,
             "stop": self.stop,
+            "json_schema": self.response_format.schema_of_text(),
+            "regex": self.regex,
         }
 
 
@@ -210,7 +234,7 @@ async def _complete(
         return await _streamed(service, body, texts[0], name, form)
     answers, requests = await asking.answers_to(service, http, texts, name, options)
     tokens = sum(len(request.row.ids) for request in requests)
-    new = sum(answer.tokens for answer in answers if isinstance(answer, Generation))
+    new = sum(answer.new_tokens for answer in answers if isinstance(answer, Generation))
     choices = [_choice(answer, i, form) for i, answer in enumerate(answers)]
     head = form.head(name, form.object)
     return bodies.json_response({**head, "choices": choices, "usage": _usage(tokens, new)})
@@ -263,7 +287,7 @@ async def _events(
     assert isinstance(answer, Generation)  # the last of the pieces
     asking.count(service, [answer])
     if body.stream_options.include_usage:
-        yield _event({**head, "choices": [], "usage": _usage(tokens, answer.tokens)})
+        yield _event({**head, "choices": [], "usage": _usage(tokens, answer.new_tokens)})
     yield "data: [DONE]\n\n"
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from mpt_edge.errors import MptEdgeError
-from mpt_edge.formats.generation_options import GenerationKwargs
+from mpt_edge.formats.generation_options import CONSTRAINTS, GenerationKwargs
 from mpt_edge.inference.answers import Answer, Generation
 from mpt_edge.inference.heads.base import Request
 from mpt_edge.inference.heads.text_generation import TextGeneration
@@ -139,7 +139,8 @@ class Service:
         model, options = self.model, options or {}
         is_selected = [await self._is_selected(name) for name in dict.fromkeys(tasks)]
         call = partial(model.prepare, texts, tasks, **options)
-        is_quick = _characters(texts) <= INLINE_CHARACTERS and all(is_selected)
+        is_constrained = any(options.get(name) is not None for name in CONSTRAINTS)
+        is_quick = _characters(texts) <= INLINE_CHARACTERS and all(is_selected) and not is_constrained
         return call() if is_quick else await self._in_thread(call)
 
     async def prepare_embeddings(

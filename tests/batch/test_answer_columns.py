@@ -16,7 +16,7 @@ ANSWERS = [
     Prediction(task="t", label="a", score=0.5),
     Prediction(task="t", label="a", score=0.25, abstain=True),
     Prediction(task="t", label="a", score=0.25, abstain=True).withheld(),
-    Generation(task="t", text="so", tokens=2, finish="eos", truncated=True),
+    Generation(task="t", text="so", input_tokens=3, new_tokens=2, finish="eos", truncated=True),
     Span(task="t", text="here", score=0.25, start=3, end=7),
     Embedding(task="t", vector=np.ones(2, np.float32)),
     Tagging(task="t", tokens=(TokenLabel("x", 0, 1, "B", 0.75),)),

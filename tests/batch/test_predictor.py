@@ -150,7 +150,7 @@ def test_generated_texts(writer_bundle: Path) -> None:
     table = predict(pa.table({"text": WRITER_TEXTS}))
     expected = model.run(WRITER_TEXTS, name, max_new_tokens=4, answers=mpt_edge.Generation)
     assert table.column("output").to_pylist() == [answer.text for answer in expected]
-    assert table.column("new_tokens").to_pylist() == [answer.tokens for answer in expected]
+    assert table.column("new_tokens").to_pylist() == [answer.new_tokens for answer in expected]
     assert table.column("finish").to_pylist() == [answer.finish for answer in expected]
 
 

@@ -243,3 +243,50 @@ def test_control_characters_of_a_model(writer_bundle: Path) -> None:
         for case in list(escapes.generation_cases(writer_bundle))[:3]:
             escapes.check(case, tally, has_traceback=False, is_terminal=is_terminal)
         assert tally.problems == []
+
+
+SCHEMA = '{"type": "array", "items": {"enum": ["cat", 7]}, "minItems": 1, "maxItems": 3}'
+
+
+def test_json_and_expressions(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text(SCHEMA)
+    task, run = mpt_edge.load(bundle).task("story"), ["run", "--task", "story", TEXTS[0], "--bundle", bundle]
+    for given in (SCHEMA, tmp_path / "schema.json"):
+        text = outcomes.done(commands.run_here(*run, "--json-schema", given))
+        assert text == task(TEXTS[0], json_schema=json.loads(SCHEMA)).text + "\n"
+        assert set(json.loads(text)) <= {"cat", 7}
+    answer = json.loads(outcomes.done(commands.run_here(*run, "--json", "--regex", "(yes|no)")))
+    assert answer["output"] in ("yes", "no")
+    assert answer["input_tokens"] == 2
+    assert 0 < answer["first_token_seconds"] <= answer["seconds"]
+
+
+def test_texts_that_are_cut_before_they_match(bundle: Path, tmp_path: Path) -> None:
+    """They are written, and the command fails."""
+    run = ["run", "--bundle", bundle, "--task", "story", "--regex", "(a|b){30}", "--max-new-tokens", 4]
+    done = commands.run_here(*run, TEXTS[0])
+    assert "the text reached the maximum of new tokens before matching" in refused(done)
+    assert len(done.stdout) > 1
+    done = commands.run_here(*run, *TEXTS[:2], "--output", tmp_path / "out.jsonl")
+    assert done.returncode == 1
+    assert "2 of 2 texts reached the maximum of new tokens" in done.stderr
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["finish"] for line in lines] == ["length", "length"]
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--json-schema", "{"], "json_schema is no JSON"),
+        (["--json-schema", "absent.json"], "absent.json: No such file or directory; check the path"),
+        (["--json-schema", '{"not": {}}'], "the JSON schema cannot be used"),
+        (["--regex", "(a"], "the regular expression cannot be used (unclosed group)"),
+        (["--regex", "a", "--json-schema", "{}"], "both json_schema and regex"),
+        (["--regex", "a", "--stop", "b"], "leave out stop"),
+        (["--regex", "a{400}"], "needs at least"),
+    ],
+)
+def test_bad_constraints_are_one_sentence(bundle: Path, options: list[str], part: str) -> None:
+    done = commands.run_here("run", "--task", "story", TEXTS[0], "--bundle", bundle, *options)
+    assert part in refused(done)
+    assert done.stdout == ""

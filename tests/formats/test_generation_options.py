@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -52,3 +55,38 @@ def test_options_from_entries() -> None:
     assert GenerationOptions.parse({"stop": [".", "!"]}).stop == (".", "!")
     with pytest.raises(InputError, match="no option 'beams'"):
         GenerationOptions.parse({"beams": 3})
+
+
+def test_a_schema_is_kept_as_a_text() -> None:
+    """With its properties in their order, whether it comes as a dict or as a text."""
+    schema = {"type": "object", "properties": {"b": {}, "a": {}}}
+    for given in (schema, json.dumps(schema, indent=2)):
+        options = GenerationOptions.parse({"json_schema": given})
+        assert options.is_constrained
+        assert options.json_schema is not None
+        assert list(json.loads(options.json_schema)["properties"]) == ["b", "a"]
+        assert hash(options) == hash(GenerationOptions(json_schema=options.json_schema))
+    assert not GenerationOptions().is_constrained
+
+
+@pytest.mark.parametrize(
+    ("entries", "part"),
+    [
+        ({"json_schema": "{"}, "json_schema is no JSON"),
+        ({"json_schema": {"a": {1}}}, "json_schema is no JSON"),
+        ({"json_schema": "[1]"}, "no JSON object"),
+        ({"json_schema": True}, "no JSON object"),
+        ({"json_schema": '{"a": 1, "a": 2}'}, "a key comes twice"),
+        ({"json_schema": '{"items":' * 40 + "{}" + "}" * 40}, "nested too deeply"),
+        ({"json_schema": '{"items":' * 5000 + "{}" + "}" * 5000}, "nested too deeply|recursion"),
+        ({"json_schema": '{"const": "\\ud800"}'}, "json_schema is no JSON"),
+        ({"json_schema": {"const": "x" * 70_000}}, "more than 65,536 characters"),
+        ({"regex": "x" * 70_000}, "more than 65,536 characters"),
+        ({"regex": 1}, "regex must be a text, not int"),
+        ({"regex": "a", "json_schema": {}}, "both json_schema and regex"),
+        ({"regex": "a", "stop": "b"}, "leave out stop"),
+    ],
+)
+def test_constraints_that_cannot_be_used(entries: dict[str, Any], part: str) -> None:
+    with pytest.raises(InputError, match=part):
+        GenerationOptions.parse(entries)

@@ -16,7 +16,9 @@ PREDICTION = Prediction(task="t", label="b", score=0.5, scores=SCORES, similarit
 TAGGING = Tagging(task="t", tokens=(TokenLabel("Ada", 0, 3, "NAME", 0.9), TokenLabel("is", 4, 6, "O", 0.75)))
 SPAN = Span(task="t", text="Mars", score=0.625, start=3, end=7)
 EMBEDDING = Embedding(task="t", vector=np.array([0.6, -0.8, 0, 0], np.float32))
-GENERATION = Generation(task="t", text="so it was", tokens=4, finish="eos")
+GENERATION = Generation(
+    task="t", text="so it was", input_tokens=3, new_tokens=4, finish="eos", first_token_seconds=0.25, seconds=0.5
+)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,17 @@ GENERATION = Generation(task="t", text="so it was", tokens=4, finish="eos")
         ),
         (SPAN, {"output": "Mars", "score": 0.625, "start": 3, "end": 7}),
         (EMBEDDING, {"vector": [0.6, -0.8, 0.0, 0.0]}),
-        (GENERATION, {"output": "so it was", "new_tokens": 4, "finish": "eos"}),
+        (
+            GENERATION,
+            {
+                "output": "so it was",
+                "input_tokens": 3,
+                "new_tokens": 4,
+                "finish": "eos",
+                "first_token_seconds": 0.25,
+                "seconds": 0.5,
+            },
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -82,7 +82,7 @@ def test_generated_text(writing: App, generator: Model) -> None:
     body = {"inputs": [tensor(texts=["The cat"])], "parameters": {"max_new_tokens": 5, "priority": 3}}
     found = outputs(writing.post("/v2/models/story/infer", body).json)
     answer = generator.task("story")("The cat", max_new_tokens=5)
-    assert (found["output"], found["new_tokens"]) == ([answer.text], [answer.tokens])
+    assert (found["output"], found["new_tokens"]) == ([answer.text], [answer.new_tokens])
 
 
 @pytest.mark.parametrize(

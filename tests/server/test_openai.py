@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
 
+import mpt_edge
 from mpt_edge.inference.model import Model
+from mpt_edge.training.backbones.chat_template import ChatTemplate
+from tests.support import http
 from tests.support.http import App, Reply
 
 PROMPT = "Tom had a red ball. One day, he"
@@ -52,7 +58,8 @@ def test_a_completion(writing: App, generator: Model) -> None:
     (choice,) = reply["choices"]
     assert choice["text"] == answer.text
     assert choice["finish_reason"] == {"eos": "stop"}.get(answer.finish, answer.finish)
-    assert reply["usage"]["completion_tokens"] == answer.tokens
+    usage = {"prompt_tokens": answer.input_tokens, "completion_tokens": answer.new_tokens}
+    assert reply["usage"] == usage | {"total_tokens": sum(usage.values())}
     assert reply["object"] == "text_completion"
 
 
@@ -79,6 +86,24 @@ def test_sampling_with_a_seed(writing: App, generator: Model, seed: int) -> None
     assert reply["choices"][0]["text"] == generator.task("story")(PROMPT, **options).text
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/run", "/v2/models/story/infer"])
+def test_stop_texts(writing: App, generator: Model, path: str) -> None:
+    whole = generator.task("story")(PROMPT, max_new_tokens=30).text
+    stop = whole[len(whole) // 2 :][:3]
+    options = {"max_new_tokens": 30, "stop": [stop]}
+    body = {
+        "/v1/completions": {"model": "story", "prompt": PROMPT, "max_tokens": 30, "stop": stop},
+        "/run": {"rows": [{"text": PROMPT, "task": "story"}], "options": options},
+    }.get(
+        path, {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [PROMPT]}], "parameters": options}
+    )
+    reply = json.dumps(writing.post(path, body).json, ensure_ascii=False)
+    answer = generator.task("story")(PROMPT, **options)
+    assert answer.finish == "stop"
+    assert answer.text == whole[: whole.index(stop)]
+    assert json.dumps(answer.text, ensure_ascii=False) in reply
+
+
 def test_a_stream_has_the_same_text_in_pieces(writing: App, generator: Model) -> None:
     body = {"model": "story", "prompt": PROMPT, "stream": True, "stream_options": {"include_usage": True}}
     reply = writing.post("/v1/completions", body)
@@ -89,7 +114,7 @@ def test_a_stream_has_the_same_text_in_pieces(writing: App, generator: Model) ->
     assert "".join(piece["choices"][0]["text"] for piece in pieces) == answer.text
     assert [piece["choices"][0]["finish_reason"] for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
     assert pieces[-1]["choices"][0]["finish_reason"] == {"eos": "stop"}.get(answer.finish, answer.finish)
-    assert usage["usage"]["completion_tokens"] == answer.tokens
+    assert usage["usage"]["completion_tokens"] == answer.new_tokens
     assert len(reply.parts) > 3
 
 
@@ -137,6 +162,70 @@ def test_errors_have_the_form_of_openai(writing: App, changes: dict, status: int
     reply = writing.post("/v1/completions", {"model": "story", "prompt": PROMPT} | changes)
     assert (reply.status, set(reply.json["error"])) == (status, {"message", "type", "param", "code"})
     assert message in reply.error
+
+
+NUMBER = {"type": "object", "properties": {"n": {"enum": [1, 23]}}, "required": ["n"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_texts_under_a_schema_or_an_expression(writing: App, is_stream: bool) -> None:
+    body = {"model": "story", "messages": [{"role": "user", "content": PROMPT}], "temperature": 2, "stream": is_stream}
+
+    def text(**more: object) -> str:
+        reply = writing.post("/v1/chat/completions", body | more)
+        if not is_stream:
+            return str(reply.json["choices"][0]["message"]["content"])
+        return "".join(piece["choices"][0]["delta"]["content"] for piece in events(reply))
+
+    form = {"type": "json_schema", "json_schema": {"name": "number", "strict": True, "schema": NUMBER}}
+    assert json.loads(text(response_format=form))["n"] in (1, 23)
+    assert text(response_format={"type": "json_object"}, max_tokens=80).startswith("{")
+    assert text(regex="yes|no", response_format={"type": "text"}) in ("yes", "no")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"response_format": {"type": "yaml"}}, "the field 'response_format' cannot be used"),
+        ({"response_format": {"type": "json_schema"}}, "'response_format.json_schema' is missing"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+            "the JSON schema cannot be used",
+        ),
+        ({"regex": "(a"}, "unclosed group"),
+        ({"regex": "x" * 70_000}, "more than 65,536 characters"),
+        ({"regex": "(((a{1000}){1000}){1000})"}, "needs at least"),
+        ({"regex": "a{300}", "stream": True}, "needs at least"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_constraints_that_are_refused(writing: App, changes: dict, message: str) -> None:
+    reply = writing.post("/v1/completions", {"model": "story", "prompt": PROMPT} | changes)
+    assert reply.status == 422
+    assert message in reply.error
+
+
+def test_a_chat_template_gives_the_tokens_of_transformers(writer_bundle: Path, tmp_path: Path) -> None:
+    """Of a message that a client sends, special tokens included."""
+    model = mpt_edge.load(writer_bundle, threads=1)
+    source = (
+        "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+    )
+    frame = ChatTemplate(source, {}).frame("tiny", "Be good.")
+    replace(model.task("story").file, name="chat", chat=frame).save(tmp_path / "chat.safetensors")
+    model.add_task(tmp_path / "chat.safetensors")
+    reference = PreTrainedTokenizerFast(tokenizer_object=model.texts.tokenizer, chat_template=source)
+    read, opened = [], model.backbone.open
+    model.backbone.open = lambda batch, caches: read.append(batch.input_ids[0].tolist()) or opened(batch, caches)
+    with http.ready(model) as app:
+        for text in (PROMPT, "a </s> in it", "süße\n日本 "):
+            body = {"model": "chat", "messages": [{"role": "user", "content": text}], "max_tokens": 2}
+            usage = app.post("/v1/chat/completions", body).json["usage"]
+            chat = [{"role": "system", "content": "Be good."}, {"role": "user", "content": text}]
+            expected = reference.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+            assert read.pop() == expected
+            assert usage["prompt_tokens"] == len(expected)
 
 
 def test_an_image_is_refused(writing: App) -> None:

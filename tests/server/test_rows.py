@@ -34,7 +34,11 @@ def test_a_task_for_rows_that_name_none(app: App, encoder: Model) -> None:
 def test_generated_rows(writing: App, generator: Model) -> None:
     body = {"rows": [{"text": "The cat", "task": "story"}], "options": {"max_new_tokens": 4}}
     answer = generator.task("story")("The cat", max_new_tokens=4)
-    assert writing.post("/run", body).json["answers"] == [answer.to_dict()]
+    (given,) = writing.post("/run", body).json["answers"]
+    times = [given.pop(name) for name in ("first_token_seconds", "seconds")]
+    assert 0 < times[0] <= times[1]
+    assert answer.to_dict().items() >= given.items()
+    assert (given["output"], given["input_tokens"], given["new_tokens"]) == (answer.text, 2, answer.new_tokens)
     assert "no option 'x'" in writing.post("/run", body | {"options": {"x": 1}}).error
 
 

@@ -33,7 +33,7 @@ class Source:
             self.is_closed = True
 
     def _answer(self) -> Generation:
-        return Generation(task="t", text="012", tokens=self._pieces, finish="eos")
+        return Generation(task="t", text="012", input_tokens=1, new_tokens=self._pieces, finish="eos")
 
 
 def test_pieces_arrive_in_order_and_the_answer_last() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mpt_edge.formats.placement import Placement
@@ -14,36 +13,14 @@ from mpt_edge.formats.prompts import SharedPrompt, length_and_width
 from mpt_edge.formats.taskfile import Side, TaskFile
 from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge_export import ExportPlan, export_bundle
+from tests.support.small_tokenizers import LABEL_TEXTS, SENTENCES, byte_level
 
 #: Prompt length, and maximum number of positions.
 LENGTH, CONTEXT = 6, 160
 #: Initialization of the prompt.
 WORDS = "Lily was happy and sang in the park with her friend Max."
 TEXTS = ["The cat", "Tom had a red ball. One day, he", "Once upon a time"]
-#: Training data of the model. Other characters than ASCII are several tokens each, so a stream must wait for them.
-SENTENCES = [
-    "The cat sat on the mat and ate süße Törtchen 🍰 with Max. It was happy.",
-    "Tom had a red ball. One day, he saw 日本 and sang 🎉🎉 all the way home! Then he slept.",
-    "Once upon a time a dog ran to the park, où il était très content 😀. The end.",
-    "Question: who sang in the park?\nAnswer: Lily and the dog, für immer 🐕. Yes!",
-]
-LABELS = {"good": "He was very happy.", "bad": "He was sad."}
-
-
-def byte_level() -> Tokenizer:
-    """Return a byte-level tokenizer, trained on ASCII only, so that other characters stay bytes."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    words = [sentence.encode("ascii", "ignore").decode() for sentence in [*SENTENCES, *LABELS.values()]]
-    trainer = trainers.BpeTrainer(
-        vocab_size=380,
-        special_tokens=["<pad>", "<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(words * 3, trainer)
-    return tokenizer
+LABELS = dict(zip(("good", "bad"), LABEL_TEXTS, strict=True))
 
 
 def save_writer(folder: Path) -> Path:

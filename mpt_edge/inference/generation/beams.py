@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpt_edge._arrays import Floats
 from mpt_edge.formats.generation_options import GenerationOptions
+from mpt_edge.inference.generation.constraints import Follower
 from mpt_edge.inference.generation.tokens import penalize
 from mpt_edge.inference.numerics import log_softmax
 from mpt_edge.inference.runtime.decoding import Decoding
@@ -37,10 +39,19 @@ class BeamRow:
     complete: list[tuple[float, list[int], str]] = field(default_factory=list)
     """Score, tokens and finish of up to ``num_beams`` complete texts, best first."""
     done: bool = False
+    follower: Follower | None = None
+    """The constraint on a new text."""
+    first_at: float = 0.0
+    """Time of the first tokens, on the clock of `time.perf_counter`."""
+    ended_at: float = 0.0
+    """Time of the last ones."""
+    followers: list[Follower | None] = field(default_factory=list)
+    """Constraint on each unfinished text; None for one that cannot go on, and without a constraint."""
 
     def __post_init__(self) -> None:
         """Start with one text, and beams that cannot win."""
         beams = self.options.num_beams
+        self.followers = [self.follower] * beams
         self.running = [[] for _ in range(beams)]
         self.scores = np.full(beams, _NEVER)
         self.scores[0] = 0.0
@@ -64,8 +75,8 @@ class BeamRow:
         beams, new = self.options.num_beams, len(self.running[0])
         log_probs = log_softmax(logits).astype(np.float32)
         adjusted = [
-            penalize(row, [*self.history, *text], self.options, eos, new)
-            for row, text in zip(log_probs, self.running, strict=True)
+            self._restrict(i, penalize(row, [*self.history, *text], self.options, eos, new), eos)
+            for i, (row, text) in enumerate(zip(log_probs, self.running, strict=True))
         ]
         summed = (np.stack(adjusted).astype(np.float64) + self.scores[:, None]).ravel()
         count = min(max(2, 1 + len(eos)) * beams, len(summed))
@@ -75,21 +86,57 @@ class BeamRow:
         texts = [[*self.running[origin], int(token)] for origin, token in zip(origins, tokens, strict=True)]
         ends = ["eos" if text[-1] in eos else "stop" if self.stops(text) else "" for text in texts]
         last = new + 1 == self.options.max_new_tokens
-        self._keep(texts, summed[top], [why or ("length" if last else "") for why in ends])
+        followers = self._follow(origins, texts, summed[top], ends)
+        ends = [
+            "complete" if each is not None and each.is_over and not eos else why
+            for each, why in zip(followers, ends, strict=True)
+        ]
+        at_last = ["complete" if each is not None and each.is_complete else "length" for each in followers]
+        self._keep(
+            texts, summed[top], [why or (limit if last else "") for why, limit in zip(ends, at_last, strict=True)]
+        )
         going = [i for i in range(count) if not ends[i]][:beams]
         # If more texts stop at once than there are beams, some continue and cannot win.
         going += [i for i in range(count) if ends[i]][: beams - len(going)]
         self.running, previous = [texts[i] for i in going], [int(origins[i]) for i in going]
         self.scores = np.where([bool(ends[i]) for i in going], _NEVER, summed[top[going]])
-        self.done = last or self._cannot_improve(new + 1)
+        self.followers = [followers[i] for i in going]
+        self.ended_at = perf_counter()
+        self.first_at = self.first_at or self.ended_at
+        self.done = last or self._cannot_improve(new + 1) or not np.isfinite(self.scores).any()
         return previous, [text[-1] for text in self.running]
+
+    def _restrict(self, beam: int, scores: Floats, eos: Sequence[int]) -> Floats:
+        """Leave only tokens with which a text may go on."""
+        if self.follower is None:
+            return scores
+        follower = self.followers[beam]
+        return np.full_like(scores, -np.inf) if follower is None else follower.restrict(scores, eos)
+
+    def _follow(
+        self,
+        origins: NDArray[np.int64],
+        texts: Sequence[list[int]],
+        scores: NDArray[np.float64],
+        ends: Sequence[str],
+    ) -> list[Follower | None]:
+        """Return the constraint after the last token of each text; None for one that cannot go on."""
+        result: list[Follower | None] = []
+        for origin, text, score, why in zip(origins, texts, scores, ends, strict=True):
+            follower = self.followers[origin]
+            if follower is not None:
+                follower = None if why or not np.isfinite(score) else follower.copy()
+            if follower is not None:
+                follower.advance(text[-1])
+            result.append(follower)
+        return result
 
     def _keep(self, texts: Sequence[list[int]], scores: NDArray[np.float64], ends: Sequence[str]) -> None:
         """Keep the complete texts among the best ``num_beams`` continuations, best first."""
         beams = self.options.num_beams
         length = len(self.running[0]) + 1
         for text, score, why in list(zip(texts, scores, ends, strict=True))[:beams]:
-            if why:
+            if why and np.isfinite(score):
                 self.complete.append((float(score) / length**self.options.length_penalty, text, why))
         self.complete = sorted(self.complete, key=lambda item: -item[0])[:beams]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import numpy as np
 
 from mpt_edge._arrays import Floats
 from mpt_edge.formats.generation_options import GenerationOptions
+from mpt_edge.inference.generation.constraints import Follower
 from mpt_edge.inference.generation.streaming import TextStream
 from mpt_edge.inference.generation.tokens import penalize, pick
 from mpt_edge.inference.runtime.decoding import Decoding
@@ -24,6 +26,12 @@ class GeneratedRow:
     """Tokens before it, for the repetition penalty."""
     finish: str | None = None
     """Reason for its end: ``"eos"``, ``"stop"`` or ``"length"``; None while it continues."""
+    follower: Follower | None = None
+    """The constraint on its text."""
+    first_at: float = 0.0
+    """Time of its first token, on the clock of `time.perf_counter`."""
+    ended_at: float = 0.0
+    """Time of its end."""
     rng: np.random.Generator = field(init=False)
     """Random numbers of this row alone, whatever its batch."""
 
@@ -35,18 +43,38 @@ class GeneratedRow:
         """Choose the next token, and return it with the text that it completes."""
         tokens = self.stream.tokens
         scores = penalize(scores, [*self.history, *tokens], self.options, eos, len(tokens))
+        if self.follower is not None:
+            scores = self.follower.restrict(scores, eos)
         token = pick(scores, self.options, self.rng)
         if token in eos:
             piece = self.stream.finish()
             self.finish = "stop" if self.stream.stopped else "eos"
-            return token, piece
+        else:
+            piece = self._push(token)
+        now = perf_counter()
+        self.first_at = self.first_at or now
+        self.ended_at = now
+        return token, piece
+
+    def _push(self, token: int) -> str:
+        """Add a token that does not end the text, and return the text that it completes."""
         piece = self.stream.push(token)
+        if self.follower is not None:
+            self.follower.advance(token)
+        is_last = len(self.stream.tokens) >= self.options.max_new_tokens
         if self.stream.stopped:
             self.finish = "stop"
-        elif len(tokens) >= self.options.max_new_tokens:
+        elif self.follower is not None and (self.follower.is_over or (is_last and self.follower.is_complete)):
+            piece += self.stream.finish()
+            self.finish = "eos"  # as if an end token had come
+        elif is_last:
             piece += self.stream.finish()
             self.finish = "stop" if self.stream.stopped else "length"
-        return token, piece
+        return piece
+
+    def trim(self, text: str) -> str:
+        """Return a text, or its first piece, without the space that models write in front of it."""
+        return text.lstrip() if self.follower is None else self.follower.trim(text)
 
 
 def generate(

@@ -17,6 +17,7 @@ from mpt_edge.formats.linear_head import LinearHead
 from mpt_edge.formats.placement import Placement
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Answer, Prediction
+from mpt_edge.inference.generation.constraints import Constraint
 from mpt_edge.inference.generation.opening import Opening
 from mpt_edge.inference.numerics import softmax
 from mpt_edge.inference.runtime.kv_cache import PromptCache
@@ -76,6 +77,8 @@ class Request:
     task: SelectedTask
     options: GenerationOptions | None = None
     """Options of generative models; None for encoders."""
+    constraint: Constraint | None = None
+    """Constraint on the generated text."""
 
 
 def predict(task: TaskFile, logits: Floats, row: Encoded, *, are_cosines: bool = False) -> Prediction:

@@ -7,15 +7,13 @@ from typing import Self
 
 import numpy as np
 
-from mpt_edge._arrays import Floats
 from mpt_edge.formats.generation_options import GenerationOptions
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.inference.answers import Prediction
 from mpt_edge.inference.generation.choice import likelihoods
 from mpt_edge.inference.heads.base import ComposedTask, Request, predict
-from mpt_edge.inference.heads.generative_head import GenerativeHead, GenerativeReader, Room
+from mpt_edge.inference.heads.generative_head import GenerativeHead, GenerativeReader, Opener, Room
 from mpt_edge.inference.heads.labels import check_tokens
-from mpt_edge.inference.runtime.decoding import Decoding
 
 
 class Choice(GenerativeHead):
@@ -46,10 +44,10 @@ class Choice(GenerativeHead):
         """Return one row per label."""
         return len(self.choices)
 
-    def answer(self, requests: Sequence[Request], decoding: Decoding, logits: Floats) -> list[Prediction]:
+    def answer(self, requests: Sequence[Request], open_requests: Opener) -> list[Prediction]:
         """Return each request's likeliest label; see `GenerativeHead.answer`."""
         heads = [request.task.head for request in requests]
-        scores = likelihoods(decoding, logits, [head.choices for head in heads if isinstance(head, Choice)])
+        scores = likelihoods(*open_requests(), [head.choices for head in heads if isinstance(head, Choice)])
         return [
             predict(request.task.file, score.astype(np.float32), request.row)
             for request, score in zip(requests, scores, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, Self
 
 from mpt_edge._arrays import Floats
@@ -13,6 +13,10 @@ from mpt_edge.inference.answers import Answer
 from mpt_edge.inference.heads.base import ComposedTask, Head, Request
 from mpt_edge.inference.runtime.decoding import Decoding, OnnxGenerator
 from mpt_edge.inference.text import TextEncoder
+
+#: Reads the inputs of requests; returns the model after them, one row each, and the logits of each row's first token,
+#: ``(rows, vocabulary)``.
+Opener = Callable[[], tuple[Decoding, Floats]]
 
 
 class Room(NamedTuple):
@@ -60,11 +64,10 @@ class GenerativeHead(Head):
         """Return the rows that each request takes in the model's cache."""
 
     @abstractmethod
-    def answer(self, requests: Sequence[Request], decoding: Decoding, logits: Floats) -> Sequence[Answer]:
+    def answer(self, requests: Sequence[Request], open_requests: Opener) -> Sequence[Answer]:
         """Answer requests of one head type and width.
 
         Args:
             requests: the requests; each may be of another task.
-            decoding: the model after their inputs, one row each.
-            logits: logits of each row's first token, ``(rows, vocabulary)``.
+            open_requests: reads their inputs.
         """

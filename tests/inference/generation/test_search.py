@@ -82,3 +82,15 @@ def test_held_back_text_comes_at_the_end(limit: int) -> None:
         row = GeneratedRow(TextStream(tokenizer, stop=("ab", "end")), GenerationOptions(max_new_tokens=limit))
         taken = [row.take(np.eye(4, dtype=np.float32)[i], (0,))[1] for i in (1, token, 0)[: min(limit, 3)]]
         assert ("".join(taken), row.stream.text, row.finish) == (text, text, finish)
+
+
+def test_a_piece_comes_before_the_next_step(pair: tuple[PreTrainedModel, PromptedCausal]) -> None:
+    """A reader of a stream does not wait for a token that it has not seen yet."""
+    decoding, logits = opened(pair[1], TEXTS[:1])
+    steps, step = [0], decoding.step
+    decoding.step = lambda tokens: steps.__setitem__(0, steps[0] + 1) or step(tokens)  # type: ignore[method-assign]
+    row = GeneratedRow(TextStream(letters()), GenerationOptions(max_new_tokens=8), history=TEXTS[0])
+    seen = [(steps[0], len(row.stream.tokens)) for _ in generate(decoding, logits, [row], EOS)]
+    assert len(seen) > 3
+    assert all(taken == tokens - 1 for taken, tokens in seen)
+    assert seen[0] == (0, 1)
