@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -36,6 +37,10 @@ _JSON: Any = {"whitespace_flexible": True, "whitespace_pattern": " ", "lenient":
 
 #: Maximum states of an expression; each takes 1 to 2 kB. The library's own limit is five times as high.
 _MAX_STATES = 50_000
+
+#: Maximum work for reading an expression. ``(((a{1000}){1000}){1000})`` takes a second with the library's own limit,
+#: which is five times as high.
+_MAX_FUEL = 200_000
 
 #: Maximum product of a schema's values of ``multipleOf``. llguidance takes minutes for 100,000, and nothing stops it.
 _MAX_MULTIPLE = 1000
@@ -191,7 +196,7 @@ class _Vocabulary:
         self.special_token_ids = [i for i, token in enumerate(self.tokens) if token.startswith(NO_TEXT)]
         self.is_tokenizer_wrapper = True
         self._ids = {token: i for i, token in reversed(list(enumerate(spelled))) if token[:1] not in (NO_TEXT, b"")}
-        self._longest = max(map(len, self._ids), default=0)
+        self._sorted, self._longest = sorted(self._ids), max(map(len, self._ids), default=0)
         self.library = LLTokenizer(self, slices=[])  # type: ignore[arg-type]
 
     def __call__(self, text: str) -> list[int]:
@@ -216,7 +221,13 @@ class _Vocabulary:
             starts = range(max(0, end - self._longest), end)
             fewest.append(min((fewest[start] + 1 for start in starts if data[start:end] in self._ids), default=inf))
         # The last token may go on after the bytes.
-        return 1 + min(fewest[max(0, len(data) - self._longest) :]) if data else 0
+        starts = range(max(0, len(data) - self._longest), len(data))
+        return min((fewest[start] + 1 for start in starts if self._begins(data[start:])), default=inf) if data else 0
+
+    def _begins(self, data: bytes) -> bool:
+        """Whether a token begins with some bytes."""
+        place = bisect_left(self._sorted, data)
+        return place < len(self._sorted) and self._sorted[place].startswith(data)
 
 
 def _compile(options: GenerationOptions, vocabulary: _Vocabulary) -> Constraint:
@@ -283,7 +294,7 @@ def _numbers(content: Any, key: str) -> Iterator[Decimal]:
 def _matcher(grammar: str, vocabulary: _Vocabulary, noun: str) -> LLMatcher:
     from llguidance import LLMatcher, LLParserLimits
 
-    limits = LLParserLimits(max_lexer_states=_MAX_STATES, verbose_errors=False)
+    limits = LLParserLimits(initial_lexer_fuel=_MAX_FUEL, max_lexer_states=_MAX_STATES, verbose_errors=False)
     matcher = LLMatcher(vocabulary.library, grammar, log_level=0, limits=limits)
     _check_matcher(matcher, noun)
     return matcher
