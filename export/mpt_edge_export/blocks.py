@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,38 +28,38 @@ _TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class Blocks:
-    """Constants of a ``MatMulNBits`` node; see `constants`."""
+    """Numbers of a matrix: a weight is its number, less the middle one, times its block's scale, plus its offset."""
 
     numbers: NDArray[np.uint8]
     """Numbers of each block, ``(outputs, blocks, bytes)``; of four bits, the lower half of a byte comes first."""
     scales: NDArray[np.float32]
     """Scale of each block, ``(outputs, blocks)``."""
-    zero_points: NDArray[np.uint8] | None
-    """The number of a weight of zero in each block, packed as the numbers; None for the middle one."""
-
-    @property
-    def constants(self) -> list[NDArray[Any]]:
-        """The node's inputs after the rows, in order."""
-        arrays: list[NDArray[Any]] = [self.numbers, self.scales]
-        return arrays if self.zero_points is None else [*arrays, self.zero_points]
+    offsets: NDArray[np.float32] | None = None
+    """Offset of each block, ``(blocks, outputs)``; None for zeros."""
 
 
 def four_bits(weight: Floats) -> Blocks:
-    """Quantize a matrix ``(inputs, outputs)`` to four bits, with a scale and a zero point for each block.
+    """Quantize a matrix ``(inputs, outputs)`` to four bits, with a scale and an offset for each block.
 
-    Of several scales and zero points, those with the smallest squared error are taken. Weights that are whole multiples
-    of a block's scale from -8 to 7, as in GGUF's Q4_0, stay as they are.
+    Of several ranges, the one with the smallest squared error is taken. Weights of GGUF's Q4_0 and Q4_1
+    stay as they are.
     """
     outputs, blocks = weight.shape[1], _count(weight)
     numbers = np.empty((outputs * blocks, BLOCK), np.uint8)
-    scales, zero_points = np.empty(outputs * blocks, np.float32), np.empty(outputs * blocks, np.uint8)
+    scales, offsets = np.empty(outputs * blocks, np.float32), np.empty(outputs * blocks, np.float32)
     for part, values in _chunks(weight):
-        numbers[part], scales[part], zero_points[part] = _nearest(values)
+        numbers[part], scales[part], offsets[part] = _nearest(values)
     return Blocks(
         _packed(numbers).reshape(outputs, blocks, -1),
         scales.reshape(outputs, blocks),
-        _packed(zero_points.reshape(outputs, blocks)),
+        np.ascontiguousarray(offsets.reshape(outputs, blocks).T),
     )
+
+
+def block_sums(inputs: int) -> Floats:
+    """Return the matrix ``(inputs, blocks)`` that adds up each block of a row, by which offsets are multiplied."""
+    sums: Floats = (np.arange(inputs)[:, None] // BLOCK == np.arange(-(-inputs // BLOCK))).astype(np.float32)
+    return sums
 
 
 def eight_bits(weight: Floats) -> Blocks:
@@ -70,7 +69,7 @@ def eight_bits(weight: Floats) -> Blocks:
     for part, values in _chunks(weight):
         scale = _usable(np.abs(values).max(1) / np.float32(127))
         numbers[part], scales[part] = np.rint(values / scale[:, None]) + 128, scale
-    return Blocks(numbers.reshape(outputs, blocks, -1), scales.reshape(outputs, blocks), None)
+    return Blocks(numbers.reshape(outputs, blocks, -1), scales.reshape(outputs, blocks))
 
 
 def _count(weight: Floats) -> int:
@@ -89,34 +88,34 @@ def _chunks(weight: Floats) -> Iterator[tuple[slice, Floats]]:
 
 
 def _nearest(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return numbers, scale and zero point of each block: of all candidates, those nearest to its weights."""
+    """Return numbers, scale and offset of each block: of all candidates, those nearest to its weights."""
     error = np.full(len(values), np.inf, np.float32)
-    numbers, scales, zero_points = np.empty_like(values), np.empty_like(error), np.empty_like(error)
-    for first, zero_point in _candidates(values):
-        rounded = np.clip(np.rint(values / first[:, None]), -zero_point[:, None], 15 - zero_point[:, None])
-        # The best scale of these numbers, which is seldom the one that made them.
-        square = np.einsum("bi,bi->b", rounded, rounded)
-        scale = np.where(square > 0, np.einsum("bi,bi->b", rounded, values) / np.maximum(square, 1), first)
-        rest = values - rounded * scale[:, None]
+    numbers, scales, offsets = np.empty_like(values), np.empty_like(error), np.empty_like(error)
+    mean = values.mean(1)
+    for first, low in _candidates(values):
+        rounded = np.clip(np.rint((values - low[:, None]) / first[:, None]), 0, 15)
+        # The best line through these numbers, which is seldom the one that made them.
+        center = rounded.mean(1)
+        apart = rounded - center[:, None]
+        square = np.einsum("bi,bi->b", apart, apart)
+        scale = np.where(square > 0, np.einsum("bi,bi->b", apart, values) / np.maximum(square, 1e-6), first)
+        rest = values - mean[:, None] - apart * scale[:, None]
         square = np.einsum("bi,bi->b", rest, rest)
         is_nearer = square < error
-        error[is_nearer], scales[is_nearer], zero_points[is_nearer] = (
-            array[is_nearer] for array in (square, scale, zero_point)
-        )
+        error[is_nearer], scales[is_nearer] = square[is_nearer], scale[is_nearer]
+        offsets[is_nearer] = (mean - (center - 8) * scale)[is_nearer]
         numbers[is_nearer] = rounded[is_nearer]
-    return numbers + zero_points[:, None], scales, zero_points
+    return numbers, scales, offsets
 
 
 def _candidates(values: Floats) -> Iterator[tuple[Floats, Floats]]:
-    """Yield scales and zero points of each block."""
-    rows = np.arange(len(values))
-    largest = values[rows, np.abs(values).argmax(1)]
-    yield _usable(largest / -8), np.full(len(values), 8, np.float32)
-    low, high = np.minimum(values.min(1), 0), np.maximum(values.max(1), 0)
+    """Yield scales of each block, and weights of the number 0."""
+    scale = _usable(values[np.arange(len(values)), np.abs(values).argmax(1)] / -8)
+    yield scale, -8 * scale
+    low, high = values.min(1), values.max(1)
     for share in _SHARES:
-        scale = _usable(share * (high - low) / np.float32(15))
-        zero_point = -share * low / scale
-        yield from ((scale, rounding(zero_point).clip(0, 15)) for rounding in (np.floor, np.ceil))
+        half = np.float32(share) * (high - low) / 2
+        yield _usable(half * 2 / np.float32(15)), (low + high) / 2 - half
 
 
 def _usable(scale: Floats) -> Floats:
@@ -126,6 +125,5 @@ def _usable(scale: Floats) -> Floats:
 
 def _packed(numbers: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return numbers of four bits, two to a byte of the last axis; the lower half comes first."""
-    even = np.pad(numbers, ((0, 0), (0, numbers.shape[1] % 2)))
-    packed: NDArray[np.uint8] = even[:, ::2] | np.left_shift(even[:, 1::2], np.uint8(4))
+    packed: NDArray[np.uint8] = numbers[:, ::2] + 16 * numbers[:, 1::2]
     return packed

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mpt_edge._arrays import Floats
 from mpt_edge.formats.manifest import Precision
-from mpt_edge_export.blocks import BLOCK, eight_bits, four_bits
+from mpt_edge_export.blocks import BLOCK, block_sums, eight_bits, four_bits
 
 #: Domain of ``MatMulNBits``, which is ONNX Runtime's own.
 _CONTRIBUTED = "com.microsoft"
@@ -120,9 +120,21 @@ def _quantize_block_product(graph: onnx_ir.Graph, node: onnx_ir.Node, bits: int)
     """Replace a product with constant weights by one with weights in blocks."""
     rows, weight = node.inputs
     inputs, outputs = _array(weight).shape
-    constants = _constants(graph, weight, lambda array: (four_bits if bits == 4 else eight_bits)(array).constants)
+    assert weight is not None
+    blocks = (four_bits if bits == 4 else eight_bits)(_array(weight))
+    constants = [
+        _constant(graph, f"{weight.name}_{part}", array)
+        for part, array in (("quantized", blocks.numbers), ("scale", blocks.scales))
+    ]
     sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": BLOCK, "accuracy_level": _INT8_ACTIVATIONS}
-    _replace(graph, node, [onnx_ir.node("MatMulNBits", [rows, *constants], sizes, domain=_CONTRIBUTED)])
+    product = onnx_ir.node("MatMulNBits", [rows, *constants], sizes, domain=_CONTRIBUTED)
+    if blocks.offsets is None:
+        _replace(graph, node, [product])
+        return
+    offsets = _constant(graph, f"{weight.name}_offset", blocks.offsets)
+    sums = onnx_ir.node("MatMul", [rows, _constant(graph, f"block_sums_{inputs}", block_sums(inputs))])
+    addend = onnx_ir.node("MatMul", [*sums.outputs, offsets])
+    _replace(graph, node, [product, sums, addend, onnx_ir.node("Add", [*product.outputs, *addend.outputs])])
 
 
 def _quantize_row_lookup(graph: onnx_ir.Graph, node: onnx_ir.Node) -> None:
@@ -167,6 +179,13 @@ def _constants(
         for name, array in zip(names, quantized(_array(value)), strict=False):
             graph.register_initializer(onnx_ir.Value(name=name, const_value=onnx_ir.tensor(array, name=name)))
     return [graph.initializers[name] for name in names if name in graph.initializers]
+
+
+def _constant(graph: onnx_ir.Graph, name: str, array: NDArray[Any]) -> onnx_ir.Value:
+    """Return a constant by its name, which is made where there is none yet."""
+    if name not in graph.initializers:
+        graph.register_initializer(onnx_ir.Value(name=name, const_value=onnx_ir.tensor(array, name=name)))
+    return graph.initializers[name]
 
 
 def _per_channel(weight: Floats) -> _Quantized:

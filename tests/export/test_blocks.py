@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpt_edge_export.blocks import BLOCK, Blocks, eight_bits, four_bits
+from mpt_edge_export.blocks import BLOCK, Blocks, block_sums, eight_bits, four_bits
 
 
 def restored(blocks: Blocks, inputs: int) -> np.ndarray:
@@ -14,11 +14,11 @@ def restored(blocks: Blocks, inputs: int) -> np.ndarray:
     for output, scales in enumerate(blocks.scales):
         row: list[float] = []
         for block, scale in enumerate(scales):
-            numbers, zero = [int(byte) for byte in blocks.numbers[output, block]], 128
-            if blocks.zero_points is not None:
+            numbers, middle, offset = [int(byte) for byte in blocks.numbers[output, block]], 128, 0.0
+            if blocks.offsets is not None:
                 numbers = [half for byte in numbers for half in (byte % 16, byte // 16)]
-                zero = int(blocks.zero_points[output, block // 2]) // 16 ** (block % 2) % 16
-            row += [float(scale) * (number - zero) for number in numbers]
+                middle, offset = 8, float(blocks.offsets[block, output])
+            row += [float(scale) * (number - middle) + offset for number in numbers]
         rows.append(row[:inputs])
     return np.array(rows).T
 
@@ -35,19 +35,17 @@ def test_four_bits(inputs: int) -> None:
     count = -(-inputs // BLOCK)
     assert blocks.numbers.shape == (7, count, 16)
     assert blocks.scales.shape == (7, count)
-    assert [array.dtype for array in blocks.constants] == [np.uint8, np.float32, np.uint8]
-    assert blocks.zero_points is not None
-    assert blocks.zero_points.shape == (7, -(-count // 2))
+    assert blocks.offsets is not None
+    assert blocks.offsets.shape == (count, 7)
     result = restored(blocks, inputs)
     assert result.shape == weight.shape
-    padded = np.pad(weight, ((0, count * BLOCK - inputs), (0, 0))).reshape(count, BLOCK, 7)
-    steps = (np.maximum(padded.max(1), 0) - np.minimum(padded.min(1), 0)) / 15
-    plain = np.rint(padded / steps[:, None]) * steps[:, None]
-    zero = np.rint(-np.minimum(padded.min(1), 0) / steps)[:, None]
-    plain = (np.clip(np.rint(padded / steps[:, None]) + zero, 0, 15) - zero) * steps[:, None]
-    error = ((np.pad(result, ((0, count * BLOCK - inputs), (0, 0))).reshape(plain.shape) - padded) ** 2).sum(1)
-    assert (error <= ((plain - padded) ** 2).sum(1) * 1.0001).all()
-    assert error.sum() < 0.95 * ((plain - padded) ** 2).sum()
+    for start in range(0, inputs - BLOCK + 1, BLOCK):
+        block = weight[start : start + BLOCK]
+        low, step = block.min(0), (block.max(0) - block.min(0)) / 15
+        plain = low + np.rint((block - low) / step) * step
+        error = ((result[start : start + BLOCK] - block) ** 2).sum(0)
+        assert (error <= ((plain - block) ** 2).sum(0) * 1.0001).all()
+    assert np.abs(result - weight).max() < (weight.max() - weight.min()) / 15
 
 
 def test_an_outlier_changes_its_block_alone() -> None:
@@ -68,7 +66,23 @@ def test_weights_of_a_q4_0_file_stay(sign: int) -> None:
     numbers = rng.integers(-8, 8, (3, BLOCK, 5))
     numbers[:, 4] = -8
     weight = (numbers * (sign * rng.uniform(0.01, 2, (3, 1, 5)))).reshape(-1, 5).astype(np.float32)
-    np.testing.assert_allclose(restored(four_bits(weight), 96), weight, rtol=1e-5)
+    np.testing.assert_allclose(restored(four_bits(weight), 96), weight, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_of_a_q4_1_file_stay() -> None:
+    """Such a file has numbers from 0 to 15 times a scale, and a minimum that is no multiple of it."""
+    rng = np.random.default_rng(1)
+    numbers = rng.integers(0, 16, (3, BLOCK, 5))
+    numbers[:, 4], numbers[:, 7] = 0, 15
+    weight = numbers * rng.uniform(0.01, 2, (3, 1, 5)) + rng.uniform(-20, 1, (3, 1, 5))
+    weight = weight.reshape(-1, 5).astype(np.float32)
+    np.testing.assert_allclose(restored(four_bits(weight), 96), weight, rtol=1e-5, atol=1e-5)
+
+
+def test_block_sums() -> None:
+    rows = weights(3, 40)
+    expected = np.stack([rows[:, :32].sum(1), rows[:, 32:].sum(1)], axis=1)
+    np.testing.assert_allclose(rows @ block_sums(40), expected, rtol=1e-5)
 
 
 def test_weights_of_a_q8_0_file_stay() -> None:
@@ -76,13 +90,13 @@ def test_weights_of_a_q8_0_file_stay() -> None:
     numbers = rng.integers(-127, 128, (2, BLOCK, 5))
     numbers[:, 3] = 127
     weight = (numbers * rng.uniform(0.01, 2, (2, 1, 5))).reshape(-1, 5).astype(np.float32)
-    np.testing.assert_allclose(restored(eight_bits(weight), 64), weight, rtol=1e-5)
+    np.testing.assert_allclose(restored(eight_bits(weight), 64), weight, rtol=1e-5, atol=1e-6)
 
 
 def test_eight_bits() -> None:
     weight = weights(40, 6)
     blocks = eight_bits(weight)
-    assert [array.shape for array in blocks.constants] == [(6, 2, 32), (6, 2)]
+    assert (blocks.numbers.shape, blocks.scales.shape, blocks.offsets) == ((6, 2, 32), (6, 2), None)
     error = np.abs(restored(blocks, 40) - weight)
     assert (error[:32] <= np.abs(weight[:32]).max(0) / 254 * 1.0001).all()
     assert (error[32:] <= np.abs(weight[32:]).max(0) / 254 * 1.0001).all()

@@ -234,8 +234,8 @@ def restored(graph: onnx.GraphProto, node: onnx.NodeProto) -> np.ndarray:
         if sizes["bits"] == 8:
             weight[k, n] = (int(numbers[n, block, place]) - 128) * float(scale)
         else:
-            byte, zero = int(numbers[n, block, place // 2]), int(values[node.input[3]][n, block // 2])
-            weight[k, n] = ((byte >> 4 * (place % 2) & 15) - (zero >> 4 * (block % 2) & 15)) * float(scale)
+            byte, offset = int(numbers[n, block, place // 2]), values[node.input[1].replace("quantized", "offset")]
+            weight[k, n] = ((byte >> 4 * (place % 2) & 15) - 8) * float(scale) + float(offset[block, n])
     return weight
 
 
