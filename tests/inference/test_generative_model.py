@@ -66,7 +66,7 @@ def test_stream_gives_the_same_text_in_pieces(model: Any, text: str, options: di
 def test_pieces_are_whole_characters(model: Any) -> None:
     """Each of these characters is several tokens, and its first ones alone are no text yet."""
     pieces = list(model.task("story").stream(TEXTS[1], max_new_tokens=40))
-    assert whole(model, TEXTS[1], max_new_tokens=40).tokens > len(pieces) + 5
+    assert whole(model, TEXTS[1], max_new_tokens=40).new_tokens > len(pieces) + 5
     assert {"日", "本", "🎉"} <= set(pieces)
     assert not any("\ufffd" in piece for piece in pieces)
 
@@ -108,13 +108,13 @@ def test_reasons_for_the_end_of_a_text(model: Any) -> None:
     end = whole(model, TEXTS[0], max_new_tokens=60)
     assert (end.finish, end.text) == ("eos", "sat on the mat and ate süße Törtchen 🍰 with Max. It was happy.")
     short = whole(model, TEXTS[0], max_new_tokens=4)
-    assert (short.finish, short.tokens) == ("length", 4)
+    assert (short.finish, short.new_tokens) == ("length", 4)
     assert end.text.startswith(short.text)
     stopped = whole(model, TEXTS[0], max_new_tokens=60, stop=["zebra", " with"])
     assert (stopped.finish, stopped.text) == ("stop", end.text[: end.text.index(" with")])
     assert whole(model, TEXTS[0], max_new_tokens=60, stop="zebra crossing") == end
-    longer = whole(model, TEXTS[0], min_new_tokens=end.tokens + 5, max_new_tokens=60)
-    assert longer.tokens >= end.tokens + 5
+    longer = whole(model, TEXTS[0], min_new_tokens=end.new_tokens + 5, max_new_tokens=60)
+    assert longer.new_tokens >= end.new_tokens + 5
     assert longer.text.startswith(end.text)
 
 
@@ -132,7 +132,7 @@ def test_options_of_a_request_override_those_of_the_task(model: Any) -> None:
     assert (of_task.finish, of_request.finish) == ("stop", "eos")
     assert of_request.text.startswith(of_task.text + ".")
     assert task(TEXTS[0], stop=None, max_new_tokens=None) == of_task
-    assert task(TEXTS[0], max_new_tokens=2).tokens == 2
+    assert task(TEXTS[0], max_new_tokens=2).new_tokens == 2
 
 
 def test_seeds_fix_the_samples(model: Any) -> None:
@@ -270,7 +270,7 @@ def test_room_for_new_tokens_is_taken_from_the_text(changed: Callable[..., Any])
     task = changed("story", max_length=500, generation={"max_new_tokens": 100})
     assert task.max_length == CONTEXT - LENGTH - 100
     assert task.stream(LONG).truncated
-    assert task(LONG).tokens <= 100
+    assert task(LONG).new_tokens <= 100
 
 
 @pytest.mark.parametrize("head_type", ["similarity", "embedding"])

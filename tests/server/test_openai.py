@@ -217,7 +217,13 @@ def test_a_chat_template_gives_the_tokens_of_transformers(writer_bundle: Path, t
     model.add_task(tmp_path / "chat.safetensors")
     reference = PreTrainedTokenizerFast(tokenizer_object=model.texts.tokenizer, chat_template=source)
     read, opened = [], model.backbone.open
-    model.backbone.open = lambda batch, caches: read.append(batch.input_ids[0].tolist()) or opened(batch, caches)
+    opening = list(model._select("chat").opening.ids)
+
+    def spy(batch, caches, held):
+        read.append(opening[: held[0]] + batch.input_ids[0].tolist())
+        return opened(batch, caches, held)
+
+    model.backbone.open = spy
     with http.ready(model) as app:
         for text in (PROMPT, "a </s> in it", "süße\n日本 "):
             body = {"model": "chat", "messages": [{"role": "user", "content": text}], "max_tokens": 2}
