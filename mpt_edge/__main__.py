@@ -1,5 +1,5 @@
 """`python -m mpt_edge`, for launchers that start modules."""
 
-from mpt_edge.cli import main
+from mpt_edge.cli import main_process
 
-main()
+main_process()

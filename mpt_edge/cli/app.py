@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -93,6 +94,23 @@ def main() -> None:
     if status == _INTERRUPTED:  # typer's return value for Ctrl-C
         _fail("interrupted.", _INTERRUPTED, debug)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def main_process() -> NoReturn:
+    """Run the command as a process, which ends with it.
+
+    After `mpt-edge run` it ends at once. Python's own way out frees each object, a sixth of the time of one answer.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        is_short = sys.argv[1:2] == ["run"] and "ray" not in sys.modules  # Ray stops its workers on the way out
+        if not end.code and is_short:
+            streams.settle(sys.stdout)
+            streams.settle(sys.stderr)
+            os._exit(0)
+        raise
+    sys.exit()
 
 
 def _extract_debug(arguments: list[str]) -> tuple[list[str], bool]:

@@ -31,6 +31,22 @@ def test_module_is_the_command() -> None:
     assert result.stdout == f"{mpt_edge.__version__}\n"
 
 
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_run_that_ends_at_once_has_written_all(tiny_bundle: Path, many: Path, tmp_path: Path, is_file: bool) -> None:
+    """It leaves without Python's own way out, which would write what waits."""
+    path = tmp_path / "answers.jsonl"
+    command = [sys.executable, "-m", "mpt_edge", "run", "--bundle", tiny_bundle, "--input", many, "--json"]
+    if is_file:
+        end = subprocess.run([*command, "--output", path], capture_output=True, check=False)
+    else:
+        with path.open("w") as file:
+            end = subprocess.run(command, stdout=file, check=False)
+    assert end.returncode == 0
+    assert [json.loads(line)["line"] for line in path.read_text().splitlines()] == list(
+        range(1, 1 + len(many.read_text().splitlines()))
+    )
+
+
 def test_reader_that_goes_away(tiny_bundle: Path, many: Path) -> None:
     command = [Path(sys.executable).with_name("mpt-edge"), "run", "--bundle", tiny_bundle, "--input", many, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
