@@ -139,7 +139,9 @@ def _quantize(
 ) -> dict[str, Any]:
     """Write graphs of a precision beside the float32 ones and compare them. Raises ParityError."""
     names = (graph_names(manifest.family, each) for each in (Precision.FLOAT32, precision))
-    graphs = {folder / small: quantize(folder / name, precision) for name, small in zip(*names, strict=True)}
+    graphs = {
+        folder / small: quantize(folder / name, precision, manifest.family) for name, small in zip(*names, strict=True)
+    }
     save_graphs(graphs, folder / weights_name(precision))
     exact, quantized = (open_graph(folder, manifest, each) for each in (Precision.FLOAT32, precision))
     vocabulary = int(backbone.model.model.config.vocab_size)

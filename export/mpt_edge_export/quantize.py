@@ -12,7 +12,7 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from mpt_edge._arrays import Floats
-from mpt_edge.formats.manifest import Precision
+from mpt_edge.formats.manifest import Family, Precision
 from mpt_edge_export.blocks import BLOCK, block_sums, eight_bits, four_bits
 
 #: Domain of ``MatMulNBits``, which is ONNX Runtime's own.
@@ -22,20 +22,24 @@ _CONTRIBUTED = "com.microsoft"
 _INT8_ACTIVATIONS = 4
 
 
-def quantize(path: Path, precision: Precision = Precision.INT8) -> onnx_ir.Model:
+def quantize(path: Path, precision: Precision = Precision.INT8, family: Family = Family.ENCODER) -> onnx_ir.Model:
     """Return a graph's copy with quantized weights.
 
-    In int8, each output channel has a scale. The nodes and numbers are those of
-    `onnxruntime.quantization.quantize_dynamic`, which takes several times the memory and time. In int4, weights are in
-    blocks of `BLOCK`; the head of a generative model has eight bits.
+    In int8, each output channel has a scale, and all activations of a product have one. The nodes and numbers are those
+    of `onnxruntime.quantization.quantize_dynamic`, which takes several times the memory and time. In int4, weights and
+    activations are in blocks of `BLOCK`; the head of a generative model has eight bits.
+
+    Decoder-only models have blocks in int8, too. Some of their activations are a thousand times the others, which one
+    scale rounds to nothing: of SmolLM2-135M's next tokens 78 % are then those of float32, and 93 % with blocks. It
+    also writes faster on one thread (94 tokens a second and 87), and reads slower (15 tokens in 34 ms and 21).
 
     Activations are quantized at run time, so no texts are needed to calibrate them. Embedding tables get eight bits.
     One that is also the head of a generative model becomes two, each with its own scales.
     """
     model = onnx_ir.load(path)
     _untie(model.graph)
-    if precision is Precision.INT4:
-        _quantize_in_blocks(model)
+    if precision is Precision.INT4 or family is Family.CAUSAL:
+        _quantize_in_blocks(model, 4 if precision is Precision.INT4 else 8)
     else:
         _quantize_by_channel(model.graph)
     for name in [name for name, value in model.graph.initializers.items() if not value.uses()]:
@@ -53,14 +57,14 @@ def _quantize_by_channel(graph: onnx_ir.Graph) -> None:
             _quantize_lookup(graph, node)
 
 
-def _quantize_in_blocks(model: onnx_ir.Model) -> None:
-    """Quantize products to four bits, and lookups and the head to eight."""
+def _quantize_in_blocks(model: onnx_ir.Model, bits: int) -> None:
+    """Quantize products to four or eight bits, and lookups and the head to eight."""
     graph = model.graph
     lookups = [node for node in graph if _is_table_lookup(node)]
     vocabulary = max((_array(node.inputs[0]).shape[0] for node in lookups), default=0)
     for node in [node for node in graph if node.op_type == "MatMul" and _is_weight(node.inputs[1], rank=2)]:
         is_head = _array(node.inputs[1]).shape[1] == vocabulary
-        _quantize_block_product(graph, node, 8 if is_head else 4)
+        _quantize_block_product(graph, node, 8 if is_head else bits)
     for node in lookups:
         _quantize_row_lookup(graph, node)
     model.opset_imports[_CONTRIBUTED] = 1

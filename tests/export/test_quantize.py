@@ -240,8 +240,9 @@ def restored(graph: onnx.GraphProto, node: onnx.NodeProto) -> np.ndarray:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_blocks_of_four_bits(tmp_path: Path, tied: bool) -> None:
-    """Products have four bits, the table and the head eight, and the graph answers as PyTorch with these weights."""
+@pytest.mark.parametrize(("precision", "width"), [(Precision.INT4, 4), (Precision.INT8, 8)])
+def test_blocks_of_a_decoder(tmp_path: Path, tied: bool, precision: Precision, width: int) -> None:
+    """The table and the head have eight bits, and the graph answers as PyTorch with these weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
@@ -250,12 +251,12 @@ def test_blocks_of_four_bits(tmp_path: Path, tied: bool) -> None:
     model = PromptedCausal(LlamaForCausalLM(config))
     size = causal_dimensions(model)
     export_causal_graph(model, size, PromptPosition.FIRST_LAYER, tmp_path / "model.onnx")
-    save_graph(quantize(tmp_path / "model.onnx", Precision.INT4), tmp_path / "small.onnx")
+    save_graph(quantize(tmp_path / "model.onnx", precision, Family.CAUSAL), tmp_path / "small.onnx")
     graph = onnx.load(tmp_path / "small.onnx").graph
     products = [node for node in graph.node if node.op_type == "MatMulNBits"]
     assert not [node for node in graph.node if node.op_type == "MatMul" and "weight" in node.input[1]]
     bits = [{attribute.name: attribute.i for attribute in node.attribute}["bits"] for node in products]
-    assert bits == [4] * 7 + [8]
+    assert bits == [width] * 7 + [8]
     inner, layer = model.model, model.model.model.layers[0]
     own, mlp = layer.self_attn, layer.mlp
     modules = [own.q_proj, own.k_proj, own.v_proj, own.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
@@ -270,6 +271,25 @@ def test_blocks_of_four_bits(tmp_path: Path, tied: bool) -> None:
     batch = Batch(ids.numpy(), np.ones((1, 9), np.int64), np.zeros((1, 9), np.int64))
     result = written.open(batch, [written.no_past])[1][0]
     assert np.corrcoef(result, logits)[0, 1] > 0.999
+
+
+def test_one_large_activation_leaves_the_others_their_digits_in_a_decoder(tmp_path: Path) -> None:
+    """A decoder's activations have a scale for each block; those of other models have one scale."""
+    rng = np.random.default_rng(0)
+    weight, row = rng.standard_normal((96, 256)).astype(np.float32), rng.standard_normal((1, 96)).astype(np.float32)
+    row[0, 5], weight[5] = 1e3, 0.0  # nothing of it is left in the product
+    x, y = (helper.make_tensor_value_info(*each) for each in (("x", 1, ["n", 96]), ("y", 1, ["n", 256])))
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", [x], [y], [numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=10), tmp_path / "g.onnx")
+    cosines = {}
+    for family in (Family.CAUSAL, Family.ENCODER):
+        save_graph(quantize(tmp_path / "g.onnx", Precision.INT8, family), tmp_path / "small.onnx")
+        (result,) = open_session(tmp_path / "small.onnx", SessionOptions(threads=1)).run(None, {"x": row})
+        expected = (row @ weight)[0]
+        cosines[family] = float(result[0] @ expected / np.linalg.norm(result) / np.linalg.norm(expected))
+    assert cosines[Family.CAUSAL] > 0.75  # two blocks of three
+    assert not cosines[Family.ENCODER] > 0.5
 
 
 def test_lookups_have_a_scale_for_each_row(tmp_path: Path) -> None:
