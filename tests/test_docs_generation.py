@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -24,14 +25,18 @@ def test_every_block(tmp_path: Path):
     for split in ("train", "validation", "test"):
         lines = (SHARED / "data" / "e2e_clean" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
         (data / f"{split}.jsonl").write_text("\n".join(lines[: 96 if split == "train" else 8]), encoding="utf-8")
-    script, code = examples((ROOT / "docs" / "generation.md").read_text(encoding="utf-8"))
+    script, code, constrained, constrained_code = examples(
+        (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
+    )
     printed = script.run(tmp_path)
     assert "ONNX Runtime agrees with PyTorch" in printed
     answer = json.loads(printed.splitlines()[-1])
     assert answer["task"] == "e2e_clean"
     assert answer["finish"] in ("eos", "length")
-    assert json.loads(answer["output"]) in ("pub", "restaurant")
-    *_, beams, kind, reply = code.run(tmp_path).splitlines()
-    assert beams.split()[-2] in ("eos", "length")
+    assert code.run(tmp_path).splitlines()[-1].split()[-2] in ("eos", "length")
+    sentence, choice = constrained.run(tmp_path).splitlines()
+    assert re.fullmatch(r"[A-Z][a-z ]{5,40}\.", sentence)
+    assert json.loads(json.loads(choice)["output"]) in ("pub", "restaurant")
+    kind, reply = constrained_code.run(tmp_path).splitlines()
     assert json.loads(kind) in ("pub", "restaurant", "coffee shop")
     assert reply in ("yes", "no")
