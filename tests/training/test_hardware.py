@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import mpt_edge.training
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.training.hardware import Hardware, is_main_process
 from mpt_edge.training.runlog import read_log
@@ -101,3 +103,13 @@ def test_float16_needs_an_accelerator() -> None:
     assert result.returncode == 1
     assert "fp16 needs a GPU" in result.stderr
     assert "pass --precision no or bf16." in result.stderr
+
+
+@pytest.mark.parametrize("own", [None, "99"])
+def test_few_shapes_of_products_are_kept_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.delenv(name) if own is None else monkeypatch.setenv(name, own)
+    importlib.reload(mpt_edge.training)
+    assert os.environ[name] == (own or "16")
