@@ -217,7 +217,7 @@ def copy_tasks(bundle: Path, place: Path, count: int) -> None:
 
 
 def cold_start(bundle: Path, rounds: int) -> None:
-    """Time `mpt-edge run` from its start to its answer, and the import of its libraries.
+    """Time `mpt-edge run` from its start to its end, and the import of its libraries.
 
     Modules are compiled in the first rounds, which do not count, as pip compiles those of a package that it installs.
     """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
+from mpt_edge._files import user_path
 from mpt_edge.batch.rows import InputRow
 from mpt_edge.cli import streams
 from mpt_edge.cli.output import note
@@ -64,7 +64,7 @@ def schema_text(given: str) -> str:
     if given.lstrip().startswith("{"):
         return given
     try:
-        with Path(given).open(encoding="utf-8") as file:
+        with user_path(given).open(encoding="utf-8") as file:
             return file.read(MAX_CONSTRAINT + 1)  # what is longer is refused as any schema
     except UnicodeDecodeError as error:
         raise InputError(f"{given} is no text in UTF-8; pass a JSON schema.") from error
