@@ -20,9 +20,6 @@ from mpt_edge.training.settings import Settings
 #: Weight decay of label vectors, which overfit without. Nothing else has any.
 LABEL_DECAY = 1.0
 
-#: Root mean square of the first values of an encoder's prompts, for which the default learning rate was chosen.
-_ENCODER_SIZE = 0.5
-
 
 class Prompts(Protocol):
     """Interface of trainable prompts to the trainer."""
@@ -183,11 +180,10 @@ class PlainPrompts(nn.Module):
 
 
 def layer_units(values: Tensor) -> Tensor:
-    """Return each layer's unit, in which a prompt is trained: how large its values are beside those of an encoder.
+    """Return each layer's unit, in which a prompt is trained: how much larger its values are than the first layer's.
 
     A step of Adam has the size of the learning rate, whatever the values' size, and one rate cannot fit layers of
-    different sizes. After the norms of SmolLM2-135M they are 0.05 in the first layer, 0.3 in others; MiniLM's are
-    0.41 to 0.54. In these units the same rate moves all by about the same share. An encoder's units are all one.
+    different sizes. After the norms of SmolLM2-135M they differ eightfold. An encoder's units are all one, or nearly.
 
     Args:
         values: a prompt's first values, ``(l, d)`` or ``(l, layers, d)``.
@@ -198,7 +194,7 @@ def layer_units(values: Tensor) -> Tensor:
     if values.ndim == 2:
         return torch.ones(1, 1)
     sizes = values.float().square().mean(-1).sqrt().median(0).values.clamp(min=1e-6)
-    return torch.exp2(torch.round(torch.log2(sizes / _ENCODER_SIZE)))[:, None]
+    return torch.exp2(torch.round(torch.log2(sizes / sizes[0])))[:, None]
 
 
 def scale(shared: Tensor, u: Tensor, v: Tensor) -> Tensor:
