@@ -58,7 +58,7 @@ def make_tasks() -> list[TaskFile]:
     tasks.append(replace(plain, u=np.ones((3, 2), np.float16), v=np.ones((2, 4), np.float16)))
     vectors = np.random.default_rng(0).standard_normal((len(plain.labels), 4)).astype(np.float32)
     for levels in (3, 256):
-        labels = LabelVectors.quantize(vectors, levels)
+        labels = LabelVectors.quantize(vectors, vectors[:, 0], levels)
         tasks.append(replace(plain, head_type="label_vectors", label_texts=(), label_vectors=labels, threshold=0.5))
     return tasks
 

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mpt_edge.formats.label_vectors import STEP_SIZES, packed_width
+from mpt_edge.formats.label_vectors import BYTES_PER_LABEL, STEP_SIZES, packed_width
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone, load_encoder
 from mpt_edge.training.data.examples import Examples, load_task
 from mpt_edge.training.data.recipes import load_recipe
@@ -34,11 +34,11 @@ EXAMPLES = 8000
 
 
 class Unrounded(QuantizedLabels):
-    """Label vectors in float32."""
+    """Label vectors and biases in float32."""
 
-    def forward(self) -> torch.Tensor:
-        """Return the vectors as they are."""
-        return self.vectors
+    def values(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return vectors and biases as they are."""
+        return self.vectors, self.biases
 
 
 def main(
@@ -48,8 +48,8 @@ def main(
     """Print bytes of a label and accuracy on validation for each number of levels."""
     torch.set_num_threads(threads)
     backbone = load_encoder("minilm-l6")
-    widths = {levels: packed_width(backbone.model.hidden_size, levels) + 2 for levels in STEP_SIZES}
-    widths[0] = 4 * backbone.model.hidden_size
+    widths = {levels: packed_width(backbone.model.hidden_size, levels) + BYTES_PER_LABEL for levels in STEP_SIZES}
+    widths[0] = 4 * (backbone.model.hidden_size + 1)
     table = Table("task", "labels", *[f"{levels or 'float32'}: {size} B" for levels, size in widths.items()], box=None)
     for name in TASKS:
         row, labels = _accuracies(backbone, name, data, list(widths))
@@ -70,7 +70,7 @@ def _accuracies(backbone: EncoderBackbone, name: str, data: Path, levels: list[i
     for each in levels:
         labels = QuantizedLabels(means, each) if each else Unrounded(means, 256)
         fit_labels(labels, embedded, target)
-        result.append(float(((validation @ labels().T).argmax(1) == right).float().mean()))
+        result.append(float((labels(validation).argmax(1) == right).float().mean()))
     return result, len(task.labels)
 
 

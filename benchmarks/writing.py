@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -122,11 +122,14 @@ def vectors(task: TaskData, run: Run) -> dict[str, float]:
 
 
 METHODS: dict[str, Callable[[TaskData, Run], dict[str, float]]] = {
-    "zero-shot": zero_shot,
-    "three-shot": three_shot,
+    "zero_shot": zero_shot,
+    "three_shot": three_shot,
     "lora": lora,
     "vectors": vectors,
 }
+
+#: Entries of a result that task files record.
+_RECORDED = ("bleu", "rouge_l", "accuracy", "loss", "examples")
 
 
 @torch.no_grad()
@@ -134,7 +137,7 @@ def measure(objective: GenerativeObjective, prompt: Tensor | None, budget: Budge
     """Return accuracy, or BLEU and ROUGE-L of greedy texts, on a sample of the test split, and the loss there."""
     assert objective.data.test is not None
     sample = objective.data.test.sample(budget.texts)
-    loss = {"loss": round(objective.held_out_loss(prompt, sample), 4)}
+    loss = {"loss": round(objective.held_out_loss(prompt, sample), 4), "examples": len(sample)}
     if isinstance(objective, ChoiceObjective):
         return loss | {"accuracy": round(objective.score(prompt, sample), 4)}
     assert isinstance(objective, GenerationObjective)
@@ -158,6 +161,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for checkpoints and results.jsonl.")] = Path(
         "benchmarks/results/writing"
     ),
+    record: Annotated[bool, typer.Option("--record", help="Write the figures into our task files, for cards.")] = False,
     threads: int = 2,
 ) -> None:
     """Measure missing results, then print a row a method and task."""
@@ -176,15 +180,32 @@ def main(
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(key | values) + "\n")
             print(f"{task.recipe.name}, {method}: {values}", flush=True)
-    _show([line for line in read_results(results) if asdict(budget).items() <= line.items()])
+    lines = [line for line in read_results(results) if asdict(budget).items() <= line.items()]
+    _show(lines)
+    if record and trained is not None:
+        _record(lines, trained)
 
 
-def _show(lines: Sequence[dict[str, float]]) -> None:
+def _show(lines: Sequence[dict[str, Any]]) -> None:
     columns = ["task", "method", "bleu", "rouge_l", "accuracy", "loss", "bytes", "seconds"]
     table = Table(*columns, box=None, pad_edge=False)
     for line in lines:
         table.add_row(*(str(line.get(name, "")) for name in columns))
     Console(width=120).print(table)
+
+
+def _record(lines: Sequence[dict[str, Any]], trained: Path) -> None:
+    """Write the figures of our own vectors as a task's test metrics, and the others as those of baselines."""
+    folder = VectorFolder(trained)
+    for name, file in folder.tasks().items():
+        found = {
+            line["method"]: {key: line[key] for key in _RECORDED if key in line}
+            for line in lines
+            if line["task"] == name
+        }
+        own = {"test": found.pop("vectors")} if "vectors" in found else {}
+        others = {method: {"test": figures} for method, figures in found.items()}
+        replace(file, metrics={**file.metrics, **own, **others}).save(folder.task_path(name))
 
 
 def _open(backbone: str) -> GenerativeBackbone:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mpt_edge.formats.manifest import Manifest
 from mpt_edge.formats.markdown import front_matter, hub_link, plain
-from mpt_edge.formats.metrics import headline, headline_text
+from mpt_edge.formats.metrics import baselines, figures
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
 
@@ -20,19 +21,25 @@ Tasks for {base} (license: {license}). Each is two vectors `u`, `v` that scale t
 shared prompt: `P_k = P* ∘ (u_k v_kᵀ)`. Attention layout: {layout}. Prompt position: {position}. l = {length},
 d = {width}. `mpt-edge export` wrote this card from the task files.
 
-| task | labels | test accuracy | linear probe | difference | test examples | bytes | data license |
-| --- | --: | --: | --: | --: | --: | --: | --- |
 """
 
-_FOOT = """
-The linear probe is a logistic regression on the embeddings of the same frozen backbone without a prompt. It was
-trained on the same examples; its regularization and scaling were chosen on validation. Differences are computed before
-rounding. The test split was measured when training had ended. Vectors carry the license of their training data.
+_COLUMNS = ("test examples", "bytes", "data license")
 
-Data:
+_RIGHTS = (
+    "All figures are percentages on the test split, accuracy unless named, measured when training had ended. Vectors "
+    "carry the license of their training data."
+)
 
-{sources}
-"""
+#: Methods that task files may have figures of, and what they are, on the same frozen backbone.
+_METHODS = {
+    "linear_probe": (
+        "The linear probe is a logistic regression on embeddings without a prompt. It was trained on the same "
+        "examples; its regularization and scaling were chosen on validation."
+    ),
+    "zero_shot": "Zero shot is the model without a prompt, told what to do in a chat's system text.",
+    "three_shot": "Three shot adds three training examples to that, as earlier turns of the chat.",
+    "lora": "LoRA has r = 8 on queries and values, and was trained on as many examples.",
+}
 
 
 def write_card(folder: Path, manifest: Manifest, tasks: Mapping[str, TaskFile]) -> None:
@@ -46,22 +53,26 @@ def write_card(folder: Path, manifest: Manifest, tasks: Mapping[str, TaskFile]) 
         "length": manifest.prompt_length,
         "width": manifest.hidden_size,
     }
+    others = [name for name in _METHODS if any(name in baselines(task.metrics) for task in tasks.values())]
+    lines = [["task", "labels", "ours", *(name.replace("_", " ") for name in others), *_COLUMNS]]
+    lines.append(["---", *["--:"] * (len(lines[0]) - 2), "---"])
     vectors = VectorFolder(folder)
-    rows = [_row(task, vectors.task_path(name).stat().st_size) for name, task in tasks.items()]
-    sources = "\n".join(
-        f"- {plain(name)}: {plain(task.training.get('source', 'not stated'))}" for name, task in tasks.items()
+    lines += [_row(task, others, vectors.task_path(name).stat().st_size) for name, task in tasks.items()]
+    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    parts = [*(_METHODS[name] for name in others), _RIGHTS]
+    notes = textwrap.fill(" ".join(parts), 120, break_on_hyphens=False)
+    sources = "".join(
+        f"- {plain(name)}: {plain(task.training.get('source', 'not stated'))}\n" for name, task in tasks.items()
     )
     entries = {"library_name": "mpt-edge", "base_model": manifest.backbone["id"], "license": "other", "tags": _TAGS}
-    card = front_matter(entries) + _HEAD.format(**facts) + "".join(rows) + _FOOT.format(sources=sources)
+    card = f"{front_matter(entries)}{_HEAD.format(**facts)}{table}\n{notes}\n\nData:\n\n{sources}"
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _row(task: TaskFile, size: int) -> str:
-    """Return the table row of one task."""
-    test, probe = task.metrics.get("test"), task.metrics.get("linear_probe", {}).get("test")
-    result, baseline = headline(test), headline(probe)
-    difference = f"{100 * (result[1] - baseline[1]):+.1f}" if result and baseline else "-"
-    examples = (test or {}).get("examples", "-")
-    metrics = [headline_text(each, 1, percent=True) for each in (test, probe)]
-    cells = [task.name, len(task.labels), *metrics, difference, examples, f"{size:,}", task.license or "-"]
-    return "| " + " | ".join(map(plain, cells)) + " |\n"
+def _row(task: TaskFile, others: Sequence[str], size: int) -> list[str]:
+    """Return the table row of one task, with the figures of other methods."""
+    test = task.metrics.get("test") or {}
+    measured = [test, *(baselines(task.metrics).get(name, {}).get("test") for name in others)]
+    examples = test.get("texts", test.get("examples", "-"))
+    cells = [task.name, len(task.labels), *map(figures, measured), examples, f"{size:,}", task.license or "-"]
+    return list(map(plain, cells))

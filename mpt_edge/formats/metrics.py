@@ -6,6 +6,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+#: Splits of the data that metrics are measured on.
+SPLITS = ("validation", "test")
+
 #: Entries of a split that are no metric of its answers.
 _OTHERS = ("examples", "loss", "texts")
 
@@ -34,13 +37,26 @@ def headline_text(metrics: Mapping[str, Any] | None, digits: int, *, percent: bo
     return text if name == "accuracy" else f"{name} {text}"
 
 
+def figures(metrics: Mapping[str, Any] | None) -> str:
+    """Format all metrics of a split in hundredths: the accuracy alone where there is one; ``-`` where there is none."""
+    if not metrics or "accuracy" in metrics:
+        return headline_text(metrics, 1, percent=True)
+    parts = [f"{name} {100 * value:.1f}" for name, value in metrics.items() if name not in _OTHERS]
+    return ", ".join(parts) or "-"
+
+
+def baselines(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the entries of other methods by their names, such as ``linear_probe``: each has splits of its own."""
+    return {name: entry for name, entry in metrics.items() if name not in SPLITS and isinstance(entry, Mapping)}
+
+
 def are_metrics(metrics: Mapping[str, Any]) -> bool:
-    """Whether the metrics that tables show, a task's and its linear probe's, are numbers with printable names."""
-    parts = [metrics, metrics.get("linear_probe", {})]
-    if not isinstance(parts[1], dict):
+    """Whether the metrics that tables show, a task's and its baselines', are numbers with printable names."""
+    others = baselines(metrics)
+    if not all(map(str.isprintable, others)):
         return False
-    splits = [part.get(split, {}) for part in parts for split in ("validation", "test")]
-    return all(isinstance(split, dict) and all(map(_is_metric, split, split.values())) for split in splits)
+    splits = [part.get(split, {}) for part in (metrics, *others.values()) for split in SPLITS]
+    return all(isinstance(split, Mapping) and all(map(_is_metric, split, split.values())) for split in splits)
 
 
 def _is_metric(name: str, value: object) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpt_edge.errors import InputError
-from mpt_edge.formats.label_vectors import STEP_SIZES, packed_width
+from mpt_edge.formats.label_vectors import BYTES_PER_LABEL, STEP_SIZES, packed_width
 from mpt_edge.training.multitask import MultitaskPrompt
 from mpt_edge.training.objectives.label_vectors import LabelVectorObjective
 from mpt_edge.training.objectives.objective import TaskObjective
@@ -65,7 +65,7 @@ def choose_levels(name: str, labels: Sequence[str], width: int) -> int:
     """
     count, names = len(labels), len(json.dumps(list(labels), ensure_ascii=False).encode())
     room = _MAX_BYTES + _BYTES_PER_LABEL * max(0, count - 10) - _OTHER_BYTES - names
-    fitting = [levels for levels in STEP_SIZES if count * (packed_width(width, levels) + 2) <= room]
+    fitting = [levels for levels in STEP_SIZES if count * (packed_width(width, levels) + BYTES_PER_LABEL) <= room]
     if not fitting:
         raise InputError(
             f"{name!r} has {count} labels, whose vectors of {width} channels its file has no room for; leave head_type "
@@ -111,24 +111,24 @@ def _best_start(start: _Start, levels: int) -> QuantizedLabels:
 
 @torch.no_grad()
 def _right(labels: QuantizedLabels, start: _Start) -> int:
-    return int(((start.validation @ labels().T).argmax(1) == start.right).sum())
+    return int((labels(start.validation).argmax(1) == start.right).sum())
 
 
 def fit_labels(labels: QuantizedLabels, embedded: Tensor, target: Tensor) -> None:
-    """Fit label vectors to embeddings that do not change, by cross-entropy.
+    """Fit label vectors and biases to embeddings that do not change, by cross-entropy.
 
     Args:
-        labels: the vectors, where they start.
+        labels: vectors and biases, where they start.
         embedded: unit embeddings of examples, ``(examples, d)``.
         target: label of each, ``(examples,)``.
     """
     generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW(labels.parameters(), lr=_RATE, weight_decay=_DECAY)
+    optimizer = torch.optim.AdamW(labels.groups(_RATE, _DECAY), weight_decay=0.0)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, _STEPS)
     with torch.enable_grad():
         for _ in range(_STEPS):
             rows = torch.randint(len(embedded), (_BATCH,), generator=generator)
-            loss = functional.cross_entropy(TRAINING_SCALE * embedded[rows] @ labels().T, target[rows])
-            (labels.vectors.grad,) = torch.autograd.grad(loss, [labels.vectors])
+            loss = functional.cross_entropy(TRAINING_SCALE * labels(embedded[rows]), target[rows])
+            labels.vectors.grad, labels.biases.grad = torch.autograd.grad(loss, [labels.vectors, labels.biases])
             optimizer.step()
             decay.step()

@@ -19,7 +19,7 @@ from mpt_edge_export.card import write_card
 def test_card_lists_every_task(tiny_bundle: Path, vectors: Path) -> None:
     path = vectors / "tasks/topic.safetensors"
     metrics = {"test": {"accuracy": 0.912, "macro_f1": 0.9, "examples": 500}}
-    metrics |= {"linear_probe": {"test": {"accuracy": 0.9}}}
+    metrics |= {"linear_probe": {"test": {"accuracy": 0.9}}, "lora": {"test": {"accuracy": 0.92}}}
     license, source = "CC-BY-4.0", {"source": "a made-up set"}
     replace(TaskFile.load(path), metrics=metrics, license=license, training=source).save(path)
     other = vectors / "tasks/sentiment.safetensors"
@@ -28,13 +28,16 @@ def test_card_lists_every_task(tiny_bundle: Path, vectors: Path) -> None:
     card = (vectors / "README.md").read_text()
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("| ")]
     by_name = {row[0]: row for row in rows}
-    assert by_name["task"][2:6] == ["test accuracy", "linear probe", "difference", "test examples"]
+    assert by_name["task"][2:6] == ["ours", "linear probe", "lora", "test examples"]
     assert {"sentiment", "topic", "same"} <= set(by_name)
-    assert by_name["topic"][1:] == ["3", "91.2", "90.0", "+1.2", "500", f"{path.stat().st_size:,}", license]
+    assert by_name["topic"][1:] == ["3", "91.2", "90.0", "92.0", "500", f"{path.stat().st_size:,}", license]
     assert by_name["same"][1:6] == ["2", "-", "-", "-", "-"]
     assert by_name["same"][7] == "-"
     assert by_name["sentiment"][2:6] == ["50.0", "-", "-", "-"]
     assert "- topic: a made-up set" in card
+    assert "The linear probe is" in card
+    assert "LoRA has r = 8" in card
+    assert "Zero shot" not in card
     assert "base_model: tiny-bert" in card
     assert "Attention layout: prefix. Prompt position: first_layer. l = 6" in card
 

@@ -16,6 +16,7 @@ from mpt_edge.formats.taskfile import TaskFile
 
 LEVELS = list(STEP_SIZES)
 VECTORS = np.random.default_rng(0).standard_normal((3, 21)).astype(np.float32) * [[1e-3], [1], [300]]
+BIASES = np.array([-0.1, 0, 20], np.float32)
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def task() -> TaskFile:
     half = np.ones(21, np.float16)
     return TaskFile(
         name="mood", head_type="label_vectors", labels=("a", "b", "c"), u=half[:2], v=half, prompt="mpt",
-        prompt_sha256="0" * 64, backbone="b", tokenizer="t", label_vectors=LabelVectors.quantize(VECTORS, 3),
+        prompt_sha256="0" * 64, backbone="b", tokenizer="t", label_vectors=LabelVectors.quantize(VECTORS, BIASES, 3),
     )  # fmt: skip
 
 
@@ -41,24 +42,29 @@ def test_the_step_has_the_least_error_of_a_normal_distribution(levels: int) -> N
 
 @pytest.mark.parametrize(("levels", "packed"), [(2, 3), (3, 5), (4, 6), (6, 7), (16, 11), (256, 21)])
 def test_numbers_come_back_as_the_middle_of_their_interval(levels: int, packed: int) -> None:
-    result = LabelVectors.quantize(VECTORS, levels)
+    result = LabelVectors.quantize(VECTORS, BIASES, levels)
     steps = result.steps.astype(np.float64)[:, None]
     codes = np.clip(np.floor(VECTORS / steps + levels / 2), 0, levels - 1)
     np.testing.assert_allclose(result.dequantize(21), (codes + 0.5 - levels / 2) * steps, rtol=1e-6)
     assert result.codes.shape == (3, packed)
-    assert result.steps.dtype == np.float16
+    np.testing.assert_allclose(result.biases, BIASES, rtol=1e-3)
+    assert result.steps.dtype == result.biases.dtype == np.float16
 
 
 def test_more_levels_have_less_error() -> None:
-    errors = [np.abs(LabelVectors.quantize(VECTORS, each).dequantize(21) - VECTORS)[1].mean() for each in LEVELS]
+    stored = [LabelVectors.quantize(VECTORS, BIASES, each) for each in LEVELS]
+    errors = [np.abs(each.dequantize(21) - VECTORS)[1].mean() for each in stored]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.01
 
 
 def test_zeros_and_numbers_without_room() -> None:
-    assert np.abs(LabelVectors.quantize(np.zeros((2, 3), np.float32), 16).dequantize(3)).max() < 1e-4
+    zeros = np.zeros(2, np.float32)
+    assert np.abs(LabelVectors.quantize(np.zeros((2, 3), np.float32), zeros, 16).dequantize(3)).max() < 1e-4
     with pytest.raises(OverflowError, match="float16 has no room"):
-        LabelVectors.quantize(np.full((1, 2), 1e7, np.float32), 2)
+        LabelVectors.quantize(np.full((2, 2), 1e7, np.float32), zeros, 2)
+    with pytest.raises(OverflowError, match="float16 has no room"):
+        LabelVectors.quantize(np.ones((2, 2), np.float32), zeros + 1e5, 2)
 
 
 def test_a_task_file_holds_them(task: TaskFile, tmp_path: Path) -> None:
@@ -67,6 +73,7 @@ def test_a_task_file_holds_them(task: TaskFile, tmp_path: Path) -> None:
     assert read.label_vectors is not None
     assert task.label_vectors is not None
     np.testing.assert_array_equal(read.label_vectors.dequantize(21), task.label_vectors.dequantize(21))
+    np.testing.assert_array_equal(read.label_vectors.biases, task.label_vectors.biases)
     assert read.contents == "u, v and vectors of 3 labels"
     assert read.is_two_vectors
 
@@ -88,28 +95,31 @@ def test_files_that_contradict_themselves(
         TaskFile.load(tmp_path / "t")
 
 
-CODES, STEPS = np.ones((2, 3), np.uint8), np.ones(2, np.float16)
+CODES, ONES = np.ones((2, 3), np.uint8), np.ones(2, np.float16)
 
 
 @pytest.mark.parametrize(
-    ("codes", "steps", "levels"),
+    ("codes", "steps", "biases", "levels"),
     [
-        (CODES, None, "2"),
-        (None, STEPS, "2"),
-        (None, None, "2"),
-        (CODES, STEPS, None),
-        (CODES, STEPS, "5"),
-        (CODES, STEPS, "02"),
-        (CODES, np.ones(3, np.float16), "2"),
-        (CODES, -STEPS, "2"),
-        (CODES[0], STEPS, "2"),
-        (CODES[:, :0], STEPS, "2"),
+        (CODES, None, ONES, "2"),
+        (None, ONES, ONES, "2"),
+        (CODES, ONES, None, "2"),
+        (None, None, ONES, None),
+        (None, None, None, "2"),
+        (CODES, ONES, ONES, None),
+        (CODES, ONES, ONES, "5"),
+        (CODES, ONES, ONES, "02"),
+        (CODES, np.ones(3, np.float16), ONES, "2"),
+        (CODES, ONES, np.ones(3, np.float16), "2"),
+        (CODES, -ONES, ONES, "2"),
+        (CODES[0], ONES, ONES, "2"),
+        (CODES[:, :0], ONES, ONES, "2"),
     ],
 )
 def test_entries_that_do_not_belong_together(
-    codes: np.ndarray | None, steps: np.ndarray | None, levels: str | None
+    codes: np.ndarray | None, steps: np.ndarray | None, biases: np.ndarray | None, levels: str | None
 ) -> None:
-    given = {"labels.codes": codes, "labels.steps": steps}
+    given = {"labels.codes": codes, "labels.steps": steps, "labels.biases": biases}
     with pytest.raises(CorruptFileError, match="do not pair up"):
         LabelVectors.parse({name: array for name, array in given.items() if array is not None}, levels, "x")
 

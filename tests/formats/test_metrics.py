@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpt_edge.formats.metrics import are_metrics, headline, headline_text
+from mpt_edge.formats.metrics import are_metrics, figures, headline, headline_text
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,12 @@ def test_headline_in_a_table(metrics: dict[str, float] | None, plain: str, perce
     assert headline_text(metrics, 1, percent=True) == percent
 
 
+def test_all_figures_of_a_split() -> None:
+    assert figures({"bleu": 0.2251, "rouge_l": 0.5, "loss": 2.1, "texts": 300}) == "bleu 22.5, rouge_l 50.0"
+    assert figures({"matthews": 0.1, "accuracy": 0.912}) == "91.2"
+    assert figures({"examples": 3}) == figures(None) == "-"
+
+
 def test_headline() -> None:
     assert headline({"examples": 3, "f1": 1, "accuracy": 0.5}) == ("accuracy", 0.5)
     assert headline({"loss": 0.1, "examples": 3}) is None
@@ -33,13 +39,14 @@ def test_headline() -> None:
     [
         ({}, True),
         ({"test": {"accuracy": 1, "pearson": float("nan")}, "linear_probe": {"test": {"f1": 0.5}, "C": 0.3}}, True),
-        ({"other": "text"}, True),
+        ({"lora": {"test": {"bleu": 0.2}}, "zero_shot": {}}, True),
+        ({"other": "text", "linear_probe": 3}, True),
+        ({"a\u001b[2J": {}}, False),
         ({"test": 5}, False),
         ({"test": {"accuracy": True}}, False),
         ({"test": {"accuracy": "high"}}, False),
         ({"validation": {"accuracy": 10**400}}, False),
         ({"test": {"a\u001b[2J": 1}}, False),
-        ({"linear_probe": 3}, False),
         ({"linear_probe": {"test": {"accuracy": None}}}, False),
     ],
     ids=str,

@@ -108,6 +108,7 @@ def test_a_killed_run_continues(
     assert killed.label_vectors is not None
     assert whole.label_vectors is not None
     np.testing.assert_array_equal(killed.label_vectors.codes, whole.label_vectors.codes)
+    np.testing.assert_array_equal(killed.label_vectors.biases, whole.label_vectors.biases)
 
 
 def test_teachers_answer_by_texts(
@@ -126,8 +127,8 @@ def test_levels_that_a_file_has_room_for(count: int, levels: int) -> None:
     assert choose_levels("t", labels, 384) == levels
     room = 4096 + 100 * max(0, count - 10) - 2560 - len(json.dumps(labels))
     packed = {2: 48, 3: 77, 4: 96, 6: 128, 16: 192, 256: 384}
-    assert count * (packed[levels] + 2) < room
-    assert all(count * (size + 2) > room for each, size in packed.items() if each > levels)
+    assert count * (packed[levels] + 4) < room
+    assert all(count * (size + 4) > room for each, size in packed.items() if each > levels)
 
 
 @pytest.mark.parametrize("noise", [0.1, 3.0], ids=["enough examples", "too few for so much noise"])

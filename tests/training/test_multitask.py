@@ -96,15 +96,16 @@ def layered() -> torch.Tensor:
     return values
 
 
-def test_units_are_the_layers_sizes_beside_the_first_and_change_no_value() -> None:
+def test_units_are_the_layers_sizes_beside_an_encoders_and_change_no_value() -> None:
     values = layered()
     assert layer_units(values[:, 0]).tolist() == [[1.0]]
     units = layer_units(values)
     assert torch.equal(torch.frexp(units).mantissa, torch.full((4, 1), 0.5))
     sizes = values.square().mean(-1).sqrt().median(0).values
-    ratio = units[:, 0] / (sizes / sizes[0])
+    ratio = units[:, 0] / (sizes / 0.5)
     assert (ratio > 2**-0.51).all()
     assert (ratio < 2**0.51).all()
+    assert layer_units(values * (0.45 / sizes[:, None])).tolist() == [[1.0]] * 4
     assert torch.equal(MultitaskPrompt(values, 1).shared, values)
     assert torch.equal(PlainPrompts([values])(0), values)
 

@@ -1,4 +1,4 @@
-"""Training objective of label vectors, on encoders: one trained vector a label, beside ``u, v``."""
+"""Training objective of label vectors, on encoders: one trained vector and bias a label, beside ``u, v``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LabelVectorObjective(SimilarityObjective):
 
     head_type = LabelVectorHead
 
-    _labels_now: Callable[[], Tensor] | None = None
+    _scores_now: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def problems(cls, recipe: Recipe) -> Iterator[str]:
@@ -49,9 +49,9 @@ class LabelVectorObjective(SimilarityObjective):
         """Return the same task with label texts, by which a teacher's prompt answers."""
         return SimilarityObjective(self.backbone, self.data, self.label_texts, None, self.placement)
 
-    def answer_by(self, labels: Callable[[], Tensor]) -> None:
-        """Take the label vectors ``(labels, d)`` from a function, since a trainer changes them."""
-        self._labels_now = labels
+    def answer_by(self, labels: Callable[[Tensor], Tensor]) -> None:
+        """Take the scores ``(texts, labels)`` of unit embeddings from a function, since a trainer changes it."""
+        self._scores_now = labels
 
     @torch.no_grad()
     def embeddings(self, prompt: Tensor | None, examples: Examples) -> Tensor:
@@ -78,7 +78,7 @@ class LabelVectorObjective(SimilarityObjective):
         rows = [self.train_rows[i] for i in batch.rows]
         texts = read(self.backbone, rows, self._context(prompt))
         with torch.autocast(texts.embeddings.device.type, enabled=False):  # products need float32's digits
-            logits = TRAINING_SCALE * texts.embeddings @ self._matrix().T
+            logits = TRAINING_SCALE * self._scores(texts.embeddings)
         target = torch.from_numpy(self._target(batch.rows)).to(logits.device)
         task = functional.cross_entropy(logits, target)
 
@@ -90,14 +90,14 @@ class LabelVectorObjective(SimilarityObjective):
         return self._with_teacher(task, batch, (logits, texts.hidden), texts.mask, teach)
 
     def label_scores(self, prompt: Tensor | None, texts: Sequence[Text]) -> NDArray[np.float32]:
-        """Return the products ``(texts, labels)``; see `ClassificationObjective.label_scores`."""
+        """Return the scores ``(texts, labels)``; see `ClassificationObjective.label_scores`."""
         embedded = embed_all(self.backbone, self._encode(texts), self._context(prompt))
-        return (embedded @ self._matrix().T).detach().cpu().numpy().astype(np.float32)
+        return self._scores(embedded).detach().cpu().numpy().astype(np.float32)
 
     def _context(self, prompt: Tensor | None) -> Context:
         return Context.of(self.backbone, prompt, self.placement)
 
-    def _matrix(self) -> Tensor:
-        """Return the label vectors, ``(labels, d)``."""
-        assert self._labels_now is not None, "label vectors are started before they are trained"
-        return self._labels_now()
+    def _scores(self, embeddings: Tensor) -> Tensor:
+        """Return the scores ``(texts, labels)`` of unit embeddings ``(texts, d)``."""
+        assert self._scores_now is not None, "label vectors are started before they are trained"
+        return self._scores_now(embeddings)

@@ -27,10 +27,9 @@ LABELS = ("sport", "law", "science")
 
 def task_of(tiny: EncoderBackbone, shared: SharedPrompt, name: str, levels: int) -> TaskFile:
     task = make_task(tiny, shared, name, dict.fromkeys(LABELS, "text"))
-    vectors = np.random.default_rng(levels).standard_normal((3, 32)).astype(np.float32)
-    return replace(
-        task, head_type="label_vectors", label_texts=(), label_vectors=LabelVectors.quantize(vectors, levels)
-    )
+    values = np.random.default_rng(levels).standard_normal((3, 33)).astype(np.float32)
+    labels = LabelVectors.quantize(values[:, :32], values[:, 32] / 16, levels)
+    return replace(task, head_type="label_vectors", label_texts=(), label_vectors=labels)
 
 
 @pytest.fixture
@@ -53,7 +52,8 @@ def expected_scores(
     numbers = np.stack(digits, axis=2).reshape(3, -1)[:, :32] + 0.5 - levels / 2
     matrix = numbers * task.label_vectors.steps.astype(np.float64)[:, None]
     embedded = unit(mean_states(bert, tiny, composed(task, shared), text, task.max_length))
-    return np.asarray(softmax(matrix @ embedded * task.scale))
+    scores = matrix @ embedded + task.label_vectors.biases.astype(np.float64)
+    return np.asarray(softmax(scores * task.scale))
 
 
 @pytest.mark.parametrize("name", ["few", "many"])

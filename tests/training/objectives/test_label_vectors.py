@@ -37,7 +37,7 @@ def task() -> TaskData:
 @pytest.fixture
 def objective(tiny: EncoderBackbone, task: TaskData) -> LabelVectorObjective:
     result = LabelVectorObjective(tiny, task, WORDS)
-    result.answer_by(lambda: torch.from_numpy(VECTORS))
+    result.answer_by(lambda embeddings: embeddings @ torch.from_numpy(VECTORS).T)
     return result
 
 
@@ -59,7 +59,7 @@ def test_gradients_reach_prompt_and_vectors(objective: LabelVectorObjective) -> 
     values, labels = prompt().requires_grad_(), QuantizedLabels(torch.from_numpy(VECTORS), 2)
     objective.answer_by(labels)
     objective.loss(values, BATCH, np.random.default_rng(0)).total.backward()
-    for gradient in (values.grad, labels.vectors.grad):
+    for gradient in (values.grad, labels.vectors.grad, labels.biases.grad):
         assert gradient is not None
         assert gradient.abs().max() > 0
 
