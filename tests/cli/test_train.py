@@ -26,6 +26,7 @@ WORDS = {
     "pairs": {"same": "good great", "other": "bad dull"},
 }
 SIZES = ("--epochs", 2, "--batch-size", 8, "--threads", 1)
+SOURCE = ("--prompt-length", 4, "--teacher-epochs", 1, "--epochs", 4, "--test")
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,7 @@ def train(tiny_folder: Path, data: Path) -> Command:
 def source(train: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """Return the folder of a source run, by a process of its own, and the command's result."""
     output = tmp_path_factory.mktemp("source") / "run"
-    arguments = ("--prompt-length", 4, "--teacher-epochs", 1, "--test")
-    result = train("source", ["mood", "topic"], output, *arguments, run=commands.run)
+    result = train("source", ["mood", "topic"], output, *SOURCE, run=commands.run)
     assert result.returncode == 0, result.stderr
     return output, result
 
@@ -172,7 +172,7 @@ def test_a_finished_run_is_not_trained_again(
     output = source[0] if stage == "source" else target
     checkpoint = output / "checkpoint.pt" if stage == "source" else output / "runs" / "pairs" / "checkpoint.pt"
     before, made = contents(output), checkpoint.stat().st_mtime_ns
-    extra = ("--prompt-length", 4, "--teacher-epochs", 1, "--test") if stage == "source" else ("--from", source[0])
+    extra = SOURCE if stage == "source" else ("--from", source[0])
     result = train(stage, ["mood", "topic"] if stage == "source" else ["pairs"], output, *extra)
     assert result.returncode == 0, result.stderr
     assert contents(output) == before
