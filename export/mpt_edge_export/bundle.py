@@ -30,11 +30,13 @@ from mpt_edge.formats.vectors import releases_of
 from mpt_edge.training.backbones.encoder_backbone import EncoderBackbone
 from mpt_edge.training.backbones.generative_backbone import CausalBackbone, GenerativeBackbone, Seq2SeqBackbone
 from mpt_edge.training.backbones.opening import AnyBackbone
+from mpt_edge.training.data.examples import TaskData
 from mpt_edge_export.card import write_card
 from mpt_edge_export.causal_graph import export_causal_graph
 from mpt_edge_export.contents import Contents, check_room, collect, copy_files
 from mpt_edge_export.dimensions import Dimensions, dimensions
 from mpt_edge_export.encoder_graph import export_encoder_graph
+from mpt_edge_export.held_out import check_held_out, with_losses
 from mpt_edge_export.parity import check_parity, open_graph
 from mpt_edge_export.quantize import quantize
 from mpt_edge_export.quantized_parity import Comparison
@@ -59,6 +61,8 @@ class ExportPlan:
     """Precisions of the bundle's graphs."""
     keys: PinnedKeys | None = None
     """Keys that the bundle pins; None for those of the bundle that is replaced, if it pins some."""
+    held_out: Sequence[TaskData] = ()
+    """Tasks whose loss is measured in each quantized precision."""
 
 
 def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: None) -> Manifest:
@@ -74,8 +78,8 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         The manifest as written.
 
     Raises:
-        InputError: the output is in use, a vector file has a name that no bundle can list, or a prompt
-            leaves no room for a text.
+        InputError: the output is in use, a vector file has a name that no bundle can list, a prompt leaves no
+            room for a text, or a held-out task is none of the bundle's.
         MismatchError: a prompt or task belongs to another backbone.
         SignatureError: the bundle pins keys, and a task is not signed by any of them.
         UnsupportedModelError: the model cannot be exported.
@@ -87,6 +91,7 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
     observe("reading prompts and tasks")
     plan = replace(plan, keys=plan.keys or _kept_keys(plan.output))
     contents = _collect(plan)
+    check_held_out(plan.held_out, contents.tasks)
     plan.backbone.model.cpu()  # training may have left it on a GPU
     size = dimensions(plan.backbone)
     check_room(plan.backbone, contents)
@@ -98,13 +103,23 @@ def export_bundle(plan: ExportPlan, observe: Callable[[str], None] = lambda _: N
         copy_files(plan.vectors, folder)
         manifest = _manifest(plan, size, contents)
         parity = _parity(plan, contents, folder, manifest, observe)
+        if plan.held_out:
+            observe("measuring tasks on held-out examples")
+            _write_manifest(folder, replace(manifest, parity=parity))  # of all graphs, to open them
+            parity = with_losses(parity, folder, plan.held_out, plan.precisions)
         if Precision.FLOAT32 not in plan.precisions:
             for name in (*graph_names(size.family, Precision.FLOAT32), weights_name(Precision.FLOAT32)):
                 (folder / name).unlink()
         observe("writing the manifest")
         write_card(folder, manifest, contents.tasks)
-        manifest = replace(manifest, files=_entries(folder), parity=parity, releases=_releases(plan, contents))
-        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        return _write_manifest(folder, replace(manifest, parity=parity))
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write a manifest that lists all files of a folder but itself, and return it."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    manifest = replace(manifest, files=_entries(folder))
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 
@@ -221,6 +236,7 @@ def _manifest(plan: ExportPlan, size: Dimensions, contents: Contents) -> Manifes
         },
         parity={},
         files={},
+        releases=_releases(plan, contents),
         made_by=f"mpt-edge {mpt_edge.__version__}",
         keys=plan.keys,
         generation=None if isinstance(backbone, EncoderBackbone) else _generation(backbone, placement.position),

@@ -16,6 +16,7 @@ from mpt_edge.formats.vectors import VectorFolder, task_names
 from mpt_edge.training.backbones.locating import PACKAGED
 from mpt_edge.training.backbones.opening import open_backbone
 from mpt_edge_export.bundle import ExportPlan, export_bundle
+from mpt_edge_export.held_out import load_held_out, rise_warnings
 from mpt_edge_export.quantized_parity import loss_warning
 
 #: Precisions by the value of ``--precision``.
@@ -35,6 +36,8 @@ def export_command(
     force: bool = False,
     precision: str = "float32",
     pin_keys: Sequence[str] = (),
+    held_out: Sequence[Path] = (),
+    data: Path = Path(),
 ) -> None:
     """Export a backbone with its vectors, and report each stage on the error stream.
 
@@ -49,13 +52,16 @@ def export_command(
         force: whether to replace a bundle that is already there.
         precision: a key of `PRECISIONS`.
         pin_keys: public keys that the bundle pins; none for those of the bundle that is replaced.
+        held_out: recipes of tasks whose loss is measured in each quantized precision.
+        data: folder that the recipes' paths are relative to.
 
     Raises:
-        InputError: a vectors folder is empty, the output is in use, or a key is none.
+        InputError: a vectors folder is empty, the output is in use, a key is none, or a recipe fits no task.
     """
     output, vectors = user_path(output), list(map(user_path, vectors))
     check_output(output, force=force)  # before the backbone, which takes longer
     keys = PinnedKeys.of(pin_keys, sequence_now()) if pin_keys else None
+    measured = load_held_out(held_out, data)
     console = PlainConsole(stderr=True)
     with console.status("loading the backbone") as status:
 
@@ -66,11 +72,14 @@ def export_command(
 
         backbone = open_backbone(source, revision)
         folders = _vectors(source, output, vectors)
-        plan = ExportPlan(backbone, folders, output, force=force, precisions=PRECISIONS[precision], keys=keys)
+        plan = ExportPlan(
+            backbone, folders, output,
+            force=force, precisions=PRECISIONS[precision], keys=keys, held_out=measured,
+        )  # fmt: skip
         manifest = export_bundle(plan, observe)
-    for name in Precision:
-        warning = loss_warning(name, manifest.parity[name]) if name in manifest.parity else None
-        if warning:
+    for name in filter(manifest.parity.__contains__, Precision):
+        parity = manifest.parity[name]
+        for warning in filter(None, [loss_warning(name, parity), *rise_warnings(name, parity)]):
             console.print(warning, soft_wrap=True)
     PlainConsole().print(f"{output}: {_summary(manifest)}", soft_wrap=True)
 

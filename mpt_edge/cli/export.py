@@ -55,6 +55,11 @@ def export(
             show_default="those of the bundle that is replaced",
         ),
     ] = None,
+    held_out: Annotated[
+        list[Path] | None,
+        typer.Option(help="Recipe of a task whose loss on validation is measured in each precision; repeatable."),
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder that the recipes' paths are relative to.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Export a frozen backbone to ONNX, with its shared prompts and tasks."""
@@ -69,4 +74,6 @@ def export(
         force=force,
         precision=precision.value,
         pin_keys=pin_key or (),
+        held_out=held_out or (),
+        data=data,
     )

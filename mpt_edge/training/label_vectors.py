@@ -27,10 +27,10 @@ from mpt_edge.training.quantized_labels import QuantizedLabels
 _MAX_BYTES, _BYTES_PER_LABEL, _OTHER_BYTES = 4096, 100, 2560
 
 #: Examples of a task that its start is computed from.
-_TRAINING_EXAMPLES, _VALIDATION_EXAMPLES = 8000, 1000
+_TRAINING_EXAMPLES, _VALIDATION_EXAMPLES = 20_000, 1000
 
 #: Steps, batch size, learning rate and weight decay of a linear head. Without decay it is a point less right.
-_STEPS, _BATCH, _RATE, _DECAY = 2000, 128, 0.02, 0.2
+_STEPS, _BATCH, _RATE, _DECAY = 3000, 256, 0.02, 0.5
 
 
 def start_label_vectors(objectives: Sequence[TaskObjective], prompts: MultitaskPrompt) -> None:
