@@ -16,9 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import numpy as np
@@ -39,6 +37,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
 )
+from turns import price, time_all
 
 from mpt_edge.formats.bundle import Bundle
 from mpt_edge.formats.manifest import Family, Precision
@@ -112,8 +111,11 @@ def main(
         with tempfile.TemporaryDirectory() as place:
             folder = _folder(name, tokenizer, Path(place))
             contest = Contest(folder, Path(place), tokens, (prompt_length, prompt_position), threads)
-            speeds = contest.time_all(new_tokens, repeats)
-            costs = {kind: contest.cost(kind, new_tokens, repeats) for kind in ("mpt-edge", "mpt-edge int8")}
+            speeds = time_all(contest.ways, new_tokens, repeats)
+            costs = {
+                kind: price(contest.ways[f"{kind}, prompt"], contest.ways[f"{kind}, no prompt"], new_tokens, repeats)
+                for kind in ("mpt-edge", "mpt-edge int8")
+            }
             notes += [f"{folder.name}: {note}" for note in (*contest.missing, contest.memory(new_tokens))]
         base = speeds["transformers, prompt"][1]
         for way, (first, speed) in speeds.items():
@@ -204,39 +206,6 @@ class Contest:
                 self.missing.append("no CTranslate2; pip install ctranslate2")
             except ValueError as error:
                 self.missing.append(f"no CTranslate2 {kind} ({str(error).splitlines()[0][:120]})")
-
-    def time_all(self, new_tokens: int, repeats: int) -> dict[str, tuple[float, float]]:
-        """Return milliseconds to the first token and tokens a second of each way."""
-        firsts: dict[str, list[float]] = {name: [] for name in self.ways}
-        wholes: dict[str, list[float]] = {name: [] for name in self.ways}
-        for _ in range(repeats):
-            for name, way in self.ways.items():
-                # Untimed: the first run after another runtime pays for its threads and processor caches. That takes
-                # tens of milliseconds, as long as a model of a few megabytes generates.
-                way(new_tokens)
-                for count, times in ((1, firsts), (new_tokens, wholes)):
-                    started = time.perf_counter()
-                    tokens = way(count)
-                    times[name].append(time.perf_counter() - started)
-                    assert len(tokens) == count, f"{name} generated {len(tokens)} of {count} tokens"
-        return {name: (1e3 * median(firsts[name]), new_tokens / median(wholes[name])) for name in self.ways}
-
-    def cost(self, kind: str, new_tokens: int, repeats: int) -> float:
-        """Return the ratio of time with a prompt to time without, for one of our graphs: the median of pairs of turns.
-
-        Both of a pair take turns at being first. No other runtime runs in between, since its threads
-        would still wait for work.
-        """
-        prompt, plain = (self.ways[f"{kind}, {which}"] for which in ("prompt", "no prompt"))
-        ratios = []
-        for number in range(2 * repeats + 2):
-            seconds = {}
-            for way in (prompt, plain) if number % 2 else (plain, prompt):
-                started = time.perf_counter()
-                way(new_tokens)
-                seconds[way] = time.perf_counter() - started
-            ratios.append(seconds[prompt] / seconds[plain])
-        return median(ratios[2:])  # the first two warm up
 
     def memory(self, new_tokens: int) -> str:
         """Return the peak memory of a generating process, compared with the model's files and its key/value cache."""
