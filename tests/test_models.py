@@ -52,7 +52,7 @@ def test_a_task_is_above_the_model_told_what_to_do(tasks: dict[str, TaskFile], n
 def test_the_card_has_the_figures_of_the_files(tasks: dict[str, TaskFile]) -> None:
     card = (MODEL / "README.md").read_text(encoding="utf-8")
     rows = {cells[1]: cells for cells in (re.split(r" *\| *", line) for line in card.splitlines()) if len(cells) > 5}
-    assert rows["task"][3:7] == ["ours", "zero shot", "three shot", "lora"]
+    assert rows["task"][3:7] == ["ours", "zero shot", "three shot", "LoRA"]
     for name, task in tasks.items():
         others = [baselines(task.metrics).get(method, {}) for method in ("zero_shot", "three_shot", "lora")]
         assert rows[name][3:7] == [figures(part.get("test")) for part in (task.metrics, *others)]

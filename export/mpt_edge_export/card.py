@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mpt_edge.formats.manifest import Manifest
 from mpt_edge.formats.markdown import front_matter, hub_link, plain
-from mpt_edge.formats.metrics import baselines, figures
+from mpt_edge.formats.metrics import figures
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
 
@@ -30,15 +30,18 @@ _RIGHTS = (
     "carry the license of their training data."
 )
 
-#: Methods that task files may have figures of, and what they are, on the same frozen backbone.
-_METHODS = {
+#: Title of each baseline, and what it is.
+_BASELINES = {
     "linear_probe": (
-        "The linear probe is a logistic regression on embeddings without a prompt. It was trained on the same "
-        "examples; its regularization and scaling were chosen on validation."
+        "linear probe",
+        (
+            "The linear probe is a logistic regression on embeddings without a prompt. It was trained on the same "
+            "examples; its regularization and scaling were chosen on validation."
+        ),
     ),
-    "zero_shot": "Zero shot is the model without a prompt, told what to do in a chat's system text.",
-    "three_shot": "Three shot adds three training examples to that, as earlier turns of the chat.",
-    "lora": "LoRA has r = 8 on queries and values, and was trained on as many examples.",
+    "zero_shot": ("zero shot", "Zero shot is the model without a prompt, told what to do in a chat's system text."),
+    "three_shot": ("three shot", "Three shot adds three training examples to that, as earlier turns of the chat."),
+    "lora": ("LoRA", "LoRA has r = 8 on queries and values, and was trained on as many examples."),
 }
 
 
@@ -53,13 +56,13 @@ def write_card(folder: Path, manifest: Manifest, tasks: Mapping[str, TaskFile]) 
         "length": manifest.prompt_length,
         "width": manifest.hidden_size,
     }
-    others = [name for name in _METHODS if any(name in baselines(task.metrics) for task in tasks.values())]
-    lines = [["task", "labels", "ours", *(name.replace("_", " ") for name in others), *_COLUMNS]]
+    others = [name for name in _BASELINES if any(name in task.metrics for task in tasks.values())]
+    lines = [["task", "labels", "ours", *(_BASELINES[name][0] for name in others), *_COLUMNS]]
     lines.append(["---", *["--:"] * (len(lines[0]) - 2), "---"])
     vectors = VectorFolder(folder)
     lines += [_row(task, others, vectors.task_path(name).stat().st_size) for name, task in tasks.items()]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    parts = [*(_METHODS[name] for name in others), _RIGHTS]
+    parts = [*(_BASELINES[name][1] for name in others), _RIGHTS]
     notes = textwrap.fill(" ".join(parts), 120, break_on_hyphens=False)
     sources = "".join(
         f"- {plain(name)}: {plain(task.training.get('source', 'not stated'))}\n" for name, task in tasks.items()
@@ -72,7 +75,7 @@ def write_card(folder: Path, manifest: Manifest, tasks: Mapping[str, TaskFile]) 
 def _row(task: TaskFile, others: Sequence[str], size: int) -> list[str]:
     """Return the table row of one task, with the figures of other methods."""
     test = task.metrics.get("test") or {}
-    measured = [test, *(baselines(task.metrics).get(name, {}).get("test") for name in others)]
+    measured = [test, *(task.metrics.get(name, {}).get("test") for name in others)]
     examples = test.get("texts", test.get("examples", "-"))
     cells = [task.name, len(task.labels), *map(figures, measured), examples, f"{size:,}", task.license or "-"]
     return list(map(plain, cells))

@@ -56,11 +56,14 @@ def export_command(
         data: folder that the recipes' paths are relative to.
 
     Raises:
-        InputError: a vectors folder is empty, the output is in use, a key is none, or a recipe fits no task.
+        InputError: a vectors folder is empty, the output is in use, a key is none, a recipe fits no task, or there
+            is no quantized graph to measure.
     """
     output, vectors = user_path(output), list(map(user_path, vectors))
     check_output(output, force=force)  # before the backbone, which takes longer
     keys = PinnedKeys.of(pin_keys, sequence_now()) if pin_keys else None
+    if held_out and PRECISIONS[precision] == (Precision.FLOAT32,):
+        raise InputError("--held-out compares quantized graphs with float32; add --precision int8, int4, both or all.")
     measured = load_held_out(held_out, data)
     console = PlainConsole(stderr=True)
     with console.status("loading the backbone") as status:

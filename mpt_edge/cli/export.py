@@ -57,7 +57,9 @@ def export(
     ] = None,
     held_out: Annotated[
         list[Path] | None,
-        typer.Option(help="Recipe of a task whose loss on validation is measured in each precision; repeatable."),
+        typer.Option(
+            help="Recipe of a task whose loss on validation is measured in int8 and int4, beside float32; repeatable."
+        ),
     ] = None,
     data: Annotated[Path, typer.Option(help="Folder that the recipes' paths are relative to.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,

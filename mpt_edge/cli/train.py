@@ -17,7 +17,7 @@ from mpt_edge._console import PlainConsole, PlainTable, error_console
 from mpt_edge._extras import check_installed, require
 from mpt_edge.cli.options import Commands, TaskVersion
 from mpt_edge.cli.output import note
-from mpt_edge.formats.metrics import baselines, headline_text
+from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.placement import Layout, PromptPosition
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
@@ -368,12 +368,12 @@ def _report(tasks: list[TaskFile], output: Path, *, test: bool) -> None:
 
     if not is_main_process():
         return
-    has_probe = any("linear_probe" in baselines(task.metrics) for task in tasks)
+    has_probe = any("linear_probe" in task.metrics for task in tasks)
     probes = ("probe, validation", "probe, test") * has_probe
     table = PlainTable("task", "labels", "validation", "test", *probes, "bytes")
     for task in tasks:
         size = VectorFolder(output).task_path(task.name).stat().st_size
-        parts = (task.metrics, baselines(task.metrics).get("linear_probe", {}))[: 1 + has_probe]
+        parts = (task.metrics, task.metrics.get("linear_probe", {}))[: 1 + has_probe]
         metrics = [headline_text(part.get(split), 4) for part in parts for split in ("validation", "test")]
         table.row(task.name, len(task.labels), *metrics, f"{size:,}")
     console = PlainConsole()

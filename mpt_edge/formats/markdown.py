@@ -15,7 +15,7 @@ _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|~$"}
 #: Characters that begin or end markup; underscores within words do not, and names are easier to read without escapes.
 _MARKUP = re.compile(r"[\\`*\[\]{#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
-_HUB_ID = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
 
 
 def plain(value: object) -> str:
@@ -24,7 +24,7 @@ def plain(value: object) -> str:
 
 
 def hub_link(name: str) -> str:
-    """Return a hub id as a link to its page; any other name as text."""
+    """Return ``owner/name`` as a link to its page on the hub; any other name, such as a local folder's, as text."""
     return f"[{plain(name)}](https://huggingface.co/{name})" if _HUB_ID.fullmatch(name) else plain(name)
 
 

@@ -9,6 +9,9 @@ from typing import Any
 #: Splits of the data that metrics are measured on.
 SPLITS = ("validation", "test")
 
+#: Other methods on the same frozen backbone, whose figures a task's metrics may have; each has splits of its own.
+BASELINES = ("linear_probe", "zero_shot", "three_shot", "lora")
+
 #: Entries of a split that are no metric of its answers.
 _OTHERS = ("examples", "loss", "texts")
 
@@ -46,16 +49,16 @@ def figures(metrics: Mapping[str, Any] | None) -> str:
 
 
 def baselines(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the entries of other methods by their names, such as ``linear_probe``: each has splits of its own."""
-    return {name: entry for name, entry in metrics.items() if name not in SPLITS and isinstance(entry, Mapping)}
+    """Return the entries of `BASELINES` that a task's metrics have."""
+    return {name: metrics[name] for name in BASELINES if name in metrics}
 
 
 def are_metrics(metrics: Mapping[str, Any]) -> bool:
     """Whether the metrics that tables show, a task's and its baselines', are numbers with printable names."""
-    others = baselines(metrics)
-    if not all(map(str.isprintable, others)):
+    parts = [metrics, *baselines(metrics).values()]
+    if not all(isinstance(part, Mapping) for part in parts):
         return False
-    splits = [part.get(split, {}) for part in (metrics, *others.values()) for split in SPLITS]
+    splits = [part.get(split, {}) for part in parts for split in SPLITS]
     return all(isinstance(split, Mapping) and all(map(_is_metric, split, split.values())) for split in splits)
 
 

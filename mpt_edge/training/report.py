@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mpt_edge._escapes import one_line
 from mpt_edge._files import atomic_write, check_listable
 from mpt_edge.errors import InputError
-from mpt_edge.formats.metrics import baselines, headline_text
+from mpt_edge.formats.metrics import headline_text
 from mpt_edge.formats.taskfile import TaskFile
 from mpt_edge.formats.vectors import VectorFolder
 from mpt_edge.training.runlog import LOG, read_log
@@ -182,7 +182,7 @@ def _table(tasks: Sequence[TaskFile]) -> str:
     head = ["task", "labels", "examples", "validation", "test", "linear probe (test)", "vectors"]
     rows = []
     for task in tasks:
-        probe = baselines(task.metrics).get("linear_probe", {})
+        probe = task.metrics.get("linear_probe", {})
         splits = [task.metrics.get("validation"), task.metrics.get("test"), probe.get("test")]
         scores = [headline_text(split, 1, percent=True) for split in splits]
         examples = task.training.get("examples", 0)

@@ -28,7 +28,7 @@ def test_card_lists_every_task(tiny_bundle: Path, vectors: Path) -> None:
     card = (vectors / "README.md").read_text()
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("| ")]
     by_name = {row[0]: row for row in rows}
-    assert by_name["task"][2:6] == ["ours", "linear probe", "lora", "test examples"]
+    assert by_name["task"][2:6] == ["ours", "linear probe", "LoRA", "test examples"]
     assert {"sentiment", "topic", "same"} <= set(by_name)
     assert by_name["topic"][1:] == ["3", "91.2", "90.0", "92.0", "500", f"{path.stat().st_size:,}", license]
     assert by_name["same"][1:6] == ["2", "-", "-", "-", "-"]

@@ -21,6 +21,7 @@ from mpt_edge.training.backbones.generative_backbone import GenerativeBackbone
 from mpt_edge_export import ExportPlan, export_bundle
 from mpt_edge_export.held_out import check_held_out, load_held_out, rise_warnings
 from tests.support import commands
+from tests.support.outcomes import refused
 
 ROWS = {
     "sentiment": [("a witty film", "good"), ("a dull film", "bad"), ("great great", "good"), ("bad", "bad")],
@@ -94,6 +95,12 @@ def test_a_recipe_of_no_task_is_refused(vectors: Path, data: Path) -> None:
     (data / "sentiment.jsonl").write_text(changed)
     with pytest.raises(InputError, match="the recipe of 'sentiment' has other labels than the task"):
         check_held_out(load_held_out([data / "sentiment.toml"], data), tasks)
+
+
+def test_float32_alone_has_nothing_to_compare(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+    places = ("--output", tmp_path / "out", "--held-out", data / "sentiment.toml", "--data", data)
+    assert "--held-out compares quantized graphs" in refused(commands.run_here("export", tiny_folder, *places))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_task_that_loses_is_named() -> None:

@@ -74,6 +74,7 @@ def test_ordinary_text_stays_readable(value: str) -> None:
 
 
 def test_hub_ids_are_links() -> None:
+    assert hub_link("na.me") == "na.me"
     assert hub_link("owner/na_me") == "[owner/na_me](https://huggingface.co/owner/na_me)"
     for name in ("a b", "a/b/c", "x](javascript:1)[y", "", "\u00e4"):
         assert "<a" not in common(hub_link(name)) + python(hub_link(name))

@@ -238,6 +238,7 @@ def test_saving_twice_replaces(task: TaskFile, tmp_path: Path) -> None:
         ({"metrics": '{"test":{"accuracy":null}}'}, "its metrics are not numbers by name"),
         ({"metrics": '{"test":{"accuracy":1' + "0" * 400 + "}}"}, "its metrics are not numbers by name"),
         ({"metrics": '{"test":{"a\\u001b[2J":1}}'}, "its metrics are not numbers by name"),
+        ({"metrics": '{"linear_probe":3}'}, "its metrics are not numbers by name"),
         ({"metrics": '{"linear_probe":{"test":{"accuracy":"abc"}}}'}, "its metrics are not numbers by name"),
         ({"labels": '["a","\\ud800"]', "label_texts": '[["a"],["b"]]'}, "'labels' is not JSON"),
         ({"generation": '{"max_new_tokens":"many"}'}, "its generation entries cannot be used"),
